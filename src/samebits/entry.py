@@ -1,0 +1,115 @@
+"""The one module that knows Hydra: composes `conf/` into a typed Config, and turns errors into one line and a code."""
+
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from samebits.config import Config
+from samebits.errors import ConfigError, SamebitsError
+
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
+
+
+def to_config(composed: DictConfig) -> Config:
+    """Return the typed configuration of what Hydra composed; interpolations are resolved.
+
+    Raises:
+        ConfigError: A value has the wrong type, or a key is missing.
+    """
+    try:
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise config_error(error) from error
+    if not isinstance(config, Config):
+        raise ConfigError("conf/config.yaml", expected="schema first in its defaults", received=type(config).__name__, fix="list schema")
+    return config
+
+
+def config_error(error: Exception) -> ConfigError:
+    """Return Hydra's or OmegaConf's error as one of ours: the first line says what came."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0] if lines else type(error).__name__
+    cause = error.__cause__
+    if cause is not None and str(cause).splitlines():
+        reason += "; " + str(cause).splitlines()[0]
+    key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
+    return ConfigError(
+        key or "configuration",
+        expected="keys, groups and types of conf/",
+        received=reason,
+        fix="see python scripts/train.py --help for what there is",
+    )
+
+
+def check_python() -> None:
+    """Refuse a Python for which nothing was measured.
+
+    Raises:
+        ConfigError: It is older than 3.11 or newer than 3.13.
+    """
+    if not OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
+        raise ConfigError(
+            "Python",
+            expected="3.11 to 3.13",
+            received=".".join(map(str, sys.version_info[:3])),
+            fix="make train PYTHON=/path/to/python3.12",
+        )
+
+
+def report_errors(action: Callable[[], int]) -> int:
+    """Run an action and return its exit code; an error of this project is printed as a message, not a traceback."""
+    try:
+        check_python()
+        return action()
+    except SamebitsError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"ConfigError: {config_error(error)}", file=sys.stderr)
+        return ConfigError.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def compose(root: pathlib.Path, overrides: list[str]) -> Config:
+    """Return the configuration of some overrides, without a command line.
+
+    Raises:
+        ConfigError: An override is unknown or of the wrong type.
+    """
+    ConfigStore.instance().store(name="schema", node=Config)
+    try:
+        with hydra.initialize_config_dir(str(root / "conf"), version_base="1.3"):
+            return to_config(hydra.compose("config", overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise config_error(error) from error
+
+
+def main(root: pathlib.Path, task: Callable[[Config, pathlib.Path], int]) -> int:
+    """Compose the command line's configuration, run the task with it, and return the exit code.
+
+    With `--multirun` the task runs once for each combination, and the worst code is returned.
+
+    Args:
+        root: The project's folder.
+        task: Gets the typed configuration and the root; returns an exit code.
+    """
+    codes: list[int] = []
+    ConfigStore.instance().store(name="schema", node=Config)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing and exiting with 1
+
+    def job(composed: DictConfig) -> None:
+        codes.append(report_errors(lambda: task(to_config(composed), root)))
+
+    def run() -> int:
+        hydra.main(version_base="1.3", config_path=str(root / "conf"), config_name="config")(job)()
+        return max(codes, default=0)
+
+    return report_errors(run)

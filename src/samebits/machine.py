@@ -1,0 +1,108 @@
+"""What the machine is: CPU, caches, memory, versions, git. Reads only, and never imports TensorFlow."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import re
+import subprocess
+from typing import Any
+
+from samebits.digest import json_digest
+
+ARITHMETIC_PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy")
+
+
+def package_versions() -> dict[str, str]:
+    """Return every installed package's version, by normalised name, sorted."""
+    found = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            found[re.sub(r"[-_.]+", "-", name).lower()] = distribution.version
+    return dict(sorted(found.items()))
+
+
+def _cpuinfo() -> dict[str, str]:
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _caches() -> dict[str, str]:
+    sizes = {}
+    for index in sorted(pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+        except OSError:
+            continue
+        sizes[f"L{level} {kind.lower()}"] = size
+    return sizes
+
+
+def describe_cpu() -> dict[str, Any]:
+    """Return the CPU's model, flags, caches (as the kernel prints them) and cores (all, and usable by this process)."""
+    info = _cpuinfo()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "architecture": platform.machine(),
+        "vendor": info.get("vendor_id", "unknown"),
+        "model": info.get("model name", platform.processor() or "unknown"),
+        "family_model_stepping": [info.get(key, "") for key in ("cpu family", "model", "stepping")],
+        "flags": sorted(info.get("flags", "").split()),
+        "caches": _caches(),
+        "cores": os.cpu_count(),
+        "cores_usable": usable,
+    }
+
+
+def _git(root: pathlib.Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def describe_git(root: pathlib.Path) -> dict[str, Any]:
+    """Return the commit and whether the tree was clean (None: no git repository)."""
+    commit = _git(root, "rev-parse", "HEAD")
+    status = _git(root, "status", "--porcelain") if commit else None
+    return {"commit": commit, "clean": None if status is None else status == ""}
+
+
+def describe_machine(root: pathlib.Path) -> dict[str, Any]:
+    """Return everything about machine and software that is worth a record; no host name, user or path."""
+    libc, libc_version = platform.libc_ver()
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": describe_cpu(),
+        "memory_bytes": memory_bytes,
+        "system": f"{platform.system()} {platform.release()}",
+        "libc": f"{libc} {libc_version}".strip(),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "image_digest": os.environ.get("SAMEBITS_IMAGE_DIGEST"),
+        "git": describe_git(root),
+    }
+
+
+def arithmetic_fingerprint(machine: dict[str, Any], settings: dict[str, Any], promise: str) -> str:
+    """Return the digest of what decides the arithmetic, within the scope of a promise.
+
+    Under `portable` that is the versions and the pins; under the others also the CPU, and without fixed threads its
+    cores. Two runs with equal inputs and equal fingerprints must have equal bits (not under `free`).
+    """
+    versions = {name: machine["packages"].get(name) for name in ARITHMETIC_PACKAGES}
+    versions = {name.removesuffix("-cpu"): version for name, version in versions.items() if version}
+    pinned = {key: value for key, value in settings.items() if key != "environment"}
+    cpu = machine["cpu"]
+    decides: dict[str, Any] = {"versions": versions, "architecture": cpu["architecture"], "settings": pinned}
+    if promise != "portable":
+        decides["cpu"] = {key: cpu[key] for key in ("vendor", "family_model_stepping", "flags", "caches")}
+    if promise == "free":
+        decides["cores"] = cpu["cores_usable"]
+    return json_digest(decides)

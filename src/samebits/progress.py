@@ -1,0 +1,68 @@
+"""What a waiting person sees: a bar with rate and time left on a terminal, plain lines elsewhere; both in the log."""
+
+import logging
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as ProgressTask
+from rich.text import Text
+
+logger = logging.getLogger("samebits.progress")
+LINES_AN_EPOCH = 5
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: ProgressTask) -> Text:
+        return Text(f"{task.speed or 0:.0f} steps/s")
+
+
+class TrainingProgress:
+    """Shows the steps of one training.
+
+    Args:
+        epochs: Epochs in all.
+        steps: Steps of an epoch.
+    """
+
+    def __init__(self, epochs: int, steps: int) -> None:
+        self._epochs, self._steps = epochs, steps
+        self._line_every = max(1, steps // LINES_AN_EPOCH)
+        self._began, self._began_at = time.monotonic(), 0
+        self._bar: Progress | None = None
+        if sys.stdout.isatty():
+            columns = (BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeRemainingColumn())
+            self._bar = Progress(TextColumn("{task.description}"), *columns, console=Console(), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("training", total=epochs * steps)
+
+    def start_at(self, epoch: int, step: int) -> None:
+        """Say where the training begins: `step` steps of `epoch` are already done."""
+        self._began, self._began_at = time.monotonic(), (epoch - 1) * self._steps + step
+
+    def show(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
+        """Show that `step` steps of `epoch` (from 1) are done, with the epoch's running loss and accuracy."""
+        done = (epoch - 1) * self._steps + step
+        if self._bar is not None:
+            text = f"epoch {epoch}/{self._epochs}  loss {loss:.4f}  accuracy {accuracy:.4f}"
+            self._bar.update(self._task, completed=done, description=text)
+        if step % self._line_every == 0 and step < self._steps:
+            elapsed_s = max(time.monotonic() - self._began, 1e-9)
+            rate = (done - self._began_at) / elapsed_s
+            left_s = (self._epochs * self._steps - done) / max(rate, 1e-9)
+            line = f"epoch {epoch}/{self._epochs}  step {step}/{self._steps}  loss {loss:.4f}  accuracy {accuracy:.4f}"
+            self.say(f"{line}  {rate:.0f} steps/s  {left_s:.0f} s left", on_terminal=False)
+
+    def say(self, text: str, *, on_terminal: bool = True) -> None:
+        """Print a line, above the bar where there is one, and log it."""
+        logger.info("%s", text)
+        if self._bar is None:
+            print(text, flush=True)
+        elif on_terminal:
+            self._bar.console.print(text, highlight=False)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,277 @@
+"""The folder of a run: where things are, and how they are written so that no fault leaves a lie behind.
+
+Whole files are written to a temporary name, flushed and renamed. Lines are appended in one write; a torn last line is
+dropped on reading. Knows paths and bytes, not what they mean.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+import yaml
+
+from samebits.errors import FolderError, RecordError
+
+INPUTS = "inputs.json"
+RESULT = "result.json"
+METRICS = "metrics.jsonl"
+TRACE = "trace.jsonl"
+LOG = "log.txt"
+LOCK = "running.lock"
+ARRAYS_MAGIC = b"samebits arrays 1\n"
+
+
+def storage_error(path: pathlib.Path, error: OSError) -> RecordError:
+    """Return the error that says why a file of a run could not be written."""
+    return RecordError(
+        f"{path} could not be written.",
+        expected="a writable file system with room",
+        received=error.strerror or str(error),
+        fix="free space or mend the folder, then give the same command again: what was saved before is kept.",
+    )
+
+
+def write_file(path: pathlib.Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a whole file so that `path` holds either what it held before or all of the new bytes.
+
+    Args:
+        path: The file; its folder exists.
+        write: Writes the bytes to the open stream.
+
+    Raises:
+        RecordError: The disk is full, the folder is gone or read only.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        try:
+            with partial.open("wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def write_bytes(path: pathlib.Path, data: bytes) -> None:
+    """Write bytes as a whole file; see `write_file`."""
+    write_file(path, lambda stream: stream.write(data) and None)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write plain data as indented JSON; see `write_file`."""
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Return the data of a JSON file.
+
+    Raises:
+        RecordError: The file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RecordError(
+            f"{path} could not be read.",
+            expected="a JSON file written by a run",
+            received=str(error),
+            fix="name another run, or remove this one's folder.",
+        ) from error
+
+
+def write_yaml(path: pathlib.Path, value: Any) -> None:
+    """Write plain data as YAML; see `write_file`."""
+    write_bytes(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode())
+
+
+def read_yaml(path: pathlib.Path) -> Any:
+    """Return the data of a YAML file.
+
+    Raises:
+        RecordError: The file is missing or damaged.
+    """
+    try:
+        return yaml.safe_load(path.read_bytes())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RecordError(
+            f"{path} could not be read.",
+            expected="a YAML file written by a run",
+            received=" ".join(str(error).split()),
+            fix="name another run, or remove this one's folder.",
+        ) from error
+
+
+def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
+    """Append one JSON line; when it does not fit on the disk, the file is left as it was.
+
+    Raises:
+        RecordError: The disk is full, the folder is gone or read only.
+    """
+    data = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    try:
+        with path.open("ab", buffering=0) as stream:
+            end = stream.seek(0, os.SEEK_END)
+            try:
+                written = stream.write(data)
+            except OSError:
+                stream.truncate(end)
+                raise
+            if written != len(data):
+                stream.truncate(end)
+                raise OSError(28, "No space left on device")
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Return the complete lines of a JSON-lines file; a torn last line is left out, a missing file is empty.
+
+    Raises:
+        RecordError: A line other than the last is damaged.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise storage_error(path, error) from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise RecordError(
+                f"{path} is damaged in line {number}.",
+                expected="one JSON object a line",
+                received=repr(line[:60]),
+                fix="remove this attempt's folder and give the same command again.",
+            ) from error
+        rows.append(row)
+    return rows
+
+
+def keep_rows(path: pathlib.Path, count: int) -> None:
+    """Cut a JSON-lines file back to its first `count` rows, for a run that goes on from a checkpoint."""
+    rows = read_rows(path)
+    if path.exists():
+        write_bytes(path, b"".join((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows[:count]))
+
+
+@contextlib.contextmanager
+def hold_lock(path: pathlib.Path) -> Iterator[bool]:
+    """Hold a lock file while the block runs; yields whether it could be had. The kernel frees it with the process."""
+    with path.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def is_finished(attempt: pathlib.Path) -> bool:
+    """Return whether an attempt has its result, which is the last file that a run writes."""
+    return (attempt / RESULT).is_file()
+
+
+def list_attempts(inputs_folder: pathlib.Path) -> list[pathlib.Path]:
+    """Return the attempts in a folder of equal inputs, oldest first."""
+    found = [path for path in inputs_folder.glob("*") if path.name.isdecimal() and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Make a folder and its parents.
+
+    Raises:
+        FolderError: It cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise FolderError(
+            f"folder {path}",
+            expected="a folder that can be written",
+            received=error.strerror or str(error),
+            fix="choose another with paths.runs=… (paths.cache=… for the data's cache) or change its permissions",
+        ) from error
+
+
+def make_attempt(inputs_folder: pathlib.Path) -> pathlib.Path:
+    """Make and return the folder of a new attempt; two processes at once get two numbers."""
+    while True:
+        attempts = list_attempts(inputs_folder)
+        attempt = inputs_folder / str(int(attempts[-1].name) + 1 if attempts else 1)
+        try:
+            attempt.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise storage_error(attempt, error) from error
+        return attempt
+
+
+def remove_attempt(attempt: pathlib.Path) -> None:
+    """Remove an attempt that never began, and the folders above it that are empty then."""
+    shutil.rmtree(attempt, ignore_errors=True)
+    inputs_folder = attempt.parent
+    if not list_attempts(inputs_folder):
+        shutil.rmtree(inputs_folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            inputs_folder.parent.rmdir()
+
+
+def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write named arrays as one file that carries the SHA-256 of its contents; see `write_file`.
+
+    The contents are NumPy's npz format without pickled objects: reading it executes no code.
+    """
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    contents = buffer.getbuffer()
+    header = ARRAYS_MAGIC + hashlib.sha256(contents).hexdigest().encode() + b"\n"
+
+    def write(stream: BinaryIO) -> None:
+        stream.write(header)
+        stream.write(contents)
+
+    write_file(path, write)
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file that `write_arrays` wrote.
+
+    Raises:
+        RecordError: The file is missing, cut short or has a flipped bit.
+    """
+    try:
+        data = path.read_bytes()
+        header_size = len(ARRAYS_MAGIC) + 65
+        contents = data[header_size:]
+        expected = ARRAYS_MAGIC + hashlib.sha256(contents).hexdigest().encode() + b"\n"
+        if data[:header_size] != expected:
+            raise ValueError("its digest is not that of its contents")  # noqa: TRY301, TRY003, EM101
+        with np.load(io.BytesIO(contents), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise RecordError(
+            f"{path} is damaged.",
+            expected="a file as a run wrote it",
+            received=str(error),
+            fix="remove it; it is made again.",
+        ) from error

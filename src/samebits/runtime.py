@@ -1,0 +1,196 @@
+"""The pinned environment of a training process, and the check that it is in effect.
+
+Half of it must be set before the interpreter starts (`child_environment`), half after TensorFlow is imported
+(`apply_pins`); `check_pins` then compares every setting with what is really in effect. Must not read the
+configuration's other parts. TensorFlow is imported inside functions alone.
+"""
+
+import os
+import random
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from samebits.config import RuntimeConfig
+from samebits.errors import MachineError, RuntimePinError
+from samebits.seeds import Seeds
+
+# Variables that change arithmetic, threads or imports of the child; removed unless pinned below.
+SCRUBBED_PREFIXES = (
+    "TF_", "ONEDNN_", "DNNL_", "XLA_", "KERAS_", "NPY_", "OPENBLAS_", "GOTO_", "MKL_", "BLIS_", "OMP_", "KMP_",
+    "GOMP_", "VECLIB_", "NUMEXPR_", "PYTHON", "GLIBC_TUNABLES", "LD_PRELOAD", "CUDA_", "NVIDIA_TF32", "COMET_",
+)  # fmt: skip
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+# NumPy 2.4 and 2.5 dispatch above AVX2 to these; the older names of the same features do nothing there.
+NUMPY_ABOVE_AVX2 = "X86_V4 AVX512_ICL AVX512_SPR"
+RANDOM_HASH_SEED = "random"
+
+
+def pinned_variables(runtime: RuntimeConfig, hash_seed: int | None) -> dict[str, str]:
+    """Return the variables that a level sets in the training process.
+
+    Args:
+        runtime: The runtime level.
+        hash_seed: PYTHONHASHSEED, or None for Python's own salt.
+    """
+    pinned = {"PYTHONHASHSEED": RANDOM_HASH_SEED if hash_seed is None else str(hash_seed), "TF_CPP_MIN_LOG_LEVEL": "1"}
+    if runtime.promise == "free":
+        return pinned
+    pinned |= {"PYTHONNOUSERSITE": "1", "LC_ALL": "C.UTF-8", "TZ": "UTC", "KERAS_BACKEND": "tensorflow"}
+    if runtime.intra_op_threads is not None:
+        pinned |= dict.fromkeys(THREAD_VARIABLES, "1")
+    if runtime.op_determinism:
+        pinned["TF_ENABLE_ONEDNN_OPTS"] = "1"
+    if runtime.instruction_set is not None:
+        pinned |= {
+            "ONEDNN_MAX_CPU_ISA": runtime.instruction_set,
+            "OPENBLAS_CORETYPE": "Haswell",
+            "NPY_DISABLE_CPU_FEATURES": NUMPY_ABOVE_AVX2,
+            "CUDA_VISIBLE_DEVICES": "-1",
+        }
+    return pinned
+
+
+def child_environment(runtime: RuntimeConfig, hash_seed: int | None, parent: Mapping[str, str]) -> dict[str, str]:
+    """Return the whole environment of a training process: the parent's, cleaned, with the pins.
+
+    No secret of the tracker reaches it: the tracker is a process of its own.
+    """
+    kept = {key: value for key, value in parent.items() if not key.startswith(SCRUBBED_PREFIXES)}
+    if runtime.promise == "free":
+        kept |= {key: value for key, value in parent.items() if key.startswith(("TF_", "OMP_", "CUDA_", "LD_PRELOAD"))}
+    return kept | pinned_variables(runtime, hash_seed)
+
+
+def cpu_features() -> dict[str, bool]:
+    """Return the CPU's instruction sets as this process's CPUID reports them, less those that are disabled."""
+    from numpy._core._multiarray_umath import __cpu_features__  # noqa: PLC0415, PLC2701  no public name (NumPy 2.4)
+
+    return dict(__cpu_features__)
+
+
+def check_machine(runtime: RuntimeConfig) -> None:
+    """Refuse a level whose promise this CPU cannot keep, before anything starts.
+
+    Raises:
+        MachineError: `portable` on a CPU without AVX2 and FMA.
+    """
+    features = cpu_features()
+    if runtime.promise == "portable" and not (features.get("AVX2") and features.get("FMA3")):
+        raise MachineError(
+            "runtime=portable",
+            expected="an x86-64 CPU with AVX2 and FMA",
+            received="one without",
+            fix="choose runtime=machine, which promises the same bits on this kind of machine",
+        )
+
+
+def apply_pins(runtime: RuntimeConfig) -> None:
+    """Set what can only be set after TensorFlow is imported and before its first operation."""
+    import keras  # noqa: PLC0415
+    import tensorflow as tf  # noqa: PLC0415
+
+    keras.backend.set_floatx("float32")
+    keras.backend.set_image_data_format("channels_last")
+    if runtime.intra_op_threads is not None:
+        tf.config.threading.set_intra_op_parallelism_threads(runtime.intra_op_threads)
+    if runtime.inter_op_threads is not None:
+        tf.config.threading.set_inter_op_parallelism_threads(runtime.inter_op_threads)
+    if runtime.op_determinism:
+        tf.config.experimental.enable_op_determinism()
+    if runtime.promise != "free":
+        tf.config.optimizer.set_jit(False)
+        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": runtime.arithmetic_rewrites})
+
+
+def seed_global_generators(seeds: Seeds) -> None:
+    """Seed the three global generators, for code that is not the project's own; unseeded points are left alone."""
+    import tensorflow as tf  # noqa: PLC0415
+
+    python_seed = seeds.take("python/random")
+    if python_seed is not None:
+        random.seed(python_seed)
+    numpy_seed = seeds.take("numpy/global")
+    if numpy_seed is not None:
+        np.random.seed(numpy_seed)  # noqa: NPY002  the global generator is the point
+    tensorflow_seed = seeds.take("tensorflow/global")
+    if tensorflow_seed is not None:
+        tf.random.set_seed(tensorflow_seed)
+
+
+def global_generator_states() -> dict[str, Any]:
+    """Return the states of Python's and NumPy's global generators, to see later whether something drew from them."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    return {"python/random": random.getstate(), "numpy/global": (kind, keys.tobytes(), position, has_gauss, gauss)}
+
+
+def effective_settings() -> dict[str, Any]:
+    """Return every setting that decides bits as it is in effect in this process, for the check and the record."""
+    import tensorflow as tf  # noqa: PLC0415
+    from tensorflow.python.framework.config import is_op_determinism_enabled  # noqa: PLC0415
+    from tensorflow.python.util import _pywrap_util_port  # noqa: PLC0415, PLC2701  no public name (TensorFlow 2.21)
+    from threadpoolctl import threadpool_info  # noqa: PLC0415
+
+    features = cpu_features()
+    blas = [pool for pool in threadpool_info() if pool["internal_api"] == "openblas" and "numpy" in pool["filepath"]]
+    environment = {key: value for key, value in os.environ.items() if key.startswith(SCRUBBED_PREFIXES) or key in ("LC_ALL", "TZ")}
+    return {
+        "environment": dict(sorted(environment.items())),
+        "hash_randomized": bool(sys.flags.hash_randomization),
+        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+        "op_determinism": is_op_determinism_enabled(),
+        "onednn": bool(_pywrap_util_port.IsMklEnabled()),
+        "jit": tf.config.optimizer.get_jit() or "off",
+        "arithmetic_rewrites": tf.config.optimizer.get_experimental_options().get("arithmetic_optimization", True),
+        "gpus": [device.name for device in tf.config.get_visible_devices("GPU")],
+        "numpy_dispatch": sorted(name for name in ("X86_V3", *NUMPY_ABOVE_AVX2.split()) if features.get(name)),
+        "openblas": [{"architecture": pool["architecture"], "threads": pool["num_threads"]} for pool in blas],
+    }
+
+
+def expected_settings(runtime: RuntimeConfig, hash_seed: int | None) -> dict[str, Any]:
+    """Return the settings that a level promises, in the form of `effective_settings`; only those it pins."""
+    expected: dict[str, Any] = {"environment": pinned_variables(runtime, hash_seed)}
+    if hash_seed is not None:
+        expected["hash_randomized"] = hash_seed != 0
+    for key in ("intra_op_threads", "inter_op_threads"):
+        if getattr(runtime, key) is not None:
+            expected[key] = getattr(runtime, key)
+    if runtime.promise != "free":
+        expected |= {"op_determinism": runtime.op_determinism, "jit": "off"}
+        expected["arithmetic_rewrites"] = runtime.arithmetic_rewrites
+    if runtime.op_determinism:
+        expected["onednn"] = True
+    if runtime.instruction_set is not None:
+        expected |= {"numpy_dispatch": ["X86_V3"], "openblas": [{"architecture": "Haswell", "threads": 1}], "gpus": []}
+    return expected
+
+
+def check_pins(runtime: RuntimeConfig, hash_seed: int | None, effective: dict[str, Any]) -> None:
+    """Compare what is in effect with what the level pins.
+
+    Args:
+        runtime: The runtime level.
+        hash_seed: The seed of the point `python/hash`, None: unseeded.
+        effective: What `effective_settings` returned.
+
+    Raises:
+        RuntimePinError: Names the first setting that is not in effect.
+    """
+    expected = expected_settings(runtime, hash_seed)
+    wanted, received = dict(expected), dict(effective)
+    wanted_variables, variables = wanted.pop("environment"), received.pop("environment")
+    pairs = [(name, value, variables.get(name, "unset")) for name, value in wanted_variables.items()]
+    pairs += [(name, value, received[name]) for name, value in wanted.items()]
+    for name, value, actual in pairs:
+        if value != actual:
+            what = f"{name} must be set before Python starts." if name in wanted_variables else f"{name} is not pinned."
+            raise RuntimePinError(
+                what,
+                expected=value,
+                received=actual,
+                fix="start runs with `make train` or scripts/train.py, which start the child process with it.",
+            )

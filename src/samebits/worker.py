@@ -1,0 +1,181 @@
+"""The training process: pins, then data, model, training and result, in that order.
+
+Started by `samebits.launch` as `python -m samebits.worker ATTEMPT`, in an environment that is pinned before Python
+starts. A run is a pure function of what is in its folder. Exit code 0: done; 1: failed; 2: unusable input, nothing
+begun; 130 or 143: asked to stop by SIGINT or SIGTERM, after a checkpoint.
+"""
+
+import faulthandler
+import fcntl
+import importlib
+import inspect
+import logging
+import os
+import pathlib
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from samebits.config import Config, from_dict, split_target
+from samebits.errors import ConfigError, SamebitsError, StopRequestedError
+from samebits.record import LOG, RESULT, read_yaml, storage_error, write_json
+from samebits.seeds import Seeds, resolve_points
+
+logger = logging.getLogger(__name__)
+
+_received: list[int] = []  # signals that asked this process to stop
+_held: list[Any] = []  # files whose locks live as long as this process
+WORKER_LOCK = "worker.lock"
+
+
+def find_function(key: str, target: str, arguments: dict[str, Any]) -> Callable[..., Any]:
+    """Return the user's function that the configuration names, after a look at its arguments.
+
+    Args:
+        key: "data" or "model", for the message.
+        target: Dotted name, package.module.function.
+        arguments: Keyword arguments that the configuration gives.
+
+    Raises:
+        ConfigError: No such function, or it takes other arguments.
+    """
+    module_name, _, name = target.rpartition(".")
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{key}._target_", expected="package.module.function", received=f"{target} ({error})", fix="mend the name"
+        ) from error
+    try:
+        inspect.signature(function).bind(None, **arguments)
+    except TypeError as error:
+        takes = [f"{key}.{name}" for name in list(inspect.signature(function).parameters)[1:]]
+        raise ConfigError(key, expected="the keys " + ", ".join(takes), received=str(error), fix="mend that key") from error
+    return function
+
+
+def apply_runtime(config: Config, seeds: Seeds, attempt: pathlib.Path, root: pathlib.Path) -> str:
+    """Pin, check, seed the global generators and record the machine; returns the arithmetic fingerprint."""
+    from samebits import machine, runtime  # noqa: PLC0415  NumPy is imported with the pins in place, either way
+
+    hash_seed = seeds.take("python/hash")
+    runtime.check_machine(config.runtime)
+    runtime.apply_pins(config.runtime)
+    effective = runtime.effective_settings()
+    runtime.check_pins(config.runtime, hash_seed, effective)
+    runtime.seed_global_generators(seeds)
+    described = machine.describe_machine(root)
+    fingerprint = machine.arithmetic_fingerprint(described, effective, config.runtime.promise)
+    arithmetic = {"promise": config.runtime.promise, "fingerprint": fingerprint, "settings": effective}
+    write_json(attempt / "machine.json", {"arithmetic": arithmetic, **described})
+    return fingerprint
+
+
+def save_model(model: Any, path: pathlib.Path) -> None:
+    """Write the model in Keras's format, under a temporary name first.
+
+    Raises:
+        RecordError: The disk is full or the folder is gone.
+    """
+    partial = path.with_name(".partial.keras")
+    try:
+        model.save(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def run(attempt: pathlib.Path, root: pathlib.Path) -> None:
+    """Train what the attempt's config.yaml says, and write result.json last of all."""
+    began = time.monotonic()
+    config = from_dict(read_yaml(attempt / "config.yaml"))
+    seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+    fingerprint = apply_runtime(config, seeds, attempt, root)
+    from samebits import training  # noqa: PLC0415  after the pins
+    from samebits.data import DataContext  # noqa: PLC0415
+
+    # --- data ---
+    target, arguments = split_target(config.data)
+    load_data = find_function("data", target, arguments)
+    data_began = time.monotonic()
+    dataset = load_data(DataContext(seeds, config.data, root / config.paths.cache), **arguments)
+    data_s = time.monotonic() - data_began
+    training.check_batch_size(config.training, len(dataset.train.labels))
+
+    # --- model ---
+    target, arguments = split_target(config.model)
+    model = find_function("model", target, arguments)(seeds.for_model(), **arguments)
+    if all(seeds.is_seeded(row["point"]) for row in seeds.table() if row["point"].startswith("model/")):
+        training.check_layers_seeded(model)
+    seeds.take("data/order")
+    seeds.check_consumed()
+    write_json(attempt / "seeds.json", {"root": config.seed.root, "policy": config.seed.policy, "points": seeds.table()})
+
+    # --- training ---
+    training_began = time.monotonic()
+    outcome = training.train(model, dataset, config.training, seeds, attempt, lambda: bool(_received))
+    training_s = time.monotonic() - training_began
+
+    # --- result ---
+    save_model(model, attempt / "model.keras")
+    timing = {"start_s": data_began - began, "data_s": data_s, "training_s": training_s}
+    promise = config.runtime.promise
+    result = {**outcome, "promise": promise, "fingerprint": fingerprint, "data_digest": dataset.digest(), "timing": timing}
+    write_json(attempt / RESULT, result)
+
+
+def wait_for_predecessor(attempt: pathlib.Path) -> None:
+    """Hold the attempt for this process; one whose parent was killed may take a step to notice and to save."""
+    held = (attempt / WORKER_LOCK).open("a")  # noqa: SIM115  held, and freed by the kernel, as long as the process lives
+    fcntl.flock(held, fcntl.LOCK_EX)
+    _held.append(held)
+
+
+def _request_stop(number: int, _frame: object) -> None:
+    if _received:  # asked a second time: at once
+        os._exit(128 + number)
+    _received.append(number)
+
+
+def main() -> int:
+    """Run the attempt named on the command line, with the process's messages in its log."""
+    attempt, root = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+    terminal = os.fdopen(os.dup(2), "w", buffering=1)
+    log = os.open(attempt / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(log, 2)  # TensorFlow's own messages and any crash go to the log
+    faulthandler.enable()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    to_terminal = logging.StreamHandler(terminal)
+    to_terminal.setLevel(logging.WARNING)
+    to_terminal.setFormatter(logging.Formatter("warning: %(message)s"))
+    logging.getLogger("samebits").addHandler(to_terminal)
+    signal.signal(signal.SIGINT, _request_stop)
+    signal.signal(signal.SIGTERM, _request_stop)
+    wait_for_predecessor(attempt)
+    try:
+        run(attempt, root)
+    except SamebitsError as error:
+        text = f"{type(error).__name__}: {error}"
+        logger.error(text)  # noqa: TRY400  the message is for a user; a traceback would hide it
+        print(text, file=terminal)
+        return error.exit_code
+    except MemoryError:
+        traceback.print_exc()
+        print("MemoryError: the training ran out of memory", file=terminal)
+        return 1
+    except StopRequestedError:
+        return 128 + (_received[0] if _received else signal.SIGTERM)
+    except Exception as error:
+        traceback.print_exc()
+        print(f"{type(error).__name__}: {error}", file=terminal)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -142,7 +142,10 @@ def check_arguments(**values: int) -> None:
         low = 0 if name == "skip_top" else 1
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise DataError(
-                f"data.{name}", expected=f"an integer of at least {low}", received=repr(value), fix="choose such a value"
+                f"data.{name}",
+                expected=f"an integer of at least {low}",
+                received=repr(value),
+                fix="choose such a value",
             )
 
 

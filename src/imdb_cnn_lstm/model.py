@@ -60,7 +60,9 @@ def build_model(
     is_rate = isinstance(dropout_rate, int | float) and 0 <= dropout_rate < 1
     _check("dropout_rate", dropout_rate, holds=is_rate, expected="a number from 0 to below 1")
     pooled = (sequence_length - kernel_size + 1) // pool_size
-    _check("kernel_size", kernel_size, holds=pooled >= 1, expected="kernel_size + pool_size - 1 <= data.sequence_length")
+    _check(
+        "kernel_size", kernel_size, holds=pooled >= 1, expected="kernel_size + pool_size - 1 <= data.sequence_length"
+    )
 
     glorot, uniform = keras.initializers.GlorotUniform, keras.initializers.RandomUniform
     return keras.Sequential(

@@ -14,6 +14,7 @@ from samebits.seeds import resolve_points
 PROMISES = ("portable", "machine", "article", "free")
 LOSSES = ("binary_crossentropy",)
 OPTIMIZERS = ("adam",)
+MOST_THREADS = 1024
 HARNESS_DATA_KEYS = {"validation_size": 5000, "folds": 0, "fold": 0, "oversample": False, "bootstrap": False}
 
 
@@ -128,7 +129,12 @@ def split_target(tree: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _require(name: str, value: object, *, holds: bool, expected: str) -> None:
     if not holds:
-        raise ConfigError(name, expected=expected, received=repr(value), fix=f"choose such a value, e.g. on the command line as {name}=…")
+        raise ConfigError(
+            name,
+            expected=expected,
+            received=repr(value),
+            fix=f"choose such a value, e.g. on the command line as {name}=…",
+        )
 
 
 def _is_int(value: object, low: int) -> bool:
@@ -137,10 +143,22 @@ def _is_int(value: object, low: int) -> bool:
 
 def _check_data(data: dict[str, Any]) -> None:
     own = HARNESS_DATA_KEYS | {key: data[key] for key in HARNESS_DATA_KEYS if key in data}
-    _require("data.validation_size", own["validation_size"], holds=_is_int(own["validation_size"], 1), expected="an integer of at least 1")
+    _require(
+        "data.validation_size",
+        own["validation_size"],
+        holds=_is_int(own["validation_size"], 1),
+        expected="an integer of at least 1",
+    )
     folds, fold = own["folds"], own["fold"]
-    _require("data.folds", folds, holds=_is_int(folds, 0) and folds != 1, expected="0 (no folds) or an integer of at least 2")
-    _require("data.fold", fold, holds=_is_int(fold, 0) and (fold < folds or fold == folds == 0), expected="0 to data.folds - 1")
+    _require(
+        "data.folds", folds, holds=_is_int(folds, 0) and folds != 1, expected="0 (no folds) or an integer of at least 2"
+    )
+    _require(
+        "data.fold",
+        fold,
+        holds=_is_int(fold, 0) and (fold < folds or fold == folds == 0),
+        expected="0 to data.folds - 1",
+    )
     for key in ("oversample", "bootstrap"):
         _require(f"data.{key}", own[key], holds=isinstance(own[key], bool), expected="true or false")
 
@@ -153,27 +171,77 @@ def check(config: Config) -> None:
         SeedError: A seed is out of range.
     """
     training, runtime, tracker = config.training, config.runtime, config.tracker
-    _require("name", config.name, holds=config.name.replace("_", "").replace("-", "").isalnum(), expected="letters, digits, - and _")
+    _require(
+        "name",
+        config.name,
+        holds=config.name.replace("_", "").replace("-", "").isalnum(),
+        expected="letters, digits, - and _",
+    )
     for key in ("epochs", "batch_size", "checkpoint_every", "log_every"):
-        _require(f"training.{key}", getattr(training, key), holds=getattr(training, key) >= 1, expected="an integer of at least 1")
-    _require("training.learning_rate", training.learning_rate, holds=0 < training.learning_rate < float("inf"), expected="a number above 0")
+        _require(
+            f"training.{key}",
+            getattr(training, key),
+            holds=getattr(training, key) >= 1,
+            expected="an integer of at least 1",
+        )
+    _require(
+        "training.learning_rate",
+        training.learning_rate,
+        holds=0 < training.learning_rate < float("inf"),
+        expected="a number above 0",
+    )
     _require("training.loss", training.loss, holds=training.loss in LOSSES, expected=" or ".join(LOSSES))
-    _require("training.optimizer", training.optimizer, holds=training.optimizer in OPTIMIZERS, expected=" or ".join(OPTIMIZERS))
+    _require(
+        "training.optimizer",
+        training.optimizer,
+        holds=training.optimizer in OPTIMIZERS,
+        expected=" or ".join(OPTIMIZERS),
+    )
     _require("runtime.promise", runtime.promise, holds=runtime.promise in PROMISES, expected=" or ".join(PROMISES))
     for key in ("intra_op_threads", "inter_op_threads"):
         threads = getattr(runtime, key)
-        _require(f"runtime.{key}", threads, holds=threads is None or 1 <= threads <= 1024, expected="1 to 1024, or null")
-    _require("runtime.instruction_set", runtime.instruction_set, holds=runtime.instruction_set in ("AVX2", None), expected="AVX2 or null")
+        _require(
+            f"runtime.{key}",
+            threads,
+            holds=threads is None or 1 <= threads <= MOST_THREADS,
+            expected=f"1 to {MOST_THREADS}, or null",
+        )
+    _require(
+        "runtime.instruction_set",
+        runtime.instruction_set,
+        holds=runtime.instruction_set in ("AVX2", None),
+        expected="AVX2 or null",
+    )
     if runtime.promise in ("portable", "machine"):
         pinned = runtime.op_determinism and runtime.intra_op_threads is not None
-        _require("runtime", dataclasses.asdict(runtime), holds=pinned, expected=f"fixed threads and op_determinism under {runtime.promise}")
+        _require(
+            "runtime",
+            dataclasses.asdict(runtime),
+            holds=pinned,
+            expected=f"fixed threads and op_determinism under {runtime.promise}",
+        )
     if runtime.promise == "portable":
         exact = runtime.instruction_set == "AVX2" and not runtime.arithmetic_rewrites
-        _require("runtime", dataclasses.asdict(runtime), holds=exact, expected="instruction_set=AVX2 and arithmetic_rewrites=false under portable")
+        _require(
+            "runtime",
+            dataclasses.asdict(runtime),
+            holds=exact,
+            expected="instruction_set=AVX2 and arithmetic_rewrites=false under portable",
+        )
     _require("tracker.name", tracker.name, holds=tracker.name in ("comet", "none"), expected="comet or none")
-    _require("tracker.mode", tracker.mode, holds=tracker.mode in ("auto", "online", "offline"), expected="auto, online or offline")
+    _require(
+        "tracker.mode",
+        tracker.mode,
+        holds=tracker.mode in ("auto", "online", "offline"),
+        expected="auto, online or offline",
+    )
     for part in ("data", "model"):
         tree = getattr(config, part)
-        _require(f"{part}._target_", tree.get("_target_"), holds=isinstance(tree.get("_target_"), str) and "." in tree["_target_"], expected="package.module.function")
+        _require(
+            f"{part}._target_",
+            tree.get("_target_"),
+            holds=isinstance(tree.get("_target_"), str) and "." in tree["_target_"],
+            expected="package.module.function",
+        )
     _check_data(config.data)
     resolve_points(config.seed.root, config.seed.policy, config.seed.points)

@@ -130,7 +130,9 @@ class DataContext:
             train, validation = self._fold(labels, folds)
         else:
             self._seeds.rest("data/folds", "data.folds is 0")
-            train, validation = stratified_split(labels, self._options["validation_size"], self._seeds.rng("data/split"))
+            train, validation = stratified_split(
+                labels, self._options["validation_size"], self._seeds.rng("data/split")
+            )
         return self.resample(train, labels), validation
 
     def _fold(self, labels: np.ndarray, folds: int) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +140,9 @@ class DataContext:
 
         rows = len(labels)
         if folds > rows:
-            raise ConfigError("data.folds", expected=f"at most {rows}, the rows", received=folds, fix="choose fewer folds")
+            raise ConfigError(
+                "data.folds", expected=f"at most {rows}, the rows", received=folds, fix="choose fewer folds"
+            )
         order = self._seeds.rng("data/folds").permutation(rows)
         # Shuffled here, by the point's own generator; scikit-learn only cuts. As many folds as rows: leave one out.
         splitter = KFold(folds) if folds == rows else StratifiedKFold(folds)

@@ -39,7 +39,7 @@ def array_digest(name: str, array: np.ndarray) -> str:
     dtype = array.dtype.newbyteorder("<") if array.dtype.byteorder != "|" else array.dtype
     contiguous = np.ascontiguousarray(array, dtype=dtype)
     sha = hashlib.sha256(f"{name}\0{dtype.name}\0{array.shape}\0".encode())
-    sha.update(contiguous.reshape(-1).view(np.uint8))
+    sha.update(contiguous.reshape(-1).view(np.uint8).data)
     return sha.hexdigest()
 
 

@@ -1,9 +1,11 @@
 """The one module that knows Hydra: composes `conf/` into a typed Config, and turns errors into one line and a code."""
 
+import dataclasses
 import os
 import pathlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -23,13 +25,39 @@ def to_config(composed: DictConfig) -> Config:
     Raises:
         ConfigError: A value has the wrong type, or a key is missing.
     """
+    refuse_unknown_keys(OmegaConf.to_container(composed), Config, "")
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         raise config_error(error) from error
     if not isinstance(config, Config):
-        raise ConfigError("conf/config.yaml", expected="schema first in its defaults", received=type(config).__name__, fix="list schema")
+        raise ConfigError(
+            "conf/config.yaml",
+            expected="schema first in its defaults",
+            received=type(config).__name__,
+            fix="list schema",
+        )
     return config
+
+
+def refuse_unknown_keys(tree: Any, schema: Any, prefix: str) -> None:
+    """Refuse keys that the typed schema does not have: Hydra itself lets `+key=value` add them.
+
+    Raises:
+        ConfigError: Names the key.
+    """
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    for key, value in tree.items():
+        if key not in fields:
+            raise ConfigError(
+                f"{prefix}{key}",
+                expected="one of " + ", ".join(f"{prefix}{name}" for name in fields),
+                received="an unknown key",
+                fix="mend its name, or leave it out",
+            )
+        part = fields[key].default_factory
+        if dataclasses.is_dataclass(part):
+            refuse_unknown_keys(value, part, f"{prefix}{key}.")
 
 
 def config_error(error: Exception) -> ConfigError:

@@ -48,11 +48,12 @@ def orthonormal_rows(matrix: np.ndarray) -> np.ndarray:
         float64[rows, columns].
     """
     basis = np.array(matrix, np.float64)
-    for i, row in enumerate(basis):
+    for i in range(len(basis)):
+        row = basis[i]
         for _ in range(2):
             for other in basis[:i]:
-                row -= math.fsum((row * other).tolist()) * other
-        row /= math.sqrt(math.fsum((row * row).tolist()))
+                row = row - math.fsum((row * other).tolist()) * other
+        basis[i] = row / math.sqrt(math.fsum((row * row).tolist()))
     return basis
 
 

@@ -5,12 +5,14 @@ dropped on reading. Knows paths and bytes, not what they mean.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -23,6 +25,9 @@ from samebits.errors import FolderError, RecordError
 
 INPUTS = "inputs.json"
 RESULT = "result.json"
+CONFIG = "config.yaml"
+SEEDS = "seeds.json"
+MACHINE = "machine.json"
 METRICS = "metrics.jsonl"
 TRACE = "trace.jsonl"
 LOG = "log.txt"
@@ -40,7 +45,7 @@ def storage_error(path: pathlib.Path, error: OSError) -> RecordError:
     )
 
 
-def write_file(path: pathlib.Path, write: Callable[[BinaryIO], None]) -> None:
+def write_file(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a whole file so that `path` holds either what it held before or all of the new bytes.
 
     Args:
@@ -66,7 +71,7 @@ def write_file(path: pathlib.Path, write: Callable[[BinaryIO], None]) -> None:
 
 def write_bytes(path: pathlib.Path, data: bytes) -> None:
     """Write bytes as a whole file; see `write_file`."""
-    write_file(path, lambda stream: stream.write(data) and None)
+    write_file(path, lambda stream: stream.write(data))
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -130,7 +135,7 @@ def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
                 raise
             if written != len(data):
                 stream.truncate(end)
-                raise OSError(28, "No space left on device")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301  as the write itself would
     except OSError as error:
         raise storage_error(path, error) from error
 
@@ -190,6 +195,43 @@ def list_attempts(inputs_folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the attempts in a folder of equal inputs, oldest first."""
     found = [path for path in inputs_folder.glob("*") if path.name.isdecimal() and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name))
+
+
+def find_attempt(runs: pathlib.Path, name: str) -> pathlib.Path:
+    """Return the attempt that a user names.
+
+    Args:
+        runs: The folder of runs.
+        name: A path; the start of an inputs digest, with "/<attempt>" or for its newest; or "last", "last~1", …
+
+    Raises:
+        FolderError: There is none, or more than one.
+    """
+    given = pathlib.Path(name)
+    if (given / CONFIG).is_file():
+        return given.resolve()
+    attempts = [attempt for inputs in sorted(runs.glob("*/*")) for attempt in list_attempts(inputs)]
+    attempts = [attempt for attempt in attempts if (attempt / CONFIG).is_file()]
+    last = re.fullmatch(r"last(?:~(\d+))?", name)
+    if last:
+        attempts.sort(key=lambda attempt: ((attempt / CONFIG).stat().st_mtime_ns, attempt.as_posix()))
+        back = int(last[1] or 0)
+        found = attempts[-1 - back : len(attempts) - back]
+    else:
+        start, _, number = "/".join(
+            given.parts[-2:] if given.parts[-1:] and given.parts[-1].isdecimal() else given.parts[-1:]
+        ).partition("/")
+        found = [a for a in attempts if start and a.parent.name.startswith(start) and number in ("", a.name)]
+        if found and not number and len({a.parent for a in found}) == 1:
+            found = found[-1:]
+    if len(found) != 1:
+        raise FolderError(
+            f"run {name}",
+            expected="a run's folder, the start of its inputs digest (with /attempt), or last",
+            received=f"{len(found)} runs of {len(attempts)} in {runs}",
+            fix="name one as make train printed it",
+        )
+    return found[0]
 
 
 def make_folder(path: pathlib.Path) -> None:
@@ -265,7 +307,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         contents = data[header_size:]
         expected = ARRAYS_MAGIC + hashlib.sha256(contents).hexdigest().encode() + b"\n"
         if data[:header_size] != expected:
-            raise ValueError("its digest is not that of its contents")  # noqa: TRY301, TRY003, EM101
+            raise ValueError("its digest is not that of its contents")  # noqa: TRY301
         with np.load(io.BytesIO(contents), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

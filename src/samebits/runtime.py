@@ -22,7 +22,14 @@ SCRUBBED_PREFIXES = (
     "TF_", "ONEDNN_", "DNNL_", "XLA_", "KERAS_", "NPY_", "OPENBLAS_", "GOTO_", "MKL_", "BLIS_", "OMP_", "KMP_",
     "GOMP_", "VECLIB_", "NUMEXPR_", "PYTHON", "GLIBC_TUNABLES", "LD_PRELOAD", "CUDA_", "NVIDIA_TF32", "COMET_",
 )  # fmt: skip
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 # NumPy 2.4 and 2.5 dispatch above AVX2 to these; the older names of the same features do nothing there.
 NUMPY_ABOVE_AVX2 = "X86_V4 AVX512_ICL AVX512_SPR"
 RANDOM_HASH_SEED = "random"
@@ -66,7 +73,7 @@ def child_environment(runtime: RuntimeConfig, hash_seed: int | None, parent: Map
 
 def cpu_features() -> dict[str, bool]:
     """Return the CPU's instruction sets as this process's CPUID reports them, less those that are disabled."""
-    from numpy._core._multiarray_umath import __cpu_features__  # noqa: PLC0415, PLC2701  no public name (NumPy 2.4)
+    from numpy._core._multiarray_umath import __cpu_features__  # noqa: PLC0415  no public name (NumPy 2.4)
 
     return dict(__cpu_features__)
 
@@ -122,20 +129,24 @@ def seed_global_generators(seeds: Seeds) -> None:
 
 def global_generator_states() -> dict[str, Any]:
     """Return the states of Python's and NumPy's global generators, to see later whether something drew from them."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
-    return {"python/random": random.getstate(), "numpy/global": (kind, keys.tobytes(), position, has_gauss, gauss)}
+    numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
+    key, position = numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"]
+    gauss = (numpy_state["has_gauss"], numpy_state["gauss"])
+    return {"python/random": random.getstate(), "numpy/global": (key, position, *gauss)}
 
 
 def effective_settings() -> dict[str, Any]:
     """Return every setting that decides bits as it is in effect in this process, for the check and the record."""
     import tensorflow as tf  # noqa: PLC0415
     from tensorflow.python.framework.config import is_op_determinism_enabled  # noqa: PLC0415
-    from tensorflow.python.util import _pywrap_util_port  # noqa: PLC0415, PLC2701  no public name (TensorFlow 2.21)
+    from tensorflow.python.util import _pywrap_util_port  # noqa: PLC0415  no public name (TensorFlow 2.21)
     from threadpoolctl import threadpool_info  # noqa: PLC0415
 
     features = cpu_features()
     blas = [pool for pool in threadpool_info() if pool["internal_api"] == "openblas" and "numpy" in pool["filepath"]]
-    environment = {key: value for key, value in os.environ.items() if key.startswith(SCRUBBED_PREFIXES) or key in ("LC_ALL", "TZ")}
+    environment = {
+        key: value for key, value in os.environ.items() if key.startswith(SCRUBBED_PREFIXES) or key in ("LC_ALL", "TZ")
+    }
     return {
         "environment": dict(sorted(environment.items())),
         "hash_randomized": bool(sys.flags.hash_randomization),

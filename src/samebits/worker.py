@@ -21,7 +21,7 @@ from typing import Any
 
 from samebits.config import Config, from_dict, split_target
 from samebits.errors import ConfigError, SamebitsError, StopRequestedError
-from samebits.record import LOG, RESULT, read_yaml, storage_error, write_json
+from samebits.record import CONFIG, LOG, MACHINE, RESULT, SEEDS, read_yaml, storage_error, write_json
 from samebits.seeds import Seeds, resolve_points
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,9 @@ def find_function(key: str, target: str, arguments: dict[str, Any]) -> Callable[
         inspect.signature(function).bind(None, **arguments)
     except TypeError as error:
         takes = [f"{key}.{name}" for name in list(inspect.signature(function).parameters)[1:]]
-        raise ConfigError(key, expected="the keys " + ", ".join(takes), received=str(error), fix="mend that key") from error
+        raise ConfigError(
+            key, expected="the keys " + ", ".join(takes), received=str(error), fix="mend that key"
+        ) from error
     return function
 
 
@@ -70,7 +72,7 @@ def apply_runtime(config: Config, seeds: Seeds, attempt: pathlib.Path, root: pat
     described = machine.describe_machine(root)
     fingerprint = machine.arithmetic_fingerprint(described, effective, config.runtime.promise)
     arithmetic = {"promise": config.runtime.promise, "fingerprint": fingerprint, "settings": effective}
-    write_json(attempt / "machine.json", {"arithmetic": arithmetic, **described})
+    write_json(attempt / MACHINE, {"arithmetic": arithmetic, **described})
     return fingerprint
 
 
@@ -93,10 +95,10 @@ def save_model(model: Any, path: pathlib.Path) -> None:
 def run(attempt: pathlib.Path, root: pathlib.Path) -> None:
     """Train what the attempt's config.yaml says, and write result.json last of all."""
     began = time.monotonic()
-    config = from_dict(read_yaml(attempt / "config.yaml"))
+    config = from_dict(read_yaml(attempt / CONFIG))
     seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
     fingerprint = apply_runtime(config, seeds, attempt, root)
-    from samebits import training  # noqa: PLC0415  after the pins
+    from samebits import draws, training  # noqa: PLC0415  after the pins
     from samebits.data import DataContext  # noqa: PLC0415
 
     # --- data ---
@@ -111,27 +113,35 @@ def run(attempt: pathlib.Path, root: pathlib.Path) -> None:
     target, arguments = split_target(config.model)
     model = find_function("model", target, arguments)(seeds.for_model(), **arguments)
     if all(seeds.is_seeded(row["point"]) for row in seeds.table() if row["point"].startswith("model/")):
-        training.check_layers_seeded(model)
+        draws.check_layers_seeded(model)
     seeds.take("data/order")
     seeds.check_consumed()
-    write_json(attempt / "seeds.json", {"root": config.seed.root, "policy": config.seed.policy, "points": seeds.table()})
+    write_json(attempt / SEEDS, {"root": config.seed.root, "policy": config.seed.policy, "points": seeds.table()})
 
     # --- training ---
     training_began = time.monotonic()
-    outcome = training.train(model, dataset, config.training, seeds, attempt, lambda: bool(_received))
+    trained = training.Training(model, dataset, config.training, seeds, attempt, lambda: bool(_received))
+    outcome = trained.run()
     training_s = time.monotonic() - training_began
 
     # --- result ---
     save_model(model, attempt / "model.keras")
     timing = {"start_s": data_began - began, "data_s": data_s, "training_s": training_s}
     promise = config.runtime.promise
-    result = {**outcome, "promise": promise, "fingerprint": fingerprint, "data_digest": dataset.digest(), "timing": timing}
+    result = {
+        **outcome,
+        "promise": promise,
+        "fingerprint": fingerprint,
+        "data_digest": dataset.digest(),
+        "timing": timing,
+    }
     write_json(attempt / RESULT, result)
+    trained.checkpoints.remove()
 
 
 def wait_for_predecessor(attempt: pathlib.Path) -> None:
     """Hold the attempt for this process; one whose parent was killed may take a step to notice and to save."""
-    held = (attempt / WORKER_LOCK).open("a")  # noqa: SIM115  held, and freed by the kernel, as long as the process lives
+    held = (attempt / WORKER_LOCK).open("a")
     fcntl.flock(held, fcntl.LOCK_EX)
     _held.append(held)
 
@@ -170,7 +180,7 @@ def main() -> int:
         return 1
     except StopRequestedError:
         return 128 + (_received[0] if _received else signal.SIGTERM)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  the last line of defence: every failure ends in the log
         traceback.print_exc()
         print(f"{type(error).__name__}: {error}", file=terminal)
         return 1

@@ -1,0 +1,90 @@
+"""Where a training is, and everything it needs to go on from there with the same bits."""
+
+import json
+import logging
+import pathlib
+from dataclasses import asdict, dataclass
+
+import keras
+import numpy as np
+
+from samebits.digest import float_bits
+from samebits.errors import RecordError
+from samebits.record import read_arrays, write_arrays
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS_KEPT = 2
+
+
+@dataclass
+class Position:
+    """Where a training is: `step` steps of `epoch` (from 1) are done; sums over this epoch's rows so far."""
+
+    epoch: int = 1
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    rows: int = 0
+
+    def add(self, rows: int, loss: float, correct: int) -> None:
+        """Count one step: its rows, their mean loss, and how many were right."""
+        self.step += 1
+        self.rows += rows
+        self.loss_sum += loss * rows
+        self.correct += correct
+
+    @property
+    def loss(self) -> float:
+        """The epoch's mean loss so far."""
+        return self.loss_sum / self.rows
+
+    @property
+    def accuracy(self) -> float:
+        """The epoch's share of right answers so far."""
+        return self.correct / self.rows
+
+
+class Checkpoints:
+    """Saves and restores everything that a run needs to go on with the same bits.
+
+    All model variables (seed generators included), the optimiser's, the position, the order of the epoch and how
+    many rows of the record belong to it.
+    """
+
+    def __init__(self, attempt: pathlib.Path, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+        self._attempt = attempt
+        variables = [*model.variables, *optimizer.variables]
+        self._variables = {f"variable/{number}/{v.path}": v for number, v in enumerate(variables)}
+
+    def _newest_first(self) -> list[pathlib.Path]:
+        return sorted(self._attempt.glob("checkpoint-*.arrays"), reverse=True)
+
+    def save(self, position: Position, order: np.ndarray, rows: dict[str, int]) -> None:
+        """Write a checkpoint and remove those older than the newest two."""
+        arrays = {name: variable.numpy() for name, variable in self._variables.items()}
+        state = json.dumps({"position": asdict(position) | {"loss_sum": float_bits(position.loss_sum)}, "rows": rows})
+        arrays |= {"order": order, "state": np.frombuffer(state.encode(), np.uint8)}
+        write_arrays(self._attempt / f"checkpoint-{position.epoch:05d}-{position.step:08d}.arrays", arrays)
+        for old in self._newest_first()[CHECKPOINTS_KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove all checkpoints, once the run has its result."""
+        for path in self._newest_first():
+            path.unlink(missing_ok=True)
+
+    def restore(self) -> tuple[Position, np.ndarray, dict[str, int]] | None:
+        """Put the newest readable checkpoint back; None: there is none."""
+        for path in self._newest_first():
+            try:
+                arrays = read_arrays(path)
+            except RecordError as error:
+                logger.warning("checkpoint %s is damaged and left out: %s", path.name, error.received)
+                continue
+            state = json.loads(arrays["state"].tobytes())
+            for name, variable in self._variables.items():
+                variable.assign(arrays[name])
+            position = Position(**state["position"] | {"loss_sum": float.fromhex(state["position"]["loss_sum"])})
+            return position, arrays["order"], state["rows"]
+        return None

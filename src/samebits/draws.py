@@ -1,0 +1,94 @@
+"""Finds draws of random numbers that no seed point covers: in layers, in the traced step, in global generators."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from samebits.errors import UncoveredDrawError
+from samebits.runtime import global_generator_states
+from samebits.seeds import Seeds
+
+# Operations that draw from TensorFlow's stateful generators (the stateless ones of Keras take a seed with each call).
+STATEFUL_RANDOM_OPS = frozenset(
+    ("Multinomial", "RandomGamma", "RandomPoisson", "RandomPoissonV2", "RandomShuffle", "RandomStandardNormal",
+     "RandomUniform", "RandomUniformInt", "ParameterizedTruncatedNormal", "TruncatedNormal", "RandomCrop")
+)  # fmt: skip
+
+
+def _unseeded_parts(layer: keras.Layer) -> Iterator[str]:
+    """Yield what in one layer draws with a seed of Keras's own choice."""
+    for name, value in vars(layer).items():
+        if isinstance(value, keras.initializers.Initializer) and getattr(value, "_init_seed", 0) is None:
+            yield name.lstrip("_")
+        is_generator = isinstance(value, keras.random.SeedGenerator)
+        # A recurrent layer always has a generator; it draws only with dropout.
+        rates = [
+            getattr(layer, rate)
+            for rate in ("dropout", "recurrent_dropout")
+            if isinstance(getattr(layer, rate, None), float | int)
+        ]
+        if is_generator and value._initial_seed is None and (not rates or any(rates)):  # noqa: SLF001  no public name (Keras 3.15)
+            yield "seed"
+
+
+def check_layers_seeded(model: keras.Model) -> None:
+    """Refuse a layer that draws without a seed point.
+
+    Raises:
+        UncoveredDrawError: Names the layer and its argument.
+    """
+    for layer in model._flatten_layers():  # noqa: SLF001  no public name (Keras 3.15)
+        for part in _unseeded_parts(layer):
+            raise UncoveredDrawError(
+                f"layer {layer.name} draws random numbers that no seed point covers: {part} has no seed.",
+                expected=f"a seed for {part}",
+                received="None, so Keras chooses one",
+                fix=f'pass seed=seed("{layer.name}/…") to it in the model function and list the point in conf/model/.',
+            )
+
+
+def check_graph_draws(function: Any) -> None:
+    """Refuse operations in a traced step that draw from TensorFlow's stateful generators.
+
+    Raises:
+        UncoveredDrawError: Names the operation with its path, which begins with the layer's.
+    """
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for part in graph.library.function for node in part.node_def)]
+    for node in nodes:
+        if node.op in STATEFUL_RANDOM_OPS:
+            raise UncoveredDrawError(
+                f"operation {node.name} draws random numbers that no seed point covers.",
+                expected="keras.random with a SeedGenerator made from a seed point",
+                received=f"TensorFlow's stateful {node.op}",
+                fix="draw with keras.random.…(seed=self.seed_generator) in that layer.",
+            )
+
+
+class GeneratorWatch:
+    """Notices draws from Python's and NumPy's global generators while training."""
+
+    def __init__(self, seeds: Seeds) -> None:
+        self._points = [point for point in ("python/random", "numpy/global") if seeds.is_seeded(point)]
+        self._states = global_generator_states()
+
+    def check(self, epoch: int, step: int) -> None:
+        """Refuse a generator that has moved.
+
+        Raises:
+            UncoveredDrawError: Names the generator and the step.
+        """
+        if not self._points:
+            return
+        states = global_generator_states()
+        for point in self._points:
+            if states[point] != self._states[point]:
+                module = {"python/random": "random", "numpy/global": "numpy.random"}[point]
+                raise UncoveredDrawError(
+                    f"the global generator {point} moved in epoch {epoch}, step {step}: "
+                    f"something draws from the module {module} while training.",
+                    expected="every draw from a seed point of its own",
+                    received=f"a draw from {module}'s global generator",
+                    fix="draw with keras.random and a SeedGenerator in the model, or with context.rng(…) in the data.",
+                )

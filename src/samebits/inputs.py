@@ -1,0 +1,66 @@
+"""The identity of a run: everything that decides its bits, apart from the machine; and the folder that it names."""
+
+import pathlib
+from typing import Any
+
+from samebits.config import Config, identity, split_target
+from samebits.digest import bytes_digest, json_digest
+from samebits.errors import ConfigError
+from samebits.record import INPUTS, make_folder, write_bytes, write_json
+
+# The modules of the harness that can change a training's bits.
+ARITHMETIC_MODULES = ("data", "digest", "layers", "optimizers", "runtime", "seeds", "training", "worker")
+DIGITS = 16  # of the inputs digest, in a folder's name
+
+
+def source_files(config: Config, root: pathlib.Path) -> dict[str, bytes]:
+    """Return the code that decides a training's bits, by path below src/.
+
+    Raises:
+        ConfigError: A function is not in a package below src/: other code is not run.
+    """
+    source = root / "src"
+    paths = [source / "samebits" / f"{module}.py" for module in ARITHMETIC_MODULES]
+    for key, tree in (("data", config.data), ("model", config.model)):
+        target = split_target(tree)[0]
+        package = target.partition(".")[0]
+        code = [*(source / package).rglob("*.py"), *source.glob(f"{package}.py")]
+        if not code or package == "samebits":
+            raise ConfigError(
+                f"{key}._target_",
+                expected="a function in a package of your own below src/",
+                received=target,
+                fix=f"put the package into src/ and name it as in conf/{key}/",
+            )
+        paths += code
+    return {path.relative_to(source).as_posix(): path.read_bytes() for path in sorted(set(paths))}
+
+
+def describe_inputs(config: Config, root: pathlib.Path, sources: dict[str, bytes]) -> dict[str, Any]:
+    """Return the identity of a run: everything that decides its bits, apart from the machine."""
+    code = {path: bytes_digest(data) for path, data in sources.items()}
+    return {
+        "name": config.name,
+        "config": identity(config),
+        "code": {"digest": json_digest(code), "files": code},
+        "lock": bytes_digest((root / "requirements.lock").read_bytes()),
+    }
+
+
+def prepare_inputs_folder(config: Config, root: pathlib.Path) -> pathlib.Path:
+    """Make, or find, the folder of these inputs.
+
+    Raises:
+        FolderError: The runs folder cannot be written.
+    """
+    sources = source_files(config, root)
+    inputs = describe_inputs(config, root, sources)
+    folder = root / config.paths.runs / config.name / json_digest(inputs)[:DIGITS]
+    make_folder(folder)
+    if not (folder / INPUTS).exists():
+        for path, data in sources.items():
+            target = folder / "source" / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(target, data)
+        write_json(folder / INPUTS, inputs)
+    return folder

@@ -1,0 +1,81 @@
+"""Compares a finished run with the other attempts of its inputs: under a promise they must have the same bits."""
+
+import pathlib
+from dataclasses import dataclass
+
+from samebits.record import RESULT, TRACE, is_finished, list_attempts, read_json, read_rows
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a finished run has to do with the earlier attempts of its inputs.
+
+    Attributes:
+        equal: Attempts that ended with the same weights digest.
+        different: Attempts that did not, although nothing that decides the arithmetic differs.
+        elsewhere: Attempts left out, made where the promise does not reach.
+        first_difference: The first trace record that differs from the newest of `different`, in words.
+    """
+
+    equal: list[str]
+    different: list[str]
+    elsewhere: list[str]
+    first_difference: str = ""
+
+
+def first_difference(a: pathlib.Path, b: pathlib.Path) -> str:
+    """Return in words the first trace record in which two attempts differ (empty: none does)."""
+    rows_a, rows_b = read_rows(a / TRACE), read_rows(b / TRACE)
+    for row_a, row_b in zip(rows_a, rows_b, strict=False):
+        where = "before training" if row_a["epoch"] == 0 else f"epoch {row_a['epoch']}"
+        for key in row_a:
+            left, right = row_a[key], row_b.get(key)
+            if left == right or key == "tensors":
+                continue
+            if key == "weights":
+                names = [name for name in row_a["tensors"] if row_a["tensors"][name] != row_b["tensors"].get(name)]
+                return f"{where}: weights of {', '.join(names)}"
+            if isinstance(left, dict) and isinstance(right, dict):
+                names = [name for name in left if left[name] != right.get(name)]
+                return f"{where}: {key} ({', '.join(names)})"
+            return f"{where}: {key}"
+    return "" if len(rows_a) == len(rows_b) else "number of epochs recorded"
+
+
+def compare_with_siblings(attempt: pathlib.Path) -> Comparison:
+    """Compare a finished attempt with every other finished attempt of its inputs."""
+    result = read_json(attempt / RESULT)
+    equal, different, elsewhere = [], [], []
+    for sibling in list_attempts(attempt.parent):
+        if sibling == attempt or not is_finished(sibling):
+            continue
+        other = read_json(sibling / RESULT)
+        if other["weights_digest"] == result["weights_digest"]:
+            equal.append(sibling.name)
+        elif result["promise"] in ("machine", "article") and other["fingerprint"] != result["fingerprint"]:
+            elsewhere.append(sibling.name)
+        else:
+            different.append(sibling.name)
+    first = first_difference(attempt.parent / different[-1], attempt) if different else ""
+    return Comparison(equal, different, elsewhere, first)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def describe_comparison(comparison: Comparison, promise: str) -> tuple[str, bool]:
+    """Return one line about the siblings, and whether a promise was broken."""
+    if comparison.different:
+        broken = promise in ("portable", "machine")
+        names = ", ".join(comparison.different)
+        scope = f"{promise} promises the same bits" if broken else f"{promise} promises nothing"
+        return (
+            f"DIFFERENT BITS than attempt {names} of these inputs ({scope}); first: {comparison.first_difference}",
+            broken,
+        )
+    if comparison.equal:
+        return f"same bits as {_count(len(comparison.equal), 'earlier run')} of these inputs", False
+    if comparison.elsewhere:
+        return f"not compared with {_count(len(comparison.elsewhere), 'run')} on other kinds of machine", False
+    return "first run of these inputs; run it again to compare", False

@@ -27,7 +27,7 @@ def to_config(composed: DictConfig) -> Config:
     """
     refuse_unknown_keys(OmegaConf.to_container(composed), Config, "")
     try:
-        config = OmegaConf.to_object(composed)
+        config: Any = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         raise config_error(error) from error
     if not isinstance(config, Config):

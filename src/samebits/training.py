@@ -8,7 +8,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -33,6 +33,9 @@ LOSSES: dict[str, tuple[Callable[..., tf.Tensor], Callable[..., tf.Tensor]]] = {
 OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {"adam": Adam}
 
 
+TrainStep = Callable[[np.ndarray], tuple[tf.Tensor, tf.Tensor]]
+
+
 def weight_digests(model: keras.Model) -> dict[str, str]:
     """Return the digest of each weight, by its path (seed generators are no weights)."""
     return {variable.path: array_digest(variable.path, variable.numpy()) for variable in model.weights}
@@ -43,9 +46,7 @@ def optimizer_digest(optimizer: keras.optimizers.Optimizer) -> str:
     return arrays_digest({v.path: array_digest(v.path, v.numpy()) for v in optimizer.variables})
 
 
-def make_train_step(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: str, train: Split
-) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+def make_train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: str, train: Split) -> TrainStep:
     """Return the traced function of one step: int32[batch] row numbers to (mean loss float32[], correct int32[])."""
     inputs, labels = tf.constant(train.inputs), tf.constant(train.labels, tf.float32)
     row_losses, count_correct = LOSSES[loss]
@@ -63,7 +64,7 @@ def make_train_step(
 
     traced: Any = train_step
     check_graph_draws(traced.get_concrete_function())
-    return train_step  # type: ignore[no-any-return]  tf.function is untyped
+    return cast("TrainStep", train_step)  # tf.function is untyped
 
 
 def make_evaluation(model: keras.Model, loss: str, split: Split) -> Callable[[], tuple[float, float]]:

@@ -5,9 +5,12 @@ is 4, and what is below `skip_top` or not below `num_words` becomes 2.
 """
 
 import collections
+import contextlib
 import csv
 import hashlib
+import http.client
 import importlib.util
+import itertools
 import logging
 import os
 import pathlib
@@ -202,9 +205,9 @@ def download(url: str, path: pathlib.Path, sha256: str, fix: str) -> pathlib.Pat
     Raises:
         DataError: No network, a refused redirect, or another content.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.build_opener(_HttpsOnly).open(url, timeout=DOWNLOAD_TIMEOUT_S) as response:
             total = int(response.headers.get("Content-Length", 0))
             with partial.open("wb") as stream:
@@ -213,12 +216,13 @@ def download(url: str, path: pathlib.Path, sha256: str, fix: str) -> pathlib.Pat
                     logger.info("downloading %s: %d of %d MB", path.name, number, total >> 20)
         check_file(partial, sha256, fix)
         return partial.replace(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise DataError(
             f"download of {path.name}", expected=f"{url} within reach", received=" ".join(str(error).split()), fix=fix
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def locate_keras_file(path: str | None) -> pathlib.Path:
@@ -234,6 +238,24 @@ def locate_keras_file(path: str | None) -> pathlib.Path:
     if cached.exists():
         return check_file(cached, KERAS_SHA256, fix)
     return download(KERAS_URL, cached, KERAS_SHA256, fix)
+
+
+def read_keras_file(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Read Keras's imdb.npz. Its reviews are pickled lists, which can execute code: check the SHA-256 first.
+
+    `keras.datasets.imdb.load_data` itself reads no file outside Keras's own cache (Keras 3.15).
+
+    Returns:
+        words: int32[all words], the rank of each word; offsets: int64[reviews + 1], where each review starts;
+        labels: int32[reviews], 1 = positive; train_rows: int64[], how many reviews, the first ones, are to train on.
+    """
+    with np.load(path, allow_pickle=True) as arrays:
+        reviews = [*arrays["x_train"], *arrays["x_test"]]
+        labels = np.concatenate([arrays["y_train"], arrays["y_test"]]).astype(np.int32)
+        train_rows = len(arrays["y_train"])
+    offsets = np.cumsum([0, *(len(review) for review in reviews)], dtype=np.int64)
+    words = np.fromiter(itertools.chain.from_iterable(reviews), np.int32, count=int(offsets[-1]))
+    return {"words": words, "offsets": offsets, "labels": labels, "train_rows": np.array(train_rows)}
 
 
 def load_keras_reviews(
@@ -256,32 +278,20 @@ def load_keras_reviews(
     """
     check_arguments(num_words=num_words, skip_top=skip_top, sequence_length=sequence_length)
     source = locate_keras_file(path)
+    corpus = context.cached("imdb_keras", {"sha256": KERAS_SHA256}, lambda: read_keras_file(source))
+    words, rows = corpus["words"], int(corpus["train_rows"])
+    # Words of this file are ranks already. Both halves are shuffled by one generator, as load_data does.
+    ranks = np.arange(int(words.max()) + 1) + INDEX_FROM
     seed = context.seed("data/load")
-
-    def encode() -> dict[str, np.ndarray]:
-        import keras  # noqa: PLC0415
-
-        (x_train, y_train), (x_test, y_test) = keras.datasets.imdb.load_data(
-            path=str(source.resolve()), num_words=num_words, skip_top=skip_top, seed=draw if seed is None else seed
-        )
-        return {
-            "train": keras.utils.pad_sequences(x_train, maxlen=sequence_length, dtype="int32"),
-            "train_labels": np.asarray(y_train, np.int32),
-            "validation": keras.utils.pad_sequences(x_test, maxlen=sequence_length, dtype="int32"),
-            "validation_labels": np.asarray(y_test, np.int32),
-        }
-
-    if seed is None:
-        draw = int(context.rng("data/load").integers(2**31))
-        arrays = encode()
-    else:
-        key = {"sha256": KERAS_SHA256, "seed": seed, "num_words": num_words, "skip_top": skip_top}
-        arrays = context.cached("imdb_keras", {**key, "sequence_length": sequence_length}, encode)
+    rng = np.random.RandomState(seed)  # load_data's own
+    train, validation = np.arange(rows), np.arange(rows, len(corpus["labels"]))
+    rng.shuffle(train)
+    rng.shuffle(validation)
     for point in ("data/split", "data/folds"):
         context.rest(point, "data=imdb_keras has a validation set of its own")
-    rows = context.resample(np.arange(len(arrays["train_labels"])), arrays["train_labels"])
-    train = Split(arrays["train"][rows], arrays["train_labels"][rows])
-    return Dataset(train, Split(arrays["validation"], arrays["validation_labels"]))
+    train = context.resample(train, corpus["labels"])
+    inputs = encode_reviews(corpus, ranks, num_words=num_words, skip_top=skip_top, sequence_length=sequence_length)
+    return take_rows(inputs, corpus["labels"], train, validation)
 
 
 def make_synthetic_reviews(context: DataContext, *, rows: int, num_words: int, sequence_length: int) -> Dataset:

@@ -15,6 +15,7 @@ PROMISES = ("portable", "machine", "article", "free")
 LOSSES = ("binary_crossentropy",)
 OPTIMIZERS = ("adam",)
 MOST_THREADS = 1024
+TRACE_LEVELS = ("epoch", "step", "stage")
 HARNESS_DATA_KEYS = {"validation_size": 5000, "folds": 0, "fold": 0, "oversample": False, "bootstrap": False}
 
 
@@ -29,13 +30,18 @@ class SeedConfig:
 
 @dataclass
 class TrainingConfig:
-    """How the model is trained; `checkpoint_every` and `log_every` count steps and change no bits."""
+    """How the model is trained.
+
+    `steps_per_epoch` cuts an epoch short (None: all rows). `checkpoint_every` and `log_every` count steps and change
+    no bits.
+    """
 
     epochs: int = 2
     batch_size: int = 30
     loss: str = "binary_crossentropy"
     optimizer: str = "adam"
     learning_rate: float = 0.001
+    steps_per_epoch: int | None = None
     checkpoint_every: int = 500
     log_every: int = 50
 
@@ -61,7 +67,16 @@ class TrackerConfig:
     workspace: str | None = None
     mode: str = "auto"
     tags: list[str] = field(default_factory=list)
+    group: str | None = None
     finish_timeout_s: float = 30.0
+
+
+@dataclass
+class TraceConfig:
+    """How finely the trace records: every epoch always; "step" or "stage" also inside `epoch` (0: in all)."""
+
+    level: str = "epoch"
+    epoch: int = 0
 
 
 @dataclass
@@ -83,6 +98,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    trace: TraceConfig = field(default_factory=TraceConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
@@ -98,6 +114,7 @@ def from_dict(tree: dict[str, Any]) -> Config:
         "training": TrainingConfig,
         "runtime": RuntimeConfig,
         "tracker": TrackerConfig,
+        "trace": TraceConfig,
         "paths": PathsConfig,
     }
     try:
@@ -114,7 +131,7 @@ def from_dict(tree: dict[str, Any]) -> Config:
 def identity(config: Config) -> dict[str, Any]:
     """Return the part of a configuration that decides bits; two runs with the same one are attempts of one run."""
     tree = to_dict(config)
-    for part in ("tracker", "paths"):
+    for part in ("tracker", "trace", "paths"):
         del tree[part]
     for key in ("checkpoint_every", "log_every"):
         del tree["training"][key]
@@ -185,6 +202,16 @@ def check(config: Config) -> None:
             expected="an integer of at least 1",
         )
     _require(
+        "training.steps_per_epoch",
+        training.steps_per_epoch,
+        holds=training.steps_per_epoch is None or training.steps_per_epoch >= 1,
+        expected="an integer of at least 1, or null for all rows",
+    )
+    _require(
+        "trace.level", config.trace.level, holds=config.trace.level in TRACE_LEVELS, expected=" or ".join(TRACE_LEVELS)
+    )
+    _require("trace.epoch", config.trace.epoch, holds=config.trace.epoch >= 0, expected="an epoch from 1, or 0 for all")
+    _require(
         "training.learning_rate",
         training.learning_rate,
         holds=0 < training.learning_rate < float("inf"),
@@ -234,6 +261,12 @@ def check(config: Config) -> None:
         tracker.mode,
         holds=tracker.mode in ("auto", "online", "offline"),
         expected="auto, online or offline",
+    )
+    _require(
+        "tracker.finish_timeout_s",
+        tracker.finish_timeout_s,
+        holds=0 <= tracker.finish_timeout_s < float("inf"),
+        expected="a number of seconds, 0 or more",
     )
     for part in ("data", "model"):
         tree = getattr(config, part)

@@ -122,7 +122,7 @@ class DataContext:
             (int64[train rows], int64[validation rows]), in random order.
 
         Raises:
-            ConfigError: More validation rows or folds than there are rows.
+            ConfigError: More validation rows than there are rows, or more folds than rows of any class.
         """
         folds = self._options["folds"]
         if folds:
@@ -139,9 +139,13 @@ class DataContext:
         from sklearn.model_selection import KFold, StratifiedKFold  # noqa: PLC0415  slow to import
 
         rows = len(labels)
-        if folds > rows:
+        most = int(np.unique(labels, return_counts=True)[1].max())
+        if folds != rows and folds > most:
             raise ConfigError(
-                "data.folds", expected=f"at most {rows}, the rows", received=folds, fix="choose fewer folds"
+                "data.folds",
+                expected=f"at most {most}, the rows of the largest class, or {rows} to leave one out",
+                received=folds,
+                fix="choose fewer folds",
             )
         order = self._seeds.rng("data/folds").permutation(rows)
         # Shuffled here, by the point's own generator; scikit-learn only cuts. As many folds as rows: leave one out.

@@ -55,7 +55,7 @@ def refuse_unknown_keys(tree: Any, schema: Any, prefix: str) -> None:
                 received="an unknown key",
                 fix="mend its name, or leave it out",
             )
-        part = fields[key].default_factory
+        part: Any = fields[key].default_factory
         if dataclasses.is_dataclass(part):
             refuse_unknown_keys(value, part, f"{prefix}{key}.")
 

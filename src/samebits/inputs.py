@@ -6,7 +6,7 @@ from typing import Any
 from samebits.config import Config, identity, split_target
 from samebits.digest import bytes_digest, json_digest
 from samebits.errors import ConfigError
-from samebits.record import INPUTS, make_folder, write_bytes, write_json
+from samebits.record import INPUTS, SOURCE, make_folder, write_bytes, write_json
 
 # The modules of the harness that can change a training's bits.
 ARITHMETIC_MODULES = ("data", "digest", "layers", "optimizers", "runtime", "seeds", "training", "worker")
@@ -58,9 +58,9 @@ def prepare_inputs_folder(config: Config, root: pathlib.Path) -> pathlib.Path:
     folder = root / config.paths.runs / config.name / json_digest(inputs)[:DIGITS]
     make_folder(folder)
     if not (folder / INPUTS).exists():
-        for path, data in sources.items():
-            target = folder / "source" / path
+        for path in sorted((root / "src").rglob("*.py")):
+            target = folder / SOURCE / path.relative_to(root / "src")
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(target, data)
+            write_bytes(target, path.read_bytes())
         write_json(folder / INPUTS, inputs)
     return folder

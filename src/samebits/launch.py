@@ -10,6 +10,7 @@ Never imports TensorFlow.
 import contextlib
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from samebits.config import Config, check, to_dict
+from samebits.config import Config, check, from_dict, to_dict
 from samebits.errors import RecordError
 from samebits.inputs import prepare_inputs_folder
 from samebits.record import (
@@ -26,12 +27,15 @@ from samebits.record import (
     LOCK,
     LOG,
     RESULT,
+    SOURCE,
     TRACE,
     hold_lock,
     is_finished,
     list_attempts,
     make_attempt,
+    make_folder,
     read_json,
+    read_yaml,
     remove_attempt,
     write_yaml,
 )
@@ -82,14 +86,28 @@ def forwarded_signals(child: "subprocess.Popen[bytes]") -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_child(config: Config, attempt: pathlib.Path, root: pathlib.Path) -> int:
-    """Start the training process, wait for it, and return its exit code (negative: killed by that signal)."""
+def run_child(
+    config: Config,
+    attempt: pathlib.Path,
+    root: pathlib.Path,
+    source: pathlib.Path | None = None,
+    prefix: list[str] | None = None,
+) -> int:
+    """Start the training process, wait for it, and return its exit code (negative: killed by that signal).
+
+    Args:
+        config: The configuration; decides the environment.
+        attempt: The folder with config.yaml.
+        root: The project's folder.
+        source: Folder of the code to run, None: the project's src/.
+        prefix: Command to run Python under, e.g. an emulator.
+    """
     points = resolve_points(config.seed.root, config.seed.policy, config.seed.points)
     hash_point = points.get("python/hash")
     environment = child_environment(config.runtime, hash_point.value if hash_point else None, os.environ)
-    environment["PYTHONPATH"] = str(root / "src")
+    environment["PYTHONPATH"] = str(source or root / "src")
     # A session of its own: Ctrl-C reaches the parent alone, which forwards it once.
-    command = [sys.executable, "-m", "samebits.worker", str(attempt), str(root)]
+    command = [*(prefix or []), sys.executable, "-m", "samebits.worker", str(attempt), str(root)]
     with (
         subprocess.Popen(command, env=environment, cwd=root, start_new_session=True, stdin=subprocess.DEVNULL) as child,
         forwarded_signals(child),
@@ -197,3 +215,34 @@ def run(config: Config, root: pathlib.Path) -> Outcome:
         _show(tracked)
     broken = show_result(attempt, root, comparison)
     return Outcome(attempt, int(broken), comparison)
+
+
+def run_again(attempt: pathlib.Path, folder: pathlib.Path, root: pathlib.Path, epoch: int) -> int:
+    """Run an attempt's own code and configuration again up to an epoch, with that epoch traced by stage.
+
+    Args:
+        attempt: Any attempt, finished or not.
+        folder: Where the new run's files go; made anew.
+        root: The project's folder.
+        epoch: The epoch to trace, from 1; the run ends after it.
+
+    Returns:
+        The training process's exit code.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder)
+    tree = read_yaml(attempt / CONFIG)
+    tree["trace"] = {"level": "stage", "epoch": epoch}
+    tree["training"]["epochs"] = epoch
+    write_yaml(folder / CONFIG, tree)
+    return run_child(from_dict(tree), folder, root, source=attempt.parent / SOURCE)
+
+
+def main() -> int:
+    """Run the configuration of a YAML file: python -m samebits.launch CONFIG ROOT."""
+    config, root = from_dict(read_yaml(pathlib.Path(sys.argv[1]))), pathlib.Path(sys.argv[2])
+    return run(config, root).exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

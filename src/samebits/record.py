@@ -26,6 +26,7 @@ from samebits.errors import FolderError, RecordError
 INPUTS = "inputs.json"
 RESULT = "result.json"
 CONFIG = "config.yaml"
+SOURCE = "source"  # beside the inputs: all of src/, so that an old run can be run again
 SEEDS = "seeds.json"
 MACHINE = "machine.json"
 METRICS = "metrics.jsonl"
@@ -151,7 +152,12 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise storage_error(path, error) from error
+        raise RecordError(
+            f"{path} could not be read.",
+            expected="a file of JSON lines written by a run",
+            received=error.strerror or str(error),
+            fix="name another run, or remove this one's folder.",
+        ) from error
     rows = []
     for number, line in enumerate(lines, 1):
         try:
@@ -216,7 +222,7 @@ def find_attempt(runs: pathlib.Path, name: str) -> pathlib.Path:
     if last:
         attempts.sort(key=lambda attempt: ((attempt / CONFIG).stat().st_mtime_ns, attempt.as_posix()))
         back = int(last[1] or 0)
-        found = attempts[-1 - back : len(attempts) - back]
+        found = attempts[-1 - back : len(attempts) - back] if back < len(attempts) else []
     else:
         start, _, number = "/".join(
             given.parts[-2:] if given.parts[-1:] and given.parts[-1].isdecimal() else given.parts[-1:]
@@ -256,9 +262,11 @@ def make_folder(path: pathlib.Path) -> None:
 
 def make_attempt(inputs_folder: pathlib.Path) -> pathlib.Path:
     """Make and return the folder of a new attempt; two processes at once get two numbers."""
+    attempts = list_attempts(inputs_folder)
+    number = int(attempts[-1].name) if attempts else 0
     while True:
-        attempts = list_attempts(inputs_folder)
-        attempt = inputs_folder / str(int(attempts[-1].name) + 1 if attempts else 1)
+        number += 1
+        attempt = inputs_folder / str(number)
         try:
             attempt.mkdir()
         except FileExistsError:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from samebits.config import RuntimeConfig
+from samebits.digest import bytes_digest
 from samebits.errors import MachineError, RuntimePinError
 from samebits.seeds import Seeds
 
@@ -133,6 +134,20 @@ def global_generator_states() -> dict[str, Any]:
     key, position = numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"]
     gauss = (numpy_state["has_gauss"], numpy_state["gauss"])
     return {"python/random": random.getstate(), "numpy/global": (key, position, *gauss)}
+
+
+def first_draws() -> dict[str, str]:
+    """Return what each global generator stands at, as digests, without moving it: evidence that its seed arrived."""
+    from tensorflow.python.eager import context  # noqa: PLC0415  no public name (TensorFlow 2.21)
+
+    states = global_generator_states()
+    standing = {
+        "python/hash": hash("samebits"),
+        "python/random": states["python/random"],
+        "numpy/global": states["numpy/global"],
+        "tensorflow/global": context.global_seed(),
+    }
+    return {point: bytes_digest(repr(state).encode()) for point, state in standing.items()}
 
 
 def effective_settings() -> dict[str, Any]:

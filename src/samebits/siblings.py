@@ -3,6 +3,7 @@
 import pathlib
 from dataclasses import dataclass
 
+from samebits.divergence import first_divergence
 from samebits.record import RESULT, TRACE, is_finished, list_attempts, read_json, read_rows
 
 
@@ -24,22 +25,9 @@ class Comparison:
 
 
 def first_difference(a: pathlib.Path, b: pathlib.Path) -> str:
-    """Return in words the first trace record in which two attempts differ (empty: none does)."""
-    rows_a, rows_b = read_rows(a / TRACE), read_rows(b / TRACE)
-    for row_a, row_b in zip(rows_a, rows_b, strict=False):
-        where = "before training" if row_a["epoch"] == 0 else f"epoch {row_a['epoch']}"
-        for key in row_a:
-            left, right = row_a[key], row_b.get(key)
-            if left == right or key == "tensors":
-                continue
-            if key == "weights":
-                names = [name for name in row_a["tensors"] if row_a["tensors"][name] != row_b["tensors"].get(name)]
-                return f"{where}: weights of {', '.join(names)}"
-            if isinstance(left, dict) and isinstance(right, dict):
-                names = [name for name in left if left[name] != right.get(name)]
-                return f"{where}: {key} ({', '.join(names)})"
-            return f"{where}: {key}"
-    return "" if len(rows_a) == len(rows_b) else "number of epochs recorded"
+    """Return in words the first trace record in which two attempts differ."""
+    found = first_divergence(read_rows(a / TRACE), read_rows(b / TRACE))
+    return str(found) if found else "nothing in their traces"
 
 
 def compare_with_siblings(attempt: pathlib.Path) -> Comparison:
@@ -71,7 +59,7 @@ def describe_comparison(comparison: Comparison, promise: str) -> tuple[str, bool
         names = ", ".join(comparison.different)
         scope = f"{promise} promises the same bits" if broken else f"{promise} promises nothing"
         return (
-            f"DIFFERENT BITS than attempt {names} of these inputs ({scope}); first: {comparison.first_difference}",
+            f"DIFFERENT BITS than attempt {names} of these inputs ({scope}); first divergence: {comparison.first_difference}",
             broken,
         )
     if comparison.equal:

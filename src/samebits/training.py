@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from samebits import layers
 from samebits.checkpoints import Checkpoints, Position
-from samebits.config import TrainingConfig
+from samebits.config import TraceConfig, TrainingConfig
 from samebits.data import Dataset, Split, epoch_order
 from samebits.digest import array_digest, arrays_digest, float_bits
 from samebits.draws import GeneratorWatch, check_graph_draws
@@ -24,6 +24,7 @@ from samebits.errors import ConfigError, StopRequestedError, TrainingError
 from samebits.optimizers import Adam
 from samebits.progress import TrainingProgress
 from samebits.record import METRICS, TRACE, append_row, keep_rows, read_rows
+from samebits.runtime import first_draws
 from samebits.seeds import Seeds
 
 EVALUATION_BATCH_SIZE = 500  # a constant of the recipe: the bits depend on it
@@ -33,7 +34,7 @@ LOSSES: dict[str, tuple[Callable[..., tf.Tensor], Callable[..., tf.Tensor]]] = {
 OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {"adam": Adam}
 
 
-TrainStep = Callable[[np.ndarray], tuple[tf.Tensor, tf.Tensor]]
+TrainStep = Callable[[np.ndarray], tuple[tf.Tensor, tf.Tensor, list[Any]]]
 
 
 def weight_digests(model: keras.Model) -> dict[str, str]:
@@ -47,20 +48,29 @@ def optimizer_digest(optimizer: keras.optimizers.Optimizer) -> str:
 
 
 def make_train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: str, train: Split) -> TrainStep:
-    """Return the traced function of one step: int32[batch] row numbers to (mean loss float32[], correct int32[])."""
+    """Return the traced function of one step.
+
+    The gradients are always among its results, so that a detailed trace runs the very same graph.
+
+    Returns:
+        A function from int32[batch] row numbers to (mean loss float32[], correct int32[], gradients by weight).
+
+    Raises:
+        UncoveredDrawError: The step draws from a stateful generator.
+    """
     inputs, labels = tf.constant(train.inputs), tf.constant(train.labels, tf.float32)
     row_losses, count_correct = LOSSES[loss]
     optimizer.build(model.trainable_variables)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], jit_compile=False)
-    def train_step(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def train_step(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[Any]]:
         batch, truth = tf.gather(inputs, rows), tf.gather(labels, rows)
         with tf.GradientTape() as tape:
             logits = model(batch, training=True)
             mean_loss = tf.add_n([tf.reduce_mean(row_losses(truth, logits)), *model.losses])
         gradients = tape.gradient(mean_loss, [variable.value for variable in model.trainable_variables])
         optimizer.apply(gradients, model.trainable_variables)
-        return mean_loss, count_correct(truth, logits)
+        return mean_loss, count_correct(truth, logits), gradients
 
     traced: Any = train_step
     check_graph_draws(traced.get_concrete_function())
@@ -115,6 +125,7 @@ class Training:
         settings: Epochs, batch size, loss, optimiser.
         seeds: Consumes data/order.
         attempt: The run's folder for metrics, trace and checkpoints.
+        trace: How finely the trace records.
         stop_requested: Asked after every step; True ends the training with a checkpoint.
     """
 
@@ -125,11 +136,13 @@ class Training:
         settings: TrainingConfig,
         seeds: Seeds,
         attempt: pathlib.Path,
+        trace: TraceConfig,
         stop_requested: Callable[[], bool],
     ) -> None:
         self.model, self.dataset, self.settings, self.seeds = model, dataset, settings, seeds
         self.rows = len(dataset.train.labels)
-        self.steps = math.ceil(self.rows / settings.batch_size)
+        steps = math.ceil(self.rows / settings.batch_size)
+        self.steps = min(steps, settings.steps_per_epoch or steps)
         self.optimizer = OPTIMIZERS[settings.optimizer](learning_rate=settings.learning_rate)
         self.train_step = make_train_step(model, self.optimizer, settings.loss, dataset.train)
         self.evaluate = make_evaluation(model, settings.loss, dataset.validation)
@@ -140,6 +153,8 @@ class Training:
         self.position = Position()
         self.order = epoch_order(seeds, 1, self.rows)
         self.progress = TrainingProgress(settings.epochs, self.steps)
+        self.trace = trace
+        self.generators = first_draws()
         self.stop_requested = stop_requested
         self.parent = os.getppid()
 
@@ -193,14 +208,15 @@ class Training:
             return {"epoch": self.position.epoch, "step": self.position.step}
         tensors = weight_digests(self.model)
         data = self.dataset.digests()
-        self.record(TRACE, {"epoch": 0, "data": data, "weights": arrays_digest(tensors), "tensors": tensors})
+        start = {"epoch": 0, "generators": self.generators, "data": data}
+        self.record(TRACE, {**start, "weights": arrays_digest(tensors), "tensors": tensors})
         return None
 
     def step(self) -> None:
         """Train on one batch: a pure function of the state before it and the epoch's order."""
         settings, position = self.settings, self.position
         batch = self.order[position.step * settings.batch_size : (position.step + 1) * settings.batch_size]
-        loss, correct = self.train_step(batch.astype(np.int32))
+        loss, correct, gradients = self.train_step(batch.astype(np.int32))
         position.add(len(batch), float(loss), int(correct))
         if not math.isfinite(position.loss_sum):
             raise TrainingError(
@@ -210,6 +226,7 @@ class Training:
                 fix="lower training.learning_rate, or look for invalid values in the data.",
             )
         self.watch.check(position.epoch, position.step)
+        self.trace_step(batch, float(loss), gradients)
         self.progress.show(position.epoch, position.step, position.loss, position.accuracy)
         is_last = position.step == self.steps
         if position.step % settings.log_every == 0 and not is_last:
@@ -220,6 +237,25 @@ class Training:
             raise StopRequestedError
         if position.step % settings.checkpoint_every == 0 and not is_last:
             self.save()
+
+    def trace_step(self, batch: np.ndarray, loss: float, gradients: list[Any]) -> None:
+        """Record one step in the order in which it happened, where the trace asks for it."""
+        level, epoch = self.trace.level, self.trace.epoch
+        if level == "epoch" or epoch not in (0, self.position.epoch):
+            return
+        split = self.dataset.train
+        row: dict[str, Any] = {
+            "epoch": self.position.epoch,
+            "step": self.position.step,
+            "order": array_digest("order", batch),
+            "batch": array_digest("batch", split.inputs[batch]) + array_digest("labels", split.labels[batch]),
+            "loss": float_bits(loss),
+        }
+        if level == "stage":
+            pairs = zip(self.model.trainable_variables, gradients, strict=True)
+            row["gradients"] = {v.path: array_digest(v.path, tf.convert_to_tensor(g).numpy()) for v, g in pairs}
+        tensors = weight_digests(self.model)
+        self.record(TRACE, {**row, "weights": arrays_digest(tensors), "tensors": tensors})
 
     def end_epoch(self) -> None:
         """Evaluate, record metrics and trace, and save the beginning of the next epoch."""

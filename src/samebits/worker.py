@@ -120,7 +120,7 @@ def run(attempt: pathlib.Path, root: pathlib.Path) -> None:
 
     # --- training ---
     training_began = time.monotonic()
-    trained = training.Training(model, dataset, config.training, seeds, attempt, lambda: bool(_received))
+    trained = training.Training(model, dataset, config.training, seeds, attempt, config.trace, lambda: bool(_received))
     outcome = trained.run()
     training_s = time.monotonic() - training_began
 

@@ -1,0 +1,185 @@
+"""Seed liveness: every seed point is changed alone, and exactly the stages that consume it must change.
+
+Also scans the source for randomness that no seed point covers.
+"""
+
+import ast
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from samebits.config import Config, to_dict
+from samebits.divergence import Divergence, differences
+from samebits.launch import run_child
+from samebits.record import CONFIG, SEEDS, TRACE, make_folder, read_json, read_rows, write_yaml
+from samebits.seeds import POINT_SEED_END
+
+GLOBAL_POINTS = ("python/hash", "python/random", "numpy/global", "tensorflow/global")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What changing one point alone did.
+
+    Attributes:
+        point: The seed point.
+        expected: Where the first change must be, in words.
+        received: Where it was.
+        is_right: Whether they agree.
+    """
+
+    point: str
+    expected: str
+    received: str
+    is_right: bool
+
+
+def expected_start(point: str) -> tuple[str, str]:
+    """Return (in words, the stage) where a point's first consequence must be."""
+    if point in GLOBAL_POINTS:
+        return "its generator alone, nothing after it", "generators"
+    kind, _, rest = point.partition("/")
+    if point == "data/order":
+        return "order of epoch 1, nothing before it", "order"
+    if kind == "data":
+        return "the data", "data"
+    if rest.endswith("dropout"):
+        return "forward loss of step 1, nothing before it", "loss"
+    return "initial weights of one tensor", "initial"
+
+
+def judge(point: str, found: list[Divergence]) -> Verdict:
+    """Compare the differences that changing one point made with those that it must make.
+
+    Args:
+        point: The seed point.
+        found: All differences between the traces, generators included, in the order of events.
+    """
+    words, stage = expected_start(point)
+    moved = [name for one in found if one.stage == "generators" for name in one.names]
+    rest = [one for one in found if one.stage != "generators"]
+    first = rest[0] if rest else None
+    received = (
+        str(first) if first else (f"generator {', '.join(moved)} alone" if moved else "nothing: the seed is dead")
+    )
+    if stage == "generators":
+        return Verdict(point, words, received, moved == [point] and first is None)
+    is_right = first is not None and not moved
+    if first is not None and stage == "initial":
+        layer = point.split("/")[1]
+        is_right &= (
+            first.epoch == 0 and first.stage == "weights" and [name.split("/")[0] for name in first.names] == [layer]
+        )
+    elif first is not None:
+        is_right &= first.stage == stage and (first.epoch, first.step) == ((0, None) if stage == "data" else (1, 1))
+    return Verdict(point, words, received, is_right)
+
+
+def trace_of(config: Config, folder: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
+    """Train a configuration in a folder of its own, traced by stage in its first epoch, and return the folder."""
+    make_folder(folder)
+    config.trace.level, config.trace.epoch, config.training.epochs = "stage", 1, 1
+    (folder / TRACE).unlink(missing_ok=True)
+    write_yaml(folder / CONFIG, to_dict(config))
+    code = run_child(config, folder, root)
+    if code:
+        print(f"audit: the run in {folder} ended with exit code {code}")
+    return folder
+
+
+def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list[str]) -> int:
+    """Change every seed point alone on a small run, print a table, and scan the source.
+
+    Args:
+        compose: Returns the configuration for some overrides.
+        root: The project's folder.
+        only: Points to audit; empty: all.
+
+    Returns:
+        0: every point is live and leaks nowhere, and the source is clean; 1: not.
+    """
+    folder = root / compose([]).paths.runs / ".audit"
+    base_folder = trace_of(compose([]), folder / "base", root)
+    if not read_rows(base_folder / TRACE):
+        return 1
+    base, again = read_rows(base_folder / TRACE), read_rows(trace_of(compose([]), folder / "again", root) / TRACE)
+    verdicts = [Verdict("(none)", "nothing", *_nothing(list(differences(base, again, ignore=()))))]
+    for row in read_json(base_folder / SEEDS)["points"]:
+        point = row["point"]
+        if only and point not in only:
+            continue
+        if row["rests"]:
+            verdicts.append(Verdict(point, "at rest in this configuration", row["rests"], is_right=True))
+            continue
+        dotted, moved = "seed.points." + point.replace("/", "."), (row["value"] + 1) % POINT_SEED_END
+        changed = trace_of(compose([f"{dotted}={moved}"]), folder / point.replace("/", "-"), root)
+        found = list(differences(base, read_rows(changed / TRACE), ignore=()))
+        verdicts.append(judge(point, found))
+    table = Table("seed point changed", "must change first", "changed first", "", title="seed liveness")
+    for verdict in verdicts:
+        table.add_row(verdict.point, verdict.expected, verdict.received, "ok" if verdict.is_right else "WRONG")
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    wrong = [verdict.point for verdict in verdicts if not verdict.is_right]
+    findings = list(scan(root / "src"))
+    for finding in findings:
+        print(f"  unseeded: {finding}")
+    points = f"{len(verdicts) - 1} seed points"
+    if wrong or findings:
+        print(f"NOT LIVE: {points}; wrong: {', '.join(wrong) or 'none'}; {len(findings)} findings in the source")
+        return 1
+    print(f"LIVE: {points}, each changes exactly what consumes it; no unseeded randomness found in the source")
+    return 0
+
+
+def _nothing(found: list[Divergence]) -> tuple[str, bool]:
+    return (str(found[0]), False) if found else ("nothing", True)
+
+
+# --- the source ---
+RANDOM_MODULES = {"random", "np.random", "numpy.random", "tf.random"}
+ALLOWED_CALLS = {
+    "np.random.SeedSequence", "np.random.Generator", "np.random.PCG64", "np.random.get_state", "random.getstate",
+    "random.seed", "np.random.seed", "tf.random.set_seed",
+}  # fmt: skip
+SEEDED_CLASSES = {
+    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout", "GaussianDropout", "GaussianNoise",
+    "RandomNormal", "RandomUniform", "TruncatedNormal", "VarianceScaling", "GlorotNormal", "GlorotUniform", "HeNormal",
+    "HeUniform", "LecunNormal", "LecunUniform", "Orthogonal", "OrthogonalInitializer", "SeedGenerator",
+}  # fmt: skip
+
+
+def _name(node: ast.expr) -> str:
+    return ast.unparse(node) if isinstance(node, ast.Attribute | ast.Name) else ""
+
+
+def _is_set(node: ast.expr) -> bool:
+    is_call = isinstance(node, ast.Call) and _name(node.func) in ("set", "frozenset")
+    return is_call or isinstance(node, ast.Set | ast.SetComp)
+
+
+def scan_text(text: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, what) for every place in a module that may draw without a seed point or depend on set order."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = _name(node.func)
+            module, _, last = called.rpartition(".")
+            if module in RANDOM_MODULES and called not in ALLOWED_CALLS:
+                yield node.lineno, f"{called} draws from a global or unseeded generator"
+            seeds = [word for word in node.keywords if word.arg in ("seed", None)]
+            if last in SEEDED_CLASSES and not seeds and not (last == "SeedGenerator" and node.args):
+                yield node.lineno, f"{called} without seed="
+        iterated = node.iter if isinstance(node, ast.For | ast.comprehension) else None
+        if iterated is not None and _is_set(iterated):
+            yield iterated.lineno, "iteration over a set: its order depends on the hash seed"
+
+
+def scan(source: pathlib.Path) -> Iterator[str]:
+    """Yield "file:line: what" for every finding in the Python files below a folder."""
+    for path in sorted(source.rglob("*.py")):
+        for line, what in sorted(scan_text(path.read_text(encoding="utf-8"))):
+            yield f"{path.relative_to(source.parent)}:{line}: {what}"

@@ -1,0 +1,94 @@
+"""Finds the first place at which two traces differ. Pure: takes rows, returns where.
+
+A trace's rows are in the order of events: before training (generators, data, initial weights); in each epoch, if it was
+traced in detail, each step (order, batch, loss, gradients, weights after the update); at its end the epoch's row.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+# What a row holds, in the order in which it comes about, and how a sentence calls it.
+STAGES = {
+    "generators": "global generator",
+    "data": "data",
+    "order": "order of the data",
+    "batch": "batch contents",
+    "loss": "forward loss",
+    "gradients": "gradient of",
+    "bits": "metric",
+    "weights": "weights after the update of",
+    "optimizer": "state of the optimizer",
+}
+NAMED = ("generators", "data", "gradients", "bits")
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first difference of two traces.
+
+    Attributes:
+        epoch: From 1; 0: before training.
+        step: From 1; None: seen at the epoch's end, or before training.
+        stage: A key of `STAGES`.
+        names: The parts of the stage that differ: tensors, arrays, metrics.
+    """
+
+    epoch: int
+    step: int | None
+    stage: str
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        names = ", ".join(self.names)
+        if self.epoch == 0:
+            if self.stage == "weights":
+                return f"initial weights of {names}"
+            return f"before training, {STAGES[self.stage]} {names}".rstrip()
+        where = f"epoch {self.epoch}" + (f", step {self.step}" if self.step else "")
+        if self.step is None and self.stage == "weights":
+            return f"{where}, weights at its end of {names}"
+        return f"{where}, {STAGES[self.stage]} {names}".rstrip()
+
+
+def _differing(a: dict[str, str], b: dict[str, str]) -> tuple[str, ...]:
+    return tuple(name for name in {**a, **b} if a.get(name) != b.get(name))
+
+
+def row_differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[Divergence]:
+    """Yield every stage in which two rows of one place differ, in the order of events."""
+    for stage in STAGES:
+        if a.get(stage) == b.get(stage) or stage not in a or stage not in b:
+            continue
+        names: tuple[str, ...] = ()
+        if stage in NAMED:
+            names = _differing(a[stage], b[stage])
+        elif stage == "weights":
+            names = _differing(a["tensors"], b["tensors"])
+        yield Divergence(a["epoch"], a.get("step"), stage, names)
+
+
+def _place(row: dict[str, Any]) -> tuple[int, int]:
+    return row["epoch"], row.get("step", 0) if "step" in row else 2**62
+
+
+def differences(
+    rows_a: Iterable[dict[str, Any]], rows_b: Iterable[dict[str, Any]], ignore: tuple[str, ...] = ("generators",)
+) -> Iterator[Divergence]:
+    """Yield all differences of two traces over the places that both have, in the order of events.
+
+    Args:
+        rows_a: Rows of one trace.
+        rows_b: Rows of the other; it may be traced more or less finely.
+        ignore: Stages left out. A global generator that stands elsewhere is no difference until something draws.
+    """
+    by_place = {_place(row): row for row in rows_b}
+    for row in rows_a:
+        other = by_place.get(_place(row))
+        if other is not None:
+            yield from (found for found in row_differences(row, other) if found.stage not in ignore)
+
+
+def first_divergence(rows_a: Iterable[dict[str, Any]], rows_b: Iterable[dict[str, Any]]) -> Divergence | None:
+    """Return the first difference of two traces, None: there is none in what both recorded."""
+    return next(differences(rows_a, rows_b), None)

@@ -1,0 +1,138 @@
+"""Golden digests: what named experiments must end with, and the inputs that decide it. Never heals itself."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from samebits import explain, launch
+from samebits.config import Config
+from samebits.errors import RecordError
+from samebits.inputs import describe_inputs, source_files
+from samebits.record import MACHINE, RESULT, TRACE, list_attempts, read_json, read_rows, write_json
+
+FOLDER = "golden"
+PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy")
+
+
+def golden_path(root: pathlib.Path, experiment: str) -> pathlib.Path:
+    """Return the path of an experiment's golden file."""
+    return root / FOLDER / f"{experiment}.json"
+
+
+def describe(config: Config, root: pathlib.Path, attempt: pathlib.Path) -> dict[str, Any]:
+    """Return what a golden file holds: the digests of a finished attempt, and the inputs that decide them."""
+    inputs = describe_inputs(config, root, source_files(config, root))
+    packages = read_json(attempt / MACHINE)["packages"]
+    epochs = [row for row in read_rows(attempt / TRACE) if "step" not in row]
+    return {
+        "seed": config.seed.root,
+        "promise": config.runtime.promise,
+        "decided_by": {
+            "config": explain.flatten(inputs["config"]),
+            "code": inputs["code"]["files"],
+            "lock": inputs["lock"],
+            "packages": {name.removesuffix("-cpu"): packages[name] for name in PACKAGES if name in packages},
+        },
+        "epochs": [
+            {key: row[key] for key in ("epoch", "data", "order", "bits", "weights", "optimizer") if key in row}
+            for row in epochs
+        ],
+        "weights_digest": read_json(attempt / RESULT)["weights_digest"],
+    }
+
+
+def differences(expected: Any, actual: Any) -> list[str]:
+    """Return one line for every leaf in which two golden descriptions differ."""
+    left, right = explain.flatten(_keyed(expected)), explain.flatten(_keyed(actual))
+    return [
+        f"{key}: golden {left.get(key, 'absent')}, now {right.get(key, 'absent')}"
+        for key in {**left, **right}
+        if left.get(key) != right.get(key)
+    ]
+
+
+def _keyed(value: Any) -> Any:
+    """Return nested data with lists as mappings, so that it can be flattened."""
+    if isinstance(value, list):
+        return {str(number): _keyed(part) for number, part in enumerate(value)}
+    if isinstance(value, dict):
+        return {key: _keyed(part) for key, part in value.items()}
+    return value
+
+
+def train(config: Config, root: pathlib.Path) -> pathlib.Path:
+    """Train an experiment afresh and return its attempt.
+
+    Raises:
+        RecordError: The run did not finish.
+    """
+    outcome = launch.run(config, root)
+    if outcome.attempt is None or not (outcome.attempt / RESULT).exists():
+        raise RecordError(
+            f"the run of {config.name} did not finish.",
+            expected="a finished run",
+            received=f"exit code {outcome.exit_code}",
+            fix="see its log.",
+        )
+    return outcome.attempt
+
+
+def check(experiment: str, config: Config, root: pathlib.Path) -> int:
+    """Train an experiment and compare it with its golden file.
+
+    Returns:
+        0: equal in every epoch; 1: not.
+
+    Raises:
+        RecordError: There is no golden file; it is made by `make golden-update` alone.
+    """
+    path = golden_path(root, experiment)
+    golden = read_json(path)
+    attempt = train(config, root)
+    found = differences(golden, describe(config, root, attempt))
+    results = [line for line in found if line.startswith(("epochs.", "weights_digest"))]
+    inputs = [line for line in found if line not in results]
+    for line in inputs:
+        print(f"  changed input: {line}")
+    if not results:
+        print(
+            f"GOLDEN {experiment}: seed {golden['seed']}, weights {golden['weights_digest'][:12]}…, every epoch as recorded"
+        )
+        return 0
+    for line in results[:8]:
+        print(f"  {line}")
+    print(
+        f"NOT GOLDEN {experiment}: {len(results)} digests differ, {len(inputs)} inputs changed; if that is meant: make golden-update"
+    )
+    witness = _find_witness(root, config, golden["weights_digest"])
+    if witness is not None:
+        explain.explain(witness, attempt, root)
+    return 1
+
+
+def _find_witness(root: pathlib.Path, config: Config, digest: str) -> pathlib.Path | None:
+    """Return a finished attempt on this machine that still has the golden digest, for explain."""
+    for inputs in sorted((root / config.paths.runs / config.name).glob("*")):
+        for attempt in list_attempts(inputs):
+            if (attempt / RESULT).exists() and read_json(attempt / RESULT)["weights_digest"] == digest:
+                return attempt
+    return None
+
+
+def update(experiment: str, config: Config, root: pathlib.Path) -> int:
+    """Train an experiment, show what changed, and write its golden file; the only writer."""
+    path = golden_path(root, experiment)
+    attempt = train(config, root)
+    now = describe(config, root, attempt)
+    for line in differences(read_json(path), now) if path.exists() else ["new file"]:
+        print(f"  {line}")
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, now)
+    print(f"wrote {path.relative_to(root)}; commit it with the reason")
+    return 0
+
+
+def run(experiments: list[str], compose: Callable[[list[str]], Config], root: pathlib.Path, *, write: bool) -> int:
+    """Check, or write, the golden files of some experiments; returns the worst exit code."""
+    action = update if write else check
+    return max(action(name, compose([f"experiment={name}", "tracker=none"]), root) for name in experiments)

@@ -17,10 +17,9 @@ Result = subprocess.CompletedProcess[str]
 Command = Callable[..., Result]
 
 
-@pytest.fixture
-def project(tmp_path: pathlib.Path) -> pathlib.Path:
+def copy_project(folder: pathlib.Path) -> pathlib.Path:
     """Return a copy of the project in a folder of its own, so that a test may break it and its runs are apart."""
-    root = tmp_path / "project"
+    root = folder / "project"
     root.mkdir()
     for name in PROJECT_FILES:
         source = ROOT / name
@@ -29,6 +28,12 @@ def project(tmp_path: pathlib.Path) -> pathlib.Path:
         else:
             shutil.copy(source, root / name)
     return root
+
+
+@pytest.fixture
+def project(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Return a fresh copy of the project for one test."""
+    return copy_project(tmp_path)
 
 
 def run_script(

@@ -4,6 +4,7 @@ Answers the requests that comet_ml 3.58 makes for a live experiment and for `com
 contents of an offline archive in the same form, so that both can be compared with the record of a run.
 """
 
+import contextlib
 import gzip
 import http.server
 import json
@@ -17,7 +18,10 @@ from types import TracebackType
 from typing import Any, Self
 
 PORT_CLOSED = "http://127.0.0.1:9/clientlib/"  # the port of "discard": nothing listens there
+OWN_METRICS = ("process duration", "startup duration")  # beside sys.…, what Comet measures by itself
 VERSION = "4.0.0"  # of the server; from 3.3.11 on, comet_ml keeps an offline copy of a live experiment
+
+Answer = tuple[int, dict[str, Any]]  # status and body
 
 
 @dataclass
@@ -27,14 +31,14 @@ class Told:
     Attributes:
         others: Values of log_other, by key.
         parameters: Values of log_parameters, by dotted name; not those that Comet adds by itself.
-        metrics: {(name, step, epoch): value}; not those of Comet's own measurements of the system.
+        metrics: (name, value, step, epoch) in the order of arrival; not Comet's own measurements of the system.
         files: {"type/name": bytes}; the types are source_code, asset and image.
         tags: The tags.
     """
 
     others: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[tuple[str, int, int], float] = field(default_factory=dict)
+    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
 
@@ -44,12 +48,9 @@ class Told:
             self.parameters[name] = value
 
     def add_metric(self, name: str, value: float, step: int, epoch: int) -> None:
-        """Take one value of a metric; the same one twice is an error of the sender."""
-        if name.startswith("sys."):
-            return
-        if (name, step, epoch) in self.metrics:
-            raise ValueError(f"{name} of step {step} came twice")
-        self.metrics[name, step, epoch] = value
+        """Take one value of a metric."""
+        if not name.startswith("sys.") and name not in OWN_METRICS:
+            self.metrics.append((name, value, step, epoch))
 
     def add_file(self, details: dict[str, Any], kind: str, data: bytes) -> None:
         """Take one file with what came beside it."""
@@ -118,26 +119,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 class FakeComet(http.server.ThreadingHTTPServer):
     """The server; runs in threads of the test's process while a `with` block does.
 
+    Args:
+        failures: {end of a path: (status, body)} of the requests that are answered so; "" is every path.
+
     Attributes:
-        refusal: Status and body that answer the request for a new experiment, or None to accept it.
-        failure: Status that answers every request, or None.
         told: What it was told, by the experiment's key.
         metrics_came: Set once a metric of a training arrived.
     """
 
     daemon_threads = True
 
-    def __init__(self, refusal: tuple[int, dict[str, Any]] | None = None, failure: int | None = None) -> None:
+    def __init__(self, failures: dict[str, Answer] | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.refusal = refusal
-        self.failure = failure
         self.told: dict[str, Told] = {}
         self.metrics_came = threading.Event()
-        self._answering = threading.Event()
-        self._answering.set()
+        self._failures = failures or {}
+        self._hanging: str | None = None
+        self._released = threading.Event()
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
-        self._closed = False
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     @property
@@ -154,23 +154,31 @@ class FakeComet(http.server.ThreadingHTTPServer):
     ) -> None:
         self.die()
 
-    def hang(self) -> None:
-        """Accept connections and read requests from now on, and never answer."""
-        self._answering.clear()
+    def hang(self, path: str = "") -> None:
+        """From now on, read requests whose path ends so, and never answer them."""
+        self._hanging = path
 
     def die(self) -> None:
         """Stop listening and cut every connection, as a server that is killed does."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
+        if self._released.is_set():
+            return
+        self._released.set()
         self.shutdown()
         self._thread.join()
         self.server_close()
-        self._answering.set()
         with self._lock:
             for connection in self._connections:
-                connection.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):  # the client was first
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def die_after_metrics(self) -> None:
+        """Die as soon as a metric of a training arrived."""
+
+        def die() -> None:
+            self.metrics_came.wait()
+            self.die()
+
+        threading.Thread(target=die, daemon=True).start()
 
     def only_experiment(self) -> Told:
         """Return what it was told of the one experiment that there is."""
@@ -192,15 +200,17 @@ class FakeComet(http.server.ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of clients that went away: some of the tests kill them."""
 
-    def respond(self, address: str, content_type: str, body: bytes) -> tuple[int, dict[str, Any]]:
+    def respond(self, address: str, content_type: str, body: bytes) -> Answer:
         """Return status and body of the answer to one request."""
-        self._answering.wait()
-        if self._closed:
-            raise ConnectionAbortedError
         path = urllib.parse.urlsplit(address).path
         query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(address).query))
-        if self.failure is not None:
-            return self.failure, {"msg": "out of order"}
+        if self._hanging is not None and path.endswith(self._hanging):
+            self._released.wait()
+        if self._released.is_set():
+            raise ConnectionAbortedError
+        for end, answer in self._failures.items():
+            if path.endswith(end):
+                return answer
         if path.endswith("/isAlive/ver"):
             return 200, {"version": VERSION}
         if path.endswith("/status-report/update"):
@@ -215,15 +225,15 @@ class FakeComet(http.server.ThreadingHTTPServer):
             return 200, {}
         return self._take(path, json.loads(body))
 
-    def _take(self, path: str, message: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def _take(self, path: str, message: dict[str, Any]) -> Answer:
         """Take one message in JSON; what the tests do not look at is accepted unseen."""
-        key = message.get("experimentKey")
         if path.endswith("/add/run"):
-            if self.refusal is not None:
-                return self.refusal
             return 200, {"runId": "run", "project_id": "project", "focusUrl": "http://comet.invalid/"}
+        key = message.get("experimentKey")
+        if key is None:
+            return 200, {}
         with self._lock:
-            told = self.told.setdefault(str(key), Told())
+            told = self.told.setdefault(key, Told())
             if path.endswith("/log-other"):
                 told.others[message["key"]] = message["value"]
             elif path.endswith("/tags/add-tags-to-experiment"):

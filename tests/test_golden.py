@@ -1,0 +1,59 @@
+"""Golden digests: recomputed, compared, never healed."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+from conftest import ROOT, copy_project, run_script
+
+
+@pytest.fixture(scope="module")
+def golden_project(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Return a project with the committed golden files."""
+    root = copy_project(tmp_path_factory.mktemp("golden"))
+    shutil.copytree(ROOT / "golden", root / "golden")
+    return root
+
+
+def test_the_smoke_experiment_is_golden(golden_project: pathlib.Path) -> None:
+    """The committed digests of every epoch come out again."""
+    done = run_script(golden_project, "golden.py", "smoke")
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "GOLDEN smoke: seed 56" in done.stdout
+
+
+def test_another_digest_is_not_golden_and_is_explained(golden_project: pathlib.Path) -> None:
+    """A changed recipe fails, names the changed input and the epochs, writes nothing, and runs explain."""
+    before = (golden_project / "golden" / "smoke.json").read_bytes()
+    path = golden_project / "conf" / "experiment" / "smoke.yaml"
+    path.write_text(path.read_text().replace("learning_rate: 0.01", "learning_rate: 0.02"))
+    done = run_script(golden_project, "golden.py", "smoke")
+
+    assert 1 == done.returncode
+    assert "changed input: decided_by.config.training.learning_rate: golden 0.01, now 0.02" in done.stdout
+    assert "NOT GOLDEN smoke: " in done.stdout
+    assert "first divergence: epoch 1, step 1, weights after the update of" in done.stdout
+    assert before == (golden_project / "golden" / "smoke.json").read_bytes()
+
+
+def test_update_is_the_only_writer_and_shows_what_changed(project: pathlib.Path) -> None:
+    """golden-update writes the file; the check then passes; the changed digests were printed."""
+    shutil.copytree(ROOT / "golden", project / "golden")
+    path = project / "golden" / "smoke.json"
+    golden = json.loads(path.read_text())
+    path.write_text(json.dumps(golden | {"weights_digest": "0" * 64}))
+    done = run_script(project, "golden.py", "--update", "smoke")
+
+    assert 0 == done.returncode, done.stderr
+    assert f"weights_digest: golden {'0' * 64}, now {golden['weights_digest']}" in done.stdout
+    assert golden == json.loads(path.read_text())
+
+
+def test_a_missing_golden_file_is_an_error(project: pathlib.Path) -> None:
+    """Nothing is compared with nothing."""
+    done = run_script(project, "golden.py", "smoke")
+
+    assert 1 == done.returncode
+    assert "smoke.json could not be read." in done.stderr

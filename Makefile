@@ -3,14 +3,18 @@ PYTHON ?= python3
 SEED ?= 56
 OVERRIDES ?=
 RUN ?= last
+RUNS ?= 2
+A ?= last~1
+B ?= last
+EXPERIMENTS ?=
 TESTS ?=
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train seeds comet test lint format lock clean
+.PHONY: help setup train seeds comet verify explain rounds golden golden-update audit test lint format lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 setup: ## build .venv from requirements.lock, once
 	@$(PYTHON) scripts/setup_env.py
@@ -23,6 +27,24 @@ seeds: setup ## print every seed point: make seeds SEED=56
 
 comet: setup ## tell Comet a run again from its folder: make comet RUN=last
 	@$(VENV_PYTHON) scripts/comet.py '$(RUN)' </dev/null
+
+verify: setup ## train the same inputs RUNS times under hostile conditions and compare; QUICK=1: 300 steps
+	@$(VENV_PYTHON) scripts/verify.py $(RUNS) 'seed.root=$(SEED)' $(if $(QUICK),training.epochs=1 training.steps_per_epoch=300) $(OVERRIDES)
+
+explain: setup ## say why two runs differ: make explain A=last~1 B=last
+	@$(VENV_PYTHON) scripts/explain.py '$(A)' '$(B)'
+
+rounds: setup ## reproduce the article's rounds, from nothing seeded to everything pinned (8 runs)
+	@$(VENV_PYTHON) scripts/rounds.py 'seed.root=$(SEED)' $(OVERRIDES)
+
+golden: setup ## recompute the golden digests and compare: make golden [EXPERIMENTS=smoke]
+	@$(VENV_PYTHON) scripts/golden.py $(EXPERIMENTS)
+
+golden-update: setup ## write the golden digests anew, and show what changed
+	@$(VENV_PYTHON) scripts/golden.py --update $(EXPERIMENTS)
+
+audit: setup ## change every seed point alone and show what moves
+	@$(VENV_PYTHON) scripts/audit.py $(OVERRIDES)
 
 test: setup ## set up and run the tests: make test [TESTS="-k seeds"]
 	@$(VENV_PYTHON) -m pytest $(TESTS)

@@ -121,6 +121,7 @@ class FakeComet(http.server.ThreadingHTTPServer):
 
     Args:
         failures: {end of a path: (status, body)} of the requests that are answered so; "" is every path.
+        before: A server that died: this one has its address and goes on with what it was told.
 
     Attributes:
         told: What it was told, by the experiment's key.
@@ -129,9 +130,9 @@ class FakeComet(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, failures: dict[str, Answer] | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.told: dict[str, Told] = {}
+    def __init__(self, failures: dict[str, Answer] | None = None, before: "FakeComet | None" = None) -> None:
+        super().__init__(("127.0.0.1", before.server_address[1] if before else 0), _Handler)
+        self.told: dict[str, Told] = before.told if before else {}
         self.metrics_came = threading.Event()
         self._failures = failures or {}
         self._hanging: str | None = None
@@ -170,15 +171,6 @@ class FakeComet(http.server.ThreadingHTTPServer):
             for connection in self._connections:
                 with contextlib.suppress(OSError):  # the client was first
                     connection.shutdown(socket.SHUT_RDWR)
-
-    def die_after_metrics(self) -> None:
-        """Die as soon as a metric of a training arrived."""
-
-        def die() -> None:
-            self.metrics_came.wait()
-            self.die()
-
-        threading.Thread(target=die, daemon=True).start()
 
     def only_experiment(self) -> Told:
         """Return what it was told of the one experiment that there is."""

@@ -28,11 +28,12 @@ from fake_comet import PORT_CLOSED, Answer, FakeComet, Told, read_archive
 KEY = "samebits-test-key-that-must-stay-secret"
 REFUSED = (403, {"msg": "no such key", "sdk_error_code": 90212})  # Comet's code for a key that it does not know
 FAILED = (500, {"msg": "out of order"})
+HASTE = {"COMET_HTTP_SESSION_RETRY_TOTAL": "0"}  # else Comet itself tries for half a minute
 LANES = 3  # trainings at once: some of them mostly wait
 STEPS = 15  # of one epoch of the smoke experiment
 EMPTY_ZIP = b"PK\x05\x06" + bytes(18)  # what kill -9 leaves of an archive
 OPTIONAL = ("offline_experiment", "group")  # log_other of some experiments alone
-TRACKED = ("offline", "online", "absent", "hanging", "failing", "refused", "dying", "killed")
+TRACKED = ("offline", "online", "absent", "hanging", "failing", "refused", "dying", "restored", "killed")
 
 
 @dataclass(frozen=True)
@@ -43,20 +44,17 @@ class Trouble:
         reason: What the output says of it.
         refusals: Answers that are errors, by the end of the path.
         silent_on: End of the paths that it never answers.
-        dies: It is gone after the first metrics.
         finish_timeout_s: The setting of that name.
     """
 
     reason: str
     refusals: dict[str, Answer] = field(default_factory=dict)
     silent_on: str | None = None
-    dies: bool = False
     finish_timeout_s: float = 30.0
 
 
 NO = (400, {"msg": "no"})
 TROUBLES = {  # the ones that take longest come first
-    "dies": Trouble("is incomplete: the connection broke", dies=True, finish_timeout_s=120.0),
     "silent at once": Trouble("did not begin an experiment within", silent_on="/add/run"),
     "silent on metrics": Trouble(
         "is incomplete: not all was taken within 3 s", silent_on="/experiment/metric", finish_timeout_s=6.0
@@ -148,11 +146,13 @@ class Scenarios:
         *overrides: str,
         url: str | None = None,
         server: FakeComet | None = None,
+        variables: dict[str, str] | None = None,
         meanwhile: Callable[[Future[Result], pathlib.Path], dict[str, Any]] = lambda _training, _folder: {},
     ) -> Run:
         """Train in a runs folder of the scenario's name; `meanwhile` gets the training and that folder."""
         address = server.url if server else url
         environment = comet_environment(address, self.home) if address else {"HOME": str(self.home)}
+        environment |= variables or {}
         folder = self.root / name
         with ThreadPoolExecutor(1) as pool:
             training = pool.submit(train, self.root, *overrides, f"paths.runs={name}", environment=environment)
@@ -220,7 +220,22 @@ class Scenarios:
                 return {"came": came}
 
         with FakeComet() as server:
-            return self.run("dying", "tracker=comet", server=server, meanwhile=kill)
+            return self.run("dying", "tracker=comet", server=server, variables=HASTE, meanwhile=kill)
+
+    def restored(self) -> Run:
+        """A server that dies in the middle of the training, is missed, and comes back."""
+
+        def restart(training: Future[Result], folder: pathlib.Path) -> dict[str, Any]:
+            with held_training(training, folder) as attempt:
+                server.metrics_came.wait(60)
+                server.die()
+                words = attempt / "tracker.txt"
+                wait_for(lambda: "processing the heartbeat" in words.read_text(), training.done)
+                stack.enter_context(again := FakeComet(before=server))
+                return {"again": again}
+
+        with FakeComet() as server, contextlib.ExitStack() as stack:
+            return self.run("restored", "tracker=comet", server=server, variables=HASTE, meanwhile=restart)
 
     def killed(self) -> Run:
         """The tracker's process is killed in the middle of the training, as a lack of memory does."""
@@ -251,7 +266,18 @@ def runs(root: pathlib.Path, home: pathlib.Path) -> Iterator[Runs]:
     """Yield the scenarios' runs, all begun at once; the long ones first."""
     scenarios = Scenarios(root, home)
     with ThreadPoolExecutor(LANES) as pool:
-        names = ("online", "untracked", "dying", "killed", "hanging", "refused", "offline", "absent", "failing")
+        names = (
+            "online",
+            "untracked",
+            "dying",
+            "restored",
+            "killed",
+            "hanging",
+            "refused",
+            "offline",
+            "absent",
+            "failing",
+        )
         yield {name: pool.submit(getattr(scenarios, name)) for name in names}
 
 
@@ -284,8 +310,6 @@ def retold(
         with FakeComet(trouble.refusals) as server:
             if trouble.silent_on is not None:
                 server.hang(trouble.silent_on)
-            if trouble.dies:
-                server.die_after_metrics()
             return retell(root, attempt, home, server.url), attempt
 
     with ThreadPoolExecutor(LANES) as pool:
@@ -433,6 +457,15 @@ def test_with_a_key_the_server_gets_the_whole_record(runs: Runs) -> None:
     assert [] == list((run.attempt / "comet").glob("*.zip"))
 
 
+def test_a_break_of_the_connection_that_ends_loses_nothing(runs: Runs) -> None:
+    """A server that comes back gets the whole record, and the output says so: no false alarm, no archive."""
+    run = runs["restored"].result()
+
+    assert "Comet: http://comet.invalid/" in run.output
+    assert_complete(run.seen["again"].only_experiment(), run.attempt)
+    assert [] == list((run.attempt / "comet").glob("*.zip"))
+
+
 def test_comet_upload_sends_the_archive(runs: Runs, root: pathlib.Path, home: pathlib.Path) -> None:
     """The command that the output advises brings the same record to the server."""
     run = runs["offline"].result()
@@ -453,7 +486,7 @@ def test_comet_upload_sends_the_archive(runs: Runs, root: pathlib.Path, home: pa
         ("hanging", "cannot be reached: ReadTimeout"),
         ("failing", "answered 500"),
         ("refused", "The given API key '***' is invalid"),
-        ("dying", "is incomplete: "),
+        ("dying", "is incomplete: the connection broke"),
     ],
 )
 def test_comet_in_trouble_leaves_an_archive_and_says_why(
@@ -480,7 +513,7 @@ def test_a_server_that_dies_had_metrics_before(runs: Runs) -> None:
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_what_a_server_does_not_take_is_kept_offline(retold: Retold, trouble: str) -> None:
-    """Comet itself drops what is refused or comes to nothing; the tracker notices, and tells all of it again offline."""
+    """Comet drops what is refused and waits long for an answer; the tracker notices, and tells it all again offline."""
     result, attempt = retold[trouble].result()
 
     assert 0 == result.returncode, result.stderr

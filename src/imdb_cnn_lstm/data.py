@@ -241,7 +241,7 @@ def locate_keras_file(path: str | None) -> pathlib.Path:
 
 
 def read_keras_file(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Read Keras's imdb.npz. Its reviews are pickled lists, which can execute code: check the SHA-256 first.
+    """Read Keras's imdb.npz. Its reviews are pickled lists, read by Keras's unpickler that knows arrays alone.
 
     `keras.datasets.imdb.load_data` itself reads no file outside Keras's own cache (Keras 3.15).
 
@@ -249,10 +249,12 @@ def read_keras_file(path: pathlib.Path) -> dict[str, np.ndarray]:
         words: int32[all words], the rank of each word; offsets: int64[reviews + 1], where each review starts;
         labels: int32[reviews], 1 = positive; train_rows: int64[], how many reviews, the first ones, are to train on.
     """
-    with np.load(path, allow_pickle=True) as arrays:
-        reviews = [*arrays["x_train"], *arrays["x_test"]]
-        labels = np.concatenate([arrays["y_train"], arrays["y_test"]]).astype(np.int32)
-        train_rows = len(arrays["y_train"])
+    from keras.src.datasets.npz_utils import load_npz  # noqa: PLC0415  no public name (Keras 3.15)
+
+    arrays = load_npz(str(path))
+    reviews = [*arrays["x_train"], *arrays["x_test"]]
+    labels = np.concatenate([arrays["y_train"], arrays["y_test"]]).astype(np.int32)
+    train_rows = len(arrays["y_train"])
     offsets = np.cumsum([0, *(len(review) for review in reviews)], dtype=np.int64)
     words = np.fromiter(itertools.chain.from_iterable(reviews), np.int32, count=int(offsets[-1]))
     return {"words": words, "offsets": offsets, "labels": labels, "train_rows": np.array(train_rows)}
@@ -294,7 +296,9 @@ def load_keras_reviews(
     return take_rows(inputs, corpus["labels"], train, validation)
 
 
-def make_synthetic_reviews(context: DataContext, *, rows: int, num_words: int, sequence_length: int) -> Dataset:
+def make_synthetic_reviews(
+    context: DataContext, *, rows: int, num_words: int, sequence_length: int, positive_share: float = 0.5
+) -> Dataset:
     """Return small random reviews that can be learnt: a third of the words are from the label's own half.
 
     Args:
@@ -302,6 +306,7 @@ def make_synthetic_reviews(context: DataContext, *, rows: int, num_words: int, s
         rows: Reviews in all.
         num_words: Words are 4 to num_words - 1.
         sequence_length: Words of each review.
+        positive_share: Share of reviews with label 1, above 0 and up to a half: below it the data are imbalanced.
 
     Returns:
         inputs int32[rows, sequence_length], labels int32[rows].
@@ -310,8 +315,12 @@ def make_synthetic_reviews(context: DataContext, *, rows: int, num_words: int, s
     low, half = INDEX_FROM + 1, (num_words - INDEX_FROM - 1) // 2
     if half < 1:
         raise DataError("data.num_words", expected="at least 6", received=num_words, fix="choose more words")
+    if not 0 < positive_share <= 0.5:  # noqa: PLR2004
+        fix = "choose such a share"
+        raise DataError("data.positive_share", expected="above 0 and up to 0.5", received=positive_share, fix=fix)
     rng = context.rng("data/load")
     labels = rng.permutation(np.arange(rows, dtype=np.int32) % 2)
+    labels[np.flatnonzero(labels)[round(rows * positive_share) :]] = 0
     anywhere = rng.integers(low, low + 2 * half, (rows, sequence_length), dtype=np.int32)
     own_half = rng.integers(0, half, (rows, sequence_length), dtype=np.int32) + low + half * labels[:, None]
     inputs = np.where(rng.integers(0, 3, (rows, sequence_length)) == 0, own_half, anywhere)

@@ -5,9 +5,11 @@ Also scans the source for randomness that no seed point covers.
 
 import ast
 import pathlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +20,13 @@ from samebits.launch import run_child
 from samebits.record import CONFIG, SEEDS, TRACE, make_folder, read_json, read_rows, write_yaml
 from samebits.seeds import POINT_SEED_END
 
+# Points that rest until something is switched on, and the keys of the data that this needs.
+AWAKENED_BY = {
+    "data/folds": ["data.folds=4"],
+    "data/bootstrap": ["data.bootstrap=true"],
+    "data/oversample": ["data.oversample=true", "data.positive_share=0.3"],
+}
+NEEDED_KEYS = {"data/folds": ["folds"], "data/bootstrap": ["bootstrap"], "data/oversample": ["positive_share"]}
 GLOBAL_POINTS = ("python/hash", "python/random", "numpy/global", "tensorflow/global")
 
 
@@ -80,9 +89,9 @@ def judge(point: str, found: list[Divergence]) -> Verdict:
 
 def trace_of(config: Config, folder: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
     """Train a configuration in a folder of its own, traced by stage in its first epoch, and return the folder."""
+    shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder)
     config.trace.level, config.trace.epoch, config.training.epochs = "stage", 1, 1
-    (folder / TRACE).unlink(missing_ok=True)
     write_yaml(folder / CONFIG, to_dict(config))
     code = run_child(config, folder, root)
     if code:
@@ -102,22 +111,28 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
         0: every point is live and leaks nowhere, and the source is clean; 1: not.
     """
     folder = root / compose([]).paths.runs / ".audit"
-    base_folder = trace_of(compose([]), folder / "base", root)
-    if not read_rows(base_folder / TRACE):
+
+    def trace(name: str, overrides: list[str]) -> list[dict[str, Any]]:
+        return read_rows(trace_of(compose(overrides), folder / name, root) / TRACE)
+
+    base = trace("base", [])
+    if not base:
         return 1
-    base, again = read_rows(base_folder / TRACE), read_rows(trace_of(compose([]), folder / "again", root) / TRACE)
-    verdicts = [Verdict("(none)", "nothing", *_nothing(list(differences(base, again, ignore=()))))]
-    for row in read_json(base_folder / SEEDS)["points"]:
-        point = row["point"]
+    found = list(differences(base, trace("again", []), ignore=()))
+    verdicts = [Verdict("(none)", "nothing", str(found[0]) if found else "nothing", not found)]
+    for row in read_json(folder / "base" / SEEDS)["points"]:
+        point, needs = row["point"], []
         if only and point not in only:
             continue
         if row["rests"]:
-            verdicts.append(Verdict(point, "at rest in this configuration", row["rests"], is_right=True))
-            continue
+            needs = AWAKENED_BY.get(point, [])
+            if not needs or not set(NEEDED_KEYS.get(point, ())) <= set(compose([]).data):
+                verdicts.append(Verdict(point, "at rest in this configuration", row["rests"], is_right=True))
+                continue
+        name = point.replace("/", "-")
+        before = trace(f"{name}-before", needs) if needs else base
         dotted, moved = "seed.points." + point.replace("/", "."), (row["value"] + 1) % POINT_SEED_END
-        changed = trace_of(compose([f"{dotted}={moved}"]), folder / point.replace("/", "-"), root)
-        found = list(differences(base, read_rows(changed / TRACE), ignore=()))
-        verdicts.append(judge(point, found))
+        verdicts.append(judge(point, list(differences(before, trace(name, [*needs, f"{dotted}={moved}"]), ignore=()))))
     table = Table("seed point changed", "must change first", "changed first", "", title="seed liveness")
     for verdict in verdicts:
         table.add_row(verdict.point, verdict.expected, verdict.received, "ok" if verdict.is_right else "WRONG")
@@ -132,10 +147,6 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
         return 1
     print(f"LIVE: {points}, each changes exactly what consumes it; no unseeded randomness found in the source")
     return 0
-
-
-def _nothing(found: list[Divergence]) -> tuple[str, bool]:
-    return (str(found[0]), False) if found else ("nothing", True)
 
 
 # --- the source ---

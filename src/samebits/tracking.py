@@ -161,8 +161,8 @@ class _FirstError(logging.Handler):
         self.text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a record; trouble with measuring the machine (a graphics card's driver) loses nothing of the run."""
-        if not self.text and not record.name.startswith("comet_ml.system"):
+        """Take a record; a missed heartbeat and trouble with measuring the machine lose nothing of the run."""
+        if not self.text and not record.name.startswith(("comet_ml.heartbeat", "comet_ml.system")):
             self.text = record.getMessage().splitlines()[0].partition(". ")[0].strip()
 
 

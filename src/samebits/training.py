@@ -155,7 +155,8 @@ class Training:
         self.progress = TrainingProgress(settings.epochs, self.steps)
         self.trace = trace
         self.generators = first_draws()
-        self.opaque = opaque_operations(self.train_step.get_concrete_function())
+        traced: Any = self.train_step
+        self.opaque = opaque_operations(traced.get_concrete_function())
         self.stop_requested = stop_requested
         self.parent = os.getppid()
 

@@ -1,0 +1,88 @@
+"""Every command in the README is run, as it stands there; the slow ones on the smoke experiment."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import QUIET, ROOT, copy_project
+
+SMOKE = 'OVERRIDES="experiment=smoke tracker=none"'
+# What is added to each command, and what it must print.
+COMMANDS = {
+    "make train SEED=56": ("", "val_accuracy 0.84"),
+    'make train SEED=57 OVERRIDES="training.epochs=3"': (
+        'OVERRIDES="training.epochs=3 experiment=smoke"', "epoch 3/3",
+    ),
+    "make seeds SEED=56": ("", "model/lstm/recurrent"),
+    "make verify SEED=56": (SMOKE, "VERIFIED: 2 runs of smoke"),
+    "make verify QUICK=1": ('OVERRIDES="experiment=smoke tracker=none training.steps_per_epoch=9"', "VERIFIED: 2 runs"),
+    "make explain A=last~1 B=last": ("", "no divergence"),
+    "make rounds": (SMOKE, "round 3 is bitwise identical; rounds 1 and 2 are not"),
+    "make golden": ("EXPERIMENTS=smoke", "GOLDEN smoke"),
+    "make audit": ('OVERRIDES="data/order"', "LIVE: 1 seed points"),
+    "make comet RUN=last": ("", "Comet: offline archive"),
+}  # fmt: skip
+RUN_BY_CI = {"make test"}  # it runs this test
+
+
+def readme_commands() -> list[str]:
+    """Return the commands in the README's sh blocks."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
+def test_every_command_of_the_readme_is_in_the_table() -> None:
+    """A command that is added to the README must be added here."""
+    assert sorted([*COMMANDS, *RUN_BY_CI]) == sorted(readme_commands())
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Return a copy of the project with Makefile and golden files."""
+    root = copy_project(tmp_path_factory.mktemp("readme"))
+    shutil.copy(ROOT / "Makefile", root)
+    shutil.copytree(ROOT / "golden", root / "golden")
+    return root
+
+
+def make(root: pathlib.Path, command: str) -> "subprocess.CompletedProcess[str]":
+    """Run a make command in the copy, with this environment instead of one of its own."""
+    words = command.replace("make ", f'make --old-file=setup VENV_PYTHON="{sys.executable}" ', 1)
+    environment = QUIET | {"PYTHONPATH": str(root / "src"), "PATH": os.environ["PATH"]}
+    environment = {
+        key: value for key, value in environment.items() if key not in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")
+    }
+    return subprocess.run(  # noqa: S602  the README's own commands
+        words, shell=True, cwd=root, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+
+
+def test_the_commands_of_the_readme_work(workshop: pathlib.Path) -> None:
+    """They are run one after another in one copy, as a reader would; each prints what it is for."""
+    for command in sorted(COMMANDS, key=list(readme_commands()).index):
+        added, said = COMMANDS[command]
+        done = make(workshop, f"{command} {added}")
+
+        assert 0 == done.returncode, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        assert said in done.stdout, f"{command}\n{done.stdout[-3000:]}"
+
+
+def test_make_alone_prints_the_help(workshop: pathlib.Path) -> None:
+    """Every target has a text, and `make` lists them."""
+    done = make(workshop, "make ")
+
+    assert 0 == done.returncode
+    assert "make train" in done.stdout
+    assert "train one run: make train SEED=56" in done.stdout
+
+
+def test_a_bad_seed_reaches_the_user_through_make(workshop: pathlib.Path) -> None:
+    """`make train SEED=abc` prints the one line of the error."""
+    done = make(workshop, "make train SEED=abc")
+
+    assert 0 != done.returncode
+    assert "seed.root: expected an integer from 0 to 4294967295, received 'abc' (str)" in done.stderr

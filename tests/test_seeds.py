@@ -268,6 +268,13 @@ def test_data_only_seeds_the_data_and_nothing_else() -> None:
     assert sum(point.value is not None for point in points.values()) == 6
 
 
+def test_data_only_means_the_points_below_data() -> None:
+    """Under data_only a point whose name only begins with the same letters is unseeded."""
+    points = resolve_points(56, "data_only", {"data": {"order": None}, "dataset": {"order": None}, "database": None})
+
+    assert {"data/order"} == {name for name, point in points.items() if point.value is not None}
+
+
 def test_root_everywhere_gives_every_point_the_root() -> None:
     """Under the article's policy each point's seed is the root itself."""
     points = points_of("seed=article", "seed.root=0")

@@ -102,6 +102,16 @@ class Config:
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested data as one level with dotted names."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
 def to_dict(config: Config) -> dict[str, Any]:
     """Return the configuration as plain data."""
     return dataclasses.asdict(config)

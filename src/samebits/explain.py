@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from samebits.config import flatten
 from samebits.divergence import Divergence, first_divergence
 from samebits.launch import run_again
 from samebits.record import (
@@ -45,16 +46,6 @@ class InputDifference:
     a: str
     b: str
     effect: str
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested data as one level with dotted names."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def _pairs(a: dict[str, Any], b: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from samebits import explain, launch
-from samebits.config import Config
+from samebits.config import Config, flatten
 from samebits.errors import RecordError
 from samebits.inputs import describe_inputs, source_files
 from samebits.record import MACHINE, RESULT, TRACE, list_attempts, read_json, read_rows, write_json
@@ -28,7 +28,7 @@ def describe(config: Config, root: pathlib.Path, attempt: pathlib.Path) -> dict[
         "seed": config.seed.root,
         "promise": config.runtime.promise,
         "decided_by": {
-            "config": explain.flatten(inputs["config"]),
+            "config": flatten(inputs["config"]),
             "code": inputs["code"]["files"],
             "lock": inputs["lock"],
             "packages": {name.removesuffix("-cpu"): packages[name] for name in PACKAGES if name in packages},
@@ -43,7 +43,7 @@ def describe(config: Config, root: pathlib.Path, attempt: pathlib.Path) -> dict[
 
 def differences(expected: Any, actual: Any) -> list[str]:
     """Return one line for every leaf in which two golden descriptions differ."""
-    left, right = explain.flatten(_keyed(expected)), explain.flatten(_keyed(actual))
+    left, right = flatten(_keyed(expected)), flatten(_keyed(actual))
     return [
         f"{key}: golden {left.get(key, 'absent')}, now {right.get(key, 'absent')}"
         for key in {**left, **right}

@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol, TypeVar
 
-from samebits.config import Config, from_dict
+from samebits.config import Config, flatten, from_dict
 from samebits.errors import SamebitsError, TrackerError
 from samebits.record import (
     CONFIG,
@@ -77,17 +77,6 @@ class NullTracker:
     def finish(self, attempt: pathlib.Path) -> str:  # noqa: ARG002  the protocol's argument
         """Do nothing."""
         return ""
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested data as one level with dotted names, in the order of the tree."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def server_answers(timeout_s: float = CONNECT_TIMEOUT_S) -> str:

@@ -27,6 +27,8 @@ from fake_comet import PORT_CLOSED, Answer, FakeComet, Told, read_archive
 
 KEY = "samebits-test-key-that-must-stay-secret"
 REFUSED = (403, {"msg": "no such key", "sdk_error_code": 90212})  # Comet's code for a key that it does not know
+UNKNOWN = (401, {"msg": "who are you?"})
+NO = (400, {"msg": "no"})
 FAILED = (500, {"msg": "out of order"})
 HASTE = {"COMET_HTTP_SESSION_RETRY_TOTAL": "0"}  # else Comet itself tries for half a minute
 LANES = 3  # trainings at once: some of them mostly wait
@@ -34,6 +36,13 @@ STEPS = 15  # of one epoch of the smoke experiment
 EMPTY_ZIP = b"PK\x05\x06" + bytes(18)  # what kill -9 leaves of an archive
 OPTIONAL = ("offline_experiment", "group")  # log_other of some experiments alone
 TRACKED = ("offline", "online", "dying", "restored", "killed", "hanging", "refused", "absent", "failing")
+REASONS = {  # what the output says in the scenarios of that name
+    "absent": "archive (127.0.0.1:9 cannot be reached: ConnectionError)",
+    "hanging": " cannot be reached: ReadTimeout)",
+    "failing": " answered 500)",
+    "refused": "archive (The given API key '***' is invalid",
+    "dying": " is incomplete: the connection broke)",
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,6 @@ class Trouble:
     finish_timeout_s: float = 30.0
 
 
-NO = (400, {"msg": "no"})
 TROUBLES = {  # the ones that take longest come first
     "silent at once": Trouble("did not begin an experiment within", silent_on="/add/run"),
     "silent on metrics": Trouble(
@@ -62,9 +70,7 @@ TROUBLES = {  # the ones that take longest come first
     "refuses files": Trouble("is incomplete: ", {"/upload": NO}),
     "refuses metrics": Trouble("is incomplete: ", {"/experiment/metric": NO}),
     "refuses other values": Trouble("is incomplete: ", {"/log-other": NO}),
-    "refuses the experiment": Trouble(
-        "offline archive (Failed to create experiment", {"/add/run": (401, {"msg": "who?"})}
-    ),
+    "refuses the experiment": Trouble("archive (Failed to create experiment", {"/add/run": UNKNOWN}),
 }
 
 
@@ -475,23 +481,12 @@ def test_comet_upload_sends_the_archive(runs: Runs, root: pathlib.Path, home: pa
     assert_complete(server.only_experiment(), run.attempt)
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("absent", "127.0.0.1:9 cannot be reached: ConnectionError"),
-        ("hanging", "cannot be reached: ReadTimeout"),
-        ("failing", "answered 500"),
-        ("refused", "offline archive (The given API key '***' is invalid"),
-        ("dying", "is incomplete: the connection broke"),
-    ],
-)
-def test_comet_in_trouble_leaves_an_archive_and_says_why(
-    runs: Runs, root: pathlib.Path, name: str, reason: str
-) -> None:
+@pytest.mark.parametrize("name", REASONS)
+def test_comet_in_trouble_leaves_an_archive_and_says_why(runs: Runs, root: pathlib.Path, name: str) -> None:
     """In mode auto a failure online ends in a complete offline archive, and in a line with the reason."""
     run = runs[name].result()
 
-    assert reason in run.output
+    assert REASONS[name] in run.output
     assert the_archive(run.attempt) == advised_archive(root, run.output)
     assert_complete(read_archive(the_archive(run.attempt)), run.attempt)
 
@@ -536,7 +531,7 @@ def test_comet_reports_its_errors_to_nobody_else(
 ) -> None:
     """comet_ml would send its errors, with details of the machine, to a third party; here it does not."""
     attempt = copy_ended(runs["untracked"].result(), tmp_path, mode="online")
-    with FakeComet({"/add/run": (401, {"msg": "who?"})}) as server:
+    with FakeComet({"/add/run": UNKNOWN}) as server:
         third_party = {"COMET_INTERNAL_SENTRY_DSN": server.url.replace("//", "//anyone@").replace("clientlib/", "1")}
         told = retell(root, attempt, home, server.url, third_party)
 

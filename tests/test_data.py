@@ -281,20 +281,19 @@ def test_unseeded_orders_differ() -> None:
 
 
 def test_every_array_counts_in_the_data_digest() -> None:
-    """One moved number, label or row in either part is another digest; the four arrays have names."""
+    """One moved number or label in either part, or two swapped parts, are another digest; the arrays have names."""
+    inputs, labels = np.arange(6, dtype=np.int32).reshape(3, 2), np.array([0, 1, 1], np.int32)
+    whole = Split(inputs, labels)
+    moved = [Split(inputs + np.eye(3, 2, dtype=np.int32), labels), Split(inputs, labels[::-1])]
+    datasets = [
+        Dataset(whole, whole),
+        *(Dataset(part, whole) for part in moved),
+        *(Dataset(whole, part) for part in moved),
+    ]
 
-    def dataset(**change: np.ndarray) -> Dataset:
-        arrays = {"inputs": np.arange(6).reshape(3, 2), "labels": np.array([0, 1, 1])} | change
-        whole = Split(np.arange(6).reshape(3, 2), np.array([0, 1, 1]))
-        return Dataset(Split(arrays["inputs"], arrays["labels"]), whole)
-
-    base = dataset()
-    swapped = Dataset(base.train, Split(base.validation.inputs[::-1], base.validation.labels))
-    changed = [base, swapped, dataset(labels=np.array([0, 1, 0])), dataset(inputs=np.arange(6)[::-1].reshape(3, 2))]
-
-    assert len({each.digest() for each in changed}) == 4
-    assert list(base.digests()) == ["train/inputs", "train/labels", "validation/inputs", "validation/labels"]
-    assert base.digests()["train/labels"] == array_digest("train/labels", np.array([0, 1, 1]))
+    assert len({dataset.digest() for dataset in datasets}) == 5
+    assert list(datasets[0].digests()) == ["train/inputs", "train/labels", "validation/inputs", "validation/labels"]
+    assert datasets[0].digests()["train/labels"] == array_digest("train/labels", labels)
 
 
 # --- cache ---

@@ -165,22 +165,24 @@ def test_verify_passes_under_hostile_conditions(healthy: pathlib.Path) -> None:
     )
 
 
+CORES = "len(os.sched_getaffinity(0))"
+ORDER = 'return seeds.rng("data/order", epoch).permutation(rows)'
+IMPORTED = '__import__("os").'
+KERNEL = 'seed=seed("output/kernel")'
+NUDGE = f"""        if {CORES} == 1:
+            self.model.weights[-1].assign(np.nextafter(self.model.weights[-1].numpy(), np.float32(9)))
+        self.trace_step("""
 LEAKS: dict[str, tuple[Edit, str]] = {
     "the order follows the number of cores": (
-        replace("samebits/data.py", 'return seeds.rng("data/order", epoch).permutation(rows)',
-                'import os\n    return np.roll(seeds.rng("data/order", epoch).permutation(rows), len(os.sched_getaffinity(0)))'),
+        replace("samebits/data.py", ORDER, f"import os\n    {ORDER.replace('return ', 'return np.roll(')}, {CORES})"),
         "epoch 1, order of the data",
     ),
     "a weight follows the number of cores": (
-        replace(MODEL, 'seed=seed("output/kernel")', 'seed=seed("output/kernel") + len(__import__("os").sched_getaffinity(0))'),
+        replace(MODEL, KERNEL, f"{KERNEL} + {CORES.replace('os.', IMPORTED)}"),
         "initial weights of imdb_cnn_lstm/output/kernel",
     ),
-    "one ulp in one weight on one core": (
-        replace(TRAINING, "        self.trace_step(", "        if len(os.sched_getaffinity(0)) == 1:\n            v = self.model.weights[-1]\n"
-                "            v.assign(np.nextafter(v.numpy(), np.float32(9)))\n        self.trace_step("),
-        "epoch 1, metric ",
-    ),
-}  # fmt: skip
+    "one ulp in one weight on one core": (replace(TRAINING, "        self.trace_step(", NUDGE), "epoch 1, metric "),
+}
 
 
 @pytest.mark.parametrize("name", LEAKS)

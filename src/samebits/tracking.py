@@ -47,7 +47,7 @@ CONNECT_TIMEOUT_S = 5
 START_TIMEOUT_S = 20
 FOLDER = "comet"
 STATE = "state.json"
-OFFLINE_BECAUSE = "SAMEBITS_COMET_OFFLINE_BECAUSE"  # the variable that `start_again_offline` leaves to itself
+OFFLINE_BECAUSE = "SAMEBITS_COMET_OFFLINE_BECAUSE"  # the variable that `start_again` leaves to itself
 
 T = TypeVar("T")
 
@@ -118,13 +118,13 @@ def within(timeout_s: float, action: Callable[[], T]) -> T:
     return future.result(timeout_s)
 
 
-def start_again_offline(reason: str) -> NoReturn:
-    """Replace this process by the same command, started anew, which tells the whole record into an offline archive.
+def start_again(reason: str) -> NoReturn:
+    """Replace this process by the same command, started anew, which tells the whole record without going online.
 
-    Comet's threads cannot be stopped: they may wait an hour for a server, and the process's end for them
+    Comet's threads cannot be stopped: they may wait an hour for a server, and the end of the process for them
     (comet_ml 3.58). They do not outlive this.
     """
-    logger.warning("%s; starts again, offline", reason)
+    logger.warning("%s; starts again without the server", reason)
     os.environ[OFFLINE_BECAUSE] = reason
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  no shell
@@ -152,7 +152,7 @@ class _FirstError(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record; a missed heartbeat and trouble with measuring the machine lose nothing of the run."""
         if not self.text and not record.name.startswith(("comet_ml.heartbeat", "comet_ml.system")):
-            self.text = record.getMessage().splitlines()[0].partition(". ")[0].strip()
+            self.text = record.getMessage().partition("\n")[0].partition(". ")[0].strip()
 
 
 class CometTracker:
@@ -176,7 +176,7 @@ class CometTracker:
         """Begin the experiment; see `Tracker`.
 
         Raises:
-            TrackerError: mode=online and there is no key, no server, or it refused the experiment.
+            TrackerError: mode=online and there is no key, or the server cannot be reached or did not take everything.
         """
         import comet_ml  # noqa: PLC0415
 
@@ -245,7 +245,12 @@ class CometTracker:
         self._why_offline = os.environ.get(OFFLINE_BECAUSE) or (server_answers() if self._key else "no COMET_API_KEY")
         self._online = not self._why_offline
         if self._mode == "online" and not self._online:
-            self._leave_online(self._why_offline)
+            raise TrackerError(
+                "Comet could not be used online.",
+                expected="COMET_API_KEY in the environment, and a server that accepts it and takes everything",
+                received=self._why_offline,
+                fix="make comet RUN=… tells it again from the run's own record; tracker.mode=offline needs no server.",
+            )
 
     def _begin_online(self, begin: Callable[[], Any]) -> Any:
         """Return the live experiment: Comet logs a refusal, and returns an experiment that is not alive."""
@@ -261,16 +266,8 @@ class CometTracker:
         return experiment
 
     def _leave_online(self, reason: str) -> NoReturn:
-        """Go on offline, or fail if the user wants it online or not at all."""
-        reason = reason.replace(self._key, "***") if self._key else reason
-        if self._mode == "auto":
-            start_again_offline(reason)
-        raise TrackerError(
-            "Comet could not be used online.",
-            expected="COMET_API_KEY in the environment, and a server that accepts it and takes everything",
-            received=reason,
-            fix="make comet RUN=… tells it again from the run's own record; tracker.mode=offline needs no server.",
-        )
+        """Give the live experiment up: go on offline, or fail if the user wants it online or not at all."""
+        start_again(reason.replace(self._key, "***"))
 
     def log_rows(self, rows: list[dict[str, Any]]) -> None:
         """Take rows of metrics; see `Tracker`. The step counts over all epochs."""
@@ -279,11 +276,7 @@ class CometTracker:
             self._experiment.log_metrics(measured, step=row["global_step"], epoch=row["epoch"])
 
     def finish(self, attempt: pathlib.Path) -> str:
-        """Take the rest of the record and end; see `Tracker`.
-
-        Raises:
-            TrackerError: mode=online, and Comet did not take everything.
-        """
+        """Take the rest of the record and end; see `Tracker`."""
         experiment, folder = self._experiment, attempt / FOLDER
         for name in (SEEDS, MACHINE, RESULT):
             if (attempt / name).exists():
@@ -317,10 +310,10 @@ class CometTracker:
         return summary
 
     def _end_online(self, folder: pathlib.Path) -> None:
-        """Send what is left and end; all three signs of a loss are looked at, for `flush` alone is true without them.
+        """Send what is left and end; a loss has three signs, and each comes without the others.
 
-        Comet drops what a server answers with an error, and says so in its log; it leaves an archive if the
-        connection broke and stayed broken (comet_ml 3.58).
+        Comet drops what a server answers with an error, and says so in its log alone; it leaves an archive if the
+        connection broke and stayed broken; `flush` is false where it took too long (comet_ml 3.58).
         """
         experiment = self._experiment
 

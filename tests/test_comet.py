@@ -231,7 +231,7 @@ class Scenarios:
             return self.run("dying", "tracker=comet", server=server, variables=HASTE, meanwhile=kill)
 
     def restored(self) -> Run:
-        """A server that dies in the middle of the training, is missed, and comes back."""
+        """A server that dies in the middle of the training, is missed, and comes back; another for reports of errors."""
 
         def restart(training: Future[Result], folder: pathlib.Path) -> dict[str, Any]:
             with held_training(training, folder) as attempt:
@@ -240,10 +240,12 @@ class Scenarios:
                 words = attempt / "tracker.txt"
                 wait_for(lambda: "processing the heartbeat" in words.read_text(), training.done)
                 stack.enter_context(again := FakeComet(before=server))
-                return {"again": again}
+                return {"again": again, "reported": third_party.requested}
 
-        with FakeComet() as server, contextlib.ExitStack() as stack:
-            return self.run("restored", "tracker=comet", server=server, variables=HASTE, meanwhile=restart)
+        with FakeComet() as server, FakeComet() as third_party, contextlib.ExitStack() as stack:
+            address = third_party.url.replace("//", "//anyone@").replace("clientlib/", "1")
+            variables = HASTE | {"COMET_INTERNAL_SENTRY_DSN": address}
+            return self.run("restored", "tracker=comet", server=server, variables=variables, meanwhile=restart)
 
     def killed(self) -> Run:
         """The tracker's process is killed in the middle of the training, as a lack of memory does."""
@@ -313,16 +315,10 @@ def retold(
         yield {name: pool.submit(tell, trouble) for name, trouble in TROUBLES.items()}
 
 
-def retell(
-    root: pathlib.Path,
-    run: pathlib.Path | str,
-    home: pathlib.Path,
-    url: str | None = None,
-    variables: dict[str, str] | None = None,
-) -> Result:
+def retell(root: pathlib.Path, run: pathlib.Path | str, home: pathlib.Path, url: str | None = None) -> Result:
     """Run what `make comet RUN=…` runs, with a key if there is a server."""
     environment = comet_environment(url, home) if url else {"HOME": str(home)}
-    return run_script(root, "comet.py", str(run), environment=environment | (variables or {}))
+    return run_script(root, "comet.py", str(run), environment=environment)
 
 
 def the_archive(attempt: pathlib.Path) -> pathlib.Path:
@@ -513,31 +509,36 @@ def test_what_a_server_does_not_take_is_kept_offline(retold: Retold, trouble: st
     assert_complete(read_archive(the_archive(attempt)), attempt)
 
 
+@pytest.mark.parametrize(
+    ("failures", "reason"),
+    [(None, "127.0.0.1:9 cannot be reached: ConnectionError"), ({"/experiment/metric": NO}, "is incomplete: ")],
+    ids=["no server", "refuses metrics"],
+)
 def test_mode_online_fails_without_a_server_and_keeps_nothing(
-    runs: Runs, root: pathlib.Path, home: pathlib.Path, tmp_path: pathlib.Path
+    runs: Runs,
+    root: pathlib.Path,
+    home: pathlib.Path,
+    tmp_path: pathlib.Path,
+    failures: dict[str, Answer] | None,
+    reason: str,
 ) -> None:
     """Mode online is online or nothing: exit code 1 and the reason, no archive."""
     attempt = copy_ended(runs["untracked"].result(), tmp_path, mode="online")
-    told = retell(root, attempt, home, PORT_CLOSED)
+    with FakeComet(failures) as server:
+        told = retell(root, attempt, home, PORT_CLOSED if failures is None else server.url)
 
     assert 1 == told.returncode
     assert "TrackerError: Comet could not be used online." in told.stderr
-    assert "Received: 127.0.0.1:9 cannot be reached: ConnectionError" in told.stderr
+    assert reason in told.stderr.rpartition("Received: ")[2]
     assert [] == list(attempt.glob("comet/*.zip"))
 
 
-def test_comet_reports_its_errors_to_nobody_else(
-    runs: Runs, root: pathlib.Path, home: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_comet_reports_its_errors_to_nobody_else(runs: Runs) -> None:
     """comet_ml would send its errors, with details of the machine, to a third party; here it does not."""
-    attempt = copy_ended(runs["untracked"].result(), tmp_path, mode="online")
-    with FakeComet({"/add/run": UNKNOWN}) as server:
-        third_party = {"COMET_INTERNAL_SENTRY_DSN": server.url.replace("//", "//anyone@").replace("clientlib/", "1")}
-        told = retell(root, attempt, home, server.url, third_party)
+    run = runs["restored"].result()
 
-    assert 1 == told.returncode
-    assert "/clientlib/logger/add/run" in server.requested
-    assert [] == [path for path in server.requested if "envelope" in path]
+    assert "COMET ERROR: " in (run.attempt / "tracker.txt").read_text()
+    assert set() == run.seen["reported"]
 
 
 @pytest.mark.parametrize("left", [None, EMPTY_ZIP], ids=["deleted", "cut short"])

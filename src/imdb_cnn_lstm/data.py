@@ -11,19 +11,18 @@ import hashlib
 import http.client
 import importlib.util
 import itertools
-import logging
 import os
 import pathlib
+import shutil
 import urllib.error
 import urllib.request
 from typing import Any
 
 import numpy as np
+import rich.progress
 
 from samebits.data import DataContext, Dataset, Split
 from samebits.errors import DataError
-
-logger = logging.getLogger(__name__)
 
 START, OUT_OF_VOCABULARY, INDEX_FROM = 1, 2, 3
 # Keras's Tokenizer: these become spaces; the apostrophe stays.
@@ -210,10 +209,9 @@ def download(url: str, path: pathlib.Path, sha256: str, fix: str) -> pathlib.Pat
         path.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.build_opener(_HttpsOnly).open(url, timeout=DOWNLOAD_TIMEOUT_S) as response:
             total = int(response.headers.get("Content-Length", 0))
-            with partial.open("wb") as stream:
-                for number, block in enumerate(iter(lambda: response.read(1 << 20), b""), 1):
-                    stream.write(block)
-                    logger.info("downloading %s: %d of %d MB", path.name, number, total >> 20)
+            shown = rich.progress.wrap_file(response, total, description=f"downloading {path.name}")
+            with shown as source, partial.open("wb") as stream:
+                shutil.copyfileobj(source, stream)
         check_file(partial, sha256, fix)
         return partial.replace(path)
     except (OSError, ValueError, http.client.HTTPException) as error:

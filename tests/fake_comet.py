@@ -125,7 +125,6 @@ class FakeComet(http.server.ThreadingHTTPServer):
 
     Attributes:
         told: What it was told, by the experiment's key.
-        requested: The paths of all requests.
         metrics_came: Set once a metric of a training arrived.
     """
 
@@ -134,7 +133,6 @@ class FakeComet(http.server.ThreadingHTTPServer):
     def __init__(self, failures: dict[str, Answer] | None = None, before: "FakeComet | None" = None) -> None:
         super().__init__(("127.0.0.1", before.server_address[1] if before else 0), _Handler)
         self.told: dict[str, Told] = before.told if before else {}
-        self.requested: set[str] = set()
         self.metrics_came = threading.Event()
         self._failures = failures or {}
         self._hanging: str | None = None
@@ -197,7 +195,6 @@ class FakeComet(http.server.ThreadingHTTPServer):
     def respond(self, address: str, content_type: str, body: bytes) -> Answer:
         """Return status and body of the answer to one request."""
         path = urllib.parse.urlsplit(address).path
-        self.requested.add(path)
         query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(address).query))
         if self._hanging is not None and path.endswith(self._hanging):
             self._released.wait()

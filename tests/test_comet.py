@@ -4,6 +4,7 @@ The trainings are real, in fresh processes, and talk to a fake Comet server; mos
 folder of its own, and are shared by the tests of this module.
 """
 
+import base64
 import contextlib
 import json
 import os
@@ -22,7 +23,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import QUIET, Result, copy_project, run_script, train
+from conftest import QUIET, ROOT, Result, copy_project, run_script, train
 from fake_comet import PORT_CLOSED, Answer, FakeComet, Told, read_archive
 
 KEY = "samebits-test-key-that-must-stay-secret"
@@ -231,7 +232,7 @@ class Scenarios:
             return self.run("dying", "tracker=comet", server=server, variables=HASTE, meanwhile=kill)
 
     def restored(self) -> Run:
-        """A server that dies in the middle of the training, is missed, and comes back; another for reports of errors."""
+        """A server that dies in the middle of the training, is missed, and comes back."""
 
         def restart(training: Future[Result], folder: pathlib.Path) -> dict[str, Any]:
             with held_training(training, folder) as attempt:
@@ -240,12 +241,10 @@ class Scenarios:
                 words = attempt / "tracker.txt"
                 wait_for(lambda: "processing the heartbeat" in words.read_text(), training.done)
                 stack.enter_context(again := FakeComet(before=server))
-                return {"again": again, "reported": third_party.requested}
+                return {"again": again}
 
-        with FakeComet() as server, FakeComet() as third_party, contextlib.ExitStack() as stack:
-            address = third_party.url.replace("//", "//anyone@").replace("clientlib/", "1")
-            variables = HASTE | {"COMET_INTERNAL_SENTRY_DSN": address}
-            return self.run("restored", "tracker=comet", server=server, variables=variables, meanwhile=restart)
+        with FakeComet() as server, contextlib.ExitStack() as stack:
+            return self.run("restored", "tracker=comet", server=server, variables=HASTE, meanwhile=restart)
 
     def killed(self) -> Run:
         """The tracker's process is killed in the middle of the training, as a lack of memory does."""
@@ -533,12 +532,22 @@ def test_mode_online_fails_without_a_server_and_keeps_nothing(
     assert [] == list(attempt.glob("comet/*.zip"))
 
 
-def test_comet_reports_its_errors_to_nobody_else(runs: Runs) -> None:
-    """comet_ml would send its errors, with details of the machine, to a third party; here it does not."""
-    run = runs["restored"].result()
+@pytest.mark.parametrize(("wish", "reports"), [(None, "False"), ("true", "True")])
+def test_comet_reports_its_errors_to_a_third_party_only_on_request(
+    home: pathlib.Path, wish: str | None, reports: str
+) -> None:
+    """comet_ml sends its errors to a service of somebody else, in every second process; here if the user wishes it."""
+    program = (
+        "import random; random.random = lambda: 1.0\n"  # every process is a second one
+        "from samebits.tracking import CometTracker; CometTracker('offline')\n"
+        "import comet_ml.error_tracking; print(comet_ml.error_tracking.initialized())"
+    )
+    environment = QUIET | {"PYTHONPATH": str(ROOT / "src"), "HOME": str(home)}
+    environment |= {} if wish is None else {"COMET_ERROR_TRACKING_ENABLE": wish}
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=60, check=True)
 
-    assert "COMET ERROR: " in (run.attempt / "tracker.txt").read_text()
-    assert set() == run.seen["reported"]
+    assert reports == done.stdout.strip()
 
 
 @pytest.mark.parametrize("left", [None, EMPTY_ZIP], ids=["deleted", "cut short"])
@@ -570,6 +579,20 @@ def test_a_killed_tracker_is_made_good_by_the_command_that_is_printed(
 
     assert 0 == told.returncode, told.stderr
     assert_complete(read_archive(the_archive(run.attempt)), run.attempt)
+
+
+def test_a_key_that_carries_an_address_is_used_there(
+    ended: pathlib.Path, root: pathlib.Path, home: pathlib.Path
+) -> None:
+    """The keys of a company's own Comet name its server; no other is asked whether it answers."""
+    with FakeComet() as server:
+        address = json.dumps({"baseUrl": server.url.removesuffix("clientlib/")})
+        variables = {"COMET_API_KEY": f"{KEY}*{base64.b64encode(address.encode()).decode()}", "HOME": str(home)}
+        told = run_script(root, "comet.py", str(ended), environment=variables | {"NO_PROXY": "127.0.0.1"})
+
+    assert 0 == told.returncode, told.stderr
+    assert "Comet: http://comet.invalid/" in told.stdout
+    assert_complete(server.only_experiment(), ended)
 
 
 def test_a_run_that_is_still_going_on_is_left_to_its_own_tracker(runs: Runs) -> None:

@@ -251,7 +251,6 @@ def test_a_step_without_stateful_draws_passes() -> None:
     check_graph_draws(trace(lambda inputs: inputs))
 
 
-@pytest.mark.xfail(strict=True, reason="Keras's global generator is not looked at, and no checkpoint holds its state")
 def test_keras_random_without_a_seed_is_refused() -> None:
     """keras.random without a seed draws from Keras's own global generator, which no seed point covers."""
     import keras
@@ -260,8 +259,10 @@ def test_keras_random_without_a_seed_is_refused() -> None:
 
     step = trace(lambda inputs: keras.random.uniform(keras.ops.shape(inputs)))
 
-    with pytest.raises(UncoveredDrawError):
+    with pytest.raises(UncoveredDrawError) as caught:
         check_graph_draws(step)
+
+    assert "Keras's global generator" == caught.value.received
 
 
 # --- global generators ---
@@ -308,6 +309,17 @@ def test_a_draw_from_a_global_generator_is_noticed(draw: Callable[[], Any], poin
 
     assert f"{what} while training." == caught.value.what
     assert f"a draw from {module}'s global generator" == caught.value.received
+
+
+def test_a_second_draw_is_noticed_too() -> None:
+    """A draw that takes only the next number of NumPy's block, and leaves the block as it is, moves the generator."""
+    np.random.seed(1)  # noqa: NPY002
+    np.random.rand()  # noqa: NPY002
+    watch = make_watch()
+    np.random.rand()  # noqa: NPY002
+
+    with pytest.raises(UncoveredDrawError, match="numpy/global"):
+        watch.check(1, 1)
 
 
 def test_the_second_half_of_a_normal_pair_is_noticed() -> None:

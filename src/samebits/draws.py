@@ -61,19 +61,33 @@ def _graph_nodes(function: Any) -> list[Any]:
 
 
 def check_graph_draws(function: Any) -> None:
-    """Refuse operations in a traced step that draw from TensorFlow's stateful generators.
+    """Refuse operations in a traced step that draw from TensorFlow's stateful generators, or from Keras's global one.
 
     Raises:
         UncoveredDrawError: Names the operation with its path, which begins with the layer's.
     """
-    for node in _graph_nodes(function):
-        if node.op in STATEFUL_RANDOM_OPS:
-            raise UncoveredDrawError(
-                f"operation {node.name} draws random numbers that no seed point covers.",
-                expected="keras.random with a SeedGenerator made from a seed point",
-                received=f"TensorFlow's stateful {node.op}",
-                fix="draw with keras.random.…(seed=self.seed_generator) in that layer.",
-            )
+    stateful = [node for node in _graph_nodes(function) if node.op in STATEFUL_RANDOM_OPS]
+    draws = [(node.name, f"TensorFlow's stateful {node.op}") for node in stateful]
+    draws += [(name, "Keras's global generator") for name in _readers_of_keras_generator(function)]
+    for name, received in draws:
+        raise UncoveredDrawError(
+            f"operation {name} draws random numbers that no seed point covers.",
+            expected="keras.random with a SeedGenerator made from a seed point",
+            received=received,
+            fix="draw with keras.random.…(seed=self.seed_generator) in that layer.",
+        )
+
+
+def _readers_of_keras_generator(function: Any) -> list[str]:
+    """Return the operations that read the generator which keras.random uses without a seed."""
+    from keras.src.backend.common.global_state import get_global_attribute  # noqa: PLC0415  no public name (Keras 3.15)
+
+    generator = get_global_attribute("global_seed_generator")
+    if generator is None:
+        return []
+    handle = generator.state.value.handle
+    readers = [inner.consumers() for outer, inner in function.graph.captures if outer is handle]
+    return [operation.name for operations in readers for operation in operations]
 
 
 class GeneratorWatch:

@@ -36,7 +36,7 @@ LANES = 3  # trainings at once: some of them mostly wait
 STEPS = 15  # of one epoch of the smoke experiment
 EMPTY_ZIP = b"PK\x05\x06" + bytes(18)  # what kill -9 leaves of an archive
 OPTIONAL = ("offline_experiment", "group")  # log_other of some experiments alone
-TRACKED = ("offline", "online", "dying", "restored", "killed", "hanging", "refused", "absent", "failing")
+TRACKED = ("offline", "online", "dying", "restored", "killed", "silenced", "hanging", "refused", "absent", "failing")
 REASONS = {  # what the output says in the scenarios of that name
     "absent": "archive (127.0.0.1:9 cannot be reached: ConnectionError)",
     "hanging": " cannot be reached: ReadTimeout)",
@@ -230,6 +230,19 @@ class Scenarios:
 
         with FakeComet() as server:
             return self.run("dying", "tracker=comet", server=server, variables=HASTE, meanwhile=kill)
+
+    def silenced(self) -> Run:
+        """A server that answers no more from the middle of the training on, and a user who waits for a second."""
+
+        def hang(training: Future[Result], folder: pathlib.Path) -> dict[str, Any]:
+            with held_training(training, folder):
+                server.metrics_came.wait(60)
+                server.hang()
+                return {}
+
+        with FakeComet() as server:
+            patience = "tracker.finish_timeout_s=1"
+            return self.run("silenced", "tracker=comet", patience, server=server, meanwhile=hang)
 
     def restored(self) -> Run:
         """A server that dies in the middle of the training, is missed, and comes back."""
@@ -565,14 +578,25 @@ def test_a_lost_archive_is_rebuilt_from_the_record(
     assert_complete(read_archive(the_archive(ended)), ended)
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("silenced", "Comet did not take everything within 1 s; "), ("killed", "Comet could not be used ")],
+)
+def test_a_tracker_that_comes_to_no_end_leaves_an_advice(runs: Runs, name: str, reason: str) -> None:
+    """The training waits for its tracker as long as the user said; then, or if it is gone, it says what to do."""
+    run = runs[name].result()
+    (line,) = [line for line in run.output.splitlines() if line.startswith("Comet ")]
+
+    assert line.startswith(reason)
+    assert line.endswith(f"make comet RUN={run.attempt.parent.name}/{run.attempt.name} rebuilds or sends it")
+
+
 def test_a_killed_tracker_is_made_good_by_the_command_that_is_printed(
     runs: Runs, root: pathlib.Path, home: pathlib.Path
 ) -> None:
-    """The output advises `make comet RUN=…`, and that tells the whole record."""
+    """`make comet RUN=…` with the run as the output names it tells the whole record."""
     run = runs["killed"].result()
-    advised = f"make comet RUN={run.attempt.parent.name}/{run.attempt.name} rebuilds or sends it"
 
-    assert advised in run.output
     assert [] == [path for path in run.attempt.glob("comet/*.zip") if path.stat().st_size > len(EMPTY_ZIP)]
 
     told = retell(root, f"{run.attempt.parent.name}/{run.attempt.name}", home)

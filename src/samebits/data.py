@@ -79,7 +79,15 @@ class DataContext:
         return self._seeds.rng(point)
 
     def rest(self, point: str, reason: str) -> None:
-        """Declare that this data set has no use for a point; it is then an error to set it."""
+        """Declare that this data set has no use for a point; it is then an error to set it.
+
+        Raises:
+            ConfigError: Folds are wanted of a data set that has none.
+        """
+        if point == "data/folds" and self._options["folds"]:
+            raise ConfigError(
+                "data.folds", expected="0", received=self._options["folds"], fix=f"leave it out: {reason}"
+            )
         self._seeds.rest(point, reason)
 
     def cached(

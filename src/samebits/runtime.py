@@ -23,6 +23,7 @@ SCRUBBED_PREFIXES = (
     "TF_", "ONEDNN_", "DNNL_", "XLA_", "KERAS_", "NPY_", "OPENBLAS_", "GOTO_", "MKL_", "BLIS_", "OMP_", "KMP_",
     "GOMP_", "VECLIB_", "NUMEXPR_", "PYTHON", "GLIBC_TUNABLES", "LD_PRELOAD", "CUDA_", "NVIDIA_TF32", "COMET_",
 )  # fmt: skip
+KEPT = ("KERAS_HOME",)  # a folder of data
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -66,7 +67,7 @@ def child_environment(runtime: RuntimeConfig, hash_seed: int | None, parent: Map
 
     No secret of the tracker reaches it: the tracker is a process of its own.
     """
-    kept = {key: value for key, value in parent.items() if not key.startswith(SCRUBBED_PREFIXES)}
+    kept = {k: value for k, value in parent.items() if k in KEPT or not k.startswith(SCRUBBED_PREFIXES)}
     if runtime.promise == "free":
         kept |= {key: value for key, value in parent.items() if key.startswith(("TF_", "OMP_", "CUDA_", "LD_PRELOAD"))}
     return kept | pinned_variables(runtime, hash_seed)

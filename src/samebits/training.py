@@ -116,6 +116,21 @@ def check_batch_size(training: TrainingConfig, rows: int) -> None:
         )
 
 
+def check_finite(loss: float, which: str) -> None:
+    """Refuse a loss that is infinite or not a number.
+
+    Raises:
+        TrainingError: Names the loss.
+    """
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the {which} is not finite.",
+            expected="a finite loss",
+            received=loss,
+            fix="lower training.learning_rate, or look for invalid values in the data.",
+        )
+
+
 class Training:
     """One training, from its beginning or its newest checkpoint to its last epoch.
 
@@ -221,13 +236,7 @@ class Training:
         batch = self.order[position.step * settings.batch_size : (position.step + 1) * settings.batch_size]
         loss, correct, gradients = self.train_step(batch.astype(np.int32))
         position.add(len(batch), float(loss), int(correct))
-        if not math.isfinite(position.loss_sum):
-            raise TrainingError(
-                f"the loss is not finite in epoch {position.epoch}, step {position.step}.",
-                expected="a finite loss",
-                received=float(loss),
-                fix="lower training.learning_rate, or look for invalid values in the data.",
-            )
+        check_finite(float(loss), f"loss in epoch {position.epoch}, step {position.step}")
         self.watch.check(position.epoch, position.step)
         self.trace_step(batch, float(loss), gradients)
         self.progress.show(position.epoch, position.step, position.loss, position.accuracy)
@@ -264,6 +273,7 @@ class Training:
         """Evaluate, record metrics and trace, and save the beginning of the next epoch."""
         position = self.position
         val_loss, val_accuracy = self.evaluate()
+        check_finite(val_loss, f"validation loss after epoch {position.epoch}")
         self.watch.check(position.epoch, position.step)
         measured = {
             "loss": position.loss,

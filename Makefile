@@ -47,7 +47,7 @@ audit: setup ## change every seed point alone and show what moves
 	@$(VENV_PYTHON) scripts/audit.py $(OVERRIDES)
 
 test: setup ## set up and run the tests: make test [TESTS="-k seeds"]
-	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist worksteal $(TESTS)
+	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist loadgroup $(TESTS)
 
 lint: setup ## check style, types and layers
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && PYTHONPATH=src .venv/bin/lint-imports

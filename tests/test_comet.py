@@ -26,6 +26,8 @@ import yaml
 from conftest import QUIET, ROOT, Result, copy_project, run_script, train
 from fake_comet import PORT_CLOSED, Answer, FakeComet, Told, read_archive
 
+pytestmark = pytest.mark.xdist_group("comet")  # its eleven trainings run once
+
 KEY = "samebits-test-key-that-must-stay-secret"
 REFUSED = (403, {"msg": "no such key", "sdk_error_code": 90212})  # Comet's code for a key that it does not know
 UNKNOWN = (401, {"msg": "who are you?"})

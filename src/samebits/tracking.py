@@ -402,7 +402,9 @@ def tell(attempt: pathlib.Path, *, live: bool = False) -> int:
                 logger.error("%s is still going on: wait for its end", attempt)
                 return 1
             config = from_dict(read_yaml(attempt / CONFIG))
-            summary = follow(make_tracker(config), attempt, config, live=live)
+            # A run that was trained without a tracker can still be told.
+            tracker = make_tracker(config) if live else CometTracker(config.tracker.mode)
+            summary = follow(tracker, attempt, config, live=live)
     except SamebitsError as error:
         logger.error("%s: %s", type(error).__name__, error)  # noqa: TRY400  the message is for a user
         return 1

@@ -6,17 +6,16 @@ Also scans the source for randomness that no seed point covers.
 import ast
 import pathlib
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from samebits.config import Config, to_dict
 from samebits.divergence import Divergence, differences
 from samebits.launch import run_child
+from samebits.progress import print_table
 from samebits.record import CONFIG, SEEDS, TRACE, make_folder, read_json, read_rows, write_yaml
 from samebits.seeds import POINT_SEED_END
 
@@ -136,7 +135,7 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
     table = Table("seed point changed", "must change first", "changed first", "", title="seed liveness")
     for verdict in verdicts:
         table.add_row(verdict.point, verdict.expected, verdict.received, "ok" if verdict.is_right else "WRONG")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print_table(table)
     wrong = [verdict.point for verdict in verdicts if not verdict.is_right]
     findings = list(scan(root / "src"))
     for finding in findings:

@@ -2,17 +2,16 @@
 
 import difflib
 import pathlib
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from samebits.config import flatten
 from samebits.divergence import Divergence, first_divergence
 from samebits.launch import run_again
+from samebits.progress import print_table
 from samebits.record import (
     CONFIG,
     INPUTS,
@@ -193,7 +192,7 @@ def show_inputs(a: pathlib.Path, b: pathlib.Path) -> list[InputDifference]:
     table = Table("input", "A", "B", "effect", title="inputs that differ")
     for row in found:
         table.add_row(row.item, row.a, row.b, row.effect)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print_table(table)
     lines = code_diff(a, b)
     for line in lines[:MOST_DIFF_LINES]:
         print(f"  {line}")

@@ -8,10 +8,10 @@ from samebits import explain, launch
 from samebits.config import Config, flatten
 from samebits.errors import RecordError
 from samebits.inputs import describe_inputs, source_files
-from samebits.record import MACHINE, RESULT, TRACE, list_attempts, read_json, read_rows, write_json
+from samebits.machine import arithmetic_versions
+from samebits.record import MACHINE, RESULT, TRACE, is_finished, list_attempts, read_json, read_rows, write_json
 
 FOLDER = "golden"
-PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy")
 
 
 def golden_path(root: pathlib.Path, experiment: str) -> pathlib.Path:
@@ -22,7 +22,6 @@ def golden_path(root: pathlib.Path, experiment: str) -> pathlib.Path:
 def describe(config: Config, root: pathlib.Path, attempt: pathlib.Path) -> dict[str, Any]:
     """Return what a golden file holds: the digests of a finished attempt, and the inputs that decide them."""
     inputs = describe_inputs(config, root, source_files(config, root))
-    packages = read_json(attempt / MACHINE)["packages"]
     epochs = [row for row in read_rows(attempt / TRACE) if "step" not in row]
     return {
         "seed": config.seed.root,
@@ -31,7 +30,7 @@ def describe(config: Config, root: pathlib.Path, attempt: pathlib.Path) -> dict[
             "config": flatten(inputs["config"]),
             "code": inputs["code"]["files"],
             "lock": inputs["lock"],
-            "packages": {name.removesuffix("-cpu"): packages[name] for name in PACKAGES if name in packages},
+            "packages": arithmetic_versions(read_json(attempt / MACHINE)["packages"]),
         },
         "epochs": [
             {key: row[key] for key in ("epoch", "data", "order", "bits", "weights", "optimizer") if key in row}
@@ -67,7 +66,7 @@ def train(config: Config, root: pathlib.Path) -> pathlib.Path:
         RecordError: The run did not finish.
     """
     outcome = launch.run(config, root)
-    if outcome.attempt is None or not (outcome.attempt / RESULT).exists():
+    if outcome.attempt is None or not is_finished(outcome.attempt):
         raise RecordError(
             f"the run of {config.name} did not finish.",
             expected="a finished run",
@@ -112,7 +111,7 @@ def _find_witness(root: pathlib.Path, config: Config, digest: str) -> pathlib.Pa
     """Return a finished attempt on this machine that still has the golden digest, for explain."""
     for inputs in sorted((root / config.paths.runs / config.name).glob("*")):
         for attempt in list_attempts(inputs):
-            if (attempt / RESULT).exists() and read_json(attempt / RESULT)["weights_digest"] == digest:
+            if is_finished(attempt) and read_json(attempt / RESULT)["weights_digest"] == digest:
                 return attempt
     return None
 

@@ -92,14 +92,18 @@ def describe_machine(root: pathlib.Path) -> dict[str, Any]:
     }
 
 
+def arithmetic_versions(packages: dict[str, str]) -> dict[str, str]:
+    """Return the versions of the packages that do the arithmetic; TensorFlow's CPU build counts as TensorFlow."""
+    return {name.removesuffix("-cpu"): packages[name] for name in ARITHMETIC_PACKAGES if name in packages}
+
+
 def arithmetic_fingerprint(machine: dict[str, Any], settings: dict[str, Any], promise: str) -> str:
     """Return the digest of what decides the arithmetic, within the scope of a promise.
 
     Under `portable` that is the versions and the pins; under the others also the CPU, and without fixed threads its
     cores. Two runs with equal inputs and equal fingerprints must have equal bits (not under `free`).
     """
-    versions = {name: machine["packages"].get(name) for name in ARITHMETIC_PACKAGES}
-    versions = {name.removesuffix("-cpu"): version for name, version in versions.items() if version}
+    versions = arithmetic_versions(machine["packages"])
     pinned = {key: value for key, value in settings.items() if key != "environment"}
     cpu = machine["cpu"]
     decides: dict[str, Any] = {"versions": versions, "architecture": cpu["architecture"], "settings": pinned}

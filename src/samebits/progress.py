@@ -7,10 +7,17 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Task as ProgressTask
+from rich.table import Table
 from rich.text import Text
 
 logger = logging.getLogger("samebits.progress")
 LINES_AN_EPOCH = 5
+WIDTH_ELSEWHERE = 160  # characters
+
+
+def print_table(table: Table) -> None:
+    """Print a table: as wide as the terminal, and wide enough for digests elsewhere."""
+    Console(width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE).print(table)
 
 
 class _RateColumn(ProgressColumn):

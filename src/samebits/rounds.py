@@ -1,17 +1,16 @@
 """Reproduces the article's experiment: rounds of two runs each, from nothing seeded to everything pinned."""
 
 import pathlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from samebits import launch
 from samebits.config import Config
-from samebits.record import METRICS, RESULT, read_json, read_rows
+from samebits.progress import print_table
+from samebits.record import METRICS, RESULT, is_finished, read_json, read_rows
 
 RUNS_A_ROUND = 2
 
@@ -46,7 +45,7 @@ def train_rounds(compose: Callable[[list[str]], Config], root: pathlib.Path) -> 
             config.tracker.group = "rounds"
             config.tracker.tags = [*config.tracker.tags, f"round {part.name.partition(':')[0]}"]
             outcome = launch.run(config, root)
-            if outcome.attempt is None or not (outcome.attempt / RESULT).exists():
+            if outcome.attempt is None or not is_finished(outcome.attempt):
                 return None
             attempts.append(outcome.attempt)
         trained.append((part, attempts))
@@ -98,7 +97,7 @@ def show(trained: Runs) -> int:
             numbers = (f"{metrics['val_accuracy']:.4f}", f"{metrics['val_loss']:.4f}", result["weights_digest"][:12])
             tail = (f"{max(accuracies) - min(accuracies):.4f}", said) if number == 0 else ("", "")
             table.add_row(part.name if number == 0 else "", str(number + 1), *numbers, *tail)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print_table(table)
     if wrong:
         print(f"NOT AS PROMISED: round {'; round '.join(wrong)}")
         return 1

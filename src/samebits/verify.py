@@ -10,13 +10,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from rich.console import Console
 from rich.table import Table
 
 from samebits.config import Config, check, to_dict
 from samebits.divergence import first_divergence
 from samebits.errors import ConfigError
 from samebits.inputs import prepare_inputs_folder
+from samebits.progress import print_table
 from samebits.record import METRICS, RESULT, TRACE, is_finished, list_attempts, read_json, read_rows, write_yaml
 
 BUSY_LOOP = "while True: pass"
@@ -98,10 +98,11 @@ def compare_attempts(a: pathlib.Path, b: pathlib.Path) -> str:
     found = first_divergence(read_rows(a / TRACE), read_rows(b / TRACE))
     if found is not None:
         return str(found)
-    for row_a, row_b in zip(read_rows(a / METRICS), read_rows(b / METRICS), strict=False):
+    metrics_a, metrics_b = read_rows(a / METRICS), read_rows(b / METRICS)
+    for row_a, row_b in zip(metrics_a, metrics_b, strict=False):
         if row_a != row_b:
             return f"epoch {row_a['epoch']}, step {row_a['step']}, metrics"
-    if len(read_rows(a / METRICS)) != len(read_rows(b / METRICS)):
+    if len(metrics_a) != len(metrics_b):
         return "number of metric rows"
     result_a, result_b = read_json(a / RESULT), read_json(b / RESULT)
     for key in ("data_digest", "weights_digest", "optimizer_digest", "metrics"):
@@ -150,7 +151,7 @@ def verify(config: Config, root: pathlib.Path, runs: int) -> int:
         said = difference or ("every record bit-identical" if attempt != first else "-")
         digests = (result["weights_digest"][:12], result["optimizer_digest"][:12], last["bits"]["val_loss"])
         table.add_row(attempt.name, conditions.name, *digests, said)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print_table(table)
     different = next((difference for difference in verdicts if difference), "")
     records = len(read_rows(first / TRACE)) + len(read_rows(first / METRICS))
     if different:

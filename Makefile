@@ -7,11 +7,18 @@ RUNS ?= 2
 A ?= last~1
 B ?= last
 EXPERIMENTS ?=
+CPUS ?=
+FULL ?=
+KILLS ?= 20
+KILL_SEED ?=
+REAL ?=
+ONLY ?=
+REPEATS ?= 3
 TESTS ?=
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train seeds comet verify explain rounds golden golden-update audit test lint format lock clean
+.PHONY: help setup train resume seeds comet verify explain rounds golden golden-update audit torture portability zoo bench test lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -21,6 +28,9 @@ setup: ## build .venv from requirements.lock, once
 
 train: setup ## train one run: make train SEED=56 [OVERRIDES="training.epochs=3"]
 	@$(VENV_PYTHON) scripts/train.py 'seed.root=$(SEED)' $(OVERRIDES)
+
+resume: setup ## go on with a run that was stopped, with its own configuration: make resume RUN=last
+	@$(VENV_PYTHON) scripts/resume.py '$(RUN)'
 
 seeds: setup ## print every seed point: make seeds SEED=56
 	@$(VENV_PYTHON) scripts/seeds.py 'seed.root=$(SEED)' $(OVERRIDES)
@@ -37,6 +47,9 @@ explain: setup ## say why two runs differ: make explain A=last~1 B=last
 rounds: setup ## reproduce the article's rounds, from nothing seeded to everything pinned (8 runs)
 	@$(VENV_PYTHON) scripts/rounds.py 'seed.root=$(SEED)' $(OVERRIDES)
 
+torture: setup ## kill trainings at random moments, go on with them, and compare: make torture KILLS=20 [KILL_SEED=7]
+	@$(VENV_PYTHON) scripts/torture.py --kills=$(KILLS) --kill-seed=$(KILL_SEED) 'seed.root=$(SEED)' $(if $(REAL),,experiment=smoke data.rows=1200) $(OVERRIDES)
+
 golden: setup ## recompute the golden digests and compare: make golden [EXPERIMENTS=smoke]
 	@$(VENV_PYTHON) scripts/golden.py $(EXPERIMENTS)
 
@@ -45,6 +58,15 @@ golden-update: setup ## write the golden digests anew, and show what changed
 
 audit: setup ## change every seed point alone and show what moves
 	@$(VENV_PYTHON) scripts/audit.py $(OVERRIDES)
+
+portability: setup ## train 20 steps on this CPU and on emulated ones and compare; FULL=1: whole runs; CPUS=Haswell,EPYC
+	@$(VENV_PYTHON) scripts/portability.py $(if $(FULL),--full) --cpus='$(CPUS)' 'seed.root=$(SEED)' tracker=none $(OVERRIDES)
+
+zoo: setup ## measure which pieces of Keras are portable and write docs/zoo.md (half an hour); ONLY=name, CPUS=…: not written
+	@$(VENV_PYTHON) scripts/zoo.py $(if $(ONLY),--only='$(ONLY)') $(if $(ONLY)$(CPUS),,--write) $(CPUS)
+
+bench: setup ## what portability costs: portable, machine and free by turns, as ratios
+	@$(VENV_PYTHON) benchmarks/levels.py $(REPEATS)
 
 test: setup ## set up and run the tests: make test [TESTS="-k seeds"]
 	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist loadgroup $(TESTS)

@@ -1,10 +1,12 @@
 """Shared pieces of the tests: a project to run commands in, and runs in fresh processes."""
 
+import json
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -12,6 +14,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROJECT_FILES = ("conf", "scripts", "src", "requirements.lock", "pyproject.toml")
 QUIET = {key: value for key, value in os.environ.items() if not key.startswith("COMET_")}
+
+LONG = ("data.rows=2000", "training.epochs=8")  # long enough to be killed in the middle
 
 Result = subprocess.CompletedProcess[str]
 Command = Callable[..., Result]
@@ -56,3 +60,42 @@ def run_script(
 def train(root: pathlib.Path, *overrides: str, **options: object) -> Result:
     """Train the smoke experiment, without a tracker unless an override names one."""
     return run_script(root, "train.py", "experiment=smoke", "tracker=none", *overrides, **options)  # type: ignore[arg-type]
+
+
+def finished(root: pathlib.Path) -> list[pathlib.Path]:
+    """Return the attempts with a result below a project's runs, oldest first."""
+    results = (root / "runs").glob("*/*/*/result.json")
+    return [path.parent for path in sorted(results, key=lambda path: path.stat().st_mtime_ns)]
+
+
+def digest(attempt: pathlib.Path) -> str:
+    """Return an attempt's weights digest."""
+    return str(json.loads((attempt / "result.json").read_text())["weights_digest"])
+
+
+def start_and_wait_for_rows(root: pathlib.Path, rows: int, *overrides: str) -> "subprocess.Popen[bytes]":
+    """Start a long run and return when it has recorded so many rows of metrics."""
+    command = [
+        sys.executable,
+        str(root / "scripts" / "train.py"),
+        "experiment=smoke",
+        "tracker=none",
+        *LONG,
+        *overrides,
+    ]
+    process = subprocess.Popen(
+        command, cwd=root, env=QUIET | {"PYTHONPATH": str(root / "src")}, stdout=subprocess.PIPE, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        found = list((root / "runs").glob("*/*/*/metrics.jsonl"))
+        if found and len(found[0].read_bytes().splitlines()) >= rows:
+            return process
+        time.sleep(0.02)
+    pytest.fail("the run recorded nothing")
+
+
+def children(pid: int) -> list[int]:
+    """Return the children of a process."""
+    out = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
+    return [int(word) for word in out.split()]

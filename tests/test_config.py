@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
 GROUPS = {"data", "experiment", "model", "runtime", "seed", "tracker", "training"}
-WITHOUT_EFFECT = ("paths.", "trace.", "tracker.", "training.checkpoint_every", "training.log_every")
+WITHOUT_EFFECT = ("paths.", "resume", "trace.", "tracker.", "training.checkpoint_every", "training.log_every")
 
 
 def compose_and_check(*overrides: str) -> Config:
@@ -144,6 +144,8 @@ def test_unknown_keys_and_wrong_types_are_refused(override: str, words: str) -> 
 AT_LEAST_1 = "an integer of at least 1"
 TIMEOUT = "a number of seconds, 0 or more"
 FOLDS = "0 (no folds) or an integer of at least 2"
+OR_DOTTED = " or package.module.name"
+PORTABLE_PINS = "instruction_set=AVX2, intra_op_threads=1 and arithmetic_rewrites=false under portable"
 PROMISES = "portable or machine or article or free"
 REFUSED: list[tuple[list[str], str, str, str]] = [
     (["name=a/b"], "name", "letters, digits, - and _", "'a/b'"),
@@ -159,8 +161,14 @@ REFUSED: list[tuple[list[str], str, str, str]] = [
     (["training.learning_rate=-1"], "training.learning_rate", "a number above 0", "-1.0"),
     (["training.learning_rate=nan"], "training.learning_rate", "a number above 0", "nan"),
     (["training.learning_rate=inf"], "training.learning_rate", "a number above 0", "inf"),
-    (["training.loss=mse"], "training.loss", "binary_crossentropy", "'mse'"),
-    (["training.optimizer=sgd"], "training.optimizer", "adam", "'sgd'"),
+    (
+        ["training.loss=mse"],
+        "training.loss",
+        f"binary_crossentropy, sparse_categorical_crossentropy{OR_DOTTED}",
+        "'mse'",
+    ),
+    (["training.optimizer=lion"], "training.optimizer", f"adagrad, adam, rmsprop, sgd{OR_DOTTED}", "'lion'"),
+    (["training.optimizer=.sgd"], "training.optimizer", f"adagrad, adam, rmsprop, sgd{OR_DOTTED}", "'.sgd'"),
     (["trace.level=all"], "trace.level", "epoch or step or stage", "'all'"),
     (["trace.epoch=-1"], "trace.epoch", "an epoch from 1, or 0 for all", "-1"),
     (["runtime.promise=fast"], "runtime.promise", PROMISES, "'fast'"),
@@ -210,7 +218,7 @@ def test_a_value_out_of_range_is_refused(overrides: list[str], key: str, expecte
     [
         ["training.epochs=1", "training.batch_size=1", "training.checkpoint_every=1", "training.log_every=1"],
         ["training.learning_rate=1e-30", "training.steps_per_epoch=1"],
-        ["runtime.intra_op_threads=1024", "runtime.inter_op_threads=1"],
+        ["runtime=machine", "runtime.intra_op_threads=1024", "runtime.inter_op_threads=1"],
         ["runtime=free", "runtime.intra_op_threads=null", "runtime.inter_op_threads=null"],
         ["tracker.finish_timeout_s=0", "tracker.mode=offline"],
         ["data.folds=2", "data.fold=1", "data.validation_size=1", "data.oversample=true", "data.bootstrap=true"],
@@ -231,8 +239,9 @@ def test_the_ends_of_every_range_are_accepted(overrides: list[str]) -> None:
         (["runtime.intra_op_threads=null"], "fixed threads and op_determinism under portable"),
         (["runtime=machine", "runtime.op_determinism=false"], "fixed threads and op_determinism under machine"),
         (["runtime=machine", "runtime.intra_op_threads=null"], "fixed threads and op_determinism under machine"),
-        (["runtime.instruction_set=null"], "instruction_set=AVX2 and arithmetic_rewrites=false under portable"),
-        (["runtime.arithmetic_rewrites=true"], "instruction_set=AVX2 and arithmetic_rewrites=false under portable"),
+        (["runtime.instruction_set=null"], PORTABLE_PINS),
+        (["runtime.arithmetic_rewrites=true"], PORTABLE_PINS),
+        (["runtime.intra_op_threads=4"], PORTABLE_PINS),
     ],
 )
 def test_a_promise_keeps_its_pins(overrides: list[str], expected: str) -> None:
@@ -253,7 +262,7 @@ def test_the_seeds_are_checked_too() -> None:
 
 
 def test_the_identity_is_all_but_what_changes_no_bits() -> None:
-    """Moving any leaf moves the digest that names the run, except tracker, trace, paths and two counts of steps."""
+    """Moving any leaf moves the run's name, except tracker, trace, paths, resume and two counts of steps."""
     config = compose_and_check("training.steps_per_epoch=9", "tracker=comet")
     tree = to_dict(config)
     before = json_digest(identity(config))

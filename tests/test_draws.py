@@ -225,13 +225,13 @@ def test_a_stateful_draw_in_a_layer_is_refused(name: str) -> None:
     """TensorFlow's own random operations are refused with the operation and, but in a branch, the layer's path."""
     import tensorflow as tf
 
-    from samebits.draws import check_graph_draws
+    from samebits.draws import check_graph_draws, graph_nodes
 
     operation, draw = DRAWING[name]
     step = trace(lambda inputs: draw(tf, inputs))
 
     with pytest.raises(UncoveredDrawError) as caught:
-        check_graph_draws(step)
+        check_graph_draws(step, graph_nodes(step))
 
     assert caught.value.received == f"TensorFlow's stateful {operation}"
     assert caught.value.what.endswith(" draws random numbers that no seed point covers.")
@@ -243,24 +243,25 @@ def test_a_step_without_stateful_draws_passes() -> None:
     """A layer that draws with a generator of its own, and one that draws nothing, are left alone."""
     import keras
 
-    from samebits.draws import check_graph_draws
+    from samebits.draws import check_graph_draws, graph_nodes
 
     generator = keras.random.SeedGenerator(0)
 
-    check_graph_draws(trace(lambda inputs: keras.random.uniform(keras.ops.shape(inputs), seed=generator)))
-    check_graph_draws(trace(lambda inputs: inputs))
+    for draw in (lambda x: keras.random.uniform(keras.ops.shape(x), seed=generator), lambda x: x):
+        step = trace(draw)
+        check_graph_draws(step, graph_nodes(step))
 
 
 def test_keras_random_without_a_seed_is_refused() -> None:
     """keras.random without a seed draws from Keras's own global generator, which no seed point covers."""
     import keras
 
-    from samebits.draws import check_graph_draws
+    from samebits.draws import check_graph_draws, graph_nodes
 
     step = trace(lambda inputs: keras.random.uniform(keras.ops.shape(inputs)))
 
     with pytest.raises(UncoveredDrawError) as caught:
-        check_graph_draws(step)
+        check_graph_draws(step, graph_nodes(step))
 
     assert "Keras's global generator" == caught.value.received
 

@@ -60,7 +60,8 @@ FAULTS: dict[str, tuple[tuple[str, ...], Edit, tuple[str, ...], str]] = {
         (f"code {DATA}", "data train/inputs"), "before training, data train/inputs",
     ),
     "another thread count": (
-        ("runtime.intra_op_threads=2", "data.sequence_length=100", "data.num_words=20000", "model=cnn_lstm"), nothing,
+        ("runtime=machine", "runtime.intra_op_threads=2", "data.sequence_length=100", "data.num_words=20000",
+         "model=cnn_lstm"), nothing,
         ("runtime.intra_op_threads",), "epoch 1, step 1, gradient of ",
     ),
 }  # fmt: skip
@@ -84,7 +85,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_explain_names_a_planted_fault(name: str, project: pathlib.Path) -> None:
     """The inputs table holds the cause, and the last sentence the first place where the runs part."""
     overrides, edit, items, sentence = FAULTS[name]
-    common = tuple(word for word in overrides if word.startswith(("data.", "model=")))
+    common = tuple(word for word in overrides if word.startswith(("data.", "model=", "runtime=")))
     train(project, *common)
     edit(project)
     train(project, *overrides)

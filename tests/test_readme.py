@@ -23,6 +23,9 @@ COMMANDS = {
     "make explain A=last~1 B=last": ("", "no divergence"),
     "make rounds": (SMOKE, "round 3 is bitwise identical; rounds 1 and 2 are not"),
     "make golden": ("EXPERIMENTS=smoke", "GOLDEN smoke"),
+    "make portability": ('CPUS=Haswell OVERRIDES="experiment=smoke"', "with one digest"),
+    'make zoo ONLY="activation log"': ("CPUS=Haswell", "nothing that differs is let through"),
+    "make torture KILLS=20": ("KILLS=2", "SURVIVED: 2 of 2 identical"),
     "make audit": ('OVERRIDES="data/order"', "LIVE: 1 seed points"),
     "make comet RUN=last": ("", "Comet: offline archive"),
 }  # fmt: skip

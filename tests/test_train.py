@@ -11,24 +11,18 @@ import time
 from typing import Any
 
 import pytest
-from conftest import QUIET, Result, copy_project, run_script, train
-
-from samebits import entry, launch, record
-from samebits.config import to_dict
-from samebits.runtime import cpu_features
-
-LONG = ("data.rows=2000", "training.epochs=8")  # long enough to be killed in the middle
-
-
-def finished(root: pathlib.Path) -> list[pathlib.Path]:
-    """Return the attempts with a result below a project's runs, oldest first."""
-    results = (root / "runs").glob("*/*/*/result.json")
-    return [path.parent for path in sorted(results, key=lambda path: path.stat().st_mtime_ns)]
-
-
-def digest(attempt: pathlib.Path) -> str:
-    """Return an attempt's weights digest."""
-    return str(json.loads((attempt / "result.json").read_text())["weights_digest"])
+from conftest import (
+    LONG,
+    QUIET,
+    Result,
+    children,
+    copy_project,
+    digest,
+    finished,
+    run_script,
+    start_and_wait_for_rows,
+    train,
+)
 
 
 @pytest.fixture(scope="module")
@@ -166,27 +160,6 @@ def test_different_bits_under_a_promise_are_an_error_that_names_the_record(proje
 # --- killed and stopped ---
 
 
-def start_and_wait_for_rows(root: pathlib.Path, rows: int) -> "subprocess.Popen[bytes]":
-    """Start a long run and return when it has recorded so many rows of metrics."""
-    command = [sys.executable, str(root / "scripts" / "train.py"), "experiment=smoke", "tracker=none", *LONG]
-    process = subprocess.Popen(
-        command, cwd=root, env=QUIET | {"PYTHONPATH": str(root / "src")}, stdout=subprocess.PIPE, start_new_session=True
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        found = list((root / "runs").glob("*/*/*/metrics.jsonl"))
-        if found and len(found[0].read_bytes().splitlines()) >= rows:
-            return process
-        time.sleep(0.02)
-    pytest.fail("the run recorded nothing")
-
-
-def children(pid: int) -> list[int]:
-    """Return the children of a process."""
-    out = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
-    return [int(word) for word in out.split()]
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Return the attempt of a long run that nobody disturbed."""
@@ -304,7 +277,7 @@ BAD = {
     "seed.points.data.order=1.5": "seed.points.data.order: expected an integer from 0 to 2147483645",
     "seed.points.data.ordr=3": "Could not override 'seed.points.data.ordr'",
     "foo=1": "Could not override 'foo'",
-    "+foo=1": "foo: expected one of name, seed, data",
+    "+foo=1": "foo: expected one of name, resume, seed, data",
     "+training.foo=1": "training.foo: expected one of training.epochs",
     "data=imdb_revews": "Could not find 'data/imdb_revews'",
     "modle=tiny": "Could not override 'modle'",
@@ -347,54 +320,6 @@ def test_a_truncated_data_file_is_refused(project: pathlib.Path) -> None:
     assert not (project / "runs" / "imdb_cnn_lstm").exists()
 
 
-@pytest.mark.emulated
-@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs Debian's qemu-user")
-def test_a_cpu_without_avx2_is_refused_under_portable(project: pathlib.Path) -> None:
-    """On an emulated CPU of 2011 the level is refused before anything starts, with the level to choose instead."""
-    done = train(project, prefix=("qemu-x86_64", "-cpu", "SandyBridge"))
-
-    assert 2 == done.returncode
-    assert "runtime=portable: expected an x86-64 CPU with AVX2 and FMA, received one without" in done.stderr
-    assert "runtime=machine" in done.stderr
-
-
-def trace_under(cpu: str, folder: pathlib.Path, root: pathlib.Path, *overrides: str) -> bytes:
-    """Train the smoke experiment under an emulated CPU ("": this one) and return the bytes of its trace."""
-    folder.mkdir()
-    config = entry.compose(root, ["experiment=smoke", "tracker=none", *overrides])
-    record.write_yaml(folder / "config.yaml", to_dict(config))
-    code = launch.run_child(config, folder, root, prefix=["qemu-x86_64", "-cpu", cpu] if cpu else [])
-
-    assert 0 == code, (folder / "log.txt").read_text()
-    return (folder / "trace.jsonl").read_bytes()
-
-
-@pytest.mark.emulated
-@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs Debian's qemu-user")
-@pytest.mark.parametrize("cpu", ["Haswell", "EPYC-Milan"])
-def test_other_cpu_models_give_the_same_bits(
-    cpu: str, trained: tuple[pathlib.Path, Result], tmp_path: pathlib.Path
-) -> None:
-    """Every trace record of the smoke experiment under an emulated CPU is that of this machine's own CPU."""
-    root, _ = trained
-    attempt = finished(root)[0]
-
-    assert (attempt / "trace.jsonl").read_bytes() == trace_under(cpu, tmp_path / cpu, root)
-
-
-@pytest.mark.emulated
-@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs Debian's qemu-user")
-@pytest.mark.skipif(not cpu_features().get("AVX512F"), reason="needs a CPU with AVX-512 to differ from Haswell")
-def test_without_the_pins_an_emulated_cpu_gives_other_bits(
-    trained: tuple[pathlib.Path, Result], tmp_path: pathlib.Path
-) -> None:
-    """Negative control: runtime=machine keeps the full instruction set, and Haswell then ends elsewhere."""
-    root, _ = trained
-    native = trace_under("", tmp_path / "native", root, "runtime=machine")
-
-    assert native != trace_under("Haswell", tmp_path / "Haswell", root, "runtime=machine")
-
-
 # --- set-up and imports ---
 
 
@@ -409,7 +334,8 @@ def test_a_python_outside_the_range_is_refused(tmp_path: pathlib.Path, project: 
     assert not (project / ".venv").exists()
 
 
-WITHOUT_TENSORFLOW = ("entry", "launch", "tracking", "verify", "explain", "rounds", "golden", "audit")
+WITHOUT_TENSORFLOW = ("entry", "launch", "tracking", "verify", "explain", "rounds", "golden", "audit", "portability",
+                      "zoo")  # fmt: skip
 
 
 def imported_modules(statement: str) -> list[str]:

@@ -12,8 +12,9 @@ from samebits.errors import ConfigError
 from samebits.seeds import resolve_points
 
 PROMISES = ("portable", "machine", "article", "free")
-LOSSES = ("binary_crossentropy",)
-OPTIMIZERS = ("adam",)
+LOSSES = ("binary_crossentropy", "sparse_categorical_crossentropy")
+OPTIMIZERS = ("adagrad", "adam", "rmsprop", "sgd")
+KERAS_PREFIXES = ("keras.losses.", "keras.optimizers.")
 MOST_THREADS = 1024
 TRACE_LEVELS = ("epoch", "step", "stage")
 HARNESS_DATA_KEYS = {"validation_size": 5000, "folds": 0, "fold": 0, "oversample": False, "bootstrap": False}
@@ -51,8 +52,8 @@ class RuntimeConfig:
     """What is pinned, and the promise that follows; see docs/runtime.md. None leaves a setting alone."""
 
     promise: str = "portable"
-    intra_op_threads: int | None = 4
-    inter_op_threads: int | None = 1
+    intra_op_threads: int | None = 1
+    inter_op_threads: int | None = 4
     op_determinism: bool = True
     instruction_set: str | None = "AVX2"
     arithmetic_rewrites: bool = False
@@ -89,9 +90,13 @@ class PathsConfig:
 
 @dataclass
 class Config:
-    """One run's whole configuration, as `conf/` composes it."""
+    """One run's whole configuration, as `conf/` composes it.
+
+    `resume` is "auto" (go on with a run of these inputs that was stopped), "never", or a run's name; changes no bits.
+    """
 
     name: str = "imdb_cnn_lstm"
+    resume: str = "auto"
     seed: SeedConfig = field(default_factory=SeedConfig)
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
@@ -141,7 +146,7 @@ def from_dict(tree: dict[str, Any]) -> Config:
 def identity(config: Config) -> dict[str, Any]:
     """Return the part of a configuration that decides bits; two runs with the same one are attempts of one run."""
     tree = to_dict(config)
-    for part in ("tracker", "trace", "paths"):
+    for part in ("tracker", "trace", "paths", "resume"):
         del tree[part]
     for key in ("checkpoint_every", "log_every"):
         del tree["training"][key]
@@ -204,6 +209,7 @@ def check(config: Config) -> None:
         holds=config.name.replace("_", "").replace("-", "").isalnum(),
         expected="letters, digits, - and _",
     )
+    _require("resume", config.resume, holds=bool(config.resume), expected="auto, never or a run's name")
     for key in ("epochs", "batch_size", "checkpoint_every", "log_every"):
         _require(
             f"training.{key}",
@@ -227,13 +233,14 @@ def check(config: Config) -> None:
         holds=0 < training.learning_rate < float("inf"),
         expected="a number above 0",
     )
-    _require("training.loss", training.loss, holds=training.loss in LOSSES, expected=" or ".join(LOSSES))
-    _require(
-        "training.optimizer",
-        training.optimizer,
-        holds=training.optimizer in OPTIMIZERS,
-        expected=" or ".join(OPTIMIZERS),
-    )
+    for key, names in (("loss", LOSSES), ("optimizer", OPTIMIZERS)):
+        name = getattr(training, key)
+        _require(
+            f"training.{key}",
+            name,
+            holds=name in names or "." in name.strip("."),
+            expected=", ".join(names) + " or package.module.name",
+        )
     _require("runtime.promise", runtime.promise, holds=runtime.promise in PROMISES, expected=" or ".join(PROMISES))
     for key in ("intra_op_threads", "inter_op_threads"):
         threads = getattr(runtime, key)
@@ -258,12 +265,12 @@ def check(config: Config) -> None:
             expected=f"fixed threads and op_determinism under {runtime.promise}",
         )
     if runtime.promise == "portable":
-        exact = runtime.instruction_set == "AVX2" and not runtime.arithmetic_rewrites
+        exact = runtime.instruction_set == "AVX2" and not runtime.arithmetic_rewrites and runtime.intra_op_threads == 1
         _require(
             "runtime",
             dataclasses.asdict(runtime),
             holds=exact,
-            expected="instruction_set=AVX2 and arithmetic_rewrites=false under portable",
+            expected="instruction_set=AVX2, intra_op_threads=1 and arithmetic_rewrites=false under portable",
         )
     _require("tracker.name", tracker.name, holds=tracker.name in ("comet", "none"), expected="comet or none")
     _require(

@@ -1,6 +1,6 @@
 """Finds draws of random numbers that no seed point covers: in layers, in the traced step, in global generators."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -49,24 +49,28 @@ def check_layers_seeded(model: keras.Model) -> None:
             )
 
 
-def opaque_operations(function: Any) -> list[str]:
+def opaque_operations(nodes: Iterable[Any]) -> list[str]:
     """Return "type in layer" for every operation of a traced step that runs Python code, whose bits nobody can know."""
-    nodes = [node for node in _graph_nodes(function) if node.op in OPAQUE_OPS]
-    return sorted({f"{node.op} in {node.name}" for node in nodes})
+    return sorted({f"{node.op} in {node.name}" for node in nodes if node.op in OPAQUE_OPS})
 
 
-def _graph_nodes(function: Any) -> list[Any]:
+def graph_nodes(function: Any) -> list[Any]:
+    """Return the nodes of a traced function, with those of the functions that it calls (loops, branches)."""
     graph = function.graph.as_graph_def()
     return [*graph.node, *(node for part in graph.library.function for node in part.node_def)]
 
 
-def check_graph_draws(function: Any) -> None:
+def check_graph_draws(function: Any, nodes: Iterable[Any]) -> None:
     """Refuse operations in a traced step that draw from TensorFlow's stateful generators, or from Keras's global one.
+
+    Args:
+        function: The traced step.
+        nodes: What `graph_nodes` gave of it.
 
     Raises:
         UncoveredDrawError: Names the operation with its path, which begins with the layer's.
     """
-    stateful = [node for node in _graph_nodes(function) if node.op in STATEFUL_RANDOM_OPS]
+    stateful = [node for node in nodes if node.op in STATEFUL_RANDOM_OPS]
     draws = [(node.name, f"TensorFlow's stateful {node.op}") for node in stateful]
     draws += [(name, "Keras's global generator") for name in _readers_of_keras_generator(function)]
     for name, received in draws:

@@ -57,6 +57,10 @@ class MachineError(UsageError):
     """This machine cannot keep the promise that the runtime level makes."""
 
 
+class NotPortableError(UsageError):
+    """Model, loss or optimiser has operations whose bits depend on the CPU, under a level that promises otherwise."""
+
+
 class RuntimePinError(SamebitsError):
     """A setting that decides bits is not in effect in the training process."""
 

@@ -3,13 +3,16 @@
 import pathlib
 from typing import Any
 
-from samebits.config import Config, identity, split_target
+from samebits.config import KERAS_PREFIXES, Config, identity, split_target
 from samebits.digest import bytes_digest, json_digest
 from samebits.errors import ConfigError
 from samebits.record import INPUTS, SOURCE, make_folder, write_bytes, write_json
 
 # The modules of the harness that can change a training's bits.
-ARITHMETIC_MODULES = ("data", "digest", "layers", "optimizers", "runtime", "seeds", "training", "worker")
+ARITHMETIC_MODULES = (
+    "data", "digest", "exact", "initializers", "layers", "losses", "optimizers", "runtime", "seeds", "training",
+    "worker",
+)  # fmt: skip
 DIGITS = 16  # of the inputs digest, in a folder's name
 
 
@@ -21,16 +24,20 @@ def source_files(config: Config, root: pathlib.Path) -> dict[str, bytes]:
     """
     source = root / "src"
     paths = [source / "samebits" / f"{module}.py" for module in ARITHMETIC_MODULES]
-    for key, tree in (("data", config.data), ("model", config.model)):
-        target = split_target(tree)[0]
+    targets = {
+        f"{key}._target_": split_target(tree)[0] for key, tree in (("data", config.data), ("model", config.model))
+    }
+    named = {f"training.{key}": getattr(config.training, key) for key in ("loss", "optimizer")}
+    targets |= {key: name for key, name in named.items() if "." in name and not name.startswith(KERAS_PREFIXES)}
+    for key, target in targets.items():
         package = target.partition(".")[0]
         code = [*(source / package).rglob("*.py"), *source.glob(f"{package}.py")]
         if not code or package == "samebits":
             raise ConfigError(
-                f"{key}._target_",
+                key,
                 expected="a function in a package of your own below src/",
                 received=target,
-                fix=f"put the package into src/ and name it as in conf/{key}/",
+                fix="put the package into src/ and name it as conf/data/ and conf/model/ name theirs",
             )
         paths += code
     return {path.relative_to(source).as_posix(): path.read_bytes() for path in sorted(set(paths))}
@@ -47,18 +54,24 @@ def describe_inputs(config: Config, root: pathlib.Path, sources: dict[str, bytes
     }
 
 
+def name_inputs(config: Config, root: pathlib.Path) -> str:
+    """Return the name that a run's inputs give its folder."""
+    return json_digest(describe_inputs(config, root, source_files(config, root)))[:DIGITS]
+
+
 def prepare_inputs_folder(config: Config, root: pathlib.Path) -> pathlib.Path:
     """Make, or find, the folder of these inputs.
 
     Raises:
         FolderError: The runs folder cannot be written.
     """
-    sources = source_files(config, root)
-    inputs = describe_inputs(config, root, sources)
+    inputs = describe_inputs(config, root, source_files(config, root))
     folder = root / config.paths.runs / config.name / json_digest(inputs)[:DIGITS]
     make_folder(folder)
     if not (folder / INPUTS).exists():
-        for path in sorted((root / "src").rglob("*.py")):
+        for path in sorted((root / "src").rglob("*")):
+            if path.suffix not in (".py", ".json") or not path.is_file():
+                continue
             target = folder / SOURCE / path.relative_to(root / "src")
             target.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target, path.read_bytes())

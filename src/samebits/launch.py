@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from samebits.config import Config, check, from_dict, to_dict
-from samebits.errors import RecordError
-from samebits.inputs import prepare_inputs_folder
+from samebits.errors import ConfigError, RecordError
+from samebits.inputs import name_inputs, prepare_inputs_folder
 from samebits.record import (
     CONFIG,
     LOCK,
@@ -29,6 +29,7 @@ from samebits.record import (
     RESULT,
     SOURCE,
     TRACE,
+    find_attempt,
     hold_lock,
     is_finished,
     list_attempts,
@@ -55,16 +56,46 @@ class Outcome:
     comparison: Comparison | None = None
 
 
+def stopped_attempts(folder: pathlib.Path, config: Config, root: pathlib.Path) -> list[pathlib.Path]:
+    """Return the attempts that a run may go on with, newest first: what `resume` says.
+
+    Raises:
+        ConfigError: The attempt that it names has other inputs, or is finished.
+    """
+    if config.resume == "never":
+        return []
+    if config.resume != "auto":
+        attempt = find_attempt(root / config.paths.runs, config.resume)
+        other = attempt.parent.resolve() != folder.resolve()
+        if other or is_finished(attempt):
+            raise ConfigError(
+                "resume",
+                expected=f"an unfinished run of these inputs ({folder.name})",
+                received=f"{attempt.parent.name}/{attempt.name}, " + ("of other inputs" if other else "finished"),
+                fix="make resume RUN=… goes on with a run's own configuration; resume=auto finds one by itself",
+            )
+        return [attempt]
+    attempts = reversed(list_attempts(folder))
+    return [attempt for attempt in attempts if (attempt / CONFIG).exists() and not is_finished(attempt)]
+
+
 @contextlib.contextmanager
-def claim_attempt(folder: pathlib.Path, config: Config) -> Iterator[tuple[pathlib.Path, bool]]:
-    """Yield (attempt, whether it goes on): an attempt that was killed and is nobody's now, or a new one."""
+def claim_attempt(folder: pathlib.Path, config: Config, root: pathlib.Path) -> Iterator[tuple[pathlib.Path, bool]]:
+    """Yield (attempt, whether it goes on): an attempt that was stopped and is nobody's now, or a new one.
+
+    Raises:
+        ConfigError: The attempt that `resume` names is being trained by another process.
+    """
     with contextlib.ExitStack() as stack:
-        for attempt in reversed(list_attempts(folder)):
-            if is_finished(attempt) or not (attempt / CONFIG).exists():
-                continue
+        for attempt in stopped_attempts(folder, config, root):
             if stack.enter_context(hold_lock(attempt / LOCK)) and not is_finished(attempt):
                 yield attempt, True
                 return
+        if config.resume not in ("auto", "never"):
+            raise ConfigError(
+                "resume", expected="a run that was stopped", received=f"{config.resume}, which is running",
+                fix="wait for it, or stop it first",
+            )  # fmt: skip
         attempt = make_attempt(folder)
         stack.enter_context(hold_lock(attempt / LOCK))
         write_yaml(attempt / CONFIG, to_dict(config))
@@ -86,28 +117,31 @@ def forwarded_signals(child: "subprocess.Popen[bytes]") -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_child(
-    config: Config,
-    attempt: pathlib.Path,
-    root: pathlib.Path,
-    source: pathlib.Path | None = None,
-    prefix: list[str] | None = None,
-) -> int:
-    """Start the training process, wait for it, and return its exit code (negative: killed by that signal).
+def child_command(
+    config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command of the training process and its whole environment.
 
     Args:
         config: The configuration; decides the environment.
         attempt: The folder with config.yaml.
         root: The project's folder.
         source: Folder of the code to run, None: the project's src/.
-        prefix: Command to run Python under, e.g. an emulator.
     """
     points = resolve_points(config.seed.root, config.seed.policy, config.seed.points)
     hash_point = points.get("python/hash")
     environment = child_environment(config.runtime, hash_point.value if hash_point else None, os.environ)
     environment["PYTHONPATH"] = str(source or root / "src")
+    return [sys.executable, "-m", "samebits.worker", str(attempt), str(root)], environment
+
+
+def run_child(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None) -> int:
+    """Start the training process, wait for it, and return its exit code (negative: killed by that signal).
+
+    Takes what `child_command` takes.
+    """
+    command, environment = child_command(config, attempt, root, source)
     # A session of its own: Ctrl-C reaches the parent alone, which forwards it once.
-    command = [*(prefix or []), sys.executable, "-m", "samebits.worker", str(attempt), str(root)]
     with (
         subprocess.Popen(command, env=environment, cwd=root, start_new_session=True, stdin=subprocess.DEVNULL) as child,
         forwarded_signals(child),
@@ -194,7 +228,7 @@ def run(config: Config, root: pathlib.Path) -> Outcome:
     check(config)
     check_machine(config.runtime)
     folder = prepare_inputs_folder(config, root)
-    with claim_attempt(folder, config) as (attempt, goes_on):
+    with claim_attempt(folder, config, root) as (attempt, goes_on):
         verb = "goes on with" if goes_on else "run"
         title = f"{config.name}   seed {config.seed.root}   {config.runtime.promise}"
         _show(f"{title}   {verb} {folder.name}/{attempt.name}")
@@ -215,6 +249,25 @@ def run(config: Config, root: pathlib.Path) -> Outcome:
         _show(tracked)
     broken = show_result(attempt, root, comparison)
     return Outcome(attempt, int(broken), comparison)
+
+
+def resume(attempt: pathlib.Path, root: pathlib.Path) -> Outcome:
+    """Go on with an attempt that was stopped, with the configuration that it was begun with.
+
+    Raises:
+        ConfigError: It is finished, is being trained, or the project's inputs are others by now.
+    """
+    config = from_dict(read_yaml(attempt / CONFIG))
+    config.resume, config.paths.runs = str(attempt), str(attempt.parents[2])
+    now = name_inputs(config, root)
+    if now != attempt.parent.name:
+        raise ConfigError(
+            f"run {attempt.parent.name}/{attempt.name}",
+            expected="the code, lock and configuration that it was begun with",
+            received=f"other inputs ({now})",
+            fix=f"bring the code back (it is in {attempt.parent / SOURCE}), or begin a new run with make train",
+        )
+    return run(config, root)
 
 
 def run_again(attempt: pathlib.Path, folder: pathlib.Path, root: pathlib.Path, epoch: int) -> int:

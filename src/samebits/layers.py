@@ -1,96 +1,162 @@
-"""Keras pieces whose bits do not depend on the CPU: a loss with an exact gradient, an exact orthogonal initialiser.
+"""Keras pieces with the same bits on every CPU: the one place from which a model imports them.
 
-Importing this module imports Keras; only the training process and the user's model function do.
+Normalisations are here; losses, optimisers, the initialiser and functions come from their own modules. Arguments are
+those of Keras's classes of the same names. Importing this module imports Keras; only the training process and the
+user's functions do.
 """
 
-import math
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from samebits.exact import atan, gelu, l2_normalize, log, log1p, rsqrt
+from samebits.initializers import Orthogonal
+from samebits.losses import BinaryCrossentropy, CategoricalCrossentropy, SparseCategoricalCrossentropy
+from samebits.optimizers import Adagrad, Adam, RMSprop
 
-def binary_crossentropy_from_logits(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Return the binary cross-entropy of each row, with the exact gradient sigmoid(z) - y.
+__all__ = [
+    "Adagrad",
+    "Adam",
+    "BatchNormalization",
+    "BinaryCrossentropy",
+    "CategoricalCrossentropy",
+    "GroupNormalization",
+    "LayerNormalization",
+    "Orthogonal",
+    "RMSNormalization",
+    "RMSprop",
+    "SparseCategoricalCrossentropy",
+    "UnitNormalization",
+    "atan",
+    "gelu",
+    "l2_normalize",
+    "log",
+    "log1p",
+    "rsqrt",
+]
 
-    Keras's own, from logits or probabilities, has log or log1p in it, whose gradients reach an approximate reciprocal
-    instruction that differs between CPU vendors.
 
-    Args:
-        labels: float32[rows], 0 or 1.
-        logits: float32[rows, 1], before the sigmoid.
-
-    Returns:
-        float32[rows]: softplus(z) - z*y.
-    """
-    z = tf.reshape(logits, [-1])
-    return tf.math.softplus(z) - z * labels
+def _wide(x: Any) -> tf.Tensor:
+    """Return a tensor in at least float32, in which statistics are computed."""
+    return tf.cast(x, keras.backend.result_type(x.dtype, "float32"))
 
 
-def count_correct_binary(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Return how many rows are on the right side of probability 0.5: int32[]."""
-    predicted = tf.cast(tf.reshape(logits, [-1]) > 0.0, labels.dtype)
-    return tf.reduce_sum(tf.cast(tf.equal(predicted, labels), tf.int32))
+def _normalize(x: tf.Tensor, mean: Any, variance: Any, epsilon: float, gamma: Any, beta: Any) -> tf.Tensor:
+    """Return (x - mean) / sqrt(variance + epsilon) * gamma + beta; all parts broadcast to x."""
+    factor = rsqrt(variance + epsilon)
+    if gamma is not None:
+        factor *= tf.cast(gamma, x.dtype)
+    shifted = (x - mean) * factor
+    return shifted if beta is None else shifted + tf.cast(beta, x.dtype)
 
 
-def orthonormal_rows(matrix: np.ndarray) -> np.ndarray:
-    """Return rows that span what the given rows span, orthonormal, with bits that depend on nothing but the input.
-
-    Gram-Schmidt, each row reduced twice ("twice is enough", Kahan and Parlett); every inner product is summed by
-    `math.fsum`, which rounds once, and the rest is elementwise IEEE arithmetic. A library's QR takes its order of
-    summation from the CPU's caches and instruction sets.
-
-    Args:
-        matrix: float64[rows, columns], rows <= columns, of full rank.
-
-    Returns:
-        float64[rows, columns].
-    """
-    basis = np.array(matrix, np.float64)
-    for i in range(len(basis)):
-        row = basis[i]
-        for _ in range(2):
-            for other in basis[:i]:
-                row = row - math.fsum((row * other).tolist()) * other
-        basis[i] = row / math.sqrt(math.fsum((row * row).tolist()))
-    return basis
+def _spread(parameter: Any, axes: int | list[int], x: tf.Tensor) -> Any:
+    """Return a parameter with the shape of x on its own axes and 1 on all others (None stays None)."""
+    if parameter is None:
+        return None
+    shape = [1] * len(x.shape)
+    for axis in [axes] if isinstance(axes, int) else axes:
+        shape[axis] = x.shape[axis]
+    return tf.reshape(parameter, shape)
 
 
 @keras.saving.register_keras_serializable(package="samebits")
-class Orthogonal(keras.initializers.Initializer):
-    """Orthogonal initialiser like Keras's `OrthogonalInitializer`, with the same bits on every CPU.
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras's `BatchNormalization`, with a real division by the standard deviation.
 
-    The draws are Keras's own, so the distribution is the same; the decomposition is `orthonormal_rows`.
-
-    Args:
-        gain: Factor on the orthogonal matrix.
-        seed: The seed, or None for one of Keras's own choice (unseeded).
-
-    Source: Saxe et al., 2014.
+    Source: Ioffe and Szegedy, 2015.
     """
 
-    def __init__(self, gain: float = 1.0, seed: int | None = None) -> None:
-        self.gain = gain
-        self._init_seed = seed
-        self.seed = keras.initializers.RandomNormal(seed=seed).seed
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:  # noqa: FBT001  Keras's argument
+        """Return the normalised inputs, float[same shape]; while training the moving statistics are updated.
 
-    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> Any:
-        """Return float[shape]; the last axis is one side of the matrix, all others together the other.
+        Args:
+            inputs: float[rows, ...].
+            training: Whether the batch's own statistics are used.
+            mask: bool without the inputs' last axis: which places count.
 
         Raises:
-            ValueError: Fewer than two axes.
+            ValueError: The mask has another number of axes.
         """
-        if len(shape) < 2:  # noqa: PLR2004
-            message = f"Orthogonal expects a shape with at least two axes. Received: shape={shape}"
+        if mask is not None and len(mask.shape) != len(inputs.shape) - 1:
+            message = f"mask expects one axis fewer than inputs. Received: {mask.shape} and {inputs.shape}"
             raise ValueError(message)
-        rows, columns = math.prod(shape[:-1]), shape[-1]
-        small, large = min(rows, columns), max(rows, columns)
-        draws = keras.ops.convert_to_numpy(keras.random.normal((large, small), seed=self.seed, dtype="float32"))
-        basis = orthonormal_rows(draws.T)
-        matrix = basis.T if rows >= columns else basis
-        return keras.ops.convert_to_tensor((self.gain * matrix).reshape(shape), dtype=dtype or keras.config.floatx())
+        x = _wide(inputs)
+        gamma = tf.cast(self.gamma, x.dtype) if self.scale else None
+        beta = tf.cast(self.beta, x.dtype) if self.center else None
+        moving = {"mean": tf.cast(self.moving_mean, x.dtype), "variance": tf.cast(self.moving_variance, x.dtype)}
+        mean, variance = moving["mean"], moving["variance"]
+        if training and self.trainable:
+            mean, variance = self._moments(x, mask)
+            if self.renorm:
+                r, d, mean, variance = self._renorm_correction_and_moments(mean, variance)
+                gamma, beta = self._compose_transforms(r, d, gamma, beta, x.dtype)
+                self._update_renorm_statistics(mean, variance)
+            else:
+                for variable, old, new in (
+                    (self.moving_mean, moving["mean"], mean),
+                    (self.moving_variance, moving["variance"], variance),
+                ):
+                    variable.assign(old * self.momentum + new * (1.0 - self.momentum))
+        parts = [_spread(part, self.axis, x) for part in (mean, variance, gamma, beta)]
+        return tf.cast(_normalize(x, parts[0], parts[1], self.epsilon, *parts[2:]), self.compute_dtype)
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments, for Keras's serialisation."""
-        return {"gain": self.gain, "seed": self._init_seed}
+
+@keras.saving.register_keras_serializable(package="samebits")
+class LayerNormalization(keras.layers.LayerNormalization):
+    """Keras's `LayerNormalization`, with a real division by the standard deviation.
+
+    Source: Ba et al., 2016.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """Return the inputs normalised over the layer's axes, float[same shape]."""
+        x = _wide(inputs)
+        gamma, beta = (_spread(part, self.axis, x) for part in (self.gamma, self.beta))
+        mean, variance = keras.ops.moments(x, axes=self.axis, keepdims=True)
+        if self.rms_scaling:
+            mean, beta = 0.0, None
+        return tf.cast(_normalize(x, mean, variance, self.epsilon, gamma, beta), self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="samebits")
+class GroupNormalization(keras.layers.GroupNormalization):
+    """Keras's `GroupNormalization`, with a real division by the standard deviation.
+
+    Source: Wu and He, 2018.
+    """
+
+    def _apply_normalization(self, reshaped_inputs: Any, input_shape: Any) -> Any:  # noqa: ARG002  Keras's argument
+        x = _wide(reshaped_inputs)
+        channels = len(x.shape) - 1 if self.axis == -1 else self.axis + 1
+        groups = channels - 1
+        axes = [axis for axis in range(1, len(x.shape)) if axis != groups]
+        mean, variance = keras.ops.moments(x, axes=axes, keepdims=True)
+        gamma = _spread(self.gamma, [groups, channels], x) if self.scale else None
+        beta = _spread(self.beta, [groups, channels], x) if self.center else None
+        return tf.cast(_normalize(x, mean, variance, self.epsilon, gamma, beta), reshaped_inputs.dtype)
+
+
+@keras.saving.register_keras_serializable(package="samebits")
+class RMSNormalization(keras.layers.RMSNormalization):
+    """Keras's `RMSNormalization`, with a real division by the root mean square.
+
+    Source: Zhang and Sennrich, 2019.
+    """
+
+    def call(self, x: Any) -> Any:
+        """Return the inputs divided by their root mean square over the layer's axes and scaled, float[same shape]."""
+        wide = _wide(x)
+        mean_square = tf.reduce_mean(tf.square(wide), self.axis, keepdims=True)
+        scale = _spread(self.scale, self.axis, wide)
+        return tf.cast(_normalize(wide, 0.0, mean_square, self.epsilon, scale, None), x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="samebits")
+class UnitNormalization(keras.layers.UnitNormalization):
+    """Keras's `UnitNormalization`, with a real division by the norm."""
+
+    def call(self, inputs: Any) -> Any:
+        """Return the inputs divided by their Euclidean norm over the layer's axes, float[same shape]."""
+        return l2_normalize(inputs, self.axis, epsilon=1e-24)  # Keras bounds the norm by 1e-12

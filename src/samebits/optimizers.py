@@ -1,9 +1,11 @@
-"""The fused optimiser update: one pass over each variable instead of Keras's several, with the same formula."""
+"""Optimisers with the same bits on every CPU: Adam in one fused pass, RMSprop and Adagrad with real divisions."""
 
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from samebits import exact
 
 
 @keras.saving.register_keras_serializable(package="samebits")
@@ -41,3 +43,61 @@ class Adam(keras.optimizers.Adam):
             epsilon=tf.constant(self.epsilon, tf.float32),
             grad=tf.convert_to_tensor(gradient),
         )
+
+
+@keras.saving.register_keras_serializable(package="samebits")
+class RMSprop(keras.optimizers.RMSprop):
+    """Keras's `RMSprop`, with a real division by the root, whatever the graph optimiser may rewrite.
+
+    The slices of an embedding's gradient that belong to one row are summed first.
+
+    Source: Hinton, 2012, lecture 6 of "Neural networks for machine learning".
+    """
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one variable and its averages in place.
+
+        Args:
+            gradient: float[shape of variable], or the slices of an embedding's gradient.
+            variable: The TensorFlow variable.
+            learning_rate: float[].
+        """
+        gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
+        index = self._get_variable_index(variable)
+        velocity = self._velocities[index]
+        self.assign(velocity, self.rho * velocity + (1 - self.rho) * tf.square(gradient))
+        spread = velocity + self.epsilon
+        if self.centered:
+            average = self._average_gradients[index]
+            self.assign(average, self.rho * average + (1 - self.rho) * gradient)
+            spread = velocity - tf.square(average) + self.epsilon
+        decrease = exact.divide(tf.cast(learning_rate, variable.dtype) * gradient, tf.sqrt(spread))
+        if self.momentum > 0:
+            momentum = self._momentums[index]
+            self.assign(momentum, self.momentum * momentum + decrease)
+            decrease = momentum
+        self.assign_sub(variable, decrease)
+
+
+@keras.saving.register_keras_serializable(package="samebits")
+class Adagrad(keras.optimizers.Adagrad):
+    """Keras's `Adagrad`, with a real division by the root, whatever the graph optimiser may rewrite.
+
+    The slices of an embedding's gradient that belong to one row are summed first.
+
+    Source: Duchi et al., 2011.
+    """
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one variable and its accumulator in place.
+
+        Args:
+            gradient: float[shape of variable], or the slices of an embedding's gradient.
+            variable: The TensorFlow variable.
+            learning_rate: float[].
+        """
+        gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
+        accumulator = self._accumulators[self._get_variable_index(variable)]
+        self.assign_add(accumulator, tf.square(gradient))
+        root = tf.sqrt(accumulator + self.epsilon)
+        self.assign_sub(variable, exact.divide(tf.cast(learning_rate, variable.dtype) * gradient, root))

@@ -70,6 +70,12 @@ def write_file(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
         raise storage_error(path, error) from error
 
 
+def remove_partials(folder: pathlib.Path) -> None:
+    """Remove the files that a killed process was writing; only for one who holds the folder's lock."""
+    for path in folder.glob(".*partial*"):
+        path.unlink(missing_ok=True)
+
+
 def write_bytes(path: pathlib.Path, data: bytes) -> None:
     """Write bytes as a whole file; see `write_file`."""
     write_file(path, lambda stream: stream.write(data))

@@ -6,6 +6,7 @@ configuration's other parts. TensorFlow is imported inside functions alone.
 """
 
 import os
+import platform
 import random
 import sys
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ THREAD_VARIABLES = (
 )
 # NumPy 2.4 and 2.5 dispatch above AVX2 to these; the older names of the same features do nothing there.
 NUMPY_ABOVE_AVX2 = "X86_V4 AVX512_ICL AVX512_SPR"
+X86_64 = ("x86_64", "AMD64")
+GRAPH_REWRITES = ("arithmetic_optimization", "constant_folding")
 RANDOM_HASH_SEED = "random"
 
 
@@ -81,19 +84,27 @@ def cpu_features() -> dict[str, bool]:
 
 
 def check_machine(runtime: RuntimeConfig) -> None:
-    """Refuse a level whose promise this CPU cannot keep, before anything starts.
+    """Refuse a level whose promise this machine cannot keep, before anything starts.
 
     Raises:
-        MachineError: `portable` on a CPU without AVX2 and FMA.
+        MachineError: `portable` on another system than Linux on x86-64, or on a CPU without AVX2 and FMA.
     """
+    if runtime.promise != "portable":
+        return
     features = cpu_features()
-    if runtime.promise == "portable" and not (features.get("AVX2") and features.get("FMA3")):
-        raise MachineError(
-            "runtime=portable",
-            expected="an x86-64 CPU with AVX2 and FMA",
-            received="one without",
-            fix="choose runtime=machine, which promises the same bits on this kind of machine",
-        )
+    system, architecture = platform.system(), platform.machine()
+    missing = [name for name, has in (("AVX2", "AVX2"), ("FMA", "FMA3")) if not features.get(has)]
+    received = f"{system} on {architecture}"
+    if architecture in X86_64 and missing:
+        received += f" without {' and '.join(missing)}"
+    elif system == "Linux" and architecture in X86_64:
+        return
+    raise MachineError(
+        "runtime=portable",
+        expected="Linux on an x86-64 CPU with AVX2 and FMA",
+        received=received,
+        fix="choose runtime=machine, which promises the same bits on this kind of machine",
+    )
 
 
 def apply_pins(runtime: RuntimeConfig) -> None:
@@ -111,7 +122,8 @@ def apply_pins(runtime: RuntimeConfig) -> None:
         tf.config.experimental.enable_op_determinism()
     if runtime.promise != "free":
         tf.config.optimizer.set_jit(False)
-        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": runtime.arithmetic_rewrites})
+        # Both rewrite divisions into multiplications by approximate reciprocals.
+        tf.config.optimizer.set_experimental_options(dict.fromkeys(GRAPH_REWRITES, runtime.arithmetic_rewrites))
 
 
 def seed_global_generators(seeds: Seeds) -> None:
@@ -159,6 +171,7 @@ def effective_settings() -> dict[str, Any]:
     from threadpoolctl import threadpool_info  # noqa: PLC0415
 
     features = cpu_features()
+    rewrites = tf.config.optimizer.get_experimental_options()
     blas = [pool for pool in threadpool_info() if pool["internal_api"] == "openblas" and "numpy" in pool["filepath"]]
     environment = {
         key: value for key, value in os.environ.items() if key.startswith(SCRUBBED_PREFIXES) or key in ("LC_ALL", "TZ")
@@ -171,7 +184,7 @@ def effective_settings() -> dict[str, Any]:
         "op_determinism": is_op_determinism_enabled(),
         "onednn": bool(_pywrap_util_port.IsMklEnabled()),
         "jit": tf.config.optimizer.get_jit() or "off",
-        "arithmetic_rewrites": tf.config.optimizer.get_experimental_options().get("arithmetic_optimization", True),
+        "arithmetic_rewrites": [name for name in GRAPH_REWRITES if rewrites.get(name, True)],
         "gpus": [device.name for device in tf.config.get_visible_devices("GPU")],
         "numpy_dispatch": sorted(name for name in ("X86_V3", *NUMPY_ABOVE_AVX2.split()) if features.get(name)),
         "openblas": [{"architecture": pool["architecture"], "threads": pool["num_threads"]} for pool in blas],
@@ -188,7 +201,7 @@ def expected_settings(runtime: RuntimeConfig, hash_seed: int | None) -> dict[str
             expected[key] = getattr(runtime, key)
     if runtime.promise != "free":
         expected |= {"op_determinism": runtime.op_determinism, "jit": "off"}
-        expected["arithmetic_rewrites"] = runtime.arithmetic_rewrites
+        expected["arithmetic_rewrites"] = list(GRAPH_REWRITES) if runtime.arithmetic_rewrites else []
     if runtime.op_determinism:
         expected["onednn"] = True
     if runtime.instruction_set is not None:

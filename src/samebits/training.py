@@ -4,37 +4,102 @@ A run that stops at any step goes on from its newest checkpoint and ends with th
 nothing of processes, seeds of the environment or trackers.
 """
 
+import functools
+import importlib
+import inspect
+import logging
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from samebits import layers
+from samebits import exactness, losses
 from samebits.checkpoints import Checkpoints, Position
 from samebits.config import TraceConfig, TrainingConfig
 from samebits.data import Dataset, Split, epoch_order
 from samebits.digest import array_digest, arrays_digest, float_bits
-from samebits.draws import GeneratorWatch, check_graph_draws, opaque_operations
+from samebits.draws import GeneratorWatch, check_graph_draws, graph_nodes, opaque_operations
 from samebits.errors import ConfigError, StopRequestedError, TrainingError
-from samebits.optimizers import Adam
+from samebits.optimizers import Adagrad, Adam, RMSprop
 from samebits.progress import TrainingProgress
 from samebits.record import METRICS, TRACE, append_row, keep_rows, read_rows
 from samebits.runtime import first_draws
 from samebits.seeds import Seeds
 
+logger = logging.getLogger(__name__)
+
 EVALUATION_BATCH_SIZE = 500  # a constant of the recipe: the bits depend on it
-LOSSES: dict[str, tuple[Callable[..., tf.Tensor], Callable[..., tf.Tensor]]] = {
-    "binary_crossentropy": (layers.binary_crossentropy_from_logits, layers.count_correct_binary),
+LOSSES: dict[str, Callable[..., tf.Tensor]] = {
+    "binary_crossentropy": losses.binary_crossentropy,
+    "sparse_categorical_crossentropy": losses.sparse_categorical_crossentropy,
 }
-OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {"adam": Adam}
+OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
+    "adagrad": Adagrad,
+    "adam": Adam,
+    "rmsprop": RMSprop,
+    "sgd": keras.optimizers.SGD,
+}
 
 
+RowLosses = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 TrainStep = Callable[[np.ndarray], tuple[tf.Tensor, tf.Tensor, list[Any]]]
+EvaluationStep = Callable[[np.ndarray], tuple[tf.Tensor, tf.Tensor]]
+
+
+def find_named(key: str, name: str, known: Mapping[str, Any]) -> Any:
+    """Return a loss or an optimiser by its short name or by package.module.name.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    if name in known:
+        return known[name]
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            key,
+            expected=", ".join(known) + " or package.module.name",
+            received=f"{name} ({error})",
+            fix="mend the name",
+        ) from error
+
+
+def find_loss(name: str) -> RowLosses:
+    """Return the loss of each row, from labels[rows] and the model's outputs, which are logits.
+
+    Args:
+        name: A short name, or package.module.name of a function (labels, outputs), or of a Keras loss class; either
+            is told from_logits=True if it takes that.
+    """
+    found: Any = find_named("training.loss", name, LOSSES)
+    options: dict[str, Any] = {"from_logits": True} if "from_logits" in inspect.signature(found).parameters else {}
+    is_class = inspect.isclass(found)
+    function: RowLosses = found(reduction=None, **options) if is_class else functools.partial(found, **options)
+
+    def row_losses(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+        with tf.name_scope(exactness.LOSS_SCOPE):
+            return function(labels[:, None] if outputs.shape[-1] == 1 else labels, outputs)
+
+    return row_losses
+
+
+def count_correct(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Return how many rows are classified rightly: int32[].
+
+    One output is the logit of class 1, several are a logit for each class.
+    """
+    if logits.shape[-1] == 1:
+        predicted = tf.cast(tf.reshape(logits, [-1]) > 0.0, labels.dtype)
+    else:
+        predicted = tf.cast(tf.argmax(logits, -1), labels.dtype)
+    return tf.reduce_sum(tf.cast(tf.equal(predicted, labels), tf.int32))
 
 
 def weight_digests(model: keras.Model) -> dict[str, str]:
@@ -47,19 +112,17 @@ def optimizer_digest(optimizer: keras.optimizers.Optimizer) -> str:
     return arrays_digest({v.path: array_digest(v.path, v.numpy()) for v in optimizer.variables})
 
 
-def make_train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: str, train: Split) -> TrainStep:
+def make_train_step(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, row_losses: RowLosses, train: Split
+) -> TrainStep:
     """Return the traced function of one step.
 
     The gradients are always among its results, so that a detailed trace runs the very same graph.
 
     Returns:
         A function from int32[batch] row numbers to (mean loss float32[], correct int32[], gradients by weight).
-
-    Raises:
-        UncoveredDrawError: The step draws from a stateful generator.
     """
     inputs, labels = tf.constant(train.inputs), tf.constant(train.labels, tf.float32)
-    row_losses, count_correct = LOSSES[loss]
     optimizer.build(model.trainable_variables)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], jit_compile=False)
@@ -69,18 +132,20 @@ def make_train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, l
             logits = model(batch, training=True)
             mean_loss = tf.add_n([tf.reduce_mean(row_losses(truth, logits)), *model.losses])
         gradients = tape.gradient(mean_loss, [variable.value for variable in model.trainable_variables])
-        optimizer.apply(gradients, model.trainable_variables)
+        with tf.name_scope(exactness.OPTIMIZER_SCOPE):
+            optimizer.apply(gradients, model.trainable_variables)
         return mean_loss, count_correct(truth, logits), gradients
 
-    traced: Any = train_step
-    check_graph_draws(traced.get_concrete_function())
     return cast("TrainStep", train_step)  # tf.function is untyped
 
 
-def make_evaluation(model: keras.Model, loss: str, split: Split) -> Callable[[], tuple[float, float]]:
-    """Return a function that gives (mean loss, accuracy) over a split; the sum of losses is rounded once."""
+def make_evaluation_step(model: keras.Model, row_losses: RowLosses, split: Split) -> EvaluationStep:
+    """Return the traced function of one batch's evaluation.
+
+    Returns:
+        A function from int32[batch] row numbers to (losses float32[batch], correct int32[]).
+    """
     inputs, labels = tf.constant(split.inputs), tf.constant(split.labels, tf.float32)
-    row_losses, count_correct = LOSSES[loss]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], jit_compile=False)
     def evaluate_batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -88,17 +153,19 @@ def make_evaluation(model: keras.Model, loss: str, split: Split) -> Callable[[],
         logits = model(tf.gather(inputs, rows), training=False)
         return row_losses(truth, logits), count_correct(truth, logits)
 
-    def evaluate() -> tuple[float, float]:
-        rows = np.arange(len(split.labels), dtype=np.int32)
-        losses: list[float] = []
-        correct = 0
-        for start in range(0, len(rows), EVALUATION_BATCH_SIZE):
-            batch_losses, batch_correct = evaluate_batch(rows[start : start + EVALUATION_BATCH_SIZE])
-            losses += batch_losses.numpy().tolist()
-            correct += int(batch_correct)
-        return math.fsum(losses) / len(rows), correct / len(rows)
+    return cast("EvaluationStep", evaluate_batch)  # tf.function is untyped
 
-    return evaluate
+
+def evaluate(step: EvaluationStep, rows_count: int) -> tuple[float, float]:
+    """Return (mean loss, accuracy) over a split of so many rows; the sum of losses is rounded once."""
+    rows = np.arange(rows_count, dtype=np.int32)
+    collected: list[float] = []
+    correct = 0
+    for start in range(0, len(rows), EVALUATION_BATCH_SIZE):
+        batch_losses, batch_correct = step(rows[start : start + EVALUATION_BATCH_SIZE])
+        collected += batch_losses.numpy().tolist()
+        correct += int(batch_correct)
+    return math.fsum(collected) / len(rows), correct / len(rows)
 
 
 def check_batch_size(training: TrainingConfig, rows: int) -> None:
@@ -141,6 +208,7 @@ class Training:
         seeds: Consumes data/order.
         attempt: The run's folder for metrics, trace and checkpoints.
         trace: How finely the trace records.
+        promise: The runtime level; under "portable" whatever is not portable is refused.
         stop_requested: Asked after every step; True ends the training with a checkpoint.
     """
 
@@ -152,15 +220,18 @@ class Training:
         seeds: Seeds,
         attempt: pathlib.Path,
         trace: TraceConfig,
+        promise: str,
         stop_requested: Callable[[], bool],
     ) -> None:
         self.model, self.dataset, self.settings, self.seeds = model, dataset, settings, seeds
         self.rows = len(dataset.train.labels)
         steps = math.ceil(self.rows / settings.batch_size)
         self.steps = min(steps, settings.steps_per_epoch or steps)
-        self.optimizer = OPTIMIZERS[settings.optimizer](learning_rate=settings.learning_rate)
-        self.train_step = make_train_step(model, self.optimizer, settings.loss, dataset.train)
-        self.evaluate = make_evaluation(model, settings.loss, dataset.validation)
+        optimizer = find_named("training.optimizer", settings.optimizer, OPTIMIZERS)
+        self.optimizer = optimizer(learning_rate=settings.learning_rate)
+        row_losses = find_loss(settings.loss)
+        self.train_step = make_train_step(model, self.optimizer, row_losses, dataset.train)
+        self.evaluation_step = make_evaluation_step(model, row_losses, dataset.validation)
         self.checkpoints = Checkpoints(attempt, model, self.optimizer)
         self.watch = GeneratorWatch(seeds)
         self.paths = {METRICS: attempt / METRICS, TRACE: attempt / TRACE}
@@ -170,10 +241,34 @@ class Training:
         self.progress = TrainingProgress(settings.epochs, self.steps)
         self.trace = trace
         self.generators = first_draws()
-        traced: Any = self.train_step
-        self.opaque = opaque_operations(traced.get_concrete_function())
+        self.opaque, self.unmeasured = self.inspect_graphs(promise)
         self.stop_requested = stop_requested
         self.parent = os.getppid()
+
+    def inspect_graphs(self, promise: str) -> tuple[list[str], list[str]]:
+        """Look at the model and at both traced functions before anything is trained.
+
+        Returns:
+            The operations that run Python code, and the types of operations that were never measured.
+
+        Raises:
+            NotPortableError: Something is not portable, under that promise.
+            UncoveredDrawError: The step draws from a stateful generator.
+        """
+        traced: Any = self.train_step
+        step = traced.get_concrete_function()
+        nodes = graph_nodes(step)
+        check_graph_draws(step, nodes)
+        traced = self.evaluation_step
+        everything = [*nodes, *graph_nodes(traced.get_concrete_function())]
+        unmeasured = exactness.unmeasured_operations(everything)
+        if promise == "portable":
+            names = self.settings.loss, self.settings.optimizer
+            operations = exactness.inexact_operations(everything, self.model, *names)
+            exactness.check_portable([*exactness.inexact_initializers(self.model), *operations])
+            if unmeasured:
+                logger.warning("portable was never measured for these operations: %s", ", ".join(unmeasured))
+        return opaque_operations(nodes), unmeasured
 
     def run(self) -> dict[str, Any]:
         """Train to the end.
@@ -184,7 +279,7 @@ class Training:
         Raises:
             StopRequestedError: It was asked to stop, after the checkpoint.
             TrainingError: The loss is not finite.
-            UncoveredDrawError: Something draws without a seed point.
+            UncoveredDrawError: A global generator moved.
         """
         try:
             resumed_at = self.begin()
@@ -201,6 +296,7 @@ class Training:
             "optimizer_digest": last["optimizer"],
             "steps": self.steps * self.settings.epochs,
             "resumed_at": resumed_at,
+            "unmeasured_operations": self.unmeasured,
         }
 
     def record(self, kind: str, row: dict[str, Any]) -> None:
@@ -272,7 +368,7 @@ class Training:
     def end_epoch(self) -> None:
         """Evaluate, record metrics and trace, and save the beginning of the next epoch."""
         position = self.position
-        val_loss, val_accuracy = self.evaluate()
+        val_loss, val_accuracy = evaluate(self.evaluation_step, len(self.dataset.validation.labels))
         check_finite(val_loss, f"validation loss after epoch {position.epoch}")
         self.watch.check(position.epoch, position.step)
         measured = {

@@ -20,8 +20,20 @@ from collections.abc import Callable
 from typing import Any
 
 from samebits.config import Config, from_dict, split_target
-from samebits.errors import ConfigError, SamebitsError, StopRequestedError
-from samebits.record import CONFIG, LOG, MACHINE, RESULT, SEEDS, read_yaml, storage_error, write_json
+from samebits.digest import json_digest
+from samebits.errors import ConfigError, RecordError, SamebitsError, StopRequestedError
+from samebits.record import (
+    CONFIG,
+    LOG,
+    MACHINE,
+    RESULT,
+    SEEDS,
+    read_json,
+    read_yaml,
+    remove_partials,
+    storage_error,
+    write_json,
+)
 from samebits.seeds import Seeds, resolve_points
 
 logger = logging.getLogger(__name__)
@@ -72,8 +84,27 @@ def apply_runtime(config: Config, seeds: Seeds, attempt: pathlib.Path, root: pat
     described = machine.describe_machine(root)
     fingerprint = machine.arithmetic_fingerprint(described, effective, config.runtime.promise)
     arithmetic = {"promise": config.runtime.promise, "fingerprint": fingerprint, "settings": effective}
-    write_json(attempt / MACHINE, {"arithmetic": arithmetic, **described})
+    earlier = earlier_machines(attempt)
+    if any(machine["fingerprint"] != fingerprint for machine in earlier):
+        to_user = logging.getLogger("samebits.worker")  # this module runs as __main__, whose messages stay in the log
+        to_user.warning("the run goes on with another arithmetic (machine.json): %s", earlier[-1]["cpu"])
+        fingerprint = json_digest([*(machine["fingerprint"] for machine in earlier), fingerprint])
+    write_json(attempt / MACHINE, {"arithmetic": arithmetic, **described, "earlier": earlier})
     return fingerprint
+
+
+def earlier_machines(attempt: pathlib.Path) -> list[dict[str, Any]]:
+    """Return where a run that goes on was trained before: fingerprint, CPU and commit of each start."""
+    try:
+        before = read_json(attempt / MACHINE)
+        mine = {
+            "fingerprint": before["arithmetic"]["fingerprint"],
+            "cpu": before["cpu"]["model"],
+            "git": before["git"],
+        }
+        return [*before["earlier"], mine]
+    except (RecordError, KeyError, TypeError):
+        return []
 
 
 def save_model(model: Any, path: pathlib.Path) -> None:
@@ -120,7 +151,9 @@ def run(attempt: pathlib.Path, root: pathlib.Path) -> None:
 
     # --- training ---
     training_began = time.monotonic()
-    trained = training.Training(model, dataset, config.training, seeds, attempt, config.trace, lambda: bool(_received))
+    trained = training.Training(
+        model, dataset, config.training, seeds, attempt, config.trace, config.runtime.promise, lambda: bool(_received)
+    )
     outcome = trained.run()
     training_s = time.monotonic() - training_began
 
@@ -144,6 +177,7 @@ def wait_for_predecessor(attempt: pathlib.Path) -> None:
     held = (attempt / WORKER_LOCK).open("a")
     fcntl.flock(held, fcntl.LOCK_EX)
     _held.append(held)
+    remove_partials(attempt)
 
 
 def _request_stop(number: int, _frame: object) -> None:

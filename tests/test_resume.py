@@ -1,0 +1,142 @@
+"""Going on with a stopped run by choice: resume=never, resume=NAME, make resume; and `make torture`."""
+
+import json
+import os
+import pathlib
+import signal
+
+from conftest import LONG, children, digest, finished, run_script, start_and_wait_for_rows, train
+
+from samebits import torture
+
+
+def stop(root: pathlib.Path, *overrides: str) -> pathlib.Path:
+    """Begin a long run, kill its training process in the middle, and return its attempt."""
+    process = start_and_wait_for_rows(root, 20, *overrides)
+    (child,) = children(process.pid)
+    os.kill(child, signal.SIGKILL)
+    process.communicate()
+    return next((root / "runs").glob("*/*/[0-9]*"))
+
+
+def test_resume_never_begins_anew(project: pathlib.Path) -> None:
+    """A stopped run is left alone; the new attempt ends with the bits that the stopped one would have had."""
+    stopped = stop(project)
+    done = train(project, *LONG, "resume=never")
+
+    assert 0 == done.returncode, done.stderr
+    assert [stopped.parent / "2"] == finished(project)
+
+    again = train(project, *LONG)
+
+    assert "goes on with" in again.stdout
+    assert "same bits as 1 earlier run" in again.stdout
+
+
+def test_make_resume_takes_the_runs_own_configuration(project: pathlib.Path) -> None:
+    """Named alone, a run goes on with what it was begun with; where it was trained before is recorded."""
+    stopped = stop(project, "training.learning_rate=0.02")
+    done = run_script(project, "resume.py", f"{stopped.parent.name}/1")
+
+    assert 0 == done.returncode, done.stderr
+    assert f"goes on with {stopped.parent.name}/1" in done.stdout
+    machine = json.loads((stopped / "machine.json").read_text())
+    assert [machine["arithmetic"]["fingerprint"]] == [each["fingerprint"] for each in machine["earlier"]]
+
+    other = train(project, *LONG, "training.learning_rate=0.02")
+
+    assert "same bits as 1 earlier run" in other.stdout
+
+    finished_already = run_script(project, "resume.py", f"{stopped.parent.name}/1")
+
+    assert 2 == finished_already.returncode
+    assert "finished; fix: " in finished_already.stderr
+
+
+def test_a_run_of_other_inputs_is_not_gone_on_with(project: pathlib.Path) -> None:
+    """Neither by name under another configuration, nor after the code has changed; nothing is touched."""
+    stopped = stop(project)
+    before = {path: path.read_bytes() for path in stopped.iterdir() if path.is_file()}
+    named = train(project, *LONG, "training.learning_rate=0.02", f"resume={stopped.parent.name}")
+
+    assert 2 == named.returncode
+    assert f"received {stopped.parent.name}/1, of other inputs" in named.stderr
+
+    with (project / "src" / "imdb_cnn_lstm" / "model.py").open("a") as stream:
+        stream.write("\n# changed\n")
+    changed = run_script(project, "resume.py", "last")
+
+    assert 2 == changed.returncode
+    assert "expected the code, lock and configuration that it was begun with, received other inputs" in changed.stderr
+    assert before == {path: path.read_bytes() for path in stopped.iterdir() if path.is_file()}
+
+
+def test_a_running_run_is_not_gone_on_with(project: pathlib.Path) -> None:
+    """A name whose run is being trained is refused; the running one ends undisturbed."""
+    process = start_and_wait_for_rows(project, 5)
+    (child,) = children(process.pid)
+    os.kill(child, signal.SIGSTOP)
+    attempt = next((project / "runs").glob("*/*/[0-9]*"))
+    done = train(project, *LONG, f"resume={attempt.parent.name}/1")
+    os.kill(child, signal.SIGCONT)
+    process.communicate(timeout=120)
+
+    assert 2 == done.returncode
+    assert "which is running; fix: wait for it, or stop it first" in done.stderr
+    assert 0 == process.returncode
+
+
+def test_a_run_that_goes_on_with_other_arithmetic_says_so(project: pathlib.Path) -> None:
+    """The bits of a run under machine that moved to another CPU are compared with nobody's, and the log says why."""
+    stopped = stop(project)
+    machine = json.loads((stopped / "machine.json").read_text())
+    machine["arithmetic"]["fingerprint"], machine["cpu"]["model"] = "another", "Another CPU"
+    (stopped / "machine.json").write_text(json.dumps(machine))
+    done = train(project, *LONG)
+
+    assert "the run goes on with another arithmetic (machine.json): Another CPU" in done.stderr
+    result = json.loads((stopped / "result.json").read_text())
+    now = json.loads((stopped / "machine.json").read_text())
+    assert result["fingerprint"] not in ("another", now["arithmetic"]["fingerprint"])
+
+
+# --- torture ---
+
+
+def test_torture_survives(project: pathlib.Path) -> None:
+    """Five kills, one of each kind: every training ends with the undisturbed bits and rows, and leaves nothing."""
+    done = run_script(project, "torture.py", "--kills=5", "--kill-seed=3", "experiment=smoke", "data.rows=1200")
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "SURVIVED: 5 of 5 identical to the undisturbed training (kill seed 3)" in done.stdout
+    assert not (project / "runs" / ".torture").exists()
+
+
+def test_torture_sees_what_a_checkpoint_forgets(project: pathlib.Path) -> None:
+    """Negative control: without the optimiser's state in the checkpoint, a training that went on is told apart."""
+    path = project / "src" / "samebits" / "checkpoints.py"
+    text = path.read_text()
+    path.write_text(text.replace("[*model.variables, *optimizer.variables]", "[*model.variables]"))
+    done = run_script(project, "torture.py", "--kills=4", "--kill-seed=3", "experiment=smoke", "data.rows=1200")
+
+    assert text != path.read_text()
+    assert 1 == done.returncode, done.stdout
+    assert "NOT SURVIVED" in done.stdout
+
+
+def test_the_kills_follow_their_seed() -> None:
+    """The same seed gives the same moments, victims and places; every moment comes up."""
+    plans = torture.make_plans(20, 7)
+
+    assert plans == torture.make_plans(20, 7)
+    assert plans != torture.make_plans(20, 8)
+    assert set(torture.MOMENTS) == {plan.moment for plan in plans}
+    assert {"child", "parent", "both", "tracker"} == {plan.victim for plan in plans}
+
+
+def test_the_digest_of_the_undisturbed_run_is_its_own(project: pathlib.Path) -> None:
+    """A run that nobody disturbed has no place where it was resumed."""
+    train(project)
+
+    assert json.loads((finished(project)[0] / "result.json").read_text())["resumed_at"] is None
+    assert digest(finished(project)[0])

@@ -221,7 +221,7 @@ def test_a_stopped_run_saves_and_goes_on(
     output = process.communicate(timeout=20)[0].decode()
 
     assert code == process.returncode
-    assert "stopped after a checkpoint; the same command goes on from it" in output
+    assert "stopped; what was trained is saved, and the same command goes on from there" in output
     check_continued(project, undisturbed)
 
 

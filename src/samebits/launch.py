@@ -132,13 +132,17 @@ def child_command(
     hash_point = points.get("python/hash")
     environment = child_environment(config.runtime, hash_point.value if hash_point else None, os.environ)
     environment["PYTHONPATH"] = str(source or root / "src")
-    return [sys.executable, "-m", "samebits.worker", str(attempt), str(root)], environment
+    # The child ends when this process is not its parent any more.
+    return [sys.executable, "-m", "samebits.worker", str(attempt), str(root), str(os.getpid())], environment
 
 
 def run_child(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None) -> int:
-    """Start the training process, wait for it, and return its exit code (negative: killed by that signal).
+    """Start the training process, wait for it, and return its exit code.
 
     Takes what `child_command` takes.
+
+    Returns:
+        What `samebits.worker` exits with; negative: killed by that signal, other than the two that ask it to stop.
     """
     command, environment = child_command(config, attempt, root, source)
     # A session of its own: Ctrl-C reaches the parent alone, which forwards it once.
@@ -146,7 +150,9 @@ def run_child(config: Config, attempt: pathlib.Path, root: pathlib.Path, source:
         subprocess.Popen(command, env=environment, cwd=root, start_new_session=True, stdin=subprocess.DEVNULL) as child,
         forwarded_signals(child),
     ):
-        return child.wait()
+        code = child.wait()
+    # A signal that came before the child could answer it: asked to stop all the same.
+    return 128 - code if code in (-signal.SIGINT, -signal.SIGTERM) else code
 
 
 def start_tracker(config: Config, attempt: pathlib.Path, root: pathlib.Path) -> "subprocess.Popen[bytes] | None":
@@ -185,7 +191,7 @@ def finish_tracker(tracker: "subprocess.Popen[bytes] | None", config: Config, at
 def describe_failure(code: int, attempt: pathlib.Path) -> str:
     """Return what to say of a child that did not finish."""
     if code in STOPPED:
-        return "stopped after a checkpoint; the same command goes on from it"
+        return "stopped; what was trained is saved, and the same command goes on from there"
     reason = f"exit code {code}"
     if code < 0:
         reason = f"killed by {signal.Signals(-code).name}"

@@ -26,6 +26,7 @@ VICTIMS = ("child", "parent", "both")
 START_S = 8.0  # the imports of a training process
 MOST_STARTS = 6
 DEADLINE_S = 600.0
+LEAVE_S = 10.0  # a process whose parent was killed notices after a step, or ends what it has nearly done
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,12 @@ def compare(undisturbed: pathlib.Path, attempt: pathlib.Path, runs: pathlib.Path
     left = [path.name for path in attempt.iterdir() if "partial" in path.name or path.suffix == ".arrays"]
     if left:
         return f"left behind: {', '.join(left)}"
-    return "a process was left" if any(_processes(str(runs)).values()) else ""
+    deadline = time.monotonic() + LEAVE_S
+    while any(_processes(str(runs)).values()):
+        if time.monotonic() > deadline:
+            return "a process was left"
+        time.sleep(0.1)
+    return ""
 
 
 def torture(config: Config, root: pathlib.Path, kills: int, seed: int | None) -> int:

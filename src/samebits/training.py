@@ -9,7 +9,6 @@ import importlib
 import inspect
 import logging
 import math
-import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -243,7 +242,6 @@ class Training:
         self.generators = first_draws()
         self.opaque, self.unmeasured = self.inspect_graphs(promise)
         self.stop_requested = stop_requested
-        self.parent = os.getppid()
 
     def inspect_graphs(self, promise: str) -> tuple[list[str], list[str]]:
         """Look at the model and at both traced functions before anything is trained.
@@ -340,7 +338,7 @@ class Training:
         if position.step % settings.log_every == 0 and not is_last:
             place = {"epoch": position.epoch, "step": position.step}
             self.record(METRICS, {**place, "loss": position.loss, "accuracy": position.accuracy})
-        if self.stop_requested() or os.getppid() != self.parent:
+        if self.stop_requested():
             self.save()
             raise StopRequestedError
         if position.step % settings.checkpoint_every == 0 and not is_last:

@@ -1,8 +1,8 @@
 """The training process: pins, then data, model, training and result, in that order.
 
-Started by `samebits.launch` as `python -m samebits.worker ATTEMPT`, in an environment that is pinned before Python
-starts. A run is a pure function of what is in its folder. Exit code 0: done; 1: failed; 2: unusable input, nothing
-begun; 130 or 143: asked to stop by SIGINT or SIGTERM, after a checkpoint.
+Started by `samebits.launch` as `python -m samebits.worker ATTEMPT ROOT PARENT`, in an environment that is pinned
+before Python starts. A run is a pure function of what is in its folder. Exit code 0: done; 1: failed; 2: unusable
+input, nothing begun; 130 or 143: asked to stop by SIGINT or SIGTERM, or left by its parent, after a checkpoint.
 """
 
 import faulthandler
@@ -28,6 +28,7 @@ from samebits.record import (
     MACHINE,
     RESULT,
     SEEDS,
+    is_finished,
     read_json,
     read_yaml,
     remove_partials,
@@ -39,6 +40,7 @@ from samebits.seeds import Seeds, resolve_points
 logger = logging.getLogger(__name__)
 
 _received: list[int] = []  # signals that asked this process to stop
+_saves: list[bool] = []  # not empty: the training has begun, and saves a checkpoint before it stops
 _held: list[Any] = []  # files whose locks live as long as this process
 WORKER_LOCK = "worker.lock"
 
@@ -123,7 +125,7 @@ def save_model(model: Any, path: pathlib.Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def run(attempt: pathlib.Path, root: pathlib.Path) -> None:
+def run(attempt: pathlib.Path, root: pathlib.Path, stop_requested: Callable[[], bool]) -> None:
     """Train what the attempt's config.yaml says, and write result.json last of all."""
     began = time.monotonic()
     config = from_dict(read_yaml(attempt / CONFIG))
@@ -152,8 +154,9 @@ def run(attempt: pathlib.Path, root: pathlib.Path) -> None:
     # --- training ---
     training_began = time.monotonic()
     trained = training.Training(
-        model, dataset, config.training, seeds, attempt, config.trace, config.runtime.promise, lambda: bool(_received)
+        model, dataset, config.training, seeds, attempt, config.trace, config.runtime.promise, stop_requested
     )
+    _saves.append(True)
     outcome = trained.run()
     training_s = time.monotonic() - training_began
 
@@ -181,14 +184,14 @@ def wait_for_predecessor(attempt: pathlib.Path) -> None:
 
 
 def _request_stop(number: int, _frame: object) -> None:
-    if _received:  # asked a second time: at once
+    if _received or not _saves:  # asked a second time, or there is nothing to save: at once
         os._exit(128 + number)
     _received.append(number)
 
 
 def main() -> int:
     """Run the attempt named on the command line, with the process's messages in its log."""
-    attempt, root = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+    attempt, root, parent = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
     log = os.open(attempt / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(log, 2)  # TensorFlow's own messages and any crash go to the log
@@ -201,8 +204,16 @@ def main() -> int:
     signal.signal(signal.SIGINT, _request_stop)
     signal.signal(signal.SIGTERM, _request_stop)
     wait_for_predecessor(attempt)
+
+    def stop_requested() -> bool:
+        return bool(_received) or os.getppid() != parent
+
+    if is_finished(attempt):  # by the predecessor
+        return 0
     try:
-        run(attempt, root)
+        if stop_requested():
+            raise StopRequestedError  # noqa: TRY301  answered below as in the middle of the training
+        run(attempt, root, stop_requested)
     except SamebitsError as error:
         text = f"{type(error).__name__}: {error}"
         logger.error(text)  # noqa: TRY400  the message is for a user; a traceback would hide it

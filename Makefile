@@ -8,6 +8,7 @@ A ?= last~1
 B ?= last
 EXPERIMENTS ?=
 CPUS ?=
+KEEP ?=
 FULL ?=
 KILLS ?= 20
 KILL_SEED ?=
@@ -18,7 +19,7 @@ TESTS ?=
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train resume seeds comet verify explain rounds golden golden-update audit torture portability zoo bench test lint format lock clean
+.PHONY: help setup train resume seeds comet verify explain rounds golden golden-update audit torture prune portability zoo bench bench-checkpoints test lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -68,6 +69,9 @@ zoo: setup ## measure which pieces of Keras are portable and write docs/zoo.md (
 bench: setup ## what portability costs: portable, machine and free by turns, as ratios
 	@$(VENV_PYTHON) benchmarks/levels.py $(REPEATS)
 
+bench-checkpoints: setup ## what checkpoints cost, as a share of real runs
+	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/checkpoints.py $(REPEATS)
+
 test: setup ## set up and run the tests: make test [TESTS="-k seeds"]
 	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist loadgroup $(TESTS)
 
@@ -79,6 +83,9 @@ format: setup ## rewrite the code in the project's style
 
 lock: setup ## write requirements.lock anew from pyproject.toml, with hashes and no index address
 	@$(VENV_PYTHON) scripts/lock.py
+
+prune: setup ## say what stopped, doubled and left-over runs take: make prune KEEP=1; remove it with CONFIRM=yes
+	@$(VENV_PYTHON) scripts/prune.py $(if $(KEEP),--keep='$(KEEP)') $(if $(CONFIRM),--yes)
 
 clean: setup ## say what the caches take; remove them with CONFIRM=yes (runs are never touched)
 	@$(VENV_PYTHON) scripts/clean.py $(if $(CONFIRM),--yes)

@@ -73,8 +73,8 @@ def digest(attempt: pathlib.Path) -> str:
     return str(json.loads((attempt / "result.json").read_text())["weights_digest"])
 
 
-def start_and_wait_for_rows(root: pathlib.Path, rows: int, *overrides: str) -> "subprocess.Popen[bytes]":
-    """Start a long run and return when it has recorded so many rows of metrics."""
+def start_and_wait(root: pathlib.Path, reached: Callable[[], object], *overrides: str) -> "subprocess.Popen[bytes]":
+    """Start a long run and return when a moment is reached."""
     command = [
         sys.executable,
         str(root / "scripts" / "train.py"),
@@ -84,15 +84,51 @@ def start_and_wait_for_rows(root: pathlib.Path, rows: int, *overrides: str) -> "
         *overrides,
     ]
     process = subprocess.Popen(
-        command, cwd=root, env=QUIET | {"PYTHONPATH": str(root / "src")}, stdout=subprocess.PIPE, start_new_session=True
+        command,
+        cwd=root,
+        env=QUIET | {"PYTHONPATH": str(root / "src")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        found = list((root / "runs").glob("*/*/*/metrics.jsonl"))
-        if found and len(found[0].read_bytes().splitlines()) >= rows:
+        if reached():
             return process
         time.sleep(0.02)
-    pytest.fail("the run recorded nothing")
+    process.kill()
+    pytest.fail("the run never came so far: " + process.communicate()[0].decode())
+
+
+def start_and_wait_for_rows(root: pathlib.Path, rows: int, *overrides: str) -> "subprocess.Popen[bytes]":
+    """Start a long run and return when it has recorded so many rows of metrics."""
+
+    def reached() -> bool:
+        found = list((root / "runs").glob("*/*/*/metrics.jsonl"))
+        return bool(found) and len(found[0].read_bytes().splitlines()) >= rows
+
+    return start_and_wait(root, reached, *overrides)
+
+
+def check_continued(root: pathlib.Path, undisturbed: pathlib.Path, *overrides: str) -> None:
+    """Give the long run's command again; it must go on in the same attempt and end with the same bits and rows."""
+    done = train(root, *LONG, *overrides)
+
+    assert 0 == done.returncode, done.stderr
+    assert "goes on with" in done.stdout
+    assert 1 == len(finished(root))
+    attempt = finished(root)[0]
+    assert digest(undisturbed) == digest(attempt)
+    for name in ("metrics.jsonl", "trace.jsonl"):
+        assert (undisturbed / name).read_bytes() == (attempt / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Return the attempt of a long run that nobody disturbed."""
+    root = copy_project(tmp_path_factory.mktemp("undisturbed"))
+    train(root, *LONG)
+    return finished(root)[0]
 
 
 def children(pid: int) -> list[int]:

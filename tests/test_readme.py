@@ -28,6 +28,7 @@ COMMANDS = {
     "make torture KILLS=20": ("KILLS=2", "SURVIVED: 2 of 2 identical"),
     "make audit": ('OVERRIDES="data/order"', "LIVE: 1 seed points"),
     "make comet RUN=last": ("", "Comet: offline archive"),
+    "make prune KEEP=2": ("", "would free"),
 }  # fmt: skip
 RUN_BY_CI = {"make test"}  # it runs this test
 

@@ -219,7 +219,7 @@ def test_a_damaged_yaml_file_is_a_record_error(tmp_path: pathlib.Path, contents:
 
 def test_a_torn_last_line_is_dropped(tmp_path: pathlib.Path) -> None:
     """A last line without its end counts as never written, wherever it was torn."""
-    path = tmp_path / "metrics.jsonl"
+    path = tmp_path / "rows.jsonl"
     append_row(path, {"step": 1})
     append_row(path, {"step": 2, "name": "ä"})
     whole = path.read_bytes()
@@ -237,7 +237,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("damaged", [b'{"step": 2', b"", b"\xff\xfe", b'{"step": 2}{"step": 3}', b"\0\0\0"])
 def test_a_damaged_middle_line_is_an_error(tmp_path: pathlib.Path, damaged: bytes) -> None:
     """A line other than the last that is no JSON is named by its number."""
-    path = tmp_path / "trace.jsonl"
+    path = tmp_path / "lines.jsonl"
     path.write_bytes(b'{"step": 1}\n' + damaged + b'\n{"step": 3}\n')
 
     with pytest.raises(RecordError) as caught:
@@ -249,7 +249,7 @@ def test_a_damaged_middle_line_is_an_error(tmp_path: pathlib.Path, damaged: byte
 
 def test_a_missing_file_has_no_rows(tmp_path: pathlib.Path) -> None:
     """A record that was not begun is empty."""
-    assert read_rows(tmp_path / "metrics.jsonl") == []
+    assert read_rows(tmp_path / "rows.jsonl") == []
 
 
 def test_an_unreadable_file_is_a_record_error(tmp_path: pathlib.Path) -> None:
@@ -261,7 +261,7 @@ def test_an_unreadable_file_is_a_record_error(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("room", [0, 1, 20, -1])
 def test_a_row_that_does_not_fit_leaves_the_file_as_before(tmp_path: pathlib.Path, room: int) -> None:
     """With no room, little room or one byte too little, an append is undone and reported."""
-    path = tmp_path / "metrics.jsonl"
+    path = tmp_path / "rows.jsonl"
     append_row(path, {"step": 1})
     before = path.read_bytes()
     row = {"step": 2, "name": "x" * 200}
@@ -276,7 +276,7 @@ def test_a_row_that_does_not_fit_leaves_the_file_as_before(tmp_path: pathlib.Pat
 
 def test_a_row_that_just_fits_is_written(tmp_path: pathlib.Path) -> None:
     """With room for exactly one row, that row is there: the limit above is what refuses."""
-    path = tmp_path / "metrics.jsonl"
+    path = tmp_path / "rows.jsonl"
     action = "record.append_row(path, dict(step=1))"
 
     assert run_limited(action, path, len('{"step": 1}\n')) == (0, "")
@@ -286,7 +286,7 @@ def test_a_row_that_just_fits_is_written(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_row_holds_no_number_that_json_lacks(tmp_path: pathlib.Path, value: float) -> None:
     """NaN and infinity are no JSON: nothing is written that other readers refuse."""
-    path = tmp_path / "metrics.jsonl"
+    path = tmp_path / "rows.jsonl"
 
     with pytest.raises(ValueError, match="not JSON compliant"):
         append_row(path, {"loss": value})
@@ -297,7 +297,7 @@ def test_a_row_holds_no_number_that_json_lacks(tmp_path: pathlib.Path, value: fl
 @pytest.mark.parametrize("torn", [b"", b'{"step": 4, "lo'])
 def test_rows_are_cut_back_to_a_count(tmp_path: pathlib.Path, torn: bytes) -> None:
     """A run that goes on keeps its checkpoint's rows, byte for byte, and appends whole lines after a torn one."""
-    path, twin = tmp_path / "metrics.jsonl", tmp_path / "twin.jsonl"
+    path, twin = tmp_path / "rows.jsonl", tmp_path / "twin.jsonl"
     rows = [{"step": step, "loss": 1 / step, "name": "ä"} for step in (1, 2, 3)]
     for row in rows:
         append_row(path, row)
@@ -316,7 +316,7 @@ def test_rows_are_cut_back_to_a_count(tmp_path: pathlib.Path, torn: bytes) -> No
 
 def test_cutting_back_a_missing_file_makes_none(tmp_path: pathlib.Path) -> None:
     """A record that was not begun stays so."""
-    keep_rows(tmp_path / "metrics.jsonl", 0)
+    keep_rows(tmp_path / "rows.jsonl", 0)
 
     assert names_in(tmp_path) == []
 

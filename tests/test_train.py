@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from conftest import (
-    LONG,
     QUIET,
     Result,
+    check_continued,
     children,
     copy_project,
     digest,
@@ -160,27 +160,6 @@ def test_different_bits_under_a_promise_are_an_error_that_names_the_record(proje
 # --- killed and stopped ---
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Return the attempt of a long run that nobody disturbed."""
-    root = copy_project(tmp_path_factory.mktemp("undisturbed"))
-    train(root, *LONG)
-    return finished(root)[0]
-
-
-def check_continued(root: pathlib.Path, undisturbed: pathlib.Path) -> None:
-    """Give the same command again; it must go on in the same attempt and end with the same bits and rows."""
-    done = train(root, *LONG)
-
-    assert 0 == done.returncode, done.stderr
-    assert "goes on with" in done.stdout
-    assert 1 == len(finished(root))
-    attempt = finished(root)[0]
-    assert digest(undisturbed) == digest(attempt)
-    assert (undisturbed / "metrics.jsonl").read_bytes() == (attempt / "metrics.jsonl").read_bytes()
-    assert (undisturbed / "trace.jsonl").read_bytes() == (attempt / "trace.jsonl").read_bytes()
-
-
 def test_a_run_whose_child_was_killed_goes_on_to_the_same_bits(
     project: pathlib.Path, undisturbed: pathlib.Path
 ) -> None:
@@ -218,15 +197,18 @@ def test_a_stopped_run_saves_and_goes_on(
     """SIGTERM and Ctrl-C reach the training process: checkpoint, exit 143 or 130, and the same command goes on."""
     process = start_and_wait_for_rows(project, 20)
     process.send_signal(number)
-    output = process.communicate(timeout=20)[0].decode()
+    output = process.communicate(timeout=10)[0].decode()
 
     assert code == process.returncode
     assert "stopped; what was trained is saved, and the same command goes on from there" in output
     check_continued(project, undisturbed)
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
-    """A flipped bit in the newest checkpoint is seen, said, and costs some steps, not the bits."""
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "empty"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    damage: str, project: pathlib.Path, undisturbed: pathlib.Path
+) -> None:
+    """Damage to the newest checkpoint is seen, said, and costs some steps, not the bits."""
     process = start_and_wait_for_rows(project, 60)
     (child,) = children(process.pid)
     os.kill(child, signal.SIGKILL)
@@ -234,7 +216,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(project: pathlib.Path
     newest = max((project / "runs").glob("*/*/*/checkpoint-*"))
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
-    newest.write_bytes(data)
+    newest.write_bytes({"a flipped bit": bytes(data), "cut short": bytes(data[:1000]), "empty": b""}[damage])
 
     check_continued(project, undisturbed)
     assert f"checkpoint {newest.name} is damaged" in (finished(project)[0] / "log.txt").read_text()
@@ -380,7 +362,7 @@ def test_the_worker_refuses_an_environment_that_is_not_pinned(trained: tuple[pat
     shutil.copy(finished(root)[0] / "config.yaml", attempt)
     environment: dict[str, Any] = QUIET | {"PYTHONPATH": str(root / "src")}
     environment.pop("PYTHONHASHSEED", None)
-    command = [sys.executable, "-m", "samebits.worker", str(attempt), str(root)]
+    command = [sys.executable, "-m", "samebits.worker", str(attempt), str(root), str(os.getpid())]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     assert 1 == done.returncode

@@ -79,12 +79,16 @@ class Checkpoints:
         for path in self._newest_first():
             try:
                 arrays = read_arrays(path)
+                values = [arrays[name] for name in self._variables]
+                state = json.loads(arrays["state"].tobytes())
+                position = Position(**state["position"] | {"loss_sum": float.fromhex(state["position"]["loss_sum"])})
+                restored = position, arrays["order"], {kind: int(count) for kind, count in state["rows"].items()}
+                for variable, value in zip(self._variables.values(), values, strict=True):
+                    variable.assign(value)
             except RecordError as error:
                 logger.warning("checkpoint %s is damaged and left out: %s", path.name, error.received)
-                continue
-            state = json.loads(arrays["state"].tobytes())
-            for name, variable in self._variables.items():
-                variable.assign(arrays[name])
-            position = Position(**state["position"] | {"loss_sum": float.fromhex(state["position"]["loss_sum"])})
-            return position, arrays["order"], state["rows"]
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                logger.warning("checkpoint %s is none of this model and left out: %s", path.name, error)
+            else:
+                return restored
         return None

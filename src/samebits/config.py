@@ -5,6 +5,8 @@ the harness (`HARNESS_DATA_KEYS`). Everything else is a dataclass here, so that 
 """
 
 import dataclasses
+import types
+import typing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,14 +135,35 @@ def from_dict(tree: dict[str, Any]) -> Config:
         "paths": PathsConfig,
     }
     try:
-        return Config(**{key: parts[key](**value) if key in parts else value for key, value in tree.items()})
-    except TypeError as error:
+        config = Config(**{key: parts[key](**value) if key in parts else value for key, value in tree.items()})
+        _check_types(config)
+    except (TypeError, AttributeError) as error:
         raise ConfigError(
             "config.yaml of a run",
             expected="the keys that this version of samebits writes",
             received=str(error),
             fix="start the run again with make train",
         ) from error
+    return config
+
+
+def _check_types(part: Any) -> None:
+    """Refuse values whose types are not those of the schema, for a configuration that Hydra has not looked at.
+
+    Raises:
+        TypeError: Names the field.
+    """
+    hints = typing.get_type_hints(type(part))
+    for each in dataclasses.fields(part):
+        value, hint = getattr(part, each.name), hints[each.name]
+        if dataclasses.is_dataclass(value):
+            _check_types(value)
+        elif hint is not Any:
+            options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            kinds = tuple(typing.get_origin(option) or option for option in options)
+            kinds += (int,) if float in kinds else ()
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                raise TypeError(f"{each.name} is {value!r}")
 
 
 def identity(config: Config) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def _differing(a: dict[str, str], b: dict[str, str]) -> tuple[str, ...]:
 def row_differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[Divergence]:
     """Yield every stage in which two rows of one place differ, in the order of events."""
     for stage in STAGES:
-        if a.get(stage) == b.get(stage) or stage not in a or stage not in b:
+        if a.get(stage) == b.get(stage) or a.get(stage) is None or b.get(stage) is None:
             continue
         names: tuple[str, ...] = ()
         if stage in NAMED:
@@ -69,7 +69,8 @@ def row_differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[Divergence
 
 
 def _place(row: dict[str, Any]) -> tuple[int, int]:
-    return row["epoch"], row.get("step", 0) if "step" in row else 2**62
+    step = row.get("step")
+    return row["epoch"], 2**62 if step is None else step
 
 
 def differences(

@@ -33,11 +33,13 @@ from samebits.record import (
     hold_lock,
     is_finished,
     list_attempts,
+    list_leftovers,
     make_attempt,
     make_folder,
     read_json,
     read_yaml,
     remove_attempt,
+    remove_leftovers,
     write_yaml,
 )
 from samebits.runtime import check_machine, child_environment
@@ -115,6 +117,15 @@ def forwarded_signals(child: "subprocess.Popen[bytes]") -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def sweep(folder: pathlib.Path) -> None:
+    """Remove what killed processes left in the finished attempts of a folder of equal inputs."""
+    for attempt in list_attempts(folder):
+        if is_finished(attempt) and list_leftovers(attempt):
+            with hold_lock(attempt / LOCK) as free, contextlib.suppress(OSError):
+                if free:
+                    remove_leftovers(attempt)
 
 
 def child_command(
@@ -234,12 +245,15 @@ def run(config: Config, root: pathlib.Path) -> Outcome:
     check(config)
     check_machine(config.runtime)
     folder = prepare_inputs_folder(config, root)
+    sweep(folder)
     with claim_attempt(folder, config, root) as (attempt, goes_on):
         verb = "goes on with" if goes_on else "run"
         title = f"{config.name}   seed {config.seed.root}   {config.runtime.promise}"
         _show(f"{title}   {verb} {folder.name}/{attempt.name}")
         tracker = start_tracker(config, attempt, root)
         code = run_child(config, attempt, root)
+        if is_finished(attempt):  # whatever befell the process after the result, which is the last that it writes
+            code = 0
         if code == USAGE and not (attempt / TRACE).exists():  # nothing was begun, so nothing is left
             if tracker is not None:
                 tracker.kill()
@@ -265,6 +279,7 @@ def resume(attempt: pathlib.Path, root: pathlib.Path) -> Outcome:
     """
     config = from_dict(read_yaml(attempt / CONFIG))
     config.resume, config.paths.runs = str(attempt), str(attempt.parents[2])
+    check(config)
     now = name_inputs(config, root)
     if now != attempt.parent.name:
         raise ConfigError(

@@ -76,6 +76,12 @@ def describe_git(root: pathlib.Path) -> dict[str, Any]:
     return {"commit": commit, "clean": None if status is None else status == ""}
 
 
+def remote_has_credentials(root: pathlib.Path) -> bool:
+    """Return whether the address of git's remote carries a user's name or token before an "@"."""
+    address = _git(root, "config", "remote.origin.url") or ""
+    return "://" in address and "@" in address.partition("://")[2].partition("/")[0]
+
+
 def describe_machine(root: pathlib.Path) -> dict[str, Any]:
     """Return everything about machine and software that is worth a record; no host name, user or path."""
     libc, libc_version = platform.libc_ver()

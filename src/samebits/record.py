@@ -15,6 +15,7 @@ import pathlib
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -34,6 +35,29 @@ TRACE = "trace.jsonl"
 LOG = "log.txt"
 LOCK = "running.lock"
 ARRAYS_MAGIC = b"samebits arrays 1\n"
+
+# What the readers of a run's files lean on; a nested key has a dot.
+OPTIONAL_INT, OPTIONAL_DICT = (int, type(None)), (dict, type(None))
+SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
+    INPUTS: {"name": str, "config": dict, "code.digest": str, "code.files": dict, "code.files.*": str, "lock": str},
+    RESULT: {
+        "metrics.val_accuracy": float, "metrics.val_loss": float, "weights_digest": str, "optimizer_digest": str,
+        "data_digest": str, "promise": str, "fingerprint": str, "timing": dict,
+        "timing.*": (int, float), "resumed_at": (dict, type(None)),
+    },
+    MACHINE: {
+        "arithmetic.promise": str, "arithmetic.fingerprint": str, "arithmetic.settings": dict, "cpu": dict,
+        "packages": dict,
+    },
+    SEEDS: {"points": list, "points.*.point": str, "points.*.rests": str},
+    METRICS: {"epoch": int, "step": int, "loss": float, "accuracy": float},
+    TRACE: {
+        "epoch": int, "step": OPTIONAL_INT, "data": OPTIONAL_DICT, "data.*": str, "generators": OPTIONAL_DICT,
+        "gradients": OPTIONAL_DICT, "gradients.*": str, "bits": OPTIONAL_DICT, "bits.*": str, "weights": str,
+        "tensors": dict, "tensors.*": str,
+    },
+    CONFIG: {"name": str, "seed.policy": str, "seed.points": dict, "data": dict, "model": dict, "training": dict},
+}  # fmt: skip
 
 
 def storage_error(path: pathlib.Path, error: OSError) -> RecordError:
@@ -70,9 +94,14 @@ def write_file(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
         raise storage_error(path, error) from error
 
 
-def remove_partials(folder: pathlib.Path) -> None:
-    """Remove the files that a killed process was writing; only for one who holds the folder's lock."""
-    for path in folder.glob(".*partial*"):
+def list_leftovers(attempt: pathlib.Path) -> list[pathlib.Path]:
+    """Return what a killed process left in an attempt: files half written, and checkpoints beside a result."""
+    return sorted([*attempt.glob(".*partial*"), *(attempt.glob("checkpoint-*.arrays") if is_finished(attempt) else [])])
+
+
+def remove_leftovers(attempt: pathlib.Path) -> None:
+    """Remove what `list_leftovers` lists; only for one who holds the attempt's lock."""
+    for path in list_leftovers(attempt):
         path.unlink(missing_ok=True)
 
 
@@ -93,14 +122,39 @@ def read_json(path: pathlib.Path) -> Any:
         RecordError: The file is missing or damaged.
     """
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        value = json.loads(path.read_bytes())
+        check_shape(value, SHAPES.get(path.name, {}))
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordError(
             f"{path} could not be read.",
             expected="a JSON file written by a run",
             received=str(error),
             fix="name another run, or remove this one's folder.",
         ) from error
+    return value
+
+
+def _members(part: Any) -> list[Any]:
+    if isinstance(part, dict):
+        return list(part.values())
+    return part if isinstance(part, list) else []
+
+
+def check_shape(value: Any, shape: dict[str, type | tuple[type, ...]]) -> None:
+    """Refuse data that lack a key, or have something of another type there; "*" is every member of a list or mapping.
+
+    Raises:
+        ValueError: Names the key.
+    """
+    for key, kind in shape.items():
+        parts = [value]
+        for name in key.split("."):
+            if name == "*":
+                parts = [inner for part in parts for inner in _members(part)]
+            else:
+                parts = [part.get(name) if isinstance(part, dict) else None for part in parts]
+        if not all(isinstance(part, kind) for part in parts):
+            raise ValueError(f"no {key} in it")
 
 
 def write_yaml(path: pathlib.Path, value: Any) -> None:
@@ -115,14 +169,16 @@ def read_yaml(path: pathlib.Path) -> Any:
         RecordError: The file is missing or damaged.
     """
     try:
-        return yaml.safe_load(path.read_bytes())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        value = yaml.safe_load(path.read_bytes())
+        check_shape(value, SHAPES.get(path.name, {}))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RecordError(
             f"{path} could not be read.",
             expected="a YAML file written by a run",
             received=" ".join(str(error).split()),
             fix="name another run, or remove this one's folder.",
         ) from error
+    return value
 
 
 def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
@@ -168,7 +224,8 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+            check_shape(row, SHAPES.get(path.name, {}))
+        except (ValueError, RecursionError) as error:
             raise RecordError(
                 f"{path} is damaged in line {number}.",
                 expected="one JSON object a line",
@@ -324,7 +381,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
             raise ValueError("its digest is not that of its contents")  # noqa: TRY301
         with np.load(io.BytesIO(contents), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise RecordError(
             f"{path} is damaged.",
             expected="a file as a run wrote it",

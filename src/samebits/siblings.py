@@ -1,9 +1,11 @@
 """Compares a finished run with the other attempts of its inputs: under a promise they must have the same bits."""
 
+import dataclasses
 import pathlib
 from dataclasses import dataclass
 
 from samebits.divergence import first_divergence
+from samebits.errors import RecordError
 from samebits.record import RESULT, TRACE, is_finished, list_attempts, read_json, read_rows
 
 
@@ -15,6 +17,7 @@ class Comparison:
         equal: Attempts that ended with the same weights digest.
         different: Attempts that did not, although nothing that decides the arithmetic differs.
         elsewhere: Attempts left out, made where the promise does not reach.
+        unreadable: Attempts left out, whose results are damaged.
         first_difference: The first trace record that differs from the newest of `different`, in words.
     """
 
@@ -22,6 +25,7 @@ class Comparison:
     different: list[str]
     elsewhere: list[str]
     first_difference: str = ""
+    unreadable: tuple[str, ...] = ()
 
 
 def first_difference(a: pathlib.Path, b: pathlib.Path) -> str:
@@ -33,11 +37,15 @@ def first_difference(a: pathlib.Path, b: pathlib.Path) -> str:
 def compare_with_siblings(attempt: pathlib.Path) -> Comparison:
     """Compare a finished attempt with every other finished attempt of its inputs."""
     result = read_json(attempt / RESULT)
-    equal, different, elsewhere = [], [], []
+    equal, different, elsewhere, unreadable = [], [], [], []
     for sibling in list_attempts(attempt.parent):
         if sibling == attempt or not is_finished(sibling):
             continue
-        other = read_json(sibling / RESULT)
+        try:
+            other = read_json(sibling / RESULT)
+        except RecordError:
+            unreadable.append(sibling.name)
+            continue
         if other["weights_digest"] == result["weights_digest"]:
             equal.append(sibling.name)
         elif result["promise"] in ("machine", "article") and other["fingerprint"] != result["fingerprint"]:
@@ -45,7 +53,7 @@ def compare_with_siblings(attempt: pathlib.Path) -> Comparison:
         else:
             different.append(sibling.name)
     first = first_difference(attempt.parent / different[-1], attempt) if different else ""
-    return Comparison(equal, different, elsewhere, first)
+    return Comparison(equal, different, elsewhere, first, tuple(unreadable))
 
 
 def _count(number: int, noun: str) -> str:
@@ -54,6 +62,9 @@ def _count(number: int, noun: str) -> str:
 
 def describe_comparison(comparison: Comparison, promise: str) -> tuple[str, bool]:
     """Return one line about the siblings, and whether a promise was broken."""
+    if comparison.unreadable:
+        line, broken = describe_comparison(dataclasses.replace(comparison, unreadable=()), promise)
+        return f"{line}; not compared with damaged results: {', '.join(comparison.unreadable)}", broken
     if comparison.different:
         broken = promise in ("portable", "machine")
         names = ", ".join(comparison.different)

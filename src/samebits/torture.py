@@ -17,8 +17,19 @@ from rich.table import Table
 
 from samebits.config import Config, check, to_dict
 from samebits.errors import RecordError
+from samebits.launch import sweep
 from samebits.progress import print_table
-from samebits.record import METRICS, RESULT, TRACE, is_finished, list_attempts, make_folder, read_json, write_yaml
+from samebits.record import (
+    METRICS,
+    RESULT,
+    TRACE,
+    is_finished,
+    list_attempts,
+    list_leftovers,
+    make_folder,
+    read_json,
+    write_yaml,
+)
 
 FOLDER = ".torture"
 MOMENTS = ("at start", "inside a step", "inside a checkpoint's write", "at the end", "in the tracker")
@@ -173,6 +184,7 @@ def train(
 
 def compare(undisturbed: pathlib.Path, attempt: pathlib.Path, runs: pathlib.Path) -> str:
     """Return what differs between a killed training and the undisturbed one, or was left behind ("": nothing)."""
+    sweep(attempt.parent)  # as the next start of these inputs does
     for name in (TRACE, METRICS):
         if (undisturbed / name).read_bytes() != (attempt / name).read_bytes():
             return name
@@ -180,7 +192,7 @@ def compare(undisturbed: pathlib.Path, attempt: pathlib.Path, runs: pathlib.Path
     for key in ("weights_digest", "optimizer_digest", "metrics", "data_digest"):
         if results[0][key] != results[1][key]:
             return key
-    left = [path.name for path in attempt.iterdir() if "partial" in path.name or path.suffix == ".arrays"]
+    left = [path.name for path in list_leftovers(attempt)]
     if left:
         return f"left behind: {', '.join(left)}"
     deadline = time.monotonic() + LEAVE_S

@@ -22,6 +22,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from samebits.config import Config, flatten, from_dict
 from samebits.errors import SamebitsError, TrackerError
+from samebits.machine import remote_has_credentials
 from samebits.record import (
     CONFIG,
     INPUTS,
@@ -186,13 +187,16 @@ class CometTracker:
         tracker = config.tracker
         # The parent waits so long in all: the other half is for telling everything again, offline.
         self._patience_s = tracker.finish_timeout_s / 2
+        credentials = remote_has_credentials(pathlib.Path.cwd())
+        if credentials:
+            logger.warning("the address of git's remote holds a user's name or token: git's metadata are not told")
         experiment_config = comet_ml.ExperimentConfig(
             disabled=False,
             log_code=False,  # the run's own source/ is logged below, not this process's
             log_graph=False,
             parse_args=False,
             display_summary_level=0,
-            log_git_metadata=True,
+            log_git_metadata=not credentials,
             log_git_patch=True,
             log_env_details=True,
             log_env_host=False,

@@ -10,6 +10,7 @@ import inspect
 import logging
 import math
 import pathlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from samebits.config import TraceConfig, TrainingConfig
 from samebits.data import Dataset, Split, epoch_order
 from samebits.digest import array_digest, arrays_digest, float_bits
 from samebits.draws import GeneratorWatch, check_graph_draws, graph_nodes, opaque_operations
-from samebits.errors import ConfigError, StopRequestedError, TrainingError
+from samebits.errors import ConfigError, RecordError, StopRequestedError, TrainingError
 from samebits.optimizers import Adagrad, Adam, RMSprop
 from samebits.progress import TrainingProgress
 from samebits.record import METRICS, TRACE, append_row, keep_rows, read_rows
@@ -235,6 +236,7 @@ class Training:
         self.watch = GeneratorWatch(seeds)
         self.paths = {METRICS: attempt / METRICS, TRACE: attempt / TRACE}
         self.counts = {METRICS: 0, TRACE: 0}
+        self.saved, self.saving_s = 0, 0.0
         self.position = Position()
         self.order = epoch_order(seeds, 1, self.rows)
         self.progress = TrainingProgress(settings.epochs, self.steps)
@@ -287,7 +289,7 @@ class Training:
                 self.end_epoch()
         finally:
             self.progress.close()
-        last = read_rows(self.paths[TRACE])[-1]
+        last = self.check_rows()[-1]
         return {
             "metrics": {name: float.fromhex(bits) for name, bits in last["bits"].items()},
             "weights_digest": last["weights"],
@@ -295,7 +297,25 @@ class Training:
             "steps": self.steps * self.settings.epochs,
             "resumed_at": resumed_at,
             "unmeasured_operations": self.unmeasured,
+            "checkpoints": {"written": self.saved, "duration_s": self.saving_s},
         }
+
+    def check_rows(self) -> list[dict[str, Any]]:
+        """Return the trace, after a look that no row of this run was lost while it was trained.
+
+        Raises:
+            RecordError: A file was cut or removed under the run.
+        """
+        rows = {kind: read_rows(path) for kind, path in self.paths.items()}
+        for kind, found in rows.items():
+            if len(found) != self.counts[kind]:
+                raise RecordError(
+                    f"{self.paths[kind]} was changed by somebody else while the run was writing it.",
+                    expected=f"{self.counts[kind]} rows",
+                    received=len(found),
+                    fix="give the same command again with resume=never.",
+                )
+        return rows[TRACE]
 
     def record(self, kind: str, row: dict[str, Any]) -> None:
         """Append a row to metrics or trace; a checkpoint remembers how many there were."""
@@ -304,7 +324,10 @@ class Training:
 
     def save(self) -> None:
         """Write a checkpoint of everything."""
+        began = time.monotonic()
         self.checkpoints.save(self.position, self.order, self.counts)
+        self.saved += 1
+        self.saving_s += time.monotonic() - began
 
     def begin(self) -> dict[str, int] | None:
         """Start, or go on from the newest checkpoint; returns where (None: at the beginning)."""

@@ -31,7 +31,7 @@ from samebits.record import (
     is_finished,
     read_json,
     read_yaml,
-    remove_partials,
+    remove_leftovers,
     storage_error,
     write_json,
 )
@@ -43,6 +43,7 @@ _received: list[int] = []  # signals that asked this process to stop
 _saves: list[bool] = []  # not empty: the training has begun, and saves a checkpoint before it stops
 _held: list[Any] = []  # files whose locks live as long as this process
 WORKER_LOCK = "worker.lock"
+OUT_OF_MEMORY = ("MemoryError", "_ArrayMemoryError", "ResourceExhaustedError")  # Python's, NumPy's, TensorFlow's
 
 
 def find_function(key: str, target: str, arguments: dict[str, Any]) -> Callable[..., Any]:
@@ -180,7 +181,17 @@ def wait_for_predecessor(attempt: pathlib.Path) -> None:
     held = (attempt / WORKER_LOCK).open("a")
     fcntl.flock(held, fcntl.LOCK_EX)
     _held.append(held)
-    remove_partials(attempt)
+    remove_leftovers(attempt)
+
+
+def describe_exception(error: Exception) -> str:
+    """Return what a person at the terminal reads of an error that is not one of this project's."""
+    name = type(error).__name__
+    lines = str(error).splitlines()
+    if name in OUT_OF_MEMORY:
+        what = f"out of memory ({lines[0] if lines else name})"
+        return f"{name}: {what}; fix: a smaller model, training.batch_size or data set, or a machine with more memory"
+    return f"{name}: {lines[0] if lines else 'no message'}; the traceback is in {LOG}"
 
 
 def _request_stop(number: int, _frame: object) -> None:
@@ -219,15 +230,11 @@ def main() -> int:
         logger.error(text)  # noqa: TRY400  the message is for a user; a traceback would hide it
         print(text, file=terminal)
         return error.exit_code
-    except MemoryError:
-        traceback.print_exc()
-        print("MemoryError: the training ran out of memory", file=terminal)
-        return 1
     except StopRequestedError:
         return 128 + (_received[0] if _received else signal.SIGTERM)
     except Exception as error:  # noqa: BLE001  the last line of defence: every failure ends in the log
         traceback.print_exc()
-        print(f"{type(error).__name__}: {error}", file=terminal)
+        print(describe_exception(error), file=terminal)
         return 1
     return 0
 

@@ -30,7 +30,7 @@ class Run:
         metrics: The last values, exact.
         verdict: "held", "broken", "alone", "elsewhere", "same" or "differs" (nothing promised), or "unknown".
         verdict_text: The verdict in words.
-        configuration: Digest of the inputs without the root seed and single seed points: what a seed study varies is left out.
+        configuration: Digest of the inputs without the root seed and the seed points, which a seed study varies.
         curves: Metric -> its points: pairs of step (training) or epoch (validation) and value.
         inputs: Everything that two runs can differ in, by item, as text.
         facts: What the table shows besides.
@@ -113,7 +113,7 @@ def _figure(value: Any) -> float:
         ValueError: It is no finite number.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{METRICS} holds {value!r} where a number belongs")  # noqa: TRY004  the file's contents are wrong
+        raise ValueError(f"{METRICS} holds {value!r} where a number belongs")
     return float(f"{value:.{FIGURES}g}")
 
 
@@ -155,9 +155,7 @@ def _machine_items(machine: dict[str, Any]) -> dict[str, Any]:
 
 def _input_items(inputs: dict[str, Any], machine: dict[str, Any], seeds: dict[str, Any]) -> dict[str, str]:
     items = {
-        f"config {key}": value
-        for key, value in flatten(inputs["config"]).items()
-        if not key.startswith("seed.points.")
+        f"config {key}": value for key, value in flatten(inputs["config"]).items() if not key.startswith("seed.points.")
     }
     items |= {f"seed {row['point']}": row["value"] for row in seeds["points"]}
     items |= {f"code {path}": digest[:12] for path, digest in inputs["code"]["files"].items()}
@@ -205,7 +203,7 @@ def _read(attempt: pathlib.Path) -> Run:
 
 
 def read_run(attempt: pathlib.Path) -> Run | Unreadable:
-    """Return a finished attempt's data; one that cannot be read, for whatever reason its files give, with that reason."""
+    """Return a finished attempt's data; for one that cannot be read, whatever its files hold, the reason."""
     try:
         return _read(attempt)
     except (SamebitsError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:

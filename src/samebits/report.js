@@ -32,7 +32,8 @@
   };
   const table = (id, heads, rows) => {
     const cell = (tag, value) => (value instanceof Node ? make(tag, {}, value) : make(tag, { class: typeof value === "number" ? "number" : "long" }, String(value)));
-    const head = make("thead", {}, make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text))));
+    const number = (place) => rows.length > 0 && typeof rows[0][place] === "number";
+    const head = make("thead", {}, make("tr", {}, ...heads.map((text, place) => make("th", { scope: "col", class: number(place) ? "number" : "long" }, text))));
     byId(id).replaceChildren(head, make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((value) => cell("td", value))))));
   };
   const figure = (value) => (value === null || value === undefined ? "" : Number(value.toPrecision(4)));
@@ -78,7 +79,7 @@
     const y = (value) => height - bottom - (value - y0) / (y1 - y0) * (height - top - bottom);
     const byEpoch = metric.startsWith("val_");
     const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${metrics[metric]} of ${shown.length} runs`, "data-chart": metric, class: shown.length > COLOURS ? "many" : "few" });
-    for (const value of ticks(y0, y1, 4)) svg.append(draw("line", { x1: left, x2: width - right, y1: y(value), y2: y(value), class: "grid" }), draw("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, String(value)));
+    for (const value of ticks(y0, y1, 5)) svg.append(draw("line", { x1: left, x2: width - right, y1: y(value), y2: y(value), class: "grid" }), draw("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, String(value)));
     for (const value of ticks(x0, x1, width < 400 ? 4 : 6)) if (value >= 0 && (!byEpoch || Number.isInteger(value))) svg.append(draw("text", { x: x(value), y: height - bottom + 16, "text-anchor": "middle" }, String(value)));
     svg.append(draw("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, byEpoch ? "epoch" : "step"));
     for (const index of shown) {
@@ -156,9 +157,10 @@
   };
 
   const inputOf = (item, index) => (item in data.equal ? data.equal[item] : data.varying[item].values[data.varying[item].of[index]]);
+  const rests = (item, index) => { const point = data.consumers[data.runs[index].consumers][item.replace(/^seed /, "")]; return item.startsWith("seed ") && Boolean(point && point[2]); };
   const drawDiff = () => {
     const { a, b } = state;
-    const rows = Object.entries(data.varying).filter(([, each]) => each.of[a] !== each.of[b]).map(([item, each]) => [item, each.values[each.of[a]], each.values[each.of[b]], each.effect]);
+    const rows = Object.entries(data.varying).filter(([, each]) => each.of[a] !== each.of[b]).map(([item, each]) => [item, each.values[each.of[a]], each.values[each.of[b]], rests(item, a) && rests(item, b) ? "does not" : each.effect]);
     const rank = { "changes bits": 0, "may change bits": 1 };
     rows.sort((p, q) => (rank[p[3]] ?? 2) - (rank[q[3]] ?? 2) || (p[0] < q[0] ? -1 : 1));
     table("diff", ["input", "A", "B", "effect on the bits"], rows);
@@ -182,7 +184,7 @@
     const rows = [...document.querySelectorAll("#runs tbody tr")];
     const compare = (p, q) => {
       const [u, v] = [value(p, place), value(q, place)], [m, n] = [Number(u), Number(v)];
-      return u !== "" && v !== "" && !Number.isNaN(m) && !Number.isNaN(n) ? m - n : u < v ? -1 : u > v ? 1 : 0;
+      return !["run", "weights"].includes(button.dataset.column) && u !== "" && v !== "" && !Number.isNaN(m) && !Number.isNaN(n) ? m - n : u < v ? -1 : u > v ? 1 : 0;
     };
     rows.sort((p, q) => (down ? -1 : 1) * compare(p, q) || p.dataset.run - q.dataset.run);
     document.querySelector("#runs tbody").append(...rows);
@@ -251,5 +253,6 @@
     window.addEventListener("hashchange", () => { follow(); choose(); showTheme(); showDrawn(); drawStrips(); drawDiff(); });
   };
   start();
-  document.body.dataset.width = document.documentElement.scrollWidth;
+  document.body.dataset.width = document.documentElement.scrollWidth; // looked at by the test: nothing may stick out
+  document.body.dataset.view = document.documentElement.clientWidth;
 })();

@@ -10,12 +10,12 @@ import html
 import json
 import pathlib
 import re
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from samebits.distributions import configurations
 from samebits.errors import UsageError
-from samebits.explain import DOES_NOT, MAY, WITHOUT_EFFECT
+from samebits.explain import CHANGES, DOES_NOT, MAY, WITHOUT_EFFECT
 from samebits.gather import METRIC_NAMES, Run, Unreadable, finished_attempts, read_run, read_variance, run_key, thin
 from samebits.record import find_attempt, is_finished, storage_error, write_bytes
 
@@ -23,61 +23,16 @@ FOLDER = pathlib.Path(__file__).parent
 MOST_RUNS = 1000
 MOST_POINTS = 50_000  # of one metric's curves together: about 1 MB of page
 FEWEST, MOST = 20, 400  # points of one curve
-FEWEST_SEEDS = 3  # for an interval
-RESAMPLES = 9999
 WITHOUT_SIGNIFICANCE = ("git ", "machine system", "machine memory_bytes", "machine image_digest")
+NOWHERE = "base-uri 'none'; form-action 'none'"
 COLUMNS = (
     ("run", "run"), ("seed", "seed"), ("val_accuracy", "val accuracy"), ("val_loss", "val loss"),
     ("accuracy", "accuracy"), ("loss", "loss"), ("epochs", "epochs"), ("training_s", "time s"), ("promise", "promise"),
     ("verdict", "did it hold?"), ("weights", "weights"), ("configuration", "conf."), ("machine", "machine"),
 )  # fmt: skip
+FACTS = ("promise", "weights", "fingerprint", "data", "epochs", "steps", "resumed", "training_s")
+NUMBERS, NUMBER = ("seed", *METRIC_NAMES, "epochs", "training_s"), ' class="number"'
 SIGNS = {"held": "✓", "broken": "✗", "alone": "·", "elsewhere": "·", "same": "=", "differs": "≠", "unknown": "?"}
-
-
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % bootstrap interval of the mean (BCa, resampled from a fixed seed), None: too few values.
-
-    Source: scipy.stats.bootstrap.
-    """
-    if len(values) < FEWEST_SEEDS:
-        return None
-    if len(set(values)) == 1:
-        return values[0], values[0]
-    import numpy as np  # noqa: PLC0415  slow to import, as is scipy
-    from scipy.stats import bootstrap  # noqa: PLC0415
-
-    found = bootstrap((np.asarray(values),), np.mean, n_resamples=RESAMPLES, rng=np.random.default_rng(0))
-    low, high = (float(f"{bound:.6g}") for bound in found.confidence_interval)
-    return low, high
-
-
-def distribution(runs: Sequence[Run], metric: str) -> dict[str, Any]:
-    """Return one metric's mean, deviation and interval over seeds. Repetitions with the same bits count once."""
-    once = {(run.key.rsplit("/", 1)[0], run.facts["weights"]): run.metrics[metric] for run in runs}
-    values = sorted(once.values())
-    return {
-        "values": values,
-        "mean": float(f"{statistics.fmean(values):.6g}"),
-        "sd": float(f"{statistics.stdev(values):.6g}") if len(values) > 1 else None,
-        "interval": interval(values),
-    }
-
-
-def configurations(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return the groups of runs that differ in seeds only, each labelled by what sets it apart from the others."""
-    groups: dict[str, list[int]] = {}
-    for index, run in enumerate(runs):
-        groups.setdefault(run.configuration, []).append(index)
-    items = {name: runs[members[0]].configuration_items for name, members in groups.items()}
-    keys = sorted({key for each in items.values() for key in each if key != "name"})
-    apart = [key for key in keys if len({each.get(key) for each in items.values()}) > 1]
-    found = []
-    for name, members in sorted(groups.items(), key=lambda pair: (runs[pair[1][0]].key.split("/")[0], pair[0])):
-        differing = [f"{key.split('.', 1)[-1]}={items[name].get(key, 'absent')}" for key in apart]
-        metrics = {metric: distribution([runs[i] for i in members], metric) for metric in METRIC_NAMES}
-        label = " ".join([items[name].get("name", ""), ", ".join(differing[:4]), "…" if len(differing) > 4 else ""])  # noqa: PLR2004
-        found.append({"name": name, "label": " ".join(label.split())[:140], "runs": members, "metrics": metrics})
-    return found
 
 
 def effect_of(item: str) -> str:
@@ -85,7 +40,8 @@ def effect_of(item: str) -> str:
     kind, _, name = item.partition(" ")
     if item.startswith(WITHOUT_SIGNIFICANCE) or (kind == "config" and name.startswith(WITHOUT_EFFECT)):
         return DOES_NOT
-    return "changes bits" if kind in ("config", "seed") and not name.startswith("runtime.") else MAY
+    certain = kind in ("config", "seed") and not name.startswith(("runtime.", "python/", "numpy/", "tensorflow/"))
+    return CHANGES if certain else MAY
 
 
 def split_inputs(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
@@ -116,7 +72,7 @@ def page_data(runs: Sequence[Run], unreadable: Sequence[Unreadable], variance: l
         {
             "key": run.key, "seed": run.seed, "verdict": run.verdict, "verdict_text": run.verdict_text,
             "group": group_of[index], "machine": machines.index(run.facts["machine"]), **run.metrics,
-            **{key: run.facts[key] for key in ("promise", "weights", "fingerprint", "data", "epochs", "steps", "resumed", "training_s")},
+            **{key: run.facts[key] for key in FACTS},
             "consumers": places[json.dumps(run.facts["consumers"])],
             "curves": {name: thin(points, most) for name, points in run.curves.items()},
         }
@@ -157,7 +113,8 @@ def _row(index: int, row: dict[str, Any]) -> str:
         _cell(row["epochs"], row["epochs"], "number"),
         _cell(f"{seconds:.1f}" if isinstance(seconds, int | float) else "", seconds, "number"), _cell(row["promise"]),
         _cell(f"{SIGNS[row['verdict']]} {row['verdict']}", None, f"verdict {row['verdict']}", row["verdict_text"]),
-        _cell(row["weights"][:12], row["weights"], "digest", row["weights"]), _cell(f"C{row['group'] + 1}", row["group"]),
+        _cell(row["weights"][:12], row["weights"], "digest", row["weights"]),
+        _cell(f"C{row['group'] + 1}", row["group"]),
         _cell(f"M{row['machine'] + 1}", row["machine"]),
     ]  # fmt: skip
     return f'<tr data-run="{index}">{"".join(cells)}</tr>'
@@ -171,7 +128,8 @@ def _list(title: str, rows: Sequence[tuple[str, str]]) -> str:
 def _headline(data: dict[str, Any]) -> str:
     counts = {name: sum(row["verdict"] == name for row in data["runs"]) for name in SIGNS}
     if counts["broken"]:
-        return f"A promise was broken: {counts['broken']} of {len(data['runs'])} runs have other bits than their inputs promise."
+        of = f"{counts['broken']} of {len(data['runs'])} runs"
+        return f"A promise was broken: {of} have other bits than another attempt of their inputs."
     if counts["held"]:
         return f"The promise held: {counts['held']} runs have the same bits as another attempt of their inputs."
     return "No two attempts of the same inputs can be compared: run one again to see whether the promise holds."
@@ -188,14 +146,17 @@ def render(data: dict[str, Any]) -> str:
         "broken": sum(row["verdict"] == "broken" for row in data["runs"]), "machines": len(data["machines"]),
     }  # fmt: skip
     heads = "".join(
-        f'<th scope="col" aria-sort="none"><button type="button" data-column="{name}">{title}</button></th>'
+        f'<th scope="col" aria-sort="none"{NUMBER if name in NUMBERS else ""}>'
+        f'<button type="button" data-column="{name}">{title}</button></th>'
         for name, title in COLUMNS
     )
     notes = _list("Configurations", [(f"C{i + 1}", each["label"]) for i, each in enumerate(data["groups"])])
     notes += _list("Machines", [(f"M{i + 1}", text) for i, text in enumerate(data["machines"])])
-    notes += _list("Broken promises", [(short_key(r["key"]), r["verdict_text"]) for r in data["runs"] if r["verdict"] == "broken"])
+    notes += _list(
+        "Broken promises", [(short_key(r["key"]), r["verdict_text"]) for r in data["runs"] if r["verdict"] == "broken"]
+    )
     parts = {
-        "CSP": f"default-src 'none'; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'; base-uri 'none'; form-action 'none'",
+        "CSP": f"default-src 'none'; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'; " + NOWHERE,
         "STYLE": style, "SCRIPT": script, "DATA": embed(data), "HEADLINE": html.escape(_headline(data)), "HEADS": heads,
         "STATE": "bad" if tiles["broken"] else "good" if tiles["held"] else "plain",
         "TILES": "".join(f"<li><strong>{count}</strong> {name}</li>" for name, count in tiles.items()),

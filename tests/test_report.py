@@ -112,7 +112,10 @@ def data_of(page: str) -> Any:
 
 def in_fresh_process(runs: pathlib.Path, cwd: pathlib.Path, page: pathlib.Path, **environment: str) -> bytes:
     """Return the bytes of a report that a process of its own wrote."""
-    code = "import sys, pathlib as p; from samebits import report as r; r.report(p.Path(sys.argv[1]), [], p.Path(sys.argv[2]))"
+    code = (
+        "import sys; from pathlib import Path; from samebits import report; "
+        "report.report(Path(sys.argv[1]), [], Path(sys.argv[2]))"
+    )
     variables = QUIET | {"PYTHONPATH": str(ROOT / "src")} | environment
     subprocess.run([sys.executable, "-c", code, str(runs), str(page)], cwd=cwd, env=variables, check=True, timeout=100)
     return page.read_bytes()

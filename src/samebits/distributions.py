@@ -45,6 +45,13 @@ def distribution(runs: Sequence[Run], metric: str) -> dict[str, Any]:
     }
 
 
+def label(items: dict[str, str], apart: Sequence[str]) -> str:
+    """Return a configuration's name and what sets it apart, as far as it fits into a line."""
+    parts = [f"{key.split('.', 1)[-1]}={items.get(key, 'absent')}" for key in apart]
+    more = " …" if len(parts) > MOST_KEYS else ""
+    return f"{items.get('name', '')} {', '.join(parts[:MOST_KEYS])}{more}".strip()[:140]
+
+
 def configurations(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return the groups of runs that differ in seeds only, each labelled by what sets it apart from the others."""
     groups: dict[str, list[int]] = {}
@@ -53,13 +60,17 @@ def configurations(runs: Sequence[Run]) -> list[dict[str, Any]]:
     items = {name: runs[members[0]].configuration_items for name, members in groups.items()}
     keys = sorted({key for each in items.values() for key in each if key != "name"})
     apart = [key for key in keys if len({each.get(key) for each in items.values()}) > 1]
+    plain = [key for key in apart if not key.startswith("runtime.") or key == "runtime.promise"]
+    if len({tuple(each.get(key) for key in ("name", *plain)) for each in items.values()}) == len(items):
+        apart = plain
     apart.sort(key=_rank)
-    found = []
-    for name, members in sorted(groups.items(), key=lambda pair: (runs[pair[1][0]].key.split("/")[0], pair[0])):
-        differing = [f"{key.split('.', 1)[-1]}={items[name].get(key, 'absent')}" for key in apart]
-        metrics = {metric: distribution([runs[i] for i in members], metric) for metric in METRIC_NAMES}
-        label = " ".join(
-            [items[name].get("name", ""), ", ".join(differing[:MOST_KEYS]), "…" if len(differing) > MOST_KEYS else ""]
-        )
-        found.append({"name": name, "label": " ".join(label.split())[:140], "runs": members, "metrics": metrics})
-    return found
+    found = [
+        {
+            "name": name,
+            "label": label(items[name], apart),
+            "runs": members,
+            "metrics": {metric: distribution([runs[i] for i in members], metric) for metric in METRIC_NAMES},
+        }
+        for name, members in groups.items()
+    ]
+    return sorted(found, key=lambda group: (group["label"], group["name"]))

@@ -361,6 +361,42 @@ def test_it_starts_without_tensorflow() -> None:
     assert "[]" == done.stdout.strip()
 
 
+def test_a_run_that_is_not_finished_is_left_out_aloud(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Named beside finished ones it is said; alone there is nothing to show."""
+    runs = tmp_path / "runs"
+    make_run(runs, 1)
+    (make_run(runs, 2) / "result.json").unlink()
+    data = data_of(page_of(runs, tmp_path, "0001", "0002"))
+
+    assert [1] == [row["seed"] for row in data["runs"]]
+    assert "not finished, left out: made/0002" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="1 runs named, none finished"):
+        report.report(runs, ["0002"], tmp_path / "page.html")
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of #rrggbb (WCAG 2.2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_and_lines_stand_out(theme: str) -> None:
+    """Contrast with a card is at least 4.5 for words and 3 for lines, in both themes (WCAG 2.2 AA)."""
+    blocks = re.findall(r":root.*?\{(.*?)\}", (report.FOLDER / "report.css").read_text(), re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6})", blocks[theme == "dark"]))
+    back = luminance(colours["card"])
+    contrast = {}
+    for name in ("text", "soft", "accent", "good", "bad", *(f"c{i}" for i in range(8))):
+        light, dark = sorted((luminance(colours[name]), back), reverse=True)
+        contrast[name] = (light + 0.05) / (dark + 0.05)
+
+    assert {} == {name: value for name, value in contrast.items() if value < (3 if re.fullmatch(r"c\d", name) else 4.5)}
+
+
 # In a browser
 
 

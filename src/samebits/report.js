@@ -32,7 +32,7 @@
   };
   const table = (id, heads, rows) => {
     const cell = (tag, value) => (value instanceof Node ? make(tag, {}, value) : make(tag, { class: typeof value === "number" ? "number" : "long" }, String(value)));
-    const number = (place) => rows.length > 0 && typeof rows[0][place] === "number";
+    const number = (place) => rows.some((row) => typeof row[place] === "number");
     const head = make("thead", {}, make("tr", {}, ...heads.map((text, place) => make("th", { scope: "col", class: number(place) ? "number" : "long" }, text))));
     byId(id).replaceChildren(head, make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((value) => cell("td", value))))));
   };

@@ -176,6 +176,9 @@ def select(runs: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path]:
     """
     chosen = [find_attempt(runs, name) for name in names] if names else finished_attempts(runs)
     attempts = sorted({run_key(path): path for path in chosen if is_finished(path)}.items())
+    for path in chosen:
+        if not is_finished(path):
+            print(f"not finished, left out: {run_key(path)}")
     if not attempts:
         raise UsageError(
             "report",

@@ -506,6 +506,24 @@ class TestInABrowser:
         assert ["360"] == widths[0]
         assert int(widths[1][0]) > 700
 
+    def test_variance_by_source_has_a_bar_for_each(self, tmp_path: pathlib.Path) -> None:
+        """Two sources of a study, two bars; a broken promise is told in the headline and in the table."""
+        runs = tmp_path / "runs"
+        make_run(runs, 1)
+        make_run(runs, 1, 2, weights="ee" * 32)
+        parts = [
+            {"source": source, "metric": "val_loss", "sd": 0.02, "low": 0.01, "high": 0.04}
+            for source in ("data/order", "data/split")
+        ]
+        (runs / "studies" / "s").mkdir(parents=True)
+        (runs / "studies" / "s" / "study.json").write_text(json.dumps({"variance": parts}))
+        page_of(runs, tmp_path)
+        dom = look(tmp_path, tmp_path / "page.html")
+        chart = dom.split('data-chart="variance"')[1].split("</svg>")[0]
+
+        assert (2, 2) == (chart.count("<rect"), chart.count("<line"))
+        assert 2 == dom.count('class="verdict broken"')
+
     def test_a_broken_script_is_seen(self, tmp_path: pathlib.Path, page: pathlib.Path) -> None:
         """Negative control: a script that fails, and one that the policy refuses, turn the check red."""
         text = page.read_text()

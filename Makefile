@@ -14,12 +14,13 @@ KILLS ?= 20
 KILL_SEED ?=
 REAL ?=
 ONLY ?=
+OUT ?= report.html
 REPEATS ?= 3
 TESTS ?=
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train resume seeds comet verify explain rounds golden golden-update audit torture prune portability zoo bench bench-checkpoints test lint format lock clean
+.PHONY: help setup train resume seeds comet verify explain report watch rounds golden golden-update audit torture prune portability zoo bench bench-checkpoints test lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -44,6 +45,12 @@ verify: setup ## train the same inputs RUNS times under hostile conditions and c
 
 explain: setup ## say why two runs differ: make explain A=last~1 B=last
 	@$(VENV_PYTHON) scripts/explain.py '$(A)' '$(B)'
+
+report: setup ## write runs as one HTML page: make report [RUNS="last last~1"] [OUT=report.html]
+	@$(VENV_PYTHON) scripts/report.py '--out=$(OUT)' $(if $(filter command line environment,$(origin RUNS)),$(RUNS))
+
+watch: setup ## show the trainings that run now, live
+	@$(VENV_PYTHON) scripts/watch.py
 
 rounds: setup ## reproduce the article's rounds, from nothing seeded to everything pinned (8 runs)
 	@$(VENV_PYTHON) scripts/rounds.py 'seed.root=$(SEED)' $(OVERRIDES)

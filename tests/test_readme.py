@@ -21,6 +21,8 @@ COMMANDS = {
     "make verify SEED=56": (SMOKE, "VERIFIED: 2 runs of smoke"),
     "make verify QUICK=1": ('OVERRIDES="experiment=smoke tracker=none training.steps_per_epoch=9"', "VERIFIED: 2 runs"),
     "make explain A=last~1 B=last": ("", "no divergence"),
+    "make report OUT=report.html": ("", "report of "),
+    "make watch": ("", "0 running"),
     "make rounds": (SMOKE, "round 3 is bitwise identical; rounds 1 and 2 are not"),
     "make golden": ("EXPERIMENTS=smoke", "GOLDEN smoke"),
     "make portability": ('CPUS=Haswell OVERRIDES="experiment=smoke"', "with one digest"),

@@ -209,11 +209,13 @@ def test_every_verdict_is_told(tmp_path: pathlib.Path) -> None:
     make_run(runs, 5, 1, promise="machine")
     make_run(runs, 5, 2, promise="machine", fingerprint="f2", weights="ee" * 32)
     make_run(runs, 6)
+    make_run(runs, 7)
+    (make_run(runs, 7, 2) / "result.json").write_text("{}")
     page = page_of(runs, tmp_path)
     verdicts = {row["seed"]: row["verdict"] for row in data_of(page)["runs"]}
 
-    assert {1: "held", 2: "broken", 3: "differs", 4: "same", 5: "elsewhere", 6: "alone"} == verdicts
-    assert "A promise was broken: 2 of 11 runs" in page
+    assert {1: "held", 2: "broken", 3: "differs", 4: "same", 5: "elsewhere", 6: "alone", 7: "unknown"} == verdicts
+    assert "A promise was broken: 2 of 12 runs" in page
 
 
 def test_a_damaged_run_is_listed_and_the_others_are_shown(tmp_path: pathlib.Path) -> None:
@@ -222,7 +224,7 @@ def test_a_damaged_run_is_listed_and_the_others_are_shown(tmp_path: pathlib.Path
     make_run(runs, 1)
     (make_run(runs, 2) / "result.json").write_text('{"metrics": {"val_')
     (make_run(runs, 3) / "metrics.jsonl").unlink()
-    (make_run(runs, 4) / "metrics.jsonl").write_text('{"epoch": 1, "step": 1, "loss": NaN, "accuracy": 1}\n')
+    (make_run(runs, 4) / "metrics.jsonl").write_text('{"epoch": 1, "step": 1, "loss": NaN, "accuracy": 1.0}\n')
     (make_run(runs, 5) / "machine.json").write_bytes(b"\xff\x00")
     data = data_of(page_of(runs, tmp_path))
     reasons = [reason for _, reason in data["unreadable"]]

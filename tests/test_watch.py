@@ -20,7 +20,8 @@ def make_training(runs: pathlib.Path, *, age_s: float = 3600) -> pathlib.Path:
     """Write the folder of a training in its second epoch, whose last row is so old."""
     attempt = runs / "made" / "0123456789abcdef" / "1"
     attempt.mkdir(parents=True)
-    (attempt / "config.yaml").write_text("training:\n  epochs: 4\n")
+    config = {"name": "made", "seed": {"policy": "derived", "points": {}}, "data": {}, "model": {}}
+    (attempt / "config.yaml").write_text(json.dumps(config | {"training": {"epochs": 4}}))
     (attempt / LOCK).touch()
     rows = [
         {"epoch": 1, "step": 15, "loss": 0.7, "accuracy": 0.5},

@@ -84,6 +84,8 @@ def judge(comparison: Comparison, promise: str) -> tuple[str, str]:
         return ("held", text) if promised else ("same", f"{text} (though {promise} promises nothing)")
     if comparison.elsewhere:
         return "elsewhere", f"attempts on other kinds of machine are not compared: {', '.join(comparison.elsewhere)}"
+    if comparison.unreadable:
+        return "unknown", f"other attempts of these inputs cannot be read: {', '.join(comparison.unreadable)}"
     return "alone", "the only finished attempt of these inputs: run it again to compare"
 
 

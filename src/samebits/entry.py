@@ -157,7 +157,8 @@ def multirun(root: pathlib.Path, task: Callable[[pathlib.Path, int, pathlib.Path
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     def end_with_the_parent() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1):  # not sys.stdin: its lock, held at the exit, ends Python with an error
+            pass
         os.killpg(0, signal.SIGTERM)
 
     def job(composed: DictConfig) -> int:

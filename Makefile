@@ -16,6 +16,10 @@ REAL ?=
 ONLY ?=
 OUT ?= report.html
 REPEATS ?= 3
+SEEDS ?= 1..20
+VS ?=
+LAUNCHER ?=
+JOBS ?=
 TESTS ?=
 VENV_PYTHON := .venv/bin/python
 
@@ -69,6 +73,12 @@ audit: setup ## change every seed point alone and show what moves
 
 portability: setup ## train 20 steps on this CPU and on emulated ones and compare; FULL=1: whole runs; CPUS=Haswell,EPYC
 	@$(VENV_PYTHON) scripts/portability.py $(if $(FULL),--full) --cpus='$(CPUS)' 'seed.root=$(SEED)' tracker=none $(OVERRIDES)
+
+study: setup ## train many seeds and summarize: make study SEEDS=1..20 [VS="model.dropout_rate=0.5"] [LAUNCHER=joblib] [JOBS=2]
+	@$(VENV_PYTHON) scripts/study.py --seeds='$(SEEDS)' --versus='$(VS)' --launcher='$(LAUNCHER)' --jobs='$(JOBS)' $(OVERRIDES)
+
+variance: setup ## say how much of the spread each source of randomness carries: make variance SEEDS=1..10
+	@$(VENV_PYTHON) scripts/variance.py --seeds='$(SEEDS)' --launcher='$(LAUNCHER)' --jobs='$(JOBS)' 'seed.root=$(SEED)' $(OVERRIDES)
 
 zoo: setup ## measure which pieces of Keras are portable and write docs/zoo.md (half an hour); ONLY=name, CPUS=…: not written
 	@$(VENV_PYTHON) scripts/zoo.py $(if $(ONLY),--only='$(ONLY)') $(if $(ONLY)$(CPUS),,--write) $(CPUS)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from samebits.gather import METRIC_NAMES, Run
+from samebits.statistics import bootstrap_interval
 
 FEWEST_SEEDS = 3  # for an interval
-RESAMPLES = 9999
 MOST_KEYS = 4  # in a configuration's label
 
 
@@ -17,20 +17,9 @@ def _rank(key: str) -> tuple[int, str]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % bootstrap interval of the mean (BCa, resampled from a fixed seed), None: too few values.
-
-    Source: scipy.stats.bootstrap.
-    """
-    if len(values) < FEWEST_SEEDS:
-        return None
-    if len(set(values)) == 1:
-        return values[0], values[0]
-    import numpy as np  # noqa: PLC0415  slow to import, as is scipy
-    from scipy.stats import bootstrap  # noqa: PLC0415
-
-    found = bootstrap((np.asarray(values),), np.mean, n_resamples=RESAMPLES, rng=np.random.default_rng(0))
-    low, high = (float(f"{bound:.6g}") for bound in found.confidence_interval)
-    return low, high
+    """Return the 95 % bootstrap interval of the mean, as a study gives it; None: too few values."""
+    found = bootstrap_interval(values) if len(values) >= FEWEST_SEEDS else None
+    return found and (float(f"{found[0]:.6g}"), float(f"{found[1]:.6g}"))
 
 
 def distribution(runs: Sequence[Run], metric: str) -> dict[str, Any]:

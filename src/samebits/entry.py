@@ -3,7 +3,9 @@
 import dataclasses
 import os
 import pathlib
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -141,3 +143,26 @@ def main(root: pathlib.Path, task: Callable[[Config, pathlib.Path], int]) -> int
         return max(codes, default=0)
 
     return report_errors(run)
+
+
+def multirun(root: pathlib.Path, task: Callable[[pathlib.Path, int, pathlib.Path], int]) -> None:
+    """Run the jobs of a study, which `conf/study.yaml` describes, by the launcher that the command line names.
+
+    Ends with the process that started it: that one holds the other end of the standard input.
+
+    Args:
+        root: The project's folder.
+        task: Gets the study's folder, a job's number and the root. Other processes import it by its name.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def end_with_the_parent() -> None:
+        while os.read(0, 1):  # not sys.stdin: its lock, held at the exit, ends Python with an error
+            pass
+        os.killpg(0, signal.SIGTERM)
+
+    def job(composed: DictConfig) -> int:
+        return task(pathlib.Path(composed.folder), int(composed.job), root)
+
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
+    hydra.main(version_base="1.3", config_path=str(root / "conf"), config_name="study")(job)()

@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -71,5 +72,39 @@ class TrainingProgress:
 
     def close(self) -> None:
         """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class RunsProgress:
+    """Shows the runs of a study: a bar with the time left on a terminal, a line for each finished run elsewhere.
+
+    Args:
+        runs: How many there are to do.
+    """
+
+    def __init__(self, runs: int) -> None:
+        self._runs, self._done, self._began = runs, 0, time.monotonic()
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if sys.stdout.isatty():
+            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(TextColumn("{task.description}"), *columns, console=Console(), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("runs", total=self._runs)
+        return self
+
+    def show(self, text: str) -> None:
+        """Say that one more run has ended."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done)
+            self._bar.console.print(text, highlight=False, markup=False)
+            return
+        left_s = (time.monotonic() - self._began) / self._done * (self._runs - self._done)
+        print(f"[{self._done}/{self._runs}] {text}  {left_s:.0f} s left", flush=True)
+
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()

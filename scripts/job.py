@@ -1,0 +1,8 @@
+"""Below this process Hydra's launchers start the runs of a study: python scripts/job.py --multirun folder=… job=1,2."""
+
+import pathlib
+
+from samebits import entry, sweep
+
+if __name__ == "__main__":
+    entry.multirun(pathlib.Path(__file__).resolve().parent.parent, sweep.run_job)

@@ -1,0 +1,169 @@
+"""How much of the spread of the validation metrics each source of randomness carries.
+
+All seed points are held but those of one source; these get what other root seeds would give them. The runs are those
+of `sweep`; a table, study.json and a picture follow. The idea is that of Bouthillier et al. (2021), "Accounting for
+variance in machine learning benchmarks".
+"""
+
+import copy
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from samebits.config import Config
+from samebits.errors import ConfigError
+from samebits.progress import print_table
+from samebits.seeds import derive_seed, resolve_points
+from samebits.statistics import Interval, bootstrap_interval, standard_deviation
+from samebits.study import METRICS, STUDY, Sample, parse_seeds, show_failed, write_study
+from samebits.sweep import Launch, Record, Run, Study, train
+
+ALL = "all together"
+PICTURES = ("variance.svg", "variance.png")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The spread that one source makes of one metric.
+
+    Attributes:
+        n: How many runs.
+        sd: Standard deviation with n - 1 (None: fewer than two runs).
+        interval: Its 95 % bootstrap interval (None: likewise).
+        share: Its variance as a share of that of all sources together (None: one of them is unknown or zero).
+    """
+
+    n: int
+    sd: float | None
+    interval: Interval | None
+    share: float | None = None
+
+
+def sources_of(points: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return the seed points of each source that a configuration has, and of all together.
+
+    Args:
+        points: Every point that the configuration lists.
+    """
+    model = [point for point in points if point.startswith("model/")]
+    dropout = tuple(point for point in model if point.endswith("/dropout"))
+    found = {
+        "data/split": tuple(point for point in points if point == "data/split"),
+        "data/order": tuple(point for point in points if point == "data/order"),
+        "initialisation": tuple(point for point in model if point not in dropout),
+        "dropout": dropout,
+    }
+    found = {source: members for source, members in found.items() if members}
+    return found | {ALL: tuple(point for members in found.values() for point in members)}
+
+
+def make_runs(config: Config, seeds: list[int]) -> list[Run]:
+    """Return the runs of every source: its points as each seed derives them, all others as `seed.root` does.
+
+    Raises:
+        ConfigError: The seed policy does not derive the points from the root seed.
+    """
+    if config.seed.policy != "derived":
+        raise ConfigError(
+            "seed.policy", expected="derived, so that all points but one can be held", received=config.seed.policy,
+            fix="seed=all",
+        )  # fmt: skip
+    base = copy.deepcopy(config)
+    points = list(resolve_points(base.seed.root, base.seed.policy, base.seed.points))
+    return [
+        Run(source, seed, base, members, tuple(derive_seed(seed, point) for point in members))
+        for source, members in sources_of(points).items()
+        for seed in seeds
+    ]
+
+
+def measure_spreads(samples: dict[str, Sample]) -> dict[str, dict[str, Spread]]:
+    """Return the spread of each metric by source, with its share of all sources together."""
+    found: dict[str, dict[str, Spread]] = {}
+    for source, sample in samples.items():
+        found[source] = {}
+        for metric in METRICS:
+            values = sample.values[metric]
+            interval = bootstrap_interval(values, standard_deviation)
+            sd = None if interval is None else float(standard_deviation(np.sort(values)))
+            found[source][metric] = Spread(len(values), sd, interval)
+    whole = found.get(ALL, {})
+    for spreads in found.values():
+        for metric, spread in spreads.items():
+            all_sd = whole[metric].sd if metric in whole else None
+            if spread.sd is not None and all_sd:
+                spreads[metric] = dataclasses.replace(spread, share=(spread.sd / all_sd) ** 2)
+    return found
+
+
+def draw(spreads: dict[str, dict[str, Spread]], folder: pathlib.Path) -> None:
+    """Draw the standard deviation by source with its interval, one panel a metric, as SVG and PNG."""
+    import matplotlib as mpl  # noqa: PLC0415  slow to import
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    with mpl.rc_context({"svg.hashsalt": "samebits"}):  # the same runs, the same bytes
+        figure = Figure(figsize=(10, 3.2), layout="constrained")
+        axes = figure.subplots(1, len(METRICS), sharey=True)
+        for axis, metric in zip(axes, METRICS, strict=True):
+            rows = [(source, one[metric]) for source, one in reversed(spreads.items()) if one[metric].sd is not None]
+            for source, spread in rows:
+                axis.barh(source, spread.sd, color="#9aa7b8" if source == ALL else "#3b6ea5")
+                if spread.interval is not None:
+                    axis.plot(spread.interval, [source, source], color="black", linewidth=1.5, marker="|")
+            axis.set_xlabel(f"standard deviation of {metric}")
+        for name in PICTURES:
+            metadata = {"Date": None} if name.endswith("svg") else {"Software": None}
+            figure.savefig(folder / name, dpi=110, metadata=metadata)
+
+
+def show(spreads: dict[str, dict[str, Spread]]) -> None:
+    """Print the table."""
+    table = Table("varied alone", "metric", "runs", "standard deviation", "95 % interval", "variance, as a share")
+    for source, metrics in spreads.items():
+        for metric, one in metrics.items():
+            sd = "-" if one.sd is None else f"{one.sd:.5f}"
+            interval = "-" if one.interval is None else "{:.5f} to {:.5f}".format(*one.interval)
+            table.add_row(source, metric, str(one.n), sd, interval, "-" if one.share is None else f"{one.share:.0%}")
+    print_table(table)
+
+
+def run_variance(
+    compose: Callable[[list[str]], Config], root: pathlib.Path, seeds: str, launch: Launch
+) -> int:  # fmt: skip
+    """Vary each source alone and all together, print the table, and write study.json and the picture.
+
+    Args:
+        compose: Returns the configuration for some overrides.
+        root: The project's folder.
+        seeds: As `parse_seeds` takes them.
+        launch: How the runs are started.
+
+    Returns:
+        0: all runs finished; 1: not.
+
+    Raises:
+        ConfigError: Seeds, launcher or the configuration are wrong; nothing was begun.
+    """
+    config = compose([])
+    runs = make_runs(config, parse_seeds(seeds))
+    study = Study(f"variance-{config.name}", runs, root)
+    train(study, launch)
+    spreads: dict[str, dict[str, Spread]] = {}
+
+    def conclude(samples: dict[str, Sample], _failed: list[Record]) -> dict[str, Any]:
+        spreads.update(measure_spreads(samples))
+        return {
+            "spread": {source: {m: dataclasses.asdict(one) for m, one in by.items()} for source, by in spreads.items()}
+        }
+
+    _, failed = write_study(study.folder / STUDY, study.name, study.records(), conclude)
+    show(spreads)
+    draw(spreads, study.folder)
+    folder = study.folder.relative_to(root) if study.folder.is_relative_to(root) else study.folder
+    print(f"variance: {folder}/{STUDY}, {', '.join(PICTURES)}")
+    return show_failed(failed, len(runs))

@@ -1,0 +1,126 @@
+"""A study: seeds as they are written, runs found again, equal digests by every launcher, a summary that streams."""
+
+import json
+import pathlib
+
+import pytest
+from conftest import ROOT, digest, finished, run_script
+
+from samebits import entry
+from samebits.errors import ConfigError
+from samebits.study import METRICS, compare_samples, conclude, parse_seeds, write_study
+from samebits.sweep import Launch, Record, Run, Study
+
+TINY = ("experiment=smoke", "tracker=none", "training.epochs=1", "training.steps_per_epoch=5")
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("1..4", [1, 2, 3, 4]), ("1,5,9", [1, 5, 9]), ("1..3,7", [1, 2, 3, 7]), ("0", [0]), ("3,1..3", [3, 1, 2])],
+)
+def test_seeds_are_numbers_and_ranges(text: str, seeds: list[int]) -> None:
+    """Each seed is taken once, in the order given; zero is a seed."""
+    assert seeds == parse_seeds(text)
+
+
+@pytest.mark.parametrize("text", ["", "a", "1..", "3..1", "1...3", "1,,2", "-1", "0..99999999"])
+def test_other_words_are_refused(text: str) -> None:
+    """The error says what came and how it is written."""
+    with pytest.raises(ConfigError, match="SEEDS: expected numbers and ranges"):
+        parse_seeds(text)
+
+
+def test_bad_usage_ends_with_two_and_leaves_nothing(project: pathlib.Path) -> None:
+    """A wrong range, launcher or number of jobs is one line, and no folder is made."""
+    for option in ("--seeds=5..1", "--launcher=cloud", "--jobs=0"):
+        done = run_script(project, "study.py", option, *TINY)
+
+        assert 2 == done.returncode, done.stdout + done.stderr
+        assert 1 == len(done.stderr.splitlines())
+    assert not (project / "runs").exists()
+
+
+def make_record(seed: int, variant: str = "base") -> Record:
+    """Return a made-up finished run."""
+    return Record(variant, seed, "0" * 16, "1", 0.8 + seed % 7 / 100, 0.4 - seed % 5 / 100, "0" * 64)
+
+
+def test_study_json_has_every_run_and_the_summary(tmp_path: pathlib.Path) -> None:
+    """Failed runs are listed and not counted."""
+    records = [make_record(1), make_record(2), Record("base", 3, "0" * 16, None, failure="killed")]
+    _, failed = write_study(tmp_path / "study.json", "s", records, conclude)
+    study = json.loads((tmp_path / "study.json").read_text())
+
+    assert [1, 2, 3] == [run["seed"] for run in study["runs"]]
+    assert [3] == [record.seed for record in failed]
+    assert 2 == study["summary"]["base"]["val_accuracy"]["n"]
+
+
+def test_ten_thousand_records_are_read_once_each(tmp_path: pathlib.Path) -> None:
+    """The records stream: each is asked for once and only its numbers are kept."""
+    asked = []
+
+    def records() -> object:
+        for seed in range(10_000):
+            asked.append(seed)
+            yield make_record(seed)
+
+    samples, _ = write_study(tmp_path / "study.json", "s", records(), conclude)  # type: ignore[arg-type]
+
+    assert list(range(10_000)) == asked
+    assert 10_000 == len(samples["base"].seeds)
+    assert 10_000 == len(json.loads((tmp_path / "study.json").read_text())["runs"])
+
+
+def test_only_seeds_that_both_finished_are_compared(tmp_path: pathlib.Path) -> None:
+    """A seed that one configuration lacks has no pair."""
+    records = [make_record(1), make_record(2), make_record(2, "other"), make_record(3, "other")]
+    samples, _ = write_study(tmp_path / "study.json", "s", records, conclude)
+    comparison = compare_samples(samples["base"], samples["other"], next(iter(METRICS)))
+
+    assert comparison is not None
+    assert (1, 1) == (comparison.n, comparison.ties)
+
+
+def test_a_study_names_runs_as_training_does(tmp_path: pathlib.Path) -> None:
+    """Group, tags and folder change no identity; another seed does."""
+    config = entry.compose(ROOT, [*TINY, f"paths.runs={tmp_path}"])
+    study = Study("s", [Run("base", 1, config), Run("base", 1, config), Run("base", 2, config)], ROOT)
+
+    assert study.inputs[0] == study.inputs[1]
+    assert study.inputs[0] != study.inputs[2]
+    assert [0, 2] == study.missing()
+
+
+def test_an_unknown_launcher_is_refused() -> None:
+    """The error lists those that there are."""
+    with pytest.raises(ConfigError, match="basic or joblib or submitit_local or submitit_slurm"):
+        Launch("cloud").overrides()
+
+
+def test_every_launcher_gives_the_same_bits_and_finished_runs_are_found(project: pathlib.Path) -> None:
+    """Two seeds by each launcher have two digests in all; begun again, nothing is trained."""
+    digests = []
+    for launcher in ("basic", "joblib", "submitit_local"):
+        folder = f"paths.runs=runs/{launcher}"
+        done = run_script(project, "study.py", "--seeds=1..2", f"--launcher={launcher}", *TINY, folder)
+        attempts = [path.parent for path in sorted((project / "runs" / launcher).glob("smoke/*/*/result.json"))]
+
+        assert 0 == done.returncode, done.stdout + done.stderr
+        assert "2 runs: 2 begun, 0 finished before" in done.stdout
+        digests.append({attempt.parent.name: digest(attempt) for attempt in attempts})
+    again = run_script(project, "study.py", "--seeds=1..2", *TINY, "paths.runs=runs/basic")
+
+    assert 2 == len(set(digests[0].values()))
+    assert digests[0] == digests[1] == digests[2]
+    assert "2 runs: 0 begun, 2 finished before" in again.stdout
+
+
+def test_a_failed_run_is_listed_and_does_not_stop_the_rest(project: pathlib.Path) -> None:
+    """A configuration that cannot train ends as failed, the other is summarized, and the code is 1."""
+    versus = "--versus=data.rows=3"
+    done = run_script(project, "study.py", "--seeds=1", "--launcher=basic", versus, *TINY)
+
+    assert 1 == done.returncode, done.stdout + done.stderr
+    assert "INCOMPLETE: 1 of 2 runs did not finish" in done.stdout
+    assert 1 == len(finished(project))

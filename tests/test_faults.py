@@ -431,6 +431,7 @@ def test_packages_are_installed_by_hash_only(tmp_path: pathlib.Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert 0 != done.returncode
+    assert "do not match the hashes" in (done.stdout + done.stderr).lower()
     assert [] == list(tmp_path.glob("six*"))
 
 

@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -105,15 +105,28 @@ def claim_attempt(folder: pathlib.Path, config: Config, root: pathlib.Path) -> I
 
 
 @contextlib.contextmanager
-def forwarded_signals(child: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Send SIGINT and SIGTERM on to the child while the block runs; the child decides how it ends."""
+def forwarded_signals() -> Iterator[Callable[["subprocess.Popen[bytes]"], None]]:
+    """Send SIGINT, SIGTERM and SIGHUP on to a child while the block runs; the child decides how it ends.
+
+    Yields a function that takes the child, once it is there; what came before is sent to it then.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
 
     def forward(number: int, _frame: object) -> None:
-        child.send_signal(number)
+        if children:
+            children[0].send_signal(number)
+        else:
+            early.append(number)
+
+    def adopt(child: "subprocess.Popen[bytes]") -> None:
+        children.append(child)
+        for number in early:
+            child.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield
+        yield adopt
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -158,9 +171,10 @@ def run_child(config: Config, attempt: pathlib.Path, root: pathlib.Path, source:
     command, environment = child_command(config, attempt, root, source)
     # A session of its own: Ctrl-C reaches the parent alone, which forwards it once.
     with (
+        forwarded_signals() as adopt,
         subprocess.Popen(command, env=environment, cwd=root, start_new_session=True, stdin=subprocess.DEVNULL) as child,
-        forwarded_signals(child),
     ):
+        adopt(child)
         code = child.wait()
     # A signal that came before the child could answer it: asked to stop all the same.
     return 128 - code if code in (-signal.SIGINT, -signal.SIGTERM) else code

@@ -170,7 +170,7 @@ CORES = "len(os.sched_getaffinity(0))"
 ORDER = 'return seeds.rng("data/order", epoch).permutation(rows)'
 IMPORTED = '__import__("os").'
 KERNEL = 'seed=seed("output/kernel")'
-NUDGE = f"""        if {CORES} == 1:
+NUDGE = f"""        if {CORES.replace("os.", IMPORTED)} == 1:
             self.model.weights[-1].assign(np.nextafter(self.model.weights[-1].numpy(), np.float32(9)))
         self.trace_step("""
 LEAKS: dict[str, tuple[Edit, str]] = {

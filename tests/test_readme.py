@@ -71,6 +71,7 @@ def make(root: pathlib.Path, command: str) -> "subprocess.CompletedProcess[str]"
     )
 
 
+@pytest.mark.timeout(2400)  # all of them, one after another
 def test_the_commands_of_the_readme_work(workshop: pathlib.Path) -> None:
     """They are run one after another in one copy, as a reader would; each prints what it is for."""
     for command in sorted(COMMANDS, key=list(readme_commands()).index):

@@ -24,7 +24,7 @@ from samebits.record import (
     list_leftovers,
 )
 
-SCRATCH = (".audit", ".explain", ".portability", ".torture")  # each by the command of that name
+SCRATCH = (".audit", ".explain", ".portability", ".torture", ".zoo")  # each by the command of that name
 MADE = (CONFIG, LOCK, LOG, MACHINE, METRICS, RESULT, SEEDS, TRACE, "worker.lock", "tracker.txt", "model.keras",
         "curves.png", "comet")  # fmt: skip
 

@@ -89,7 +89,8 @@ def test_on_a_terminal_it_goes_on_until_ctrl_c(project: pathlib.Path) -> None:
     make_training(project / "runs", age_s=0)
     screen, terminal = pty.openpty()
     environment = QUIET | {"PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "COLUMNS": "150"}
-    command = [sys.executable, str(project / "scripts" / "watch.py")]
+    # A shell's background job ignores Ctrl-C, and so would what this test starts in one.
+    command = ["env", "--default-signal=INT", sys.executable, str(project / "scripts" / "watch.py")]
     process = subprocess.Popen(command, env=environment, stdout=terminal, stderr=subprocess.STDOUT)
     os.close(terminal)
     said = b""
@@ -97,6 +98,7 @@ def test_on_a_terminal_it_goes_on_until_ctrl_c(project: pathlib.Path) -> None:
     while said.count(b"1 running") < 3 and time.monotonic() < deadline:
         said += os.read(screen, 65536)
     process.send_signal(signal.SIGINT)
+    code = process.wait(timeout=30)
     while True:
         try:
             part = os.read(screen, 65536)
@@ -107,7 +109,7 @@ def test_on_a_terminal_it_goes_on_until_ctrl_c(project: pathlib.Path) -> None:
         said += part
     os.close(screen)
 
-    assert 130 == process.wait(timeout=30)
+    assert 130 == code
     assert said.count(b"1 running") >= 3
     assert b"Traceback" not in said
 

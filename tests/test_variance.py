@@ -1,5 +1,6 @@
 """Variance by source: which points a source has, what is held, and the shares."""
 
+import json
 import pathlib
 
 import pytest
@@ -8,9 +9,10 @@ from conftest import ROOT
 from samebits import entry
 from samebits.config import Config
 from samebits.errors import ConfigError
+from samebits.gather import read_variance
 from samebits.seeds import derive_seed, resolve_points
 from samebits.study import Sample
-from samebits.variance import ALL, PICTURES, draw, make_runs, measure_spreads, sources_of
+from samebits.variance import ALL, PICTURES, draw, list_spreads, make_runs, measure_spreads, sources_of
 
 
 @pytest.fixture
@@ -76,3 +78,20 @@ def test_one_run_has_no_spread() -> None:
     spreads = measure_spreads({ALL: Sample([1], {"val_accuracy": [0.5], "val_loss": [0.5]})})
 
     assert (None, None) == (spreads[ALL]["val_accuracy"].sd, spreads[ALL]["val_accuracy"].share)
+
+
+def test_the_report_reads_what_is_written(tmp_path: pathlib.Path) -> None:
+    """Every source and metric with a spread is found again in study.json by the report's own reader."""
+    sample = Sample([1, 2, 3], {"val_accuracy": [0.5, 0.75, 1.0], "val_loss": [0.25, 0.5, 1.0]})
+    samples = {"data/order": sample, ALL: sample}
+    folder = tmp_path / "studies" / "one"
+    folder.mkdir(parents=True)
+    rows = list_spreads(measure_spreads(samples), samples)
+    (folder / "study.json").write_text(json.dumps({"variance": rows}))
+    found = read_variance(tmp_path)
+
+    assert 4 == len(found)
+    assert [(row["source"], row["metric"], row["values"]) for row in rows] == [
+        (each["source"], each["metric"], each["values"]) for each in found
+    ]
+    assert {"sd", "low", "high"} <= set(found[0])

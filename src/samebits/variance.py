@@ -101,6 +101,18 @@ def measure_spreads(samples: dict[str, Sample]) -> dict[str, dict[str, Spread]]:
     return found
 
 
+def list_spreads(spreads: dict[str, dict[str, Spread]], samples: dict[str, Sample]) -> list[dict[str, Any]]:
+    """Return the spreads as study.json has them and the report draws them, one for each source and metric."""
+    return [
+        {
+            "source": source, "metric": metric, "sd": one.sd, "low": one.interval and one.interval[0],
+            "high": one.interval and one.interval[1], "share": one.share, "values": samples[source].values[metric],
+        }
+        for source, by in spreads.items()
+        for metric, one in by.items()
+    ]  # fmt: skip
+
+
 def draw(spreads: dict[str, dict[str, Spread]], folder: pathlib.Path) -> None:
     """Draw the standard deviation by source with its interval, one panel a metric, as SVG and PNG."""
     import matplotlib as mpl  # noqa: PLC0415  slow to import
@@ -157,9 +169,7 @@ def run_variance(
 
     def conclude(samples: dict[str, Sample], _failed: list[Record]) -> dict[str, Any]:
         spreads.update(measure_spreads(samples))
-        return {
-            "spread": {source: {m: dataclasses.asdict(one) for m, one in by.items()} for source, by in spreads.items()}
-        }
+        return {"variance": list_spreads(spreads, samples)}
 
     _, failed = write_study(study.folder / STUDY, study.name, study.records(), conclude)
     show(spreads)

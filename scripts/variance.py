@@ -1,20 +1,12 @@
 """Vary each source of randomness alone: python scripts/variance.py --seeds=1..10 [override …]."""
 
-import argparse
 import pathlib
 import sys
 
-from samebits import entry, sweep, variance
+from samebits import entry, variance
 
 if __name__ == "__main__":
     root = pathlib.Path(__file__).resolve().parent.parent
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--seeds", default="1..10", help="1..10, 1,5,9 or 1..3,7")
-    parser.add_argument("--launcher", default="", help=", ".join(sweep.LAUNCHERS))
-    parser.add_argument("--jobs", default="", help="runs at once; without it: one a core")
-    parser.add_argument("overrides", nargs="*", help="as of scripts/train.py, and hydra.launcher.…=")
-    given = parser.parse_args()
-    own = [word for word in given.overrides if not word.startswith("hydra.")]
-    launch = sweep.Launch(given.launcher, given.jobs, tuple(word for word in given.overrides if word not in own))
+    given, launch, own = entry.study_arguments(__doc__, "1..10")
     compose = lambda more: entry.compose(root, own + more)  # noqa: E731
     sys.exit(entry.report_errors(lambda: variance.run_variance(compose, root, given.seeds, launch)))

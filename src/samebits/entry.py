@@ -1,5 +1,6 @@
 """The one module that knows Hydra: composes `conf/` into a typed Config, and turns errors into one line and a code."""
 
+import argparse
 import dataclasses
 import os
 import pathlib
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from samebits.config import Config
 from samebits.errors import ConfigError, SamebitsError
+from samebits.sweep import LAUNCHERS, Launch
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 
@@ -143,6 +145,27 @@ def main(root: pathlib.Path, task: Callable[[Config, pathlib.Path], int]) -> int
         return max(codes, default=0)
 
     return report_errors(run)
+
+
+def study_arguments(description: str | None, seeds: str, **more: str) -> tuple[argparse.Namespace, Launch, list[str]]:
+    """Return the command line of a study: its options, how it is started, and the overrides of its runs.
+
+    Args:
+        description: What --help says first.
+        seeds: The seeds where none are given.
+        more: Further options, each with its help.
+    """
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument("--seeds", default=seeds, help=f"{seeds}, 1,5,9 or 1..3,7")
+    for option, text in more.items():
+        parser.add_argument(f"--{option}", default="", help=text)
+    parser.add_argument("--launcher", default="", help=", ".join(LAUNCHERS))
+    parser.add_argument("--jobs", default="", help="runs at once; without it: one a core")
+    parser.add_argument("overrides", nargs="*", help="as of scripts/train.py, and hydra.launcher.…=")
+    given = parser.parse_args()
+    own = [word for word in given.overrides if not word.startswith("hydra.")]
+    settings = tuple(word for word in given.overrides if word not in own)
+    return given, Launch(given.launcher, given.jobs, settings), own
 
 
 def multirun(root: pathlib.Path, task: Callable[[pathlib.Path, int, pathlib.Path], int]) -> None:

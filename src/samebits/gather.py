@@ -1,6 +1,5 @@
 """Reads run folders into the plain data that a report draws. Reads only; draws nothing, judges nothing itself."""
 
-import hashlib
 import json
 import math
 import pathlib
@@ -8,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from samebits.config import flatten
+from samebits.digest import json_digest
 from samebits.errors import SamebitsError
-from samebits.record import CONFIG, INPUTS, MACHINE, METRICS, RESULT, SEEDS, is_finished, list_attempts, read_json
+from samebits.record import CONFIG, INPUTS, MACHINE, METRICS, RESULT, SEEDS, is_finished, list_all_attempts, read_json
 from samebits.record import read_rows as read_metric_rows
-from samebits.siblings import Comparison, compare_with_siblings
+from samebits.siblings import PROMISED, Comparison, compare_with_siblings
 
 METRIC_NAMES = ("val_accuracy", "val_loss", "accuracy", "loss")
-PROMISED = ("portable", "machine")
 # Where a copy of the project lies, and what a run is called: no input of the training.
 LEFT_OUT = ("setting environment.PYTHONPATH",)
 FIGURES = 6  # significant digits of a curve's numbers
@@ -63,8 +62,7 @@ def run_key(attempt: pathlib.Path) -> str:
 
 def finished_attempts(runs: pathlib.Path) -> list[pathlib.Path]:
     """Return every attempt below a folder of runs that has a result, sorted by name, digest and number."""
-    folders = sorted(path for path in runs.glob("*/*") if path.is_dir())
-    return [attempt for folder in folders for attempt in list_attempts(folder) if is_finished(attempt)]
+    return [attempt for attempt in list_all_attempts(runs) if is_finished(attempt)]
 
 
 def as_text(value: Any) -> str:
@@ -185,7 +183,7 @@ def _read(attempt: pathlib.Path) -> Run:
         metrics=metrics,
         verdict=verdict,
         verdict_text=_without_folder(words, attempt),
-        configuration=hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:12],
+        configuration=json_digest(fixed)[:12],
         configuration_items=fixed,
         curves=read_curves(rows),
         inputs=_input_items(inputs, machine, seeds),

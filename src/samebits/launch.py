@@ -132,7 +132,7 @@ def forwarded_signals() -> Iterator[Callable[["subprocess.Popen[bytes]"], None]]
             signal.signal(number, handler)
 
 
-def sweep(folder: pathlib.Path) -> None:
+def clear_leftovers(folder: pathlib.Path) -> None:
     """Remove what killed processes left in the finished attempts of a folder of equal inputs."""
     for attempt in list_attempts(folder):
         if is_finished(attempt) and list_leftovers(attempt):
@@ -259,7 +259,7 @@ def run(config: Config, root: pathlib.Path) -> Outcome:
     check(config)
     check_machine(config.runtime)
     folder = prepare_inputs_folder(config, root)
-    sweep(folder)
+    clear_leftovers(folder)
     with claim_attempt(folder, config, root) as (attempt, goes_on):
         verb = "goes on with" if goes_on else "run"
         title = f"{config.name}   seed {config.seed.root}   {config.runtime.promise}"
@@ -324,6 +324,12 @@ def run_again(attempt: pathlib.Path, folder: pathlib.Path, root: pathlib.Path, e
     tree["training"]["epochs"] = epoch
     write_yaml(folder / CONFIG, tree)
     return run_child(from_dict(tree), folder, root, source=attempt.parent / SOURCE)
+
+
+def own_process(path: pathlib.Path, root: pathlib.Path) -> tuple[list[str], dict[str, str]]:
+    """Return the command that runs the configuration of a YAML file in a fresh process, and its environment."""
+    environment = os.environ | {"PYTHONPATH": str(root / "src")}
+    return [sys.executable, "-m", "samebits.launch", str(path), str(root)], environment
 
 
 def main() -> int:

@@ -266,6 +266,11 @@ def list_attempts(inputs_folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
+def list_all_attempts(runs: pathlib.Path) -> list[pathlib.Path]:
+    """Return every attempt below a folder of runs, sorted by name, digest and number."""
+    return [attempt for inputs in sorted(runs.glob("*/*")) for attempt in list_attempts(inputs)]
+
+
 def find_attempt(runs: pathlib.Path, name: str) -> pathlib.Path:
     """Return the attempt that a user names.
 
@@ -279,8 +284,7 @@ def find_attempt(runs: pathlib.Path, name: str) -> pathlib.Path:
     given = pathlib.Path(name)
     if (given / CONFIG).is_file():
         return given.resolve()
-    attempts = [attempt for inputs in sorted(runs.glob("*/*")) for attempt in list_attempts(inputs)]
-    attempts = [attempt for attempt in attempts if (attempt / CONFIG).is_file()]
+    attempts = [attempt for attempt in list_all_attempts(runs) if (attempt / CONFIG).is_file()]
     last = re.fullmatch(r"last(?:~(\d+))?", name)
     if last:
         attempts.sort(key=lambda attempt: ((attempt / CONFIG).stat().st_mtime_ns, attempt.as_posix()))

@@ -8,6 +8,8 @@ from samebits.divergence import first_divergence
 from samebits.errors import RecordError
 from samebits.record import RESULT, TRACE, is_finished, list_attempts, read_json, read_rows
 
+PROMISED = ("portable", "machine")  # the levels under which other bits are an error
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -66,7 +68,7 @@ def describe_comparison(comparison: Comparison, promise: str) -> tuple[str, bool
         line, broken = describe_comparison(dataclasses.replace(comparison, unreadable=()), promise)
         return f"{line}; not compared with damaged results: {', '.join(comparison.unreadable)}", broken
     if comparison.different:
-        broken = promise in ("portable", "machine")
+        broken = promise in PROMISED
         names = ", ".join(comparison.different)
         scope = f"{promise} promises the same bits" if broken else f"{promise} promises nothing"
         first = comparison.first_difference

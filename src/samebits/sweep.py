@@ -22,6 +22,7 @@ from samebits.config import Config, check, to_dict
 from samebits.digest import json_digest
 from samebits.errors import ConfigError
 from samebits.inputs import DIGITS, describe_inputs, source_files
+from samebits.launch import own_process
 from samebits.progress import RunsProgress
 from samebits.record import RESULT, is_finished, list_attempts, make_folder, read_json, write_bytes, write_yaml
 from samebits.runtime import check_machine
@@ -202,8 +203,7 @@ def run_job(folder: pathlib.Path, number: int, root: pathlib.Path) -> int:
     Never raises what a run may raise: one run that fails does not stop the others.
     """
     job = folder / "jobs" / f"{number}.yaml"
-    environment = os.environ | {"PYTHONPATH": str(root / "src")}
-    command = [sys.executable, "-m", "samebits.launch", str(job), str(root)]
+    command, environment = own_process(job, root)
     with job.with_suffix(".txt").open("wb") as log:
         done = subprocess.run(
             command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False

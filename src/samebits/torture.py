@@ -9,7 +9,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 
@@ -17,14 +16,14 @@ from rich.table import Table
 
 from samebits.config import Config, check, to_dict
 from samebits.errors import RecordError
-from samebits.launch import sweep
+from samebits.launch import clear_leftovers, own_process
 from samebits.progress import print_table
 from samebits.record import (
     METRICS,
     RESULT,
     TRACE,
     is_finished,
-    list_attempts,
+    list_all_attempts,
     list_leftovers,
     make_folder,
     read_json,
@@ -86,7 +85,7 @@ def _processes(needle: str) -> dict[str, list[int]]:
 
 
 def _newest(runs: pathlib.Path) -> pathlib.Path | None:
-    attempts = [attempt for inputs in runs.glob("*/*") for attempt in list_attempts(inputs)]
+    attempts = list_all_attempts(runs)
     return attempts[-1] if attempts else None
 
 
@@ -141,8 +140,7 @@ def _kill(victim: str, runs: pathlib.Path, parent: "subprocess.Popen[bytes]") ->
 
 def _start(config: Config, folder: pathlib.Path, root: pathlib.Path) -> "subprocess.Popen[bytes]":
     write_yaml(folder / "run.yaml", to_dict(config))
-    environment = os.environ | {"PYTHONPATH": str(root / "src")}
-    command = [sys.executable, "-m", "samebits.launch", str(folder / "run.yaml"), str(root)]
+    command, environment = own_process(folder / "run.yaml", root)
     with (folder / "terminal.txt").open("ab") as log:
         return subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True)
 
@@ -184,7 +182,7 @@ def train(
 
 def compare(undisturbed: pathlib.Path, attempt: pathlib.Path, runs: pathlib.Path) -> str:
     """Return what differs between a killed training and the undisturbed one, or was left behind ("": nothing)."""
-    sweep(attempt.parent)  # as the next start of these inputs does
+    clear_leftovers(attempt.parent)  # as the next start of these inputs does
     for name in (TRACE, METRICS):
         if (undisturbed / name).read_bytes() != (attempt / name).read_bytes():
             return name

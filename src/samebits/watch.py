@@ -14,8 +14,9 @@ from rich.live import Live
 from rich.table import Table
 
 from samebits.errors import SamebitsError
+from samebits.gather import run_key
 from samebits.progress import print_table
-from samebits.record import CONFIG, LOCK, LOG, METRICS, is_finished, list_attempts, read_yaml
+from samebits.record import CONFIG, LOCK, LOG, METRICS, is_finished, list_all_attempts, read_yaml
 
 REFRESH_S = 1.0
 TAIL_BYTES = 8192
@@ -94,7 +95,7 @@ def read_training(attempt: pathlib.Path, now: float) -> Training:
     rates = re.findall(r"(\d+ steps/s)", said)[-1:]
     loss, accuracy = (row.get(name) if isinstance(row.get(name), float) else None for name in ("loss", "accuracy"))
     return Training(
-        key="/".join(attempt.parts[-3:]),
+        key=run_key(attempt),
         epoch=f"{row['epoch']}/{epochs}" if "epoch" in row else "",
         step=f"{row['step']}/{steps[0] if steps else '?'}" if "step" in row else "",
         loss=loss,
@@ -107,9 +108,7 @@ def read_training(attempt: pathlib.Path, now: float) -> Training:
 def find_trainings(runs: pathlib.Path) -> list[Training]:
     """Return the trainings below a folder of runs that run now, sorted by their folders."""
     locked, now = locked_files(), time.time()
-    folders = sorted(path for path in runs.glob("*/*") if path.is_dir())
-    attempts = [attempt for folder in folders for attempt in list_attempts(folder)]
-    return [read_training(attempt, now) for attempt in attempts if is_running(attempt, locked, now)]
+    return [read_training(path, now) for path in list_all_attempts(runs) if is_running(path, locked, now)]
 
 
 def picture(trainings: list[Training]) -> Table:

@@ -90,7 +90,7 @@ bench-checkpoints: setup ## what checkpoints cost, as a share of real runs
 	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/checkpoints.py $(REPEATS)
 
 test: setup ## set up and run the tests: make test [TESTS="-k seeds"]
-	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist loadgroup $(TESTS)
+	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist loadfile $(TESTS)
 
 lint: setup ## check style, types and layers
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && PYTHONPATH=src .venv/bin/lint-imports

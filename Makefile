@@ -32,8 +32,8 @@ help: ## list the targets
 setup: ## build .venv from requirements.lock, once
 	@$(PYTHON) scripts/setup_env.py
 
-train: setup ## train one run: make train SEED=56 [OVERRIDES="training.epochs=3"]
-	@$(VENV_PYTHON) scripts/train.py 'seed.root=$(SEED)' $(OVERRIDES)
+train: setup ## train one run: make train SEED=56 [OVERRIDES="training.epochs=3"]; every fold: OVERRIDES=training=kfold
+	@$(VENV_PYTHON) scripts/train.py 'seed.root=$(SEED)' $(if $(CONFIRM),confirm=true) $(OVERRIDES)
 
 resume: setup ## go on with a run that was stopped, with its own configuration: make resume RUN=last
 	@$(VENV_PYTHON) scripts/resume.py '$(RUN)'

@@ -76,6 +76,11 @@ def derive_seed(root_seed: int, point: str) -> int:
     return int(sequence.generate_state(1, np.uint64)[0] % POINT_SEED_END)
 
 
+def dotted_key(point: str) -> str:
+    """Return the key of the configuration that sets a point alone."""
+    return "seed.points." + point.replace("/", ".")
+
+
 def describe_consumer(point: str) -> str:
     """Return in words what draws from a point."""
     if point in CONSUMERS:
@@ -136,8 +141,7 @@ def resolve_points(root_seed: int, policy: str, points: Mapping[str, Any]) -> di
     resolved = {}
     for name, value in flatten_points(points):
         if value is not None:
-            dotted = "seed.points." + name.replace("/", ".")
-            resolved[name] = SeedPoint(name, check_seed(value, dotted, POINT_SEED_END), "set")
+            resolved[name] = SeedPoint(name, check_seed(value, dotted_key(name), POINT_SEED_END), "set")
         elif policy == "root_everywhere":
             resolved[name] = SeedPoint(name, root_seed, "root")
         elif policy == "derived" or (policy == "data_only" and name.startswith("data/")):

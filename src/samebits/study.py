@@ -9,8 +9,9 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from rich.table import Table
@@ -133,20 +134,20 @@ def conclude(samples: dict[str, Sample], _failed: list[Record]) -> dict[str, Any
 
 
 def write_summary(
-    study: Study, records: Iterable[Record], more: Callable[[dict[str, Any]], dict[str, Any]] = lambda _: {}
+    study: Study, records: Iterable[Record], more: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[dict[str, Any], list[Record]]:
     """Write the study.json of a study with its summaries; returns what was concluded, and the failed runs.
 
     Args:
         study: The study.
         records: What became of its runs, one by one.
-        more: Returns what else follows in the file, from what was concluded.
+        more: What else follows in the file.
     """
     concluded: dict[str, Any] = {}
 
     def keep(samples: dict[str, Sample], failed: list[Record]) -> dict[str, Any]:
         concluded.update(conclude(samples, failed))
-        return concluded | more(concluded)
+        return concluded | dict(more)
 
     _, failed = write_study(study.folder / STUDY, study.name, records, keep)
     return concluded, failed

@@ -69,7 +69,7 @@ def test_a_run_predicts_what_it_was_evaluated_with(bagged: tuple[pathlib.Path, s
         logits = arrays["logits"][:, 0].astype(np.float64)
         losses = np.log1p(np.exp(-np.abs(logits))) + np.maximum(logits, 0) - logits * arrays["labels"]
 
-        assert (np.float32, (120, 1)) == (arrays["logits"].dtype, arrays["logits"].shape)
+        assert ("float32", (120, 1)) == (arrays["logits"].dtype.name, arrays["logits"].shape)
         assert metrics["val_accuracy"] == float(np.mean((logits > 0) == arrays["labels"]))
         assert abs(metrics["val_loss"] - losses.mean()) < 1e-6
 

@@ -69,6 +69,12 @@ def test_weights_are_named_by_tensor() -> None:
         assert text == str(first_divergence(TRACE, rows))
 
 
+def test_a_sentence_names_the_first_of_many() -> None:
+    """Four names and how many more there are."""
+    assert str(Divergence(1, 2, "weights", tuple("abcdef"))).endswith("the update of a, b, c, d and 2 more")
+    assert str(Divergence(1, 2, "weights", tuple("abcd"))).endswith("the update of a, b, c, d")
+
+
 def test_the_earlier_of_two_differences_comes_first() -> None:
     """A later difference does not hide an earlier one."""
     rows = changed(1, "loss")

@@ -55,6 +55,8 @@ def expected_start(point: str) -> tuple[str, str]:
         return "order of epoch 1, nothing before it", "order"
     if kind == "data":
         return "the data", "data"
+    if kind == "algorithm":
+        return "the first tree, nothing before it", "weights"
     if rest.endswith("dropout"):
         return "forward loss of step 1, nothing before it", "loss"
     return "initial weights of one tensor", "initial"

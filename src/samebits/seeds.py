@@ -28,6 +28,7 @@ CONSUMERS = {
     "data/oversample": "copies of minority-class training rows",
     "data/bootstrap": "bootstrap sample of the training rows",
     "data/order": "batches of each epoch",
+    "algorithm/forest": "bootstrap samples and features of a random forest",
 }
 
 
@@ -186,8 +187,11 @@ class Seeds:
         return make_rng(self.take(point), point, *index)
 
     def for_model(self) -> Callable[[str], int | None]:
-        """Return the function that a model builder calls: `seed("lstm/recurrent")` takes "model/lstm/recurrent"."""
-        return lambda path: self.take(f"model/{path}")
+        """Return the function that a model builder calls: `seed("lstm/recurrent")` takes "model/lstm/recurrent".
+
+        A path below "algorithm/" is the point itself: the seed of an algorithm that is random by nature.
+        """
+        return lambda path: self.take(path if path.startswith("algorithm/") else f"model/{path}")
 
     def rest(self, point: str, reason: str) -> None:
         """Declare that this configuration has no use for a point of the harness, and why."""

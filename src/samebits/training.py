@@ -28,7 +28,7 @@ from samebits.errors import ConfigError, RecordError, StopRequestedError, Traini
 from samebits.optimizers import Adagrad, Adam, RMSprop
 from samebits.predictions import write_predictions
 from samebits.progress import TrainingProgress
-from samebits.record import METRICS, TRACE, append_row, keep_rows, read_rows
+from samebits.record import METRICS, TRACE, append_row, keep_rows, read_rows, storage_error
 from samebits.runtime import first_draws
 from samebits.seeds import Seeds
 
@@ -312,6 +312,21 @@ class Training:
         if self.logits is None:  # the run was killed after its last epoch
             self.logits = evaluate(self.evaluation_step, len(validation.labels))[2]
         return write_predictions(self.attempt, {"labels": validation.labels, "logits": self.logits})
+
+    def save_model(self) -> None:
+        """Write the model in Keras's format, under a temporary name first.
+
+        Raises:
+            RecordError: The disk is full or the folder is gone.
+        """
+        path, partial = self.attempt / "model.keras", self.attempt / ".partial.keras"
+        try:
+            self.model.save(partial)
+            partial.replace(path)
+        except OSError as error:
+            raise storage_error(path, error) from error
+        finally:
+            partial.unlink(missing_ok=True)
 
     def check_rows(self) -> list[dict[str, Any]]:
         """Return the trace, after a look that no row of this run was lost while it was trained.

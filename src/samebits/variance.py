@@ -51,12 +51,15 @@ def sources_of(points: list[str]) -> dict[str, tuple[str, ...]]:
         points: Every point that the configuration lists.
     """
     model = [point for point in points if point.startswith("model/")]
+    algorithm = tuple(point for point in points if point.startswith("algorithm/"))
     dropout = tuple(point for point in model if point.endswith("/dropout"))
     found = {
         "data/split": tuple(point for point in points if point == "data/split"),
-        "data/order": tuple(point for point in points if point == "data/order"),
+        # An algorithm that takes all rows at once has no batches.
+        "data/order": tuple(point for point in points if point == "data/order" and (model or not algorithm)),
         "initialisation": tuple(point for point in model if point not in dropout),
         "dropout": dropout,
+        "algorithm": algorithm,
     }
     found = {source: members for source, members in found.items() if members}
     return found | {ALL: tuple(point for members in found.values() for point in members)}

@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from samebits.divergence import differences, first_divergence
+from samebits.divergence import Divergence, differences, first_divergence
 
 TRACE: list[dict[str, Any]] = [
     {

@@ -1,5 +1,6 @@
 """The random forest: an algorithm that is random by itself, recorded, compared and explained as a network is."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -24,7 +25,8 @@ Trained = tuple[pathlib.Path, pathlib.Path]
 
 def train(root: pathlib.Path, *overrides: str, **options: Any) -> Result:
     """Train the small forest."""
-    return run_script(root, "train.py", "experiment=smoke_forest", "tracker=none", *overrides, **options)
+    experiment = [] if any(word.startswith("experiment=") for word in overrides) else ["experiment=smoke_forest"]
+    return run_script(root, "train.py", *experiment, "tracker=none", *overrides, **options)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,15 @@ def test_a_forest_leaves_the_record_of_a_run(trained: Trained) -> None:
     assert rows[-1]["weights"] == digest(attempt)
     assert {name: value.hex() for name, value in result["metrics"].items()} == rows[-1]["bits"]
     assert json.loads((ROOT / "golden" / "smoke_forest.json").read_text())["weights_digest"] == digest(attempt)
+
+
+@pytest.mark.slow
+def test_the_forest_of_the_reviews_is_as_claimed(trained: Trained) -> None:
+    """Seed 56 has this digest and this accuracy on the real reviews."""
+    done = train(trained[0], "experiment=imdb_forest")
+
+    assert "val_accuracy 0.8392" in done.stdout
+    assert "weights 538b4e481d00" in done.stdout
 
 
 def test_points_without_a_use_rest_in_a_forest(trained: Trained) -> None:
@@ -162,7 +173,7 @@ def test_what_is_no_forest_is_refused() -> None:
     }
     for key, value in others.items():
         with pytest.raises(ConfigError, match=f"training.{key}: expected "):
-            check_forest(forest, TrainingConfig(**({"epochs": 1} | {key: value})))
+            check_forest(forest, dataclasses.replace(TrainingConfig(epochs=1), **{key: value}))
 
 
 @pytest.mark.parametrize("arguments", [{"trees": 0}, {"max_depth": 0}, {"min_samples_leaf": True}, {"trees": 2.5}])

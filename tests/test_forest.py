@@ -163,7 +163,7 @@ def test_what_is_no_forest_is_refused() -> None:
     check_forest(forest, TrainingConfig(epochs=1, log_every=3))
     with pytest.raises(ConfigError, match=r"received sklearn\.linear_model\._logistic\.LogisticRegression"):
         check_forest(LogisticRegression(), TrainingConfig(epochs=1))
-    others = {
+    others: dict[str, Any] = {
         "epochs": 2,
         "batch_size": 7,
         "loss": "a.b",

@@ -18,13 +18,14 @@ OUT ?= report.html
 REPEATS ?= 3
 SEEDS ?= 1..20
 VS ?=
+BAGS ?= 10
 LAUNCHER ?=
 JOBS ?=
 TESTS ?=
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train resume seeds comet verify explain report watch rounds golden golden-update audit torture prune portability zoo bench bench-checkpoints test lint format lock clean
+.PHONY: help setup train resume seeds comet verify explain report watch rounds study variance bagging golden golden-update audit torture prune portability zoo bench bench-checkpoints test lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -32,8 +33,8 @@ help: ## list the targets
 setup: ## build .venv from requirements.lock, once
 	@$(PYTHON) scripts/setup_env.py
 
-train: setup ## train one run: make train SEED=56 [OVERRIDES="training.epochs=3"]
-	@$(VENV_PYTHON) scripts/train.py 'seed.root=$(SEED)' $(OVERRIDES)
+train: setup ## train one run: make train SEED=56 [OVERRIDES="training.epochs=3"]; every fold: OVERRIDES=training=kfold
+	@$(VENV_PYTHON) scripts/train.py 'seed.root=$(SEED)' $(if $(CONFIRM),confirm=true) $(OVERRIDES)
 
 resume: setup ## go on with a run that was stopped, with its own configuration: make resume RUN=last
 	@$(VENV_PYTHON) scripts/resume.py '$(RUN)'
@@ -79,6 +80,9 @@ study: setup ## train many seeds and summarize: make study SEEDS=1..20 [VS="mode
 
 variance: setup ## say how much of the spread each source of randomness carries: make variance SEEDS=1..10
 	@$(VENV_PYTHON) scripts/variance.py --seeds='$(SEEDS)' --launcher='$(LAUNCHER)' --jobs='$(JOBS)' 'seed.root=$(SEED)' $(OVERRIDES)
+
+bagging: setup ## train on BAGS bootstrap samples and average the models: make bagging BAGS=10 [LAUNCHER=joblib] [JOBS=2]
+	@$(VENV_PYTHON) scripts/bagging.py --bags='$(BAGS)' --launcher='$(LAUNCHER)' --jobs='$(JOBS)' 'seed.root=$(SEED)' $(OVERRIDES)
 
 zoo: setup ## measure which pieces of Keras are portable and write docs/zoo.md (half an hour); ONLY=name, CPUS=…: not written
 	@$(VENV_PYTHON) scripts/zoo.py $(if $(ONLY),--only='$(ONLY)') $(if $(ONLY)$(CPUS),,--write) $(CPUS)

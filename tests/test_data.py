@@ -167,6 +167,36 @@ def test_oversampling_draws_from_the_training_rows_alone(tmp_path: pathlib.Path)
     assert np.bincount(labels[train]).tolist() == [200, 200]
 
 
+def leaked(train: np.ndarray, validation: np.ndarray) -> int:
+    """Return how many validation rows are also trained on."""
+    return int(np.isin(validation, train).sum())
+
+
+@pytest.mark.parametrize("options", [{}, {"folds": 5}, {"folds": 300}], ids=["split", "folds", "leave one out"])
+def test_oversampling_never_leaks_a_validation_row(options: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    """With many seeds no row that validates is trained on, every other row is, and the classes are balanced."""
+    for root in range(100):
+        labels = make_rng(root, "labels").permutation(make_labels(270, 30))
+        fold = {"fold": root % options["folds"]} if options else {}
+        context = make_context(tmp_path, make_seeds(root), oversample=True, **options, **fold)
+        train, validation = context.split(labels)
+
+        assert 0 == leaked(train, validation)
+        assert set(range(300)) - set(validation.tolist()) == set(train.tolist())
+        assert (labels[train] == 0).sum() == (labels[train] == 1).sum()
+
+
+def test_oversampling_before_the_split_is_caught(tmp_path: pathlib.Path) -> None:
+    """The usual mistake, copies first and the split afterwards, fails the check above with every seed."""
+    labels = make_labels(270, 30)
+    for root in range(100):
+        seeds = make_seeds(root)
+        rows = oversample(np.arange(300), labels, seeds.rng("data/oversample"))
+        train, validation = make_context(tmp_path, seeds).split(labels[rows])
+
+        assert leaked(rows[train], rows[validation]) > 0
+
+
 def test_oversampling_draws_every_row_of_the_small_class() -> None:
     """Copies are drawn over the whole class, with replacement."""
     labels = make_labels(900, 10)
@@ -879,6 +909,41 @@ def test_each_point_of_the_reviews_moves_them(reviews_cache: pathlib.Path, point
 
     assert digest(**{point: 1}) not in (REVIEWS_DIGEST, digest(**{point: 0}))
     assert digest(order=1, folds=1) == REVIEWS_DIGEST
+
+
+@pytest.mark.parametrize("options", [{"validation_size": 2500}, {"folds": 5, "fold": 3}])
+def test_imbalanced_reviews_are_balanced_in_the_training_rows_alone(
+    reviews_cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """Of 12,500 negative and 1,389 positive reviews the validation part keeps its share and no row of it trains."""
+    taken: list[np.ndarray] = []
+    monkeypatch.setattr(imdb, "take_rows", lambda *parts: taken.extend(parts))
+    context = make_context(reviews_cache, oversample=True, **options)
+    imdb.load_reviews(context, num_words=20000, skip_top=50, sequence_length=1, positive_share=0.1)
+    _, labels, train, validation = taken
+
+    assert 0 == leaked(train, validation)
+    assert 13_889 == len(set(train.tolist()) | set(validation.tolist()))
+    assert (labels[train] == 0).sum() == (labels[train] == 1).sum()
+    assert abs(labels[validation].mean() - 0.1) < 0.001
+
+
+@pytest.mark.parametrize(("rows", "share", "counts"), [(None, 0.5, (6, 6)), (None, 0.25, (2, 6)), (4, 0.25, (1, 3))])
+def test_a_subset_has_the_share_asked_for(rows: int | None, share: float, counts: tuple[int, int]) -> None:
+    """The first rows of each label are taken, in the order they have; all of them by default."""
+    labels = np.array([1, 0, 0, 1, 1, 0, 1, 0, 1, 0, 1, 0])
+    chosen = imdb.choose_rows(labels, rows, share)
+
+    assert counts == ((labels[chosen] == 1).sum(), (labels[chosen] == 0).sum())
+    assert sorted(chosen) == chosen.tolist()
+    assert rows is not None or share != 0.5 or np.arange(12).tolist() == chosen.tolist()
+
+
+@pytest.mark.parametrize(("rows", "share"), [(14, 0.5), (1, 0.5), (4, 0.01)])
+def test_a_subset_that_is_not_there_is_refused(rows: int, share: float) -> None:
+    """More rows than there are, or none of a label, is an error with both counts."""
+    with pytest.raises(DataError, match=r"data.rows: expected at least one row of each label and at most 6 positive"):
+        imdb.choose_rows(np.arange(12) % 2, rows, share)
 
 
 def test_a_truncated_csv_is_refused(tmp_path: pathlib.Path) -> None:

@@ -40,7 +40,7 @@ SlurmctldHost=$(hostname -s)(127.0.0.1)
 SlurmUser=$me
 SlurmdUser=$me
 AuthType=auth/munge
-AuthInfo=socket=$folder/munge.socket
+AuthInfo=socket=$folder/munge.socket,cred_expire=5
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SlurmctldPort=$controller
 SlurmdPort=$node

@@ -8,8 +8,9 @@ from conftest import ROOT, digest, finished, run_script
 
 from samebits import entry
 from samebits.errors import ConfigError
+from samebits.launchers import Launch
 from samebits.study import METRICS, compare_samples, conclude, parse_seeds, write_study
-from samebits.sweep import Launch, Record, Run, Study
+from samebits.sweep import Record, Run, Study
 
 TINY = ("experiment=smoke", "tracker=none", "training.epochs=1", "training.steps_per_epoch=5")
 

@@ -17,11 +17,12 @@ from rich.table import Table
 
 from samebits.config import Config
 from samebits.errors import ConfigError
+from samebits.launchers import Launch, train
 from samebits.progress import print_table
 from samebits.seeds import derive_seed, resolve_points
 from samebits.statistics import Interval, bootstrap_interval, standard_deviation
 from samebits.study import METRICS, STUDY, Sample, parse_seeds, show_failed, write_study
-from samebits.sweep import Launch, Record, Run, Study, train
+from samebits.sweep import Record, Run, Study
 
 ALL = "all together"
 PICTURES = ("variance.svg", "variance.png")

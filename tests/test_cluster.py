@@ -60,6 +60,11 @@ def wait_until(reached: Callable[[], object], seconds: float = 90) -> bool:
     return False
 
 
+def wait_until_trained(root: pathlib.Path, least: int) -> bool:
+    """Wait until every seed has more rows than that."""
+    return wait_until(lambda: all(rows(root, seed) > least for seed in SEEDS))
+
+
 def start(root: pathlib.Path, *options: str, **variables: str) -> "subprocess.Popen[str]":
     """Start the study."""
     command = [sys.executable, str(root / "scripts" / "study.py"), *STUDY, *options]
@@ -90,7 +95,7 @@ def test_a_stopped_study_leaves_no_process_and_goes_on(project: pathlib.Path, un
     for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)):
         process = start(project, "--jobs=2")
 
-        assert wait_until(lambda before=begun: all(rows(project, seed) > before + 20 for seed in SEEDS))
+        assert wait_until_trained(project, begun + 20)
         before = processes(project)
         assert all(any(kind in line for line in before) for kind in kinds), before
         process.send_signal(number)
@@ -149,7 +154,7 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
 
     # Killed: its jobs are cancelled, and leave what they have.
     killed = start(project, *options, **environment)
-    assert wait_until(lambda: all(rows(project, seed) > 20 for seed in SEEDS))
+    assert wait_until_trained(project, 20)
     assert 2 == len(jobs(slurm, "--states=RUNNING"))
     killed.kill()
     killed.communicate()

@@ -7,11 +7,13 @@ The runs themselves lie where `make train` puts them, so a study shares them wit
 """
 
 import copy
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from samebits.config import Config, check, to_dict
+from samebits.config import Config, SeedConfig, check, to_dict
 from samebits.digest import json_digest
 from samebits.errors import ConfigError, RecordError
 from samebits.inputs import DIGITS, describe_inputs, source_files
@@ -38,18 +40,22 @@ class Run:
     points: tuple[str, ...] = ()
     point_seeds: tuple[int, ...] = ()
 
-    def config(self) -> Config:
-        """Return the run's own configuration."""
-        config = copy.deepcopy(self.base)
+    def seeds(self) -> SeedConfig:
+        """Return what differs from the variant's configuration: the root seed, or some points alone."""
+        if not self.points:
+            return dataclasses.replace(self.base.seed, root=self.seed)
+        seeds = copy.deepcopy(self.base.seed)
         for point, seed in zip(self.points, self.point_seeds, strict=True):
             *parents, last = point.split("/")
-            tree = config.seed.points
+            tree = seeds.points
             for parent in parents:
                 tree = tree[parent]
             tree[last] = seed
-        if not self.points:
-            config.seed.root = self.seed
-        return config
+        return seeds
+
+    def config(self) -> Config:
+        """Return the run's own configuration."""
+        return copy.deepcopy(dataclasses.replace(self.base, seed=self.seeds()))
 
 
 @dataclass(frozen=True)
@@ -67,27 +73,31 @@ class Record:
 
 
 def name_runs(runs: Sequence[Run], root: pathlib.Path) -> list[str]:
-    """Return the inputs digest of every run; the code is read once for each variant.
+    """Return the inputs digest of every run, as `samebits.inputs.name_inputs` gives it.
+
+    Code, lock and configuration are looked at once for each variant: its runs differ in their seeds alone.
 
     Raises:
         ConfigError: A value of a configuration is out of range.
         SeedError: A seed is.
     """
-    sources: dict[str, dict[str, bytes]] = {}
+    variants: dict[str, list[Run]] = {}
+    for run in runs:
+        variants.setdefault(run.variant, []).append(run)
+    inputs: dict[str, dict[str, Any]] = {}
+    for variant, members in variants.items():
+        for run in (min(members, key=lambda run: run.seed), max(members, key=lambda run: run.seed)):
+            check(run.config())  # what lies between two seeds that are in range is so too
+        base = members[0].base
+        check_machine(base.runtime)
+        inputs[variant] = describe_inputs(base, root, source_files(base, root))
     names = []
     for run in runs:
-        config = run.config()
-        check(config)
-        if run.variant not in sources:
-            check_machine(config.runtime)
-            sources[run.variant] = source_files(config, root)
-        names.append(json_digest(describe_inputs(config, root, sources[run.variant]))[:DIGITS])
+        shared = inputs[run.variant]
+        seed = dataclasses.asdict(run.seeds()) if run.points else shared["config"]["seed"] | {"root": run.seed}
+        own = shared | {"config": shared["config"] | {"seed": seed}}
+        names.append(json_digest(own)[:DIGITS])
     return names
-
-
-def find_finished(folder: pathlib.Path) -> pathlib.Path | None:
-    """Return the first finished attempt of some inputs, if there is one."""
-    return next((attempt for attempt in list_attempts(folder) if is_finished(attempt)), None)
 
 
 def read_lines(path: pathlib.Path) -> list[str]:
@@ -114,23 +124,34 @@ class Study:
         rows = [[run.variant, run.seed, inputs] for run, inputs in zip(self.runs, self.inputs, strict=True)]
         self.name = f"{name}-{json_digest(rows)[:DIGITS]}"
         self.folder = root / runs[0].base.paths.runs / FOLDER / self.name
+        self._finished: dict[str, str] = {}  # inputs -> attempt: what is finished stays so
 
     def inputs_folder(self, number: int) -> pathlib.Path:
         """Return where the attempts of a run lie."""
         base = self.runs[number].base
         return self.root / base.paths.runs / base.name / self.inputs[number]
 
+    def finished(self, number: int) -> pathlib.Path | None:
+        """Return the first finished attempt of a run, if there is one."""
+        folder, inputs = self.inputs_folder(number), self.inputs[number]
+        if inputs not in self._finished:
+            attempt = next((each for each in list_attempts(folder) if is_finished(each)), None)
+            if attempt is None:
+                return None
+            self._finished[inputs] = attempt.name
+        return folder / self._finished[inputs]
+
     def missing(self) -> list[int]:
         """Return the numbers of the runs that nobody has finished; equal inputs count once."""
-        found: dict[pathlib.Path, int] = {}
-        for number in range(len(self.runs)):
-            found.setdefault(self.inputs_folder(number), number)
-        return [number for folder, number in found.items() if find_finished(folder) is None]
+        first: dict[str, int] = {}
+        for number, inputs in enumerate(self.inputs):
+            first.setdefault(inputs, number)
+        return [number for number in first.values() if self.finished(number) is None]
 
     def record(self, number: int) -> Record:
         """Return what became of a run, from its files."""
         run, inputs = self.runs[number], self.inputs[number]
-        attempt = find_finished(self.inputs_folder(number))
+        attempt = self.finished(number)
         if attempt is None:
             return Record(run.variant, run.seed, inputs, None, failure=self.describe_failure(number))
         try:

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import QUIET, ROOT, Result, copy_project, run_script
+from conftest import QUIET, ROOT, Result, copy_project, finished, run_script
 from fake_comet import read_archive
 
+ASKED_ALONE = ("training.checkpoint_every=100000",)  # checkpoints are written where the training is asked to stop
 LONG = ("experiment=smoke", "data.rows=2000", "training.epochs=60")  # long enough to be stopped in the middle, thrice
 SEEDS = (56, 57)
 STUDY = ("--seeds=56..57", *LONG)
@@ -36,6 +37,16 @@ def rows(root: pathlib.Path, seed: int) -> int:
     found = [path for path in (root / "runs").glob("smoke/*/1/config.yaml") if f"root: {seed}\n" in path.read_text()]
     metrics = [path.with_name("metrics.jsonl") for path in found]
     return sum(len(path.read_bytes().splitlines()) for path in metrics if path.exists())
+
+
+def lost_steps(root: pathlib.Path) -> int:
+    """Return how many steps lie between the newest checkpoint of the one unfinished run and its last row of metrics."""
+    (newest, *_) = sorted((root / "runs").glob("smoke/*/1/checkpoint-*.arrays"), reverse=True)
+    _, epoch, step = newest.stem.split("-")
+    last = json.loads(newest.with_name("metrics.jsonl").read_text().splitlines()[-1])
+
+    assert int(epoch) == last["epoch"]
+    return abs(int(step) - int(last["step"]))
 
 
 def processes(root: pathlib.Path) -> list[str]:
@@ -103,6 +114,7 @@ def test_a_stopped_study_leaves_no_process_and_goes_on(project: pathlib.Path, un
         assert code == process.returncode, output
         assert wait_until(lambda: not processes(project), 30), processes(project)
         assert "Traceback" not in output
+        assert [] == finished(project)
         begun = max(rows(project, seed) for seed in SEEDS)
     done = run_script(project, "study.py", *STUDY, "--jobs=2")
     (study,) = (project / "runs" / "studies").iterdir()
@@ -148,7 +160,7 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     slurm: str, project: pathlib.Path, undisturbed: dict[int, str]
 ) -> None:
     """A killed study, a preempted and a cancelled job, on nodes that set other variables: the same bits in the end."""
-    options = ("--launcher=submitit_slurm", "tracker=none", "hydra.launcher.cpus_per_task=1",
+    options = ("--launcher=submitit_slurm", "tracker=none", "hydra.launcher.cpus_per_task=1", *ASKED_ALONE,
                f"hydra.launcher.setup=['{FOREIGN}']")  # fmt: skip
     environment = {"SLURM_CONF": slurm}
 
@@ -159,6 +171,7 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     killed.kill()
     killed.communicate()
     assert wait_until(lambda: not jobs(slurm) and not processes(project)), jobs(slurm)
+    assert [] == finished(project)
     reached = rows(project, 56)
 
     # Preempted: Slurm queues the job again by itself, and it goes on. Cancelled: it is listed, and stops no other.
@@ -175,10 +188,11 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     assert 1 == study.returncode, output
     assert "base  seed 56  FAILED: stopped; what was trained is saved" in output
     assert {57: undisturbed[57]} == digests(project)
+    assert lost_steps(project) < 5
 
     # The same command does what is left, and no more.
     done: Result = run_script(project, "study.py", *STUDY, *options, environment=environment)
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "2 runs: 1 begun, 1 finished before" in done.stdout
     assert undisturbed == digests(project)
-    assert [1, 1] == [int(path.parent.name) for path in (project / "runs").glob("smoke/*/*/result.json")]
+    assert ["1", "1"] == [attempt.name for attempt in finished(project)]

@@ -19,6 +19,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 9_999
 MOST_DRAWS = 10_000_000  # of a bootstrap: with more than 1000 values it has fewer resamples, and no BCa
 FEWEST_RESAMPLES = 999
+FEWEST_FOR_A_SHARE = 5  # values: the variance of fewer is off by more than a factor of two either way
 MOST_TRIPLES = 10_000
 ELEMENTS_A_BATCH = 1_000_000  # bounds the memory of a bootstrap: 8 MB
 TRIM = 0.25  # of each end: the interquartile mean
@@ -123,6 +124,31 @@ def bootstrap_interval(values: Sequence[float], statistic: Callable[..., Any] = 
         if np.isfinite(found).all():
             break
     return found
+
+
+def variance_ratio(part: Sequence[float], whole: Sequence[float]) -> tuple[float, Interval] | None:
+    """Return the variance of one sample as a share of another's, with its 95 % bootstrap interval (percentiles).
+
+    Args:
+        part: float64[n], in any order.
+        whole: float64[m], drawn independently of it.
+
+    Returns:
+        (share, (low, high)); None: a sample has fewer than five values, from which no share can be told, or the whole
+        has no spread.
+    """
+    samples = [np.sort(np.asarray(values, dtype=np.float64)) for values in (part, whole)]
+    if min(len(sample) for sample in samples) < FEWEST_FOR_A_SHARE or samples[1][0] == samples[1][-1]:
+        return None
+    rng = make_rng(derive_seed(0, "study/shares"), "study/shares")
+    resamples = min(RESAMPLES, max(FEWEST_RESAMPLES, MOST_DRAWS // max(map(len, samples))))
+    spreads = [
+        np.array([np.var(rng.choice(sample, len(sample)), ddof=1) for _ in range(resamples)]) for sample in samples
+    ]
+    defined = spreads[1] > 0
+    low, high = np.percentile(spreads[0][defined] / spreads[1][defined], [2.5, 97.5])
+    share = np.var(samples[0], ddof=1) / np.var(samples[1], ddof=1)
+    return float(share), (float(low), float(high))
 
 
 def triple_means(values: Sequence[float]) -> np.ndarray:

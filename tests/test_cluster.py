@@ -1,5 +1,6 @@
 """Studies that are stopped, killed or run by a cluster: nothing is left running, and the bits are the same."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -154,12 +155,24 @@ def jobs(slurm: str, *options: str) -> list[str]:
     return done.stdout.split()
 
 
+def array_process(number: int) -> int:
+    """Return the process of a job of the array: the one that Slurm's srun started."""
+    task = f"SLURM_ARRAY_TASK_ID={number}".encode()
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_text().split("\0")
+            is_job = words[0] == sys.executable and "submitit.core._submit" in words
+            if is_job and task in (process / "environ").read_bytes().split(b"\0"):
+                return int(process.name)
+    pytest.fail("no such job is running")
+
+
 @pytest.mark.slurm
 @pytest.mark.timeout(900)
 def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     slurm: str, project: pathlib.Path, undisturbed: dict[int, str]
 ) -> None:
-    """A killed study, a preempted and a cancelled job, on nodes that set other variables: the same bits in the end."""
+    """A killed study, a lost, a preempted and a cancelled job, on a node that sets other variables: the same bits."""
     options = ("--launcher=submitit_slurm", "tracker=none", "hydra.launcher.cpus_per_task=1", *ASKED_ALONE,
                f"hydra.launcher.setup=['{FOREIGN}']")  # fmt: skip
     environment = {"SLURM_CONF": slurm}
@@ -174,20 +187,29 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     assert [] == finished(project)
     reached = rows(project, 56)
 
-    # Preempted: Slurm queues the job again by itself, and it goes on. Cancelled: it is listed, and stops no other.
+    # Lost without a word: it is listed, and stops no other.
+    study = start(project, *options, **environment)
+    assert wait_until_trained(project, max(rows(project, seed) for seed in SEEDS) + 20)
+    os.kill(array_process(0), signal.SIGKILL)
+    output = study.communicate(timeout=180)[0]
+    assert 1 == study.returncode, output
+    assert "base  seed 56  FAILED: its job was killed, cancelled or lost" in output
+    assert {57: undisturbed[57]} == digests(project)
+
+    # Preempted: Slurm queues the job again by itself, and it goes on. Cancelled: it saves what it has.
+    reached = rows(project, 56)
     study = start(project, *options, **environment)
     assert wait_until(lambda: rows(project, 56) > reached + 20)
-    first = min(jobs(slurm))
-    scancel = ["scancel", first]
-    subprocess.run([*scancel, "--signal=USR2"], env=QUIET | environment, check=True)
-    assert wait_until(lambda: first in jobs(slurm, "--states=PENDING"))
-    reached = rows(project, 56)
-    assert wait_until(lambda: rows(project, 56) > reached + 20)
-    subprocess.run(scancel, env=QUIET | environment, check=True)
-    output = study.communicate(timeout=120)[0]
+    (job,) = jobs(slurm)
+    subprocess.run(["scancel", "--signal=USR2", job], env=QUIET | environment, check=True)
+    assert wait_until(lambda: jobs(slurm, "--states=PENDING"))
+    assert lost_steps(project) < 5
+    preempted = rows(project, 56)
+    assert wait_until(lambda: rows(project, 56) > preempted + 20)
+    subprocess.run(["scancel", job], env=QUIET | environment, check=True)
+    output = study.communicate(timeout=180)[0]
     assert 1 == study.returncode, output
     assert "base  seed 56  FAILED: stopped; what was trained is saved" in output
-    assert {57: undisturbed[57]} == digests(project)
     assert lost_steps(project) < 5
 
     # The same command does what is left, and no more.

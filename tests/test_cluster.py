@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import QUIET, ROOT, Result, copy_project, finished, run_script
+from conftest import QUIET, ROOT, Result, children, copy_project, finished, run_script
 from fake_comet import read_archive
 
 ASKED_ALONE = ("training.checkpoint_every=100000",)  # checkpoints are written where the training is asked to stop
-LONG = ("experiment=smoke", "data.rows=2000", "training.epochs=60")  # long enough to be stopped in the middle, thrice
+LONG = ("experiment=smoke", "data.rows=2000", "training.epochs=100")  # long enough to be stopped in the middle, thrice
 SEEDS = (56, 57)
 STUDY = ("--seeds=56..57", *LONG)
 SLURM_PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "sbatch")
@@ -62,7 +62,7 @@ def processes(root: pathlib.Path) -> list[str]:
     return found
 
 
-def wait_until(reached: Callable[[], object], seconds: float = 90) -> bool:
+def wait_until(reached: Callable[[], object], seconds: float = 180) -> bool:
     """Wait for a moment; returns whether it came."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -107,13 +107,13 @@ def test_a_stopped_study_leaves_no_process_and_goes_on(project: pathlib.Path, un
     for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)):
         process = start(project, "--jobs=2")
 
-        assert wait_until_trained(project, begun + 20)
+        assert wait_until_trained(project, begun + 5)
         before = processes(project)
         assert all(any(kind in line for line in before) for kind in kinds), before
         process.send_signal(number)
-        output = process.communicate(timeout=60)[0]
+        output = process.communicate(timeout=120)[0]
         assert code == process.returncode, output
-        assert wait_until(lambda: not processes(project), 30), processes(project)
+        assert wait_until(lambda: not processes(project), 60), processes(project)
         assert "Traceback" not in output
         assert [] == finished(project)
         begun = max(rows(project, seed) for seed in SEEDS)
@@ -179,7 +179,7 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
 
     # Killed: its jobs are cancelled, and leave what they have.
     killed = start(project, *options, **environment)
-    assert wait_until_trained(project, 20)
+    assert wait_until_trained(project, 5)
     assert 2 == len(jobs(slurm, "--states=RUNNING"))
     killed.kill()
     killed.communicate()
@@ -189,9 +189,11 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
 
     # Lost without a word: it is listed, and stops no other.
     study = start(project, *options, **environment)
-    assert wait_until_trained(project, max(rows(project, seed) for seed in SEEDS) + 20)
-    os.kill(array_process(0), signal.SIGKILL)
-    output = study.communicate(timeout=180)[0]
+    assert wait_until_trained(project, max(rows(project, seed) for seed in SEEDS) + 5)
+    job = array_process(0)
+    for process in (job, *children(job)):
+        os.kill(process, signal.SIGKILL)
+    output = study.communicate(timeout=300)[0]
     assert 1 == study.returncode, output
     assert "base  seed 56  FAILED: its job was killed, cancelled or lost" in output
     assert {57: undisturbed[57]} == digests(project)
@@ -199,15 +201,15 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     # Preempted: Slurm queues the job again by itself, and it goes on. Cancelled: it saves what it has.
     reached = rows(project, 56)
     study = start(project, *options, **environment)
-    assert wait_until(lambda: rows(project, 56) > reached + 20)
-    (job,) = jobs(slurm)
-    subprocess.run(["scancel", "--signal=USR2", job], env=QUIET | environment, check=True)
+    assert wait_until(lambda: rows(project, 56) > reached + 5)
+    (name,) = jobs(slurm)
+    subprocess.run(["scancel", "--signal=USR2", name], env=QUIET | environment, check=True)
     assert wait_until(lambda: jobs(slurm, "--states=PENDING"))
     assert lost_steps(project) < 5
     preempted = rows(project, 56)
-    assert wait_until(lambda: rows(project, 56) > preempted + 20)
-    subprocess.run(["scancel", job], env=QUIET | environment, check=True)
-    output = study.communicate(timeout=180)[0]
+    assert wait_until(lambda: rows(project, 56) > preempted + 5)
+    subprocess.run(["scancel", name], env=QUIET | environment, check=True)
+    output = study.communicate(timeout=300)[0]
     assert 1 == study.returncode, output
     assert "base  seed 56  FAILED: stopped; what was trained is saved" in output
     assert lost_steps(project) < 5

@@ -16,7 +16,7 @@ REAL ?=
 ONLY ?=
 OUT ?= report.html
 REPEATS ?= 3
-SEEDS ?= 1..20
+SEEDS ?=
 VS ?=
 BAGS ?= 10
 LAUNCHER ?=
@@ -25,7 +25,7 @@ TESTS ?=
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train resume seeds comet verify explain report watch rounds study variance bagging golden golden-update audit torture prune portability zoo bench bench-checkpoints test lint format lock clean
+.PHONY: help setup train resume seeds comet verify explain report watch rounds golden golden-update audit torture prune portability zoo bench bench-checkpoints bench-many study variance bagging test lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -76,10 +76,10 @@ portability: setup ## train 20 steps on this CPU and on emulated ones and compar
 	@$(VENV_PYTHON) scripts/portability.py $(if $(FULL),--full) --cpus='$(CPUS)' 'seed.root=$(SEED)' tracker=none $(OVERRIDES)
 
 study: setup ## train many seeds and summarize: make study SEEDS=1..20 [VS="model.dropout_rate=0.5"] [LAUNCHER=joblib] [JOBS=2]
-	@$(VENV_PYTHON) scripts/study.py --seeds='$(SEEDS)' --versus='$(VS)' --launcher='$(LAUNCHER)' --jobs='$(JOBS)' $(OVERRIDES)
+	@$(VENV_PYTHON) scripts/study.py --seeds='$(or $(SEEDS),1..20)' --versus='$(VS)' --launcher='$(LAUNCHER)' --jobs='$(JOBS)' $(OVERRIDES)
 
 variance: setup ## say how much of the spread each source of randomness carries: make variance SEEDS=1..10
-	@$(VENV_PYTHON) scripts/variance.py --seeds='$(SEEDS)' --launcher='$(LAUNCHER)' --jobs='$(JOBS)' 'seed.root=$(SEED)' $(OVERRIDES)
+	@$(VENV_PYTHON) scripts/variance.py --seeds='$(or $(SEEDS),1..10)' --launcher='$(LAUNCHER)' --jobs='$(JOBS)' 'seed.root=$(SEED)' $(OVERRIDES)
 
 bagging: setup ## train on BAGS bootstrap samples and average the models: make bagging BAGS=10 [LAUNCHER=joblib] [JOBS=2]
 	@$(VENV_PYTHON) scripts/bagging.py --bags='$(BAGS)' --launcher='$(LAUNCHER)' --jobs='$(JOBS)' 'seed.root=$(SEED)' $(OVERRIDES)
@@ -92,6 +92,9 @@ bench: setup ## what portability costs: portable, machine and free by turns, as 
 
 bench-checkpoints: setup ## what checkpoints cost, as a share of real runs
 	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/checkpoints.py $(REPEATS)
+
+bench-many: setup ## what 10,000 finished runs cost the summary of a study and the report
+	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/many_runs.py
 
 test: setup ## set up and run the tests: make test [TESTS="-k seeds"]
 	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist loadfile $(TESTS)

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from samebits import entry, sweep
+from samebits import entry, launchers
 
 if __name__ == "__main__":
-    entry.multirun(pathlib.Path(__file__).resolve().parent.parent, sweep.run_job)
+    entry.multirun(pathlib.Path(__file__).resolve().parent.parent, launchers.run_job)

@@ -249,7 +249,7 @@ class Scenarios:
         """A server that dies in the middle of the training, is missed, and comes back."""
 
         def restart(training: Future[Result], folder: pathlib.Path) -> dict[str, Any]:
-            with held_training(training, folder) as attempt:
+            with held_training(training, folder):
                 server.metrics_came.wait(60)
                 wait_for(lambda: server.quiet_s() > 3, training.done)  # else Comet gives up for what was on its way
                 server.die()

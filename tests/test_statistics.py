@@ -17,6 +17,7 @@ from samebits.statistics import (
     standard_deviation,
     summarize,
     triple_means,
+    variance_ratio,
 )
 
 VALUES = [0.1, 0.4, 0.2, 0.9, 0.3, 0.8, 0.5, 0.6]
@@ -162,3 +163,27 @@ def test_importing_the_statistics_imports_neither_scipy_nor_tensorflow() -> None
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
 
     assert "[]\n" == done.stdout
+
+
+def test_a_large_sample_costs_bounded_draws_and_has_the_normal_interval() -> None:
+    """Above 1000 values: the mean and 1.96 standard errors, to a fifth of one; the same in any order."""
+    values = np.random.default_rng(1).normal(0.8, 0.1, 10_000)
+    low, high = bootstrap_interval(values.tolist()) or (0.0, 0.0)
+    error = values.std(ddof=1) / 100
+
+    assert abs(low - (values.mean() - 1.96 * error)) < 0.2 * error
+    assert abs(high - (values.mean() + 1.96 * error)) < 0.2 * error
+    assert (low, high) == bootstrap_interval(values[::-1].tolist())
+
+
+def test_a_share_of_variance_needs_five_values_and_a_whole_that_varies() -> None:
+    """Its interval holds the ratio that the samples were drawn with; fewer values or no spread give none."""
+    rng = np.random.default_rng(2)
+    part, whole = rng.normal(0, 1, 200).tolist(), rng.normal(0, 2, 200).tolist()
+    share, (low, high) = variance_ratio(part, whole) or (0.0, (0.0, 0.0))
+
+    assert low < 0.25 < high
+    assert low < share < high
+    assert variance_ratio(part[:4], whole) is None
+    assert variance_ratio(part, whole[:4]) is None
+    assert variance_ratio(part, [1.0] * 9) is None

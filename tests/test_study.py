@@ -2,14 +2,19 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 
 import pytest
-from conftest import ROOT, digest, finished, run_script
+from conftest import QUIET, ROOT, digest, finished, run_script
 
 from samebits import entry
 from samebits.errors import ConfigError
+from samebits.inputs import name_inputs
+from samebits.launchers import LOCK, Launch, train
+from samebits.record import hold_lock
 from samebits.study import METRICS, compare_samples, conclude, parse_seeds, write_study
-from samebits.sweep import Launch, Record, Run, Study
+from samebits.sweep import Record, Run, Study
 
 TINY = ("experiment=smoke", "tracker=none", "training.epochs=1", "training.steps_per_epoch=5")
 
@@ -87,9 +92,74 @@ def test_a_study_names_runs_as_training_does(tmp_path: pathlib.Path) -> None:
     config = entry.compose(ROOT, [*TINY, f"paths.runs={tmp_path}"])
     study = Study("s", [Run("base", 1, config), Run("base", 1, config), Run("base", 2, config)], ROOT)
 
+    assert [name_inputs(run.config(), ROOT) for run in study.runs] == study.inputs
     assert study.inputs[0] == study.inputs[1]
     assert study.inputs[0] != study.inputs[2]
     assert [0, 2] == study.missing()
+
+
+COUNT = """
+import collections, json, pathlib, sys
+from samebits import entry
+from samebits.study import conclude, write_study
+from samebits.sweep import Run, Study
+root, runs, count = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
+base = entry.compose(root, ["experiment=smoke", "tracker=none", f"paths.runs={runs}"])
+opened = collections.Counter()
+made = [Run("base", seed, base) for seed in range(count)]
+sys.addaudithook(lambda event, words: opened.update([event]) if event in ("open", "os.scandir", "os.listdir") else None)
+study = Study("s", made, root)
+missing = study.missing()
+samples, failed = write_study(runs / "study.json", "s", study.records(), conclude)
+print(json.dumps([len(missing), len(samples["base"].seeds), sum(opened.values())]))
+"""
+
+
+def test_a_summary_opens_each_result_once(tmp_path: pathlib.Path) -> None:
+    """Forty runs more cost forty results and forty folders more, not code, lock or any file of a run twice."""
+    base = entry.compose(ROOT, [*TINY[:2], f"paths.runs={tmp_path}"])
+    study = Study("s", [Run("base", seed, base) for seed in range(60)], ROOT)
+    blank = dict.fromkeys(("weights_digest", "optimizer_digest", "data_digest", "promise", "fingerprint"), "0")
+    result = {"metrics": {"val_accuracy": 0.5, "val_loss": 0.5}, **blank, "timing": {}, "resumed_at": None}
+    for number in range(60):
+        attempt = study.inputs_folder(number) / "1"
+        attempt.mkdir(parents=True)
+        (attempt / "result.json").write_text(json.dumps(result))
+    opened = []
+    for count in (20, 60):
+        command = [sys.executable, "-c", COUNT, str(ROOT), str(tmp_path), str(count)]
+        environment = QUIET | {"PYTHONPATH": str(ROOT / "src")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        missing, read, opens = json.loads(done.stdout)
+        opened.append(opens)
+
+        assert (0, count) == (missing, read)
+    assert 2 * 40 == opened[1] - opened[0]
+
+
+def test_a_damaged_result_is_listed_and_stops_nothing(tmp_path: pathlib.Path) -> None:
+    """The reason names the file; the other run is read."""
+    base = entry.compose(ROOT, [*TINY, f"paths.runs={tmp_path}"])
+    study = Study("s", [Run("base", 1, base), Run("base", 2, base)], ROOT)
+    attempt = study.inputs_folder(0) / "1"
+    attempt.mkdir(parents=True)
+    (attempt / "result.json").write_text("{")
+    first, second = study.records()
+
+    assert first.attempt is None
+    assert "result.json could not be read" in first.failure
+    assert "it was not begun" == second.failure
+
+
+def test_one_process_trains_a_study(tmp_path: pathlib.Path) -> None:
+    """Another one that begins with the same study is refused, and leaves the first one's jobs alone."""
+    base = entry.compose(ROOT, [*TINY, f"paths.runs={tmp_path}"])
+    study = Study("s", [Run("base", 1, base)], ROOT)
+    study.folder.mkdir(parents=True)
+    with hold_lock(study.folder / LOCK), pytest.raises(ConfigError, match="another one is at it"):
+        train(study, Launch("basic"))
+
+    assert [1] == [number + 1 for number in study.missing()]
 
 
 def test_an_unknown_launcher_is_refused() -> None:

@@ -12,7 +12,7 @@ from samebits.errors import ConfigError
 from samebits.gather import read_variance
 from samebits.seeds import derive_seed, dotted_key, resolve_points
 from samebits.study import Sample
-from samebits.variance import ALL, PICTURES, draw, list_spreads, make_runs, measure_spreads, sources_of
+from samebits.variance import ALL, PICTURES, draw, list_spreads, make_runs, measure_spreads, show, sources_of
 
 
 @pytest.fixture
@@ -59,19 +59,37 @@ def test_points_that_are_not_derived_cannot_be_held(config: Config) -> None:
 
 def test_a_share_is_a_ratio_of_variances(tmp_path: pathlib.Path) -> None:
     """Half the spread is a quarter of the variance; equal runs drew a picture twice with the same bytes."""
-    values = [0.0, 1.0, 2.0, 4.0]
-    whole = Sample([1, 2, 3, 4], {"val_accuracy": values, "val_loss": values})
+    values, seeds = [0.0, 1.0, 2.0, 4.0, 8.0], [1, 2, 3, 4, 5]
+    whole = Sample(seeds, {"val_accuracy": values, "val_loss": values})
     half = [value / 2 for value in values]
-    spreads = measure_spreads({"data/order": Sample([1, 2, 3, 4], dict.fromkeys(whole.values, half)), ALL: whole})
+    spreads = measure_spreads({"data/order": Sample(seeds, dict.fromkeys(whole.values, half)), ALL: whole})
     pictures = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         draw(spreads, tmp_path / name)
         pictures.append([(tmp_path / name / picture).read_bytes() for picture in PICTURES])
 
-    assert 0.25 == spreads["data/order"]["val_accuracy"].share
-    assert 1.0 == spreads[ALL]["val_loss"].share
+    part = spreads["data/order"]["val_accuracy"]
+    assert 0.25 == part.share
+    assert part.share_interval is not None
+    assert part.share_interval[0] < 0.25 < part.share_interval[1]
+    assert spreads[ALL]["val_loss"].share is None
     assert pictures[0] == pictures[1]
+
+
+def test_few_seeds_have_no_shares(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two runs of a source, or of all together, give no percentages, and a line says how many it takes."""
+    two = Sample([1, 2], {"val_accuracy": [0.5, 0.9], "val_loss": [0.5, 0.9]})
+    five = Sample([1, 2, 3, 4, 5], {key: [0.5, 0.6, 0.7, 0.8, 0.85] for key in two.values})
+    for samples in ({"data/order": two, ALL: two}, {"data/order": two, ALL: five}, {"data/order": five, ALL: two}):
+        show(measure_spreads(samples))
+        said = capsys.readouterr().out
+
+        assert "%" not in said.replace("95 %", "")
+        assert "2 runs of a source say nothing of shares" in said
+    show(measure_spreads({"data/order": five, ALL: five}))
+
+    assert "100% (" in capsys.readouterr().out
 
 
 def test_one_run_has_no_spread() -> None:

@@ -16,11 +16,12 @@ import numpy as np
 from samebits.config import LOSSES, Config
 from samebits.digest import array_digest
 from samebits.errors import ConfigError, RecordError
+from samebits.launchers import Launch, train
 from samebits.predictions import average, read_predictions, score
 from samebits.record import write_arrays
 from samebits.seeds import derive_seed, dotted_key
 from samebits.study import BASE, METRICS, STUDY, show_failed, show_records, shown_path, write_summary
-from samebits.sweep import Launch, Run, Study, find_finished, train
+from samebits.sweep import Run, Study
 
 ENSEMBLE = "ensemble.arrays"
 POINT = "data/bootstrap"
@@ -111,7 +112,7 @@ def run_bagging(compose: Callable[[list[str]], Config], root: pathlib.Path, bags
     began = train(study, launch)
     print(f"{len(runs)} bags: {began} begun, {len(runs) - began} finished before")
     records = list(study.records())
-    found = [find_finished(study.inputs_folder(number)) for number in range(len(runs))]
+    found = [study.finished(number) for number in range(len(runs))]
     attempts = [attempt for attempt in found if attempt is not None]
     ensemble: dict[str, Any] = {}
     if len(attempts) == len(runs):

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from samebits.config import Config
 from samebits.errors import ConfigError, SamebitsError
-from samebits.sweep import LAUNCHERS, Launch
+from samebits.launchers import CLUSTER, LAUNCHERS, Launch, await_others, cancel_jobs
 
 SEEDS_HELP = "1..20, 1,5,9 or 1..3,7"
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
@@ -163,7 +164,7 @@ def study_arguments(
     parser.add_argument("--launcher", default="", help=", ".join(LAUNCHERS))
     parser.add_argument("--jobs", default="", help="runs at once; without it: one a core")
     parser.add_argument("overrides", nargs="*", help="as of scripts/train.py, and hydra.launcher.…=")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     own = [word for word in given.overrides if not word.startswith("hydra.")]
     settings = tuple(word for word in given.overrides if word not in own)
     return given, Launch(given.launcher, given.jobs, settings), own
@@ -172,13 +173,15 @@ def study_arguments(
 def multirun(root: pathlib.Path, task: Callable[[pathlib.Path, int, pathlib.Path], int]) -> None:
     """Run the jobs of a study, which `conf/study.yaml` describes, by the launcher that the command line names.
 
-    Ends with the process that started it: that one holds the other end of the standard input.
+    Ends with the process that started it: that one holds the other end of the standard input. A job that is lost
+    stops no other; jobs on a cluster are cancelled when this process is asked to stop.
 
     Args:
         root: The project's folder.
         task: Gets the study's folder, a job's number and the root. Other processes import it by its name.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    study = next(pathlib.Path(word[8:-1]) for word in sys.argv if word.startswith("folder='"))
 
     def end_with_the_parent() -> None:
         while os.read(0, 1):  # not sys.stdin: its lock, held at the exit, ends Python with an error
@@ -188,5 +191,18 @@ def multirun(root: pathlib.Path, task: Callable[[pathlib.Path, int, pathlib.Path
     def job(composed: DictConfig) -> int:
         return task(pathlib.Path(composed.folder), int(composed.job), root)
 
+    def stop(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        cancel_jobs(study)
+        sys.exit(128 + number)
+
     threading.Thread(target=end_with_the_parent, daemon=True).start()
-    hydra.main(version_base="1.3", config_path=str(root / "conf"), config_name="study")(job)()
+    if CLUSTER in sys.argv:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        hydra.main(version_base="1.3", config_path=str(root / "conf"), config_name="study")(job)()
+    except RuntimeError as error:
+        traceback.print_exc()
+        if type(error).__name__ != "UncompletedJobError":  # submitit's; Hydra waits for no other job then
+            sys.exit(1)
+        await_others(study)

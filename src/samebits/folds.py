@@ -10,10 +10,11 @@ from typing import Any
 from samebits import launch
 from samebits.config import Config, check, flatten, identity
 from samebits.errors import ConfigError, RecordError
+from samebits.launchers import Launch
+from samebits.launchers import train as train_study
 from samebits.record import INPUTS, RESULT, is_finished, list_attempts, read_json
 from samebits.study import BASE, STUDY, show_failed, show_records, shown_path, write_summary
-from samebits.sweep import Launch, Run, Study
-from samebits.sweep import train as train_study
+from samebits.sweep import Run, Study
 
 MOST_RUNS = 200  # more want confirm=true
 START_S = 12.0  # of a run nobody has seen: Python and TensorFlow start, and nothing is trained

@@ -334,6 +334,9 @@ def own_process(path: pathlib.Path, root: pathlib.Path) -> tuple[list[str], dict
 
 def main() -> int:
     """Run the configuration of a YAML file: python -m samebits.launch CONFIG ROOT."""
+    # Slurm's word, before it ends a job, goes to all its processes. It is meant for the one above, which queues the job
+    # again and ends: then the training saves a checkpoint. Ignoring is inherited.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     config, root = from_dict(read_yaml(pathlib.Path(sys.argv[1]))), pathlib.Path(sys.argv[2])
     return run(config, root).exit_code
 

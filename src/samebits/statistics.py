@@ -17,6 +17,9 @@ from samebits.seeds import derive_seed, make_rng
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
+MOST_DRAWS = 10_000_000  # of a bootstrap: with more than 1000 values it has fewer resamples, and no BCa
+FEWEST_RESAMPLES = 999
+FEWEST_FOR_A_SHARE = 5  # values: the variance of fewer is off by more than a factor of two either way
 MOST_TRIPLES = 10_000
 ELEMENTS_A_BATCH = 1_000_000  # bounds the memory of a bootstrap: 8 MB
 TRIM = 0.25  # of each end: the interquartile mean
@@ -83,6 +86,8 @@ def standard_deviation(values: np.ndarray, axis: int = -1) -> Any:
 def bootstrap_interval(values: Sequence[float], statistic: Callable[..., Any] = np.mean) -> Interval | None:
     """Return the 95 % bootstrap interval of a statistic: BCa, or percentiles where BCa is undefined.
 
+    BCa corrects what small samples bend, and costs the square of their size: above 1000 values it is percentiles too.
+
     Args:
         values: float64[n], in any order.
         statistic: Of an array along `axis`.
@@ -101,13 +106,15 @@ def bootstrap_interval(values: Sequence[float], statistic: Callable[..., Any] = 
     from scipy import stats  # noqa: PLC0415  slow to import
 
     found: Interval = (float("nan"), float("nan"))
-    for method in ("BCa", "percentile"):
+    large = RESAMPLES * len(sample) > MOST_DRAWS
+    resamples = max(FEWEST_RESAMPLES, MOST_DRAWS // len(sample)) if large else RESAMPLES
+    for method in ("percentile",) if large else ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # BCa says so where it is undefined, and gives NaN
             interval = stats.bootstrap(
                 (sample,),
                 statistic,
-                n_resamples=RESAMPLES,
+                n_resamples=resamples,
                 batch=max(1, ELEMENTS_A_BATCH // len(sample)),
                 confidence_level=CONFIDENCE,
                 method=method,
@@ -117,6 +124,31 @@ def bootstrap_interval(values: Sequence[float], statistic: Callable[..., Any] = 
         if np.isfinite(found).all():
             break
     return found
+
+
+def variance_ratio(part: Sequence[float], whole: Sequence[float]) -> tuple[float, Interval] | None:
+    """Return the variance of one sample as a share of another's, with its 95 % bootstrap interval (percentiles).
+
+    Args:
+        part: float64[n], in any order.
+        whole: float64[m], drawn independently of it.
+
+    Returns:
+        (share, (low, high)); None: a sample has fewer than five values, from which no share can be told, or the whole
+        has no spread.
+    """
+    samples = [np.sort(np.asarray(values, dtype=np.float64)) for values in (part, whole)]
+    if min(len(sample) for sample in samples) < FEWEST_FOR_A_SHARE or samples[1][0] == samples[1][-1]:
+        return None
+    rng = make_rng(derive_seed(0, "study/shares"), "study/shares")
+    resamples = min(RESAMPLES, max(FEWEST_RESAMPLES, MOST_DRAWS // max(map(len, samples))))
+    spreads = [
+        np.array([np.var(rng.choice(sample, len(sample)), ddof=1) for _ in range(resamples)]) for sample in samples
+    ]
+    defined = spreads[1] > 0
+    low, high = np.percentile(spreads[0][defined] / spreads[1][defined], [2.5, 97.5])
+    share = np.var(samples[0], ddof=1) / np.var(samples[1], ddof=1)
+    return float(share), (float(low), float(high))
 
 
 def triple_means(values: Sequence[float]) -> np.ndarray:

@@ -18,10 +18,11 @@ from rich.table import Table
 
 from samebits.config import Config
 from samebits.errors import ConfigError
+from samebits.launchers import Launch, train
 from samebits.progress import print_table
 from samebits.record import write_file
 from samebits.statistics import PairedComparison, Summary, compare_paired, summarize
-from samebits.sweep import Launch, Record, Run, Study, describe_record, train
+from samebits.sweep import Record, Run, Study, describe_record
 
 STUDY = "study.json"
 BASE = "base"

@@ -1,72 +1,37 @@
-"""Many runs: each a fresh pinned process, started by one of Hydra's launchers, and found again by its inputs.
+"""The runs of a study: named and found again by their inputs, and what became of each. Starts nothing.
 
     runs/studies/<name>-<digest>/jobs/<number>.yaml     configuration of a run that was still to do
     runs/studies/<name>-<digest>/jobs/<number>.txt      what it printed; <number>.exit: how it ended
 
-The runs themselves lie where `make train` puts them, so a study shares them with everything else. scripts/job.py is
-the process below which Hydra starts them; this module knows no Hydra.
+The runs themselves lie where `make train` puts them, so a study shares them with everything else.
 """
 
-import contextlib
-import copy
-import os
 import pathlib
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from samebits.config import Config, check, to_dict
+from samebits.config import Config, check, from_dict, to_dict
 from samebits.digest import json_digest
-from samebits.errors import ConfigError
+from samebits.errors import ConfigError, RecordError
 from samebits.inputs import DIGITS, describe_inputs, source_files
-from samebits.launch import own_process
-from samebits.progress import RunsProgress
-from samebits.record import RESULT, is_finished, list_attempts, make_folder, read_json, write_bytes, write_yaml
+from samebits.record import RESULT, is_finished, list_attempts, read_json, write_yaml
 from samebits.runtime import check_machine
 
 FOLDER = "studies"
-LAUNCHERS = {"basic": "basic", "joblib": "joblib", "submitit_local": "submitit_local", "submitit_slurm": "slurm"}
-POLL_S = 0.3
-STOP_S = 60.0  # a stopped training writes a checkpoint first
 
 
-@dataclass(frozen=True)
-class Launch:
-    """How many runs at once, and by which of Hydra's launchers, as a command line gives it.
-
-    Attributes:
-        launcher: A key of `LAUNCHERS`; "basic": one after another. Empty: joblib.
-        jobs: Runs at once, empty: one a core; the threads of a run stay what the recipe says.
-        settings: Overrides of the launcher's own, e.g. "hydra.launcher.partition=short".
-    """
-
-    launcher: str = ""
-    jobs: str = ""
-    settings: tuple[str, ...] = ()
-
-    def overrides(self) -> list[str]:
-        """Return the launcher as Hydra's overrides.
-
-        Raises:
-            ConfigError: No such launcher, or less than one run at once.
-        """
-        launcher, jobs = self.launcher or "joblib", self.jobs or str(len(os.sched_getaffinity(0)))
-        if launcher not in LAUNCHERS:
-            raise ConfigError(
-                "LAUNCHER", expected=" or ".join(LAUNCHERS), received=repr(launcher), fix="choose one of them"
-            )
-        if not jobs.isdecimal() or int(jobs) < 1:
-            raise ConfigError("JOBS", expected="a number, at least 1", received=repr(jobs), fix="JOBS=2: two at once")
-        at_once = {
-            "joblib": [f"hydra.launcher.n_jobs={jobs}"],
-            "submitit_local": [f"hydra.sweeper.max_batch_size={jobs}"],  # it starts all that it is given at once
-            "submitit_slurm": [f"hydra.launcher.array_parallelism={jobs}"] if self.jobs else [],
-        }
-        return [f"hydra/launcher={LAUNCHERS[launcher]}", *at_once.get(launcher, []), *self.settings]
+def with_settings(tree: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return nested data with the values of some dotted keys replaced; what is not on their way is shared."""
+    changed = dict(tree)
+    for key, value in settings:
+        *parents, last = key.split(".")
+        part = changed
+        for parent in parents:
+            part[parent] = dict(part[parent])
+            part = part[parent]
+        part[last] = value
+    return changed
 
 
 @dataclass(frozen=True)
@@ -87,19 +52,13 @@ class Run:
     settings: tuple[tuple[str, Any], ...] = ()
     varied: str = "seed"
 
+    def changes(self) -> tuple[tuple[str, Any], ...]:
+        """Return what differs from the variant's configuration, as dotted keys and values."""
+        return self.settings or (("seed.root", self.seed),)
+
     def config(self) -> Config:
         """Return the run's own configuration."""
-        config = copy.deepcopy(self.base)
-        for key, value in self.settings or (("seed.root", self.seed),):
-            *parents, last = key.split(".")
-            part: Any = config
-            for parent in parents:
-                part = part[parent] if isinstance(part, dict) else getattr(part, parent)
-            if isinstance(part, dict):
-                part[last] = value
-            else:
-                setattr(part, last, value)
-        return config
+        return from_dict(with_settings(to_dict(self.base), self.changes()))
 
 
 @dataclass(frozen=True)
@@ -118,27 +77,35 @@ class Record:
 
 
 def name_runs(runs: Sequence[Run], root: pathlib.Path) -> list[str]:
-    """Return the inputs digest of every run; the code is read once for each variant.
+    """Return the inputs digest of every run, as `samebits.inputs.name_inputs` gives it.
+
+    Code, lock and configuration are looked at once for each variant: its runs differ in their settings alone.
 
     Raises:
         ConfigError: A value of a configuration is out of range.
         SeedError: A seed is.
     """
-    sources: dict[str, dict[str, bytes]] = {}
+    variants: dict[str, list[Run]] = {}
+    for run in runs:
+        variants.setdefault(run.variant, []).append(run)
+    inputs: dict[str, dict[str, Any]] = {}
+    for variant, members in variants.items():
+        for run in (min(members, key=lambda run: run.seed), max(members, key=lambda run: run.seed)):
+            check(run.config())  # what lies between two numbers that are in range is so too
+        base = members[0].base
+        check_machine(base.runtime)
+        inputs[variant] = describe_inputs(base, root, source_files(base, root))
     names = []
     for run in runs:
-        config = run.config()
-        check(config)
-        if run.variant not in sources:
-            check_machine(config.runtime)
-            sources[run.variant] = source_files(config, root)
-        names.append(json_digest(describe_inputs(config, root, sources[run.variant]))[:DIGITS])
+        shared = inputs[run.variant]
+        own = shared | {"config": with_settings(shared["config"], run.changes())}
+        names.append(json_digest(own)[:DIGITS])
     return names
 
 
-def find_finished(folder: pathlib.Path) -> pathlib.Path | None:
-    """Return the first finished attempt of some inputs, if there is one."""
-    return next((attempt for attempt in list_attempts(folder) if is_finished(attempt)), None)
+def read_lines(path: pathlib.Path) -> list[str]:
+    """Return the lines of a text; a missing file has none."""
+    return path.read_text(errors="replace").strip().splitlines() if path.exists() else []
 
 
 class Study:
@@ -160,32 +127,52 @@ class Study:
         rows = [[run.variant, run.seed, inputs] for run, inputs in zip(self.runs, self.inputs, strict=True)]
         self.name = f"{name}-{json_digest(rows)[:DIGITS]}"
         self.folder = root / runs[0].base.paths.runs / FOLDER / self.name
+        self._finished: dict[str, str] = {}  # inputs -> attempt: what is finished stays so
 
     def inputs_folder(self, number: int) -> pathlib.Path:
         """Return where the attempts of a run lie."""
         base = self.runs[number].base
         return self.root / base.paths.runs / base.name / self.inputs[number]
 
+    def finished(self, number: int) -> pathlib.Path | None:
+        """Return the first finished attempt of a run, if there is one."""
+        folder, inputs = self.inputs_folder(number), self.inputs[number]
+        if inputs not in self._finished:
+            attempt = next((each for each in list_attempts(folder) if is_finished(each)), None)
+            if attempt is None:
+                return None
+            self._finished[inputs] = attempt.name
+        return folder / self._finished[inputs]
+
     def missing(self) -> list[int]:
         """Return the numbers of the runs that nobody has finished; equal inputs count once."""
-        found: dict[pathlib.Path, int] = {}
-        for number in range(len(self.runs)):
-            found.setdefault(self.inputs_folder(number), number)
-        return [number for folder, number in found.items() if find_finished(folder) is None]
+        first: dict[str, int] = {}
+        for number, inputs in enumerate(self.inputs):
+            first.setdefault(inputs, number)
+        return [number for number in first.values() if self.finished(number) is None]
 
     def record(self, number: int) -> Record:
         """Return what became of a run, from its files."""
         run, inputs = self.runs[number], self.inputs[number]
-        attempt = find_finished(self.inputs_folder(number))
+        attempt = self.finished(number)
         if attempt is None:
-            log = self.folder / "jobs" / f"{number}.txt"
-            lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-            reason = next((line for line in lines if "Error" in line), lines[-1] if lines else "it was not begun")
-            return Record(run.variant, run.seed, inputs, None, failure=reason, varied=run.varied)
-        result = read_json(attempt / RESULT)
+            return Record(run.variant, run.seed, inputs, None, failure=self.describe_failure(number), varied=run.varied)
+        try:
+            result = read_json(attempt / RESULT)
+        except RecordError as error:
+            return Record(run.variant, run.seed, inputs, None, failure=" ".join(str(error).split()), varied=run.varied)
         accuracy, loss = (float(result["metrics"][key]) for key in ("val_accuracy", "val_loss"))
         digest = result["weights_digest"]
         return Record(run.variant, run.seed, inputs, attempt.name, accuracy, loss, digest, varied=run.varied)
+
+    def describe_failure(self, number: int) -> str:
+        """Return what is known of a run that did not finish, in a line."""
+        job = self.folder / "jobs" / f"{number}.txt"
+        lines, told = read_lines(job), read_lines(self.folder / "launcher.txt")
+        if not lines:
+            return "it was not begun" + (f"; the launcher: {told[-1]}" if told else "")
+        last = next((line for line in lines if "Error" in line), lines[-1])
+        return last if job.with_suffix(".exit").exists() else f"its job was killed, cancelled or lost, after: {last}"
 
     def records(self) -> Iterator[Record]:
         """Yield what became of every run, one result file at a time."""
@@ -200,81 +187,6 @@ class Study:
         for ending in ("exit", "txt"):
             (self.folder / "jobs" / f"{number}.{ending}").unlink(missing_ok=True)
         write_yaml(self.folder / "jobs" / f"{number}.yaml", to_dict(config))
-
-
-def run_job(folder: pathlib.Path, number: int, root: pathlib.Path) -> int:
-    """Train one prepared run in a fresh process, and leave its exit code beside its configuration.
-
-    Never raises what a run may raise: one run that fails does not stop the others.
-    """
-    job = folder / "jobs" / f"{number}.yaml"
-    command, environment = own_process(job, root)
-    with job.with_suffix(".txt").open("wb") as log:
-        done = subprocess.run(
-            command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
-        )
-    write_bytes(job.with_suffix(".exit"), f"{done.returncode}\n".encode())
-    return done.returncode
-
-
-@contextlib.contextmanager
-def started(study: Study, numbers: Sequence[int], launch: Launch) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start Hydra's launcher on some runs while the block runs; on leaving early, stop it and them.
-
-    The launcher holds the other end of a pipe: it also stops when this process is killed.
-    """
-    script = str(study.root / "scripts" / "job.py")
-    jobs = "job=" + ",".join(map(str, numbers))
-    command = [sys.executable, script, "--multirun", f"folder='{study.folder}'", *launch.overrides(), jobs]
-    environment = os.environ | {"PYTHONPATH": str(study.root / "src")}
-    with (
-        (study.folder / "launcher.txt").open("wb") as log,
-        subprocess.Popen(
-            command, cwd=study.root, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log,
-            start_new_session=True,
-        ) as process,
-    ):  # fmt: skip
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGTERM)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(STOP_S)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def train(study: Study, launch: Launch) -> int:
-    """Train what is not finished, showing progress; returns how many runs there were to do.
-
-    Raises:
-        ConfigError: The launcher is unknown.
-    """
-    launch.overrides()
-    make_folder(study.folder / "jobs")
-    pending = study.missing()
-    total = len(pending)
-    if not pending:
-        return 0
-    for number in pending:
-        study.prepare(number)
-    with RunsProgress(total) as progress, started(study, pending, launch) as process:
-        waiting = set(pending)
-        while waiting:
-            is_over = process.poll() is not None
-            for path in sorted((study.folder / "jobs").glob("*.exit")):
-                number = int(path.stem)
-                if number in waiting:
-                    waiting.discard(number)
-                    progress.show(describe_record(study.record(number)))
-            if is_over:
-                break
-            time.sleep(POLL_S)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_S)
-    return total
 
 
 def describe_record(record: Record) -> str:

@@ -17,11 +17,12 @@ from rich.table import Table
 
 from samebits.config import Config
 from samebits.errors import ConfigError
+from samebits.launchers import Launch, train
 from samebits.progress import print_table
 from samebits.seeds import derive_seed, dotted_key, resolve_points
-from samebits.statistics import Interval, bootstrap_interval, standard_deviation
+from samebits.statistics import FEWEST_FOR_A_SHARE, Interval, bootstrap_interval, standard_deviation, variance_ratio
 from samebits.study import METRICS, STUDY, Sample, parse_seeds, show_failed, shown_path, write_study
-from samebits.sweep import Launch, Record, Run, Study, train
+from samebits.sweep import Record, Run, Study
 
 ALL = "all together"
 PICTURES = ("variance.svg", "variance.png")
@@ -35,13 +36,15 @@ class Spread:
         n: How many runs.
         sd: Standard deviation with n - 1 (None: fewer than two runs).
         interval: Its 95 % bootstrap interval (None: likewise).
-        share: Its variance as a share of that of all sources together (None: one of them is unknown or zero).
+        share: Its variance as a share of that of all sources together (None: too few runs to tell, or no spread).
+        share_interval: Its 95 % bootstrap interval (None: likewise).
     """
 
     n: int
     sd: float | None
     interval: Interval | None
     share: float | None = None
+    share_interval: Interval | None = None
 
 
 def sources_of(points: list[str]) -> dict[str, tuple[str, ...]]:
@@ -95,12 +98,13 @@ def measure_spreads(samples: dict[str, Sample]) -> dict[str, dict[str, Spread]]:
             interval = bootstrap_interval(values, standard_deviation)
             sd = None if interval is None else float(standard_deviation(np.sort(values)))
             found[source][metric] = Spread(len(values), sd, interval)
-    whole = found.get(ALL, {})
-    for spreads in found.values():
+    for source, spreads in found.items():
         for metric, spread in spreads.items():
-            all_sd = whole[metric].sd if metric in whole else None
-            if spread.sd is not None and all_sd:
-                spreads[metric] = dataclasses.replace(spread, share=(spread.sd / all_sd) ** 2)
+            if source == ALL or ALL not in samples:
+                continue
+            ratio = variance_ratio(samples[source].values[metric], samples[ALL].values[metric])
+            if ratio:
+                spreads[metric] = dataclasses.replace(spread, share=ratio[0], share_interval=ratio[1])
     return found
 
 
@@ -109,7 +113,8 @@ def list_spreads(spreads: dict[str, dict[str, Spread]], samples: dict[str, Sampl
     return [
         {
             "source": source, "metric": metric, "sd": one.sd, "low": one.interval and one.interval[0],
-            "high": one.interval and one.interval[1], "share": one.share, "values": samples[source].values[metric],
+            "high": one.interval and one.interval[1], "share": one.share, "share_interval": one.share_interval,
+            "values": samples[source].values[metric],
         }
         for source, by in spreads.items()
         for metric, one in by.items()
@@ -138,13 +143,20 @@ def draw(spreads: dict[str, dict[str, Spread]], folder: pathlib.Path) -> None:
 
 def show(spreads: dict[str, dict[str, Spread]]) -> None:
     """Print the table."""
-    table = Table("varied alone", "metric", "runs", "standard deviation", "95 % interval", "variance, as a share")
+    title = "its variance as a share of all together's (95 % interval)"
+    table = Table("varied alone", "metric", "runs", "standard deviation", "95 % interval", title)
     for source, metrics in spreads.items():
         for metric, one in metrics.items():
             sd = "-" if one.sd is None else f"{one.sd:.5f}"
             interval = "-" if one.interval is None else "{:.5f} to {:.5f}".format(*one.interval)
-            table.add_row(source, metric, str(one.n), sd, interval, "-" if one.share is None else f"{one.share:.0%}")
+            share = "-"
+            if one.share is not None and one.share_interval is not None:
+                share = "{:.0%} ({:.0%} to {:.0%})".format(one.share, *one.share_interval)
+            table.add_row(source, metric, str(one.n), sd, interval, share)
     print_table(table)
+    fewest = min((one.n for metrics in spreads.values() for one in metrics.values()), default=0)
+    if fewest < FEWEST_FOR_A_SHARE:
+        print(f"{fewest} runs of a source say nothing of shares: at least {FEWEST_FOR_A_SHARE}, better SEEDS=1..10")
 
 
 def run_variance(

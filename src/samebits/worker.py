@@ -39,6 +39,8 @@ from samebits.seeds import Seeds, resolve_points
 logger = logging.getLogger(__name__)
 
 _received: list[int] = []  # signals that asked this process to stop
+_asked_at: list[float] = []  # when the first of them came
+ONE_REQUEST_S = 1.0  # a cluster signals every process of a job, and the parent forwards what it got
 _saves: list[bool] = []  # not empty: the training has begun, and saves a checkpoint before it stops
 _held: list[Any] = []  # files whose locks live as long as this process
 WORKER_LOCK = "worker.lock"
@@ -190,9 +192,12 @@ def describe_exception(error: Exception) -> str:
 
 
 def _request_stop(number: int, _frame: object) -> None:
-    if _received or not _saves:  # asked a second time, or there is nothing to save: at once
+    now = time.monotonic()
+    again = bool(_asked_at) and now > _asked_at[0] + ONE_REQUEST_S
+    if again or not _saves:  # asked a second time, or there is nothing to save: at once
         os._exit(128 + number)
     _received.append(number)
+    _asked_at.append(now)
 
 
 def main() -> int:

@@ -1,0 +1,101 @@
+"""What 10,000 finished runs cost: the summary of a study, and the report: python benchmarks/many_runs.py [RUNS].
+
+One real run (the smoke experiment) is trained; the others are copies of its folder with another seed and other numbers,
+where `make train` would put them. Then the real commands run over a tenth of them and over all, as fresh processes:
+seconds, and the most memory that each had. Nothing is left.
+"""
+
+import copy
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+from rich.table import Table
+
+from samebits.entry import compose
+from samebits.machine import describe_cpu
+from samebits.progress import print_table
+from samebits.record import INPUTS, RESULT, SOURCE, read_json
+from samebits.report import MOST_RUNS
+from samebits.sweep import Run, Study
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+OVERRIDES = ["experiment=smoke", "tracker=none"]
+
+
+def copy_project(folder: pathlib.Path) -> pathlib.Path:
+    """Return a copy of the project, so that its runs are apart."""
+    for name in ("conf", "scripts", "src"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def make_runs(root: pathlib.Path, runs: int) -> None:
+    """Train seed 0, and make the folders of the seeds that follow from its files."""
+    command = [sys.executable, str(root / "scripts" / "train.py"), *OVERRIDES, "seed.root=0"]
+    subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL)
+    base = compose(root, OVERRIDES)
+    study = Study("made", [Run("base", seed, base) for seed in range(runs)], root)
+    (real,) = (root / "runs" / "smoke").iterdir()
+    inputs, result = read_json(real / INPUTS), read_json(real / "1" / RESULT)
+    for seed in range(1, runs):
+        folder = study.inputs_folder(seed)
+        shutil.copytree(real, folder, ignore=shutil.ignore_patterns(SOURCE, "model.keras", "curves.png"))
+        other, mine = copy.deepcopy(result), copy.deepcopy(inputs)
+        mine["config"]["seed"]["root"] = seed
+        other["metrics"]["val_accuracy"] = 0.8 + seed * 7919 % 1000 / 10_000
+        other["metrics"]["val_loss"] = 0.4 - seed * 104_729 % 1000 / 10_000
+        other["weights_digest"] = f"{seed:064x}"
+        (folder / INPUTS).write_text(json.dumps(mine, indent=1))
+        (folder / "1" / RESULT).write_text(json.dumps(other, indent=1))
+
+
+def measure(root: pathlib.Path, script: str, *arguments: str) -> tuple[float, float, int]:
+    """Return the seconds of a command, the most memory that it had in MB, and its exit code."""
+    began = time.monotonic()
+    with (root / "said.txt").open("wb") as said:
+        command = [sys.executable, str(root / "scripts" / script), *arguments]
+        environment = os.environ | {"PYTHONPATH": str(root / "src")}
+        process = subprocess.Popen(command, cwd=root, env=environment, stdout=said, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return time.monotonic() - began, usage.ru_maxrss / 1024, process.returncode
+
+
+def main() -> int:
+    """Make the runs, measure, and print a table; 1: a command failed."""
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    failed = False
+    cpu = describe_cpu()
+    title = f"{cpu['model']}, {cpu['cores_usable']} cores"
+    table = Table("command", "runs", "seconds", "most memory", title=title)
+    with tempfile.TemporaryDirectory() as name:
+        root = copy_project(pathlib.Path(name))
+        make_runs(root, runs)
+        for some in (runs // 10, runs):
+            seconds, megabytes, code = measure(root, "study.py", f"--seeds=0..{some - 1}", *OVERRIDES)
+            table.add_row("make study, all finished", str(some), f"{seconds:.1f}", f"{megabytes:.0f} MB")
+            failed |= bool(code)
+        for some in sorted({MOST_RUNS // 10, MOST_RUNS}):
+            for path in sorted((root / "runs" / "smoke").iterdir())[some:]:
+                path.rename(root / path.name)
+            seconds, megabytes, code = measure(root, "report.py")
+            table.add_row("make report", str(some), f"{seconds:.1f}", f"{megabytes:.0f} MB")
+            failed |= bool(code)
+            for path in root.glob("[0-9a-f]" * 16):
+                path.rename(root / "runs" / "smoke" / path.name)
+        if failed:
+            print((root / "said.txt").read_text())
+    print_table(table)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,8 +10,9 @@ from typing import Any
 from samebits import launch
 from samebits.config import Config, check, flatten, identity
 from samebits.errors import ConfigError, RecordError
+from samebits.progress import shown_path
 from samebits.record import INPUTS, RESULT, is_finished, list_attempts, read_json
-from samebits.study import BASE, STUDY, show_failed, show_records, shown_path, write_summary
+from samebits.study import BASE, STUDY, show_failed, show_records, write_summary
 from samebits.sweep import Launch, Run, Study
 from samebits.sweep import train as train_study
 

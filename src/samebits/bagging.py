@@ -18,9 +18,10 @@ from samebits.digest import array_digest
 from samebits.errors import ConfigError, RecordError
 from samebits.launchers import Launch, train
 from samebits.predictions import average, read_predictions, score
+from samebits.progress import shown_path
 from samebits.record import write_arrays
 from samebits.seeds import derive_seed, dotted_key
-from samebits.study import BASE, METRICS, STUDY, show_failed, show_records, shown_path, write_summary
+from samebits.study import BASE, METRICS, STUDY, show_failed, show_records, write_summary
 from samebits.sweep import Run, Study
 
 ENSEMBLE = "ensemble.arrays"

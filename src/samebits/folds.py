@@ -12,8 +12,9 @@ from samebits.config import Config, check, flatten, identity
 from samebits.errors import ConfigError, RecordError
 from samebits.launchers import Launch
 from samebits.launchers import train as train_study
+from samebits.progress import shown_path
 from samebits.record import INPUTS, RESULT, is_finished, list_attempts, read_json
-from samebits.study import BASE, STUDY, show_failed, show_records, shown_path, write_summary
+from samebits.study import BASE, STUDY, show_failed, show_records, write_summary
 from samebits.sweep import Run, Study
 
 MOST_RUNS = 200  # more want confirm=true

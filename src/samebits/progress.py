@@ -1,6 +1,7 @@
 """What a waiting person sees: a bar with rate and time left on a terminal, plain lines elsewhere; both in the log."""
 
 import logging
+import pathlib
 import sys
 import time
 from typing import Self
@@ -19,6 +20,11 @@ WIDTH_ELSEWHERE = 160  # characters
 def print_table(table: Table) -> None:
     """Print a table: as wide as the terminal, and wide enough for digests elsewhere."""
     Console(width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE).print(table)
+
+
+def shown_path(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
+    """Return a path as a person reads it: relative to the project where it lies in it."""
+    return path.relative_to(root) if path.is_relative_to(root) else path
 
 
 class _RateColumn(ProgressColumn):

@@ -19,7 +19,7 @@ from rich.table import Table
 from samebits.config import Config
 from samebits.errors import ConfigError
 from samebits.launchers import Launch, train
-from samebits.progress import print_table
+from samebits.progress import print_table, shown_path
 from samebits.record import write_file
 from samebits.statistics import PairedComparison, Summary, compare_paired, summarize
 from samebits.sweep import Record, Run, Study, describe_record
@@ -28,7 +28,6 @@ STUDY = "study.json"
 BASE = "base"
 MOST_SEEDS = 100_000
 MOST_ROWS = 25  # of a printed table
-DIGITS_SHOWN = 12  # of a digest
 METRICS = {"val_accuracy": True, "val_loss": False}  # whether more is better
 
 
@@ -154,11 +153,6 @@ def write_summary(
     return concluded, failed
 
 
-def shown_path(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
-    """Return a path as a person reads it: relative to the project where it lies in it."""
-    return path.relative_to(root) if path.is_relative_to(root) else path
-
-
 def _interval(interval: Iterable[float] | None) -> str:
     return "-" if interval is None else "{:.4f} to {:.4f}".format(*interval)
 
@@ -190,7 +184,7 @@ def show_records(records: list[Record], concluded: dict[str, Any]) -> None:
     table = Table(done[0].varied, *METRICS, "weights")
     for record in done[:MOST_ROWS]:
         values = (f"{getattr(record, metric):.4f}" for metric in METRICS)
-        table.add_row(str(record.seed), *values, (record.weights_digest or "")[:DIGITS_SHOWN])
+        table.add_row(str(record.seed), *values, (record.weights_digest or "")[:12])
     if len(done) > MOST_ROWS:
         table.add_row(f"… {len(done) - MOST_ROWS} more", *("" for _ in METRICS), f"in {STUDY}")
     table.add_section()

@@ -18,10 +18,10 @@ from rich.table import Table
 from samebits.config import Config
 from samebits.errors import ConfigError
 from samebits.launchers import Launch, train
-from samebits.progress import print_table
+from samebits.progress import print_table, shown_path
 from samebits.seeds import derive_seed, dotted_key, resolve_points
 from samebits.statistics import FEWEST_FOR_A_SHARE, Interval, bootstrap_interval, standard_deviation, variance_ratio
-from samebits.study import METRICS, STUDY, Sample, parse_seeds, show_failed, shown_path, write_study
+from samebits.study import METRICS, STUDY, Sample, parse_seeds, show_failed, write_study
 from samebits.sweep import Record, Run, Study
 
 ALL = "all together"

@@ -16,7 +16,7 @@ NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
 
 def code_cells(path: pathlib.Path) -> list[Any]:
     """Return the code cells of a notebook that has the form of one."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]  # nbformat is half typed
     nbformat.validate(notebook)
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 

@@ -61,7 +61,7 @@ rounds: setup ## reproduce the article's rounds, from nothing seeded to everythi
 	@$(VENV_PYTHON) scripts/rounds.py 'seed.root=$(SEED)' $(OVERRIDES)
 
 torture: setup ## kill trainings at random moments, go on with them, and compare: make torture KILLS=20 [KILL_SEED=7]
-	@$(VENV_PYTHON) scripts/torture.py --kills=$(KILLS) --kill-seed=$(KILL_SEED) 'seed.root=$(SEED)' $(if $(REAL),,experiment=smoke data.rows=1200) $(OVERRIDES)
+	@$(VENV_PYTHON) scripts/torture.py --kills=$(KILLS) --kill-seed=$(KILL_SEED) 'seed.root=$(SEED)' $(if $(REAL),,experiment=smoke training.epochs=4) $(OVERRIDES)
 
 golden: setup ## recompute the golden digests and compare: make golden [EXPERIMENTS=smoke]
 	@$(VENV_PYTHON) scripts/golden.py $(EXPERIMENTS)

@@ -50,6 +50,17 @@ def test_a_live_point_passes_the_audit(project: pathlib.Path) -> None:
     assert "LIVE: 2 seed points, each changes exactly what consumes it" in done.stdout
 
 
+def test_oversampling_of_even_classes_has_nothing_to_copy(project: pathlib.Path) -> None:
+    """Classes of equal size that the data set cannot make uneven: the point rests, and is no dead seed."""
+    path = project / "conf" / "data" / "synthetic.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith("positive_share")))
+    done = run_script(project, "audit.py", "data/oversample")
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "at rest in this configuration" in done.stdout
+
+
 def test_a_dead_seed_is_found(project: pathlib.Path) -> None:
     """A point that is taken but not used changes nothing, and the audit says so."""
     path = project / "src" / "imdb_cnn_lstm" / "model.py"

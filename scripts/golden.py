@@ -1,4 +1,4 @@
-"""Compare experiments with their golden digests: python scripts/golden.py [--update] [smoke imdb_cnn_lstm]."""
+"""Compare experiments with their golden digests: python scripts/golden.py [--update] [experiment …] (default: all)."""
 
 import pathlib
 import sys
@@ -7,6 +7,6 @@ from samebits import entry, golden
 
 if __name__ == "__main__":
     root = pathlib.Path(__file__).resolve().parent.parent
-    names = [name for name in sys.argv[1:] if name != "--update"] or ["smoke", "imdb_cnn_lstm"]
+    names = [name for name in sys.argv[1:] if name != "--update"] or golden.experiments(root)
     write = "--update" in sys.argv[1:]
     sys.exit(entry.report_errors(lambda: golden.run(names, lambda more: entry.compose(root, more), root, write=write)))

@@ -89,7 +89,7 @@ def test_the_schema_and_conf_agree_on_defaults() -> None:
     """A value that the schema gives is the one that conf/ gives: there is one default."""
     composed, schema = compose_and_check(), Config()
 
-    for part in ("training", "runtime", "trace", "paths", "name"):
+    for part in ("training", "runtime", "trace", "paths"):
         assert getattr(schema, part) == getattr(composed, part)
     assert (56, "derived") == (schema.seed.root, schema.seed.policy)
     assert (56, "derived") == (composed.seed.root, composed.seed.policy)

@@ -17,6 +17,7 @@ import time
 import pytest
 from conftest import (
     LONG,
+    PACKAGE,
     QUIET,
     ROOT,
     check_continued,
@@ -30,7 +31,7 @@ from conftest import (
 )
 
 SMALL = (  # the real reviews, encoded anew, with a model whose files are small
-    "experiment=imdb_cnn_lstm", "tracker=none", "model.embedding_dim=4", "training.epochs=1",
+    f"experiment={PACKAGE}", "tracker=none", "model.embedding_dim=4", "training.epochs=1",
     "training.steps_per_epoch=3",
 )  # fmt: skip
 WITHOUT_ROOTS_RIGHTS = (
@@ -258,11 +259,11 @@ def test_out_of_memory_in_tensorflow_says_so(project: pathlib.Path) -> None:
 
 def test_out_of_memory_in_the_data_says_so(project: pathlib.Path) -> None:
     """A data set that does not fit (as NumPy says): the same words, and nothing that looks like a finished run."""
-    path = project / "src" / "imdb_cnn_lstm" / "data.py"
+    path = project / "src" / PACKAGE / "synthetic.py"
     path.write_text(
         path.read_text() + "\n\ndef load_much(context, **sizes):\n    return np.zeros((2**60,), np.uint8)\n"
     )
-    done = train(project, "data._target_=imdb_cnn_lstm.data.load_much")
+    done = train(project, f"data._target_={PACKAGE}.synthetic.load_much")
     shown = done.stderr + done.stdout
 
     assert 1 == done.returncode, shown
@@ -395,7 +396,7 @@ def test_a_stopped_runs_configuration_runs_no_foreign_function(project: pathlib.
     os.kill(training_process(process), signal.SIGKILL)
     process.communicate()
     path = attempt_of(project) / "config.yaml"
-    path.write_text(path.read_text().replace("imdb_cnn_lstm.model.build_model", "os.system"))
+    path.write_text(path.read_text().replace(f"{PACKAGE}.model.build_model", "os.system"))
     done = run_script(project, "resume.py", "last")
 
     assert 2 == done.returncode

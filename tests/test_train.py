@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import (
+    PACKAGE,
     QUIET,
     Result,
     check_continued,
@@ -144,7 +145,7 @@ def test_nothing_seeded_gives_other_bits_each_time_and_is_no_error(project: path
 
 def test_different_bits_under_a_promise_are_an_error_that_names_the_record(project: pathlib.Path) -> None:
     """A model that draws from the operating system breaks the promise: exit 1, and the first differing tensor."""
-    path = project / "src" / "imdb_cnn_lstm" / "model.py"
+    path = project / "src" / PACKAGE / "model.py"
     text = path.read_text().replace(
         'seed=seed("output/kernel")', 'seed=seed("output/kernel") and int.from_bytes(__import__("os").urandom(3))'
     )
@@ -224,7 +225,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 def test_a_crash_says_its_reason_and_the_log(project: pathlib.Path) -> None:
     """A native abort in the model ends with exit 1, the signal's name and the log's path."""
-    path = project / "src" / "imdb_cnn_lstm" / "model.py"
+    path = project / "src" / PACKAGE / "model.py"
     path.write_text(path.read_text().replace("    sizes = {", "    __import__('os').abort()\n    sizes = {", 1))
     done = train(project)
 
@@ -235,7 +236,7 @@ def test_a_crash_says_its_reason_and_the_log(project: pathlib.Path) -> None:
 
 def test_a_layer_without_a_seed_is_an_error_that_names_it(project: pathlib.Path) -> None:
     """A Dropout without seed= is refused before training, with the layer's name."""
-    path = project / "src" / "imdb_cnn_lstm" / "model.py"
+    path = project / "src" / PACKAGE / "model.py"
     path.write_text(
         path.read_text().replace(
             "keras.layers.MaxPooling1D(", 'keras.layers.Dropout(0.1, name="loose"),\n keras.layers.MaxPooling1D('
@@ -299,7 +300,7 @@ def test_a_truncated_data_file_is_refused(project: pathlib.Path) -> None:
 
     assert 2 == done.returncode
     assert f"data file {short}: expected SHA-256 d4acac55fe7f…, received" in done.stderr
-    assert not (project / "runs" / "imdb_cnn_lstm").exists()
+    assert not (project / "runs" / PACKAGE).exists()
 
 
 # --- set-up and imports ---

@@ -97,7 +97,7 @@ class Config:
     `resume` is "auto" (go on with a run of these inputs that was stopped), "never", or a run's name; changes no bits.
     """
 
-    name: str = "imdb_cnn_lstm"
+    name: str = "run"
     resume: str = "auto"
     seed: SeedConfig = field(default_factory=SeedConfig)
     data: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Compare experiments with their golden digests: python scripts/golden.py [--update] [experiment …] (default: all)."""
+"""Compare experiments with their golden digests: python scripts/golden.py [--update] [experiment …]."""
 
 import pathlib
 import sys
@@ -7,6 +7,6 @@ from samebits import entry, golden
 
 if __name__ == "__main__":
     root = pathlib.Path(__file__).resolve().parent.parent
-    names = [name for name in sys.argv[1:] if name != "--update"] or golden.experiments(root)
+    names = [name for name in sys.argv[1:] if name != "--update"]
     write = "--update" in sys.argv[1:]
     sys.exit(entry.report_errors(lambda: golden.run(names, lambda more: entry.compose(root, more), root, write=write)))

@@ -78,7 +78,7 @@ def check_tags(root: pathlib.Path) -> Iterator[Finding]:
                 yield Finding(
                     f"{name}:{number}", f"action {used[1]} is not pinned by a commit", "pin the commit's full SHA"
                 )
-            image_of = re.match(r"\s*(?:-\s+)?[\"']?(?:image|container)[\"']?:\s*[\"']?([^\s\"'#{]+)", line)
+            image_of = re.match(r"[\s{,-]*[\"']?(?:image|container)[\"']?:\s*[\"']?([^\s\"'#{]+)", line)
             if image_of and "$" not in image_of[1] and not IMAGE_DIGEST.search(image_of[1]):
                 yield Finding(f"{name}:{number}", f"image {image_of[1]} has no digest", "append @sha256:…")
 
@@ -161,7 +161,7 @@ def check_randomness(root: pathlib.Path) -> Iterator[Finding]:
 
 def check_goldens(root: pathlib.Path, compose: Compose, installed: Mapping[str, str]) -> Iterator[Finding]:
     """Find experiments without a golden file, or with one that was made from other inputs."""
-    for name in golden.experiments(root):
+    for name in sorted(path.stem for path in (root / "conf" / "experiment").glob("*.yaml")):
         path = golden.golden_path(root, name)
         where = str(path.relative_to(root))
         fix = f"make golden EXPERIMENTS={name}; if the change is meant, make golden-update EXPERIMENTS={name}"
@@ -198,7 +198,7 @@ def check_git(root: pathlib.Path) -> Iterator[Finding]:
 def check_variables(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     """Find variables of this shell that reach a training; note those that a run sets aside or pins."""
     child = child_environment(config.runtime, 0, environment)
-    for name in sorted(environment):
+    for name in sorted(name for name, value in environment.items() if value):
         if child.get(name) == environment[name] and name.startswith((*SCRUBBED_PREFIXES, *REACHING)):
             if name not in child_environment(config.runtime, 0, {}):
                 yield Finding(name, "reaches the training and may change what it loads", f"unset {name}")

@@ -14,11 +14,6 @@ from samebits.record import MACHINE, RESULT, TRACE, is_finished, list_attempts, 
 FOLDER = "golden"
 
 
-def experiments(root: pathlib.Path) -> list[str]:
-    """Return the names of all experiments of conf/, sorted: each is to have a golden file."""
-    return sorted(path.stem for path in (root / "conf" / "experiment").glob("*.yaml"))
-
-
 def golden_path(root: pathlib.Path, experiment: str) -> pathlib.Path:
     """Return the path of an experiment's golden file."""
     return root / FOLDER / f"{experiment}.json"
@@ -146,6 +141,18 @@ def update(experiment: str, config: Config, root: pathlib.Path) -> int:
 
 
 def run(experiments: list[str], compose: Callable[[list[str]], Config], root: pathlib.Path, *, write: bool) -> int:
-    """Check, or write, the golden files of some experiments; returns the worst exit code."""
+    """Check, or write, the golden files of some experiments (none named: all that have one); returns the worst code.
+
+    Raises:
+        RecordError: None is named and there is no golden file.
+    """
     action = update if write else check
-    return max(action(name, compose([f"experiment={name}", "tracker=none"]), root) for name in experiments)
+    names = experiments or sorted(path.stem for path in (root / FOLDER).glob("*.json"))
+    if not names:
+        raise RecordError(
+            f"no experiment has a file in {FOLDER}/.",
+            expected=f"{FOLDER}/<experiment>.json",
+            received="none",
+            fix="name an experiment of conf/experiment/: make golden-update EXPERIMENTS=….",
+        )
+    return max(action(name, compose([f"experiment={name}", "tracker=none"]), root) for name in names)

@@ -107,7 +107,7 @@ doctor: setup ## list what weakens the promise in this copy: moving tags, loose 
 	@$(VENV_PYTHON) scripts/doctor.py
 
 new: setup ## make a project of your own from this one: make new DEST=../my-study [NAME=my-study]
-	@.venv/bin/copier copy --vcs-ref="$$(git rev-parse HEAD 2>/dev/null)" $(if $(NAME),--defaults --data='name=$(NAME)') '$(CURDIR)' '$(or $(DEST),$(error DEST expected, as in make new DEST=../my-study))'
+	@$(VENV_PYTHON) -m copier copy --vcs-ref="$$(git rev-parse HEAD 2>/dev/null)" $(if $(NAME),--defaults --data='name=$(NAME)') '$(CURDIR)' '$(or $(DEST),$(error DEST expected, as in make new DEST=../my-study))'
 
 prune: setup ## say what stopped, doubled and left-over runs take: make prune KEEP=1; remove it with CONFIRM=yes
 	@$(VENV_PYTHON) scripts/prune.py $(if $(KEEP),--keep='$(KEEP)') $(if $(CONFIRM),--yes)

@@ -24,6 +24,7 @@ from conftest import (
     children,
     digest,
     finished,
+    needs_example,
     run_script,
     start_and_wait,
     start_and_wait_for_rows,
@@ -104,6 +105,7 @@ def test_a_disk_that_is_full_for_the_checkpoint(project: pathlib.Path, undisturb
     assert digest(undisturbed) == digest(finished(project)[0])
 
 
+@needs_example
 def test_a_disk_that_is_full_for_the_cache_costs_a_warning(project: pathlib.Path) -> None:
     """The encoded reviews (10 MB) do not fit: the run says so and trains; with room it is made; no bit moves."""
     full = run_script(project, "train.py", *SMALL, prefix=("prlimit", f"--fsize={4 * 2**20}"))
@@ -118,6 +120,7 @@ def test_a_disk_that_is_full_for_the_cache_costs_a_warning(project: pathlib.Path
     assert 1 == len(list((project / ".cache").glob("*.arrays")))
 
 
+@needs_example
 def test_read_only_folders_are_refused_or_done_without(project: pathlib.Path) -> None:
     """A runs folder without write permission is one line and exit 2; a cache folder without it is a warning."""
     for name in ("runs", ".cache"):
@@ -140,6 +143,7 @@ def test_read_only_folders_are_refused_or_done_without(project: pathlib.Path) ->
 # --- two at once, damaged caches ---
 
 
+@needs_example
 def test_two_trainings_of_the_same_inputs_at_once(project: pathlib.Path) -> None:
     """Both finish, as two attempts with the same bits, and the cache that both made is whole."""
     command = [sys.executable, str(project / "scripts" / "train.py"), *SMALL]
@@ -162,6 +166,7 @@ def test_two_trainings_of_the_same_inputs_at_once(project: pathlib.Path) -> None
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short"])
+@needs_example
 def test_a_damaged_cache_is_made_again(damage: str, project: pathlib.Path) -> None:
     """A cache file with a flipped bit or cut short is never used: a warning, a new file, the same bits."""
     run_script(project, "train.py", *SMALL)

@@ -14,12 +14,14 @@ import pytest
 from conftest import (
     PACKAGE,
     QUIET,
+    ROOT,
     Result,
     check_continued,
     children,
     copy_project,
     digest,
     finished,
+    needs_example,
     run_script,
     start_and_wait_for_rows,
     train,
@@ -292,6 +294,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(override: str, project: pathli
     assert [] == [path for path in (project / "runs").rglob("*") if path.is_file()]
 
 
+@needs_example
 def test_a_truncated_data_file_is_refused(project: pathlib.Path) -> None:
     """A CSV that was cut short is named with its digest and size; nothing is begun."""
     short = project / "short.csv"
@@ -349,7 +352,7 @@ def test_help_and_completion_and_seeds_answer_without_training(project: pathlib.
     seeds = run_script(project, "seeds.py", "seed.root=56")
 
     assert "python scripts/train.py seed.root=57 training.epochs=3" in shown.stdout
-    assert "imdb_keras, imdb_reviews, synthetic" in shown.stdout
+    assert ", ".join(sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml"))) in shown.stdout
     assert "complete -o nospace" in completion.stdout
     assert "model/lstm/recurrent" in seeds.stdout
     assert "batches of each epoch" in seeds.stdout

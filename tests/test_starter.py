@@ -11,14 +11,15 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
+import yaml
 from conftest import QUIET, ROOT, Result, run_script
 
 from samebits.doctor import check_goldens
 from samebits.entry import compose
 from samebits.machine import package_versions
-from samebits.record import read_yaml
 
 pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="copies are made from a git repository")
 
@@ -71,6 +72,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     git(root, "add", "-A")
     git(root, "commit", "-qm", "as it is now")
     return root
+
+
+def read_yaml(path: pathlib.Path) -> Any:
+    """Return a YAML file, whatever it is."""
+    return yaml.safe_load(path.read_text())
 
 
 def copier(*arguments: str, cwd: pathlib.Path) -> Result:
@@ -179,7 +185,7 @@ def test_every_file_that_names_the_package_is_taken_care_of(template: pathlib.Pa
     """A file that names the package has a sibling, is moved, or stays here; this check sees one that is not."""
 
     def forgotten(names: set[str]) -> set[str]:
-        moved = {row["from"] for row in read_yaml_text(read_yaml(template / "copier.yml")["moved"]["default"])}
+        moved = {row["from"] for row in yaml.safe_load(read_yaml(template / "copier.yml")["moved"]["default"])}
         care = {
             name for name in names if f"{name}.jinja" in names or name in moved | LEFT or name.startswith(LEFT_FOLDERS)
         }
@@ -191,14 +197,6 @@ def test_every_file_that_names_the_package_is_taken_care_of(template: pathlib.Pa
 
     assert set() == forgotten(files(template))
     assert {"conf/data/synthetic.yaml"} == forgotten(files(template) - {"conf/data/synthetic.yaml.jinja"})
-
-
-def read_yaml_text(text: str) -> list[dict[str, str]]:
-    """Return YAML that stands in a string, with Copier's variables as they are."""
-    import yaml
-
-    rows: list[dict[str, str]] = yaml.safe_load(text)
-    return rows
 
 
 def test_the_answers_are_where_they_belong(named: pathlib.Path, bare: pathlib.Path) -> None:

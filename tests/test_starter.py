@@ -85,15 +85,15 @@ def copier(*arguments: str, cwd: pathlib.Path) -> Result:
     return subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
-def bake(template: pathlib.Path, root: pathlib.Path, answers: Mapping[str, str]) -> Result:
-    """Make a copy with some answers."""
+def bake(source: pathlib.Path | str, root: pathlib.Path, answers: Mapping[str, str]) -> Result:
+    """Make a copy of a folder or of a git address, with some answers."""
     data = [f"--data={key}={value}" for key, value in answers.items()]
-    return copier("copy", "--quiet", "--defaults", *data, str(template), str(root), cwd=template)
+    return copier("copy", "--quiet", "--defaults", *data, str(source), str(root), cwd=root.parent)
 
 
-def make_copy(template: pathlib.Path, root: pathlib.Path, answers: Mapping[str, str]) -> pathlib.Path:
+def make_copy(source: pathlib.Path | str, root: pathlib.Path, answers: Mapping[str, str]) -> pathlib.Path:
     """Make a copy and commit it."""
-    done = bake(template, root, answers)
+    done = bake(source, root, answers)
     assert 0 == done.returncode, done.stderr
     git(root, "init", "-q", "-b", "main")
     git(root, "add", "-A")
@@ -393,7 +393,7 @@ def test_an_update_brings_the_harness_and_spares_the_users(template: pathlib.Pat
     """Harness files are new, the user's data, model and removed files are as they were, other changes are merged."""
     upstream = tmp_path / "upstream"
     git(tmp_path, "clone", "-q", str(template), str(upstream))
-    root = make_copy(upstream, tmp_path / "study", {"name": "study"})
+    root = make_copy(f"git+file://{upstream}", tmp_path / "study", {"name": "study"})
     with (root / "src" / "study" / "data.py").open("a") as stream:
         stream.write("\n\nMINE = 1\n")
     (root / "src" / "study" / "own.py").write_text('"""My own."""\n')

@@ -18,6 +18,7 @@ OUT ?= report.html
 REPEATS ?= 3
 SEEDS ?= 1..20
 VS ?=
+BAGS ?= 10
 LAUNCHER ?=
 JOBS ?=
 TESTS ?=
@@ -26,7 +27,7 @@ NAME ?=
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train resume seeds comet verify explain report watch rounds golden golden-update audit doctor new torture prune portability zoo bench bench-checkpoints test lint format lock clean
+.PHONY: help setup train resume seeds comet verify explain report watch rounds study variance bagging golden golden-update audit doctor new torture prune portability zoo bench bench-checkpoints test lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -34,8 +35,8 @@ help: ## list the targets
 setup: ## build .venv from requirements.lock, once
 	@$(PYTHON) scripts/setup_env.py
 
-train: setup ## train one run: make train SEED=56 [OVERRIDES="training.epochs=3"]
-	@$(VENV_PYTHON) scripts/train.py 'seed.root=$(SEED)' $(OVERRIDES)
+train: setup ## train one run: make train SEED=56 [OVERRIDES="training.epochs=3"]; every fold: OVERRIDES=training=kfold
+	@$(VENV_PYTHON) scripts/train.py 'seed.root=$(SEED)' $(if $(CONFIRM),confirm=true) $(OVERRIDES)
 
 resume: setup ## go on with a run that was stopped, with its own configuration: make resume RUN=last
 	@$(VENV_PYTHON) scripts/resume.py '$(RUN)'
@@ -82,6 +83,9 @@ study: setup ## train many seeds and summarize: make study SEEDS=1..20 [VS="mode
 variance: setup ## say how much of the spread each source of randomness carries: make variance SEEDS=1..10
 	@$(VENV_PYTHON) scripts/variance.py --seeds='$(SEEDS)' --launcher='$(LAUNCHER)' --jobs='$(JOBS)' 'seed.root=$(SEED)' $(OVERRIDES)
 
+bagging: setup ## train on BAGS bootstrap samples and average the models: make bagging BAGS=10 [LAUNCHER=joblib] [JOBS=2]
+	@$(VENV_PYTHON) scripts/bagging.py --bags='$(BAGS)' --launcher='$(LAUNCHER)' --jobs='$(JOBS)' 'seed.root=$(SEED)' $(OVERRIDES)
+
 zoo: setup ## measure which pieces of Keras are portable and write docs/zoo.md (half an hour); ONLY=name, CPUS=…: not written
 	@$(VENV_PYTHON) scripts/zoo.py $(if $(ONLY),--only='$(ONLY)') $(if $(ONLY)$(CPUS),,--write) $(CPUS)
 
@@ -92,7 +96,7 @@ bench-checkpoints: setup ## what checkpoints cost, as a share of real runs
 	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/checkpoints.py $(REPEATS)
 
 test: setup ## set up and run the tests: make test [TESTS="-k seeds"]
-	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist loadgroup $(TESTS)
+	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist loadfile $(TESTS)
 
 lint: setup ## check style, types and layers
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && PYTHONPATH=src .venv/bin/lint-imports

@@ -7,6 +7,8 @@ from samebits import audit, entry
 
 if __name__ == "__main__":
     root = pathlib.Path(__file__).resolve().parent.parent
-    overrides = ["experiment=smoke", "tracker=none", *(word for word in sys.argv[1:] if "=" in word)]
+    own = [word for word in sys.argv[1:] if "=" in word]
+    smoke = [] if any(word.startswith("experiment=") for word in own) else ["experiment=smoke"]
+    overrides = [*smoke, "tracker=none", *own]
     only = [word for word in sys.argv[1:] if "=" not in word]
     sys.exit(entry.report_errors(lambda: audit.audit(lambda more: entry.compose(root, overrides + more), root, only)))

@@ -126,7 +126,7 @@ def check_continued(root: pathlib.Path, undisturbed: pathlib.Path, *overrides: s
     assert 1 == len(finished(root))
     attempt = finished(root)[0]
     assert digest(undisturbed) == digest(attempt)
-    for name in ("metrics.jsonl", "trace.jsonl"):
+    for name in ("metrics.jsonl", "trace.jsonl", "predictions.arrays"):
         assert (undisturbed / name).read_bytes() == (attempt / name).read_bytes()
 
 

@@ -11,6 +11,7 @@ import json
 import pathlib
 import socket
 import threading
+import time
 import urllib.parse
 import zipfile
 from dataclasses import dataclass, field
@@ -134,6 +135,7 @@ class FakeComet(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", before.server_address[1] if before else 0), _Handler)
         self.told: dict[str, Told] = before.told if before else {}
         self.metrics_came = threading.Event()
+        self._last_message = time.monotonic()
         self._failures = failures or {}
         self._hanging: str | None = None
         self._released = threading.Event()
@@ -171,6 +173,10 @@ class FakeComet(http.server.ThreadingHTTPServer):
             for connection in self._connections:
                 with contextlib.suppress(OSError):  # the client was first
                     connection.shutdown(socket.SHUT_RDWR)
+
+    def quiet_s(self) -> float:
+        """Return for how long it was told nothing of an experiment."""
+        return time.monotonic() - self._last_message
 
     def only_experiment(self) -> Told:
         """Return what it was told of the one experiment that there is."""
@@ -210,6 +216,7 @@ class FakeComet(http.server.ThreadingHTTPServer):
         if path.endswith("/upload"):
             data = _file_of_form(content_type, body)
             with self._lock:
+                self._last_message = time.monotonic()
                 kind = "visualization" if "visualizations" in path else query.get("type", "asset")
                 self.told.setdefault(query["experimentId"], Told()).add_file(query, kind, data)
             return 200, {}
@@ -225,6 +232,7 @@ class FakeComet(http.server.ThreadingHTTPServer):
         if key is None:
             return 200, {}
         with self._lock:
+            self._last_message = time.monotonic()
             told = self.told.setdefault(key, Told())
             if path.endswith("/log-other"):
                 told.others[message["key"]] = message["value"]

@@ -26,6 +26,9 @@ CONV = "imdb_cnn_lstm/conv/kernel"
         ("model/embedding_dropout/dropout", [Divergence(1, 1, "order")], False),
         ("python/random", [Divergence(0, None, "generators", ("python/random",))], True),
         ("python/random", [], False),
+        ("algorithm/forest", [Divergence(1, 1, "weights", ("trees/000/feature",))], True),
+        ("algorithm/forest", [Divergence(1, 2, "weights", ("trees/001/feature",))], False),
+        ("algorithm/forest", [Divergence(0, None, "data", ("train/inputs",))], False),
         ("python/random", [Divergence(0, None, "generators", ("python/random", "numpy/global"))], False),
         (
             "python/random",

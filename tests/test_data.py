@@ -162,6 +162,36 @@ def test_oversampling_draws_from_the_training_rows_alone(tmp_path: pathlib.Path)
     assert np.bincount(labels[train]).tolist() == [200, 200]
 
 
+def leaked(train: np.ndarray, validation: np.ndarray) -> int:
+    """Return how many validation rows are also trained on."""
+    return int(np.isin(validation, train).sum())
+
+
+@pytest.mark.parametrize("options", [{}, {"folds": 5}, {"folds": 300}], ids=["split", "folds", "leave one out"])
+def test_oversampling_never_leaks_a_validation_row(options: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    """With many seeds no row that validates is trained on, every other row is, and the classes are balanced."""
+    for root in range(100):
+        labels = make_rng(root, "labels").permutation(make_labels(270, 30))
+        fold = {"fold": root % options["folds"]} if options else {}
+        context = make_context(tmp_path, make_seeds(root), oversample=True, **options, **fold)
+        train, validation = context.split(labels)
+
+        assert 0 == leaked(train, validation)
+        assert set(range(300)) - set(validation.tolist()) == set(train.tolist())
+        assert (labels[train] == 0).sum() == (labels[train] == 1).sum()
+
+
+def test_oversampling_before_the_split_is_caught(tmp_path: pathlib.Path) -> None:
+    """The usual mistake, copies first and the split afterwards, fails the check above with every seed."""
+    labels = make_labels(270, 30)
+    for root in range(100):
+        seeds = make_seeds(root)
+        rows = oversample(np.arange(300), labels, seeds.rng("data/oversample"))
+        train, validation = make_context(tmp_path, seeds).split(labels[rows])
+
+        assert leaked(rows[train], rows[validation]) > 0
+
+
 def test_oversampling_draws_every_row_of_the_small_class() -> None:
     """Copies are drawn over the whole class, with replacement."""
     labels = make_labels(900, 10)

@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from samebits.divergence import differences, first_divergence
+from samebits.divergence import Divergence, differences, first_divergence
 
 TRACE: list[dict[str, Any]] = [
     {
@@ -67,6 +67,12 @@ def test_weights_are_named_by_tensor() -> None:
         rows[row]["weights"] = "moved"
 
         assert text == str(first_divergence(TRACE, rows))
+
+
+def test_a_sentence_names_the_first_of_many() -> None:
+    """Four names and how many more there are."""
+    assert str(Divergence(1, 2, "weights", tuple("abcdef"))).endswith("the update of a, b, c, d and 2 more")
+    assert str(Divergence(1, 2, "weights", tuple("abcd"))).endswith("the update of a, b, c, d")
 
 
 def test_the_earlier_of_two_differences_comes_first() -> None:

@@ -84,6 +84,20 @@ def test_a_disk_that_is_full_for_the_metrics(project: pathlib.Path, undisturbed:
     check_continued(project, undisturbed)
 
 
+def test_a_run_that_failed_after_its_last_epoch(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    """What it predicts is worked out again from the restored weights, with the same bits."""
+    process = start_and_wait_for_rows(project, 5)
+    attempt = next((project / "runs").glob("*/*/[0-9]*"))
+    (attempt / "model.keras" / "in the way").mkdir(parents=True)
+    out = process.communicate()[0].decode()
+    shutil.rmtree(attempt / "model.keras")
+    (attempt / "predictions.arrays").unlink()
+
+    assert 1 == process.returncode
+    assert "model.keras could not be written" in out
+    check_continued(project, undisturbed)
+
+
 def test_a_disk_that_is_full_for_the_checkpoint(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """The checkpoint that does not fit leaves the ones before whole; with room again the run goes on from them."""
 

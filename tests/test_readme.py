@@ -35,6 +35,9 @@ COMMANDS = {
     "make variance SEEDS=1..2": (
         'OVERRIDES="experiment=smoke tracker=none training.epochs=1 training.steps_per_epoch=5"', "all together",
     ),
+    "make bagging BAGS=2": (
+        'OVERRIDES="experiment=smoke tracker=none training.epochs=1 training.steps_per_epoch=5"', "ensemble of 2: ",
+    ),
     "make comet RUN=last": ("", "Comet: offline archive"),
     "make prune KEEP=2": ("", "would free"),
 }  # fmt: skip

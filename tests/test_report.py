@@ -22,7 +22,6 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 browser = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-    pytest.mark.xdist_group("browser"),
 ]
 FRAME = """<body><iframe src="inner.html" width="360" height="700" style="border:0"></iframe><script>
 onload = () => { document.body.dataset.inner = frames[0].document.documentElement.scrollWidth; };

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import PACKAGE
-from test_data import make_context, make_seeds
+from test_data import leaked, make_context, make_seeds
 
 from samebits import record
 from samebits.data import DataContext, Dataset
@@ -421,6 +421,41 @@ def test_each_point_of_the_reviews_moves_them(reviews_cache: pathlib.Path, point
 
     assert digest(**{point: 1}) not in (REVIEWS_DIGEST, digest(**{point: 0}))
     assert digest(order=1, folds=1) == REVIEWS_DIGEST
+
+
+@pytest.mark.parametrize("options", [{"validation_size": 2500}, {"folds": 5, "fold": 3}])
+def test_imbalanced_reviews_are_balanced_in_the_training_rows_alone(
+    reviews_cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """Of 12,500 negative and 1,389 positive reviews the validation part keeps its share and no row of it trains."""
+    taken: list[np.ndarray] = []
+    monkeypatch.setattr(imdb, "take_rows", lambda *parts: taken.extend(parts))
+    context = make_context(reviews_cache, oversample=True, **options)
+    load_reviews(context, num_words=20000, skip_top=50, sequence_length=1, positive_share=0.1)
+    _, labels, train, validation = taken
+
+    assert 0 == leaked(train, validation)
+    assert 13_889 == len(set(train.tolist()) | set(validation.tolist()))
+    assert (labels[train] == 0).sum() == (labels[train] == 1).sum()
+    assert abs(labels[validation].mean() - 0.1) < 0.001
+
+
+@pytest.mark.parametrize(("rows", "share", "counts"), [(None, 0.5, (6, 6)), (None, 0.25, (2, 6)), (4, 0.25, (1, 3))])
+def test_a_subset_has_the_share_asked_for(rows: int | None, share: float, counts: tuple[int, int]) -> None:
+    """The first rows of each label are taken, in the order they have; all of them by default."""
+    labels = np.array([1, 0, 0, 1, 1, 0, 1, 0, 1, 0, 1, 0])
+    chosen = imdb.choose_rows(labels, rows, share)
+
+    assert counts == ((labels[chosen] == 1).sum(), (labels[chosen] == 0).sum())
+    assert sorted(chosen) == chosen.tolist()
+    assert rows is not None or share != 0.5 or np.arange(12).tolist() == chosen.tolist()
+
+
+@pytest.mark.parametrize(("rows", "share"), [(14, 0.5), (1, 0.5), (4, 0.01)])
+def test_a_subset_that_is_not_there_is_refused(rows: int, share: float) -> None:
+    """More rows than there are, or none of a label, is an error with both counts."""
+    with pytest.raises(DataError, match=r"data.rows: expected at least one row of each label and at most 6 positive"):
+        imdb.choose_rows(np.arange(12) % 2, rows, share)
 
 
 def test_a_truncated_csv_is_refused(tmp_path: pathlib.Path) -> None:

@@ -488,7 +488,8 @@ def test_the_table_tells_each_point_once() -> None:
         ("python/hash", "PYTHONHASHSEED of the training process"),
         ("model/lstm/recurrent", "layer lstm: recurrent"),
         ("model/encoder/conv/kernel", "layer encoder/conv: kernel"),
-        ("algorithm/forest", "algorithm: forest"),
+        ("algorithm/forest", "bootstrap samples and features of a random forest"),
+        ("algorithm/annealing", "algorithm: annealing"),
     ],
 )
 def test_a_consumer_is_described_in_words(point: str, words: str) -> None:

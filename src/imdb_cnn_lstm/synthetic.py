@@ -25,6 +25,18 @@ def check_arguments(**values: int) -> None:
             )
 
 
+def check_share(positive_share: float) -> None:
+    """Refuse a share of positive rows that is not above 0 and up to a half.
+
+    Raises:
+        DataError: With the range.
+    """
+    is_number = isinstance(positive_share, int | float) and not isinstance(positive_share, bool)
+    if not is_number or not 0 < positive_share <= 0.5:  # noqa: PLR2004
+        fix = "choose such a share"
+        raise DataError("data.positive_share", expected="above 0 and up to 0.5", received=positive_share, fix=fix)
+
+
 def take_rows(inputs: np.ndarray, labels: np.ndarray, train: np.ndarray, validation: np.ndarray) -> Dataset:
     """Return the data set of two lists of rows."""
     return Dataset(Split(inputs[train], labels[train]), Split(inputs[validation], labels[validation]))
@@ -49,9 +61,7 @@ def make_synthetic_reviews(
     low, half = INDEX_FROM + 1, (num_words - INDEX_FROM - 1) // 2
     if half < 1:
         raise DataError("data.num_words", expected="at least 6", received=num_words, fix="choose more words")
-    if not 0 < positive_share <= 0.5:  # noqa: PLR2004
-        fix = "choose such a share"
-        raise DataError("data.positive_share", expected="above 0 and up to 0.5", received=positive_share, fix=fix)
+    check_share(positive_share)
     rng = context.rng("data/load")
     labels = rng.permutation(np.arange(rows, dtype=np.int32) % 2)
     labels[np.flatnonzero(labels)[round(rows * positive_share) :]] = 0

@@ -11,12 +11,12 @@ from typing import Any
 
 from rich.table import Table
 
-from samebits.config import Config, to_dict
+from samebits.config import Config, check, to_dict
 from samebits.divergence import Divergence, differences
 from samebits.launch import run_child
 from samebits.progress import print_table
 from samebits.record import CONFIG, SEEDS, TRACE, make_folder, read_json, read_rows, write_yaml
-from samebits.seeds import POINT_SEED_END
+from samebits.seeds import POINT_SEED_END, dotted_key
 from samebits.unseeded import scan
 
 # Points that rest until something is switched on, and the keys of the data that this needs.
@@ -55,6 +55,8 @@ def expected_start(point: str) -> tuple[str, str]:
         return "order of epoch 1, nothing before it", "order"
     if kind == "data":
         return "the data", "data"
+    if kind == "algorithm":
+        return "the first tree, nothing before it", "weights"
     if rest.endswith("dropout"):
         return "forward loss of step 1, nothing before it", "loss"
     return "initial weights of one tensor", "initial"
@@ -109,6 +111,7 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
     Returns:
         0: every point is live and leaks nowhere, and the source is clean; 1: not.
     """
+    check(compose([]))
     folder = root / compose([]).paths.runs / ".audit"
 
     def trace(name: str, overrides: list[str]) -> list[dict[str, Any]]:
@@ -130,8 +133,8 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
                 continue
         name = point.replace("/", "-")
         before = trace(f"{name}-before", needs) if needs else base
-        dotted, moved = "seed.points." + point.replace("/", "."), (row["value"] + 1) % POINT_SEED_END
-        verdicts.append(judge(point, list(differences(before, trace(name, [*needs, f"{dotted}={moved}"]), ignore=()))))
+        moved = f"{dotted_key(point)}={(row['value'] + 1) % POINT_SEED_END}"
+        verdicts.append(judge(point, list(differences(before, trace(name, [*needs, moved]), ignore=()))))
     table = Table("seed point changed", "must change first", "changed first", "", title="seed liveness")
     for verdict in verdicts:
         table.add_row(verdict.point, verdict.expected, verdict.received, "ok" if verdict.is_right else "WRONG")

@@ -69,11 +69,6 @@ class Checkpoints:
         for old in self._newest_first()[CHECKPOINTS_KEPT:]:
             old.unlink(missing_ok=True)
 
-    def remove(self) -> None:
-        """Remove all checkpoints, once the run has its result."""
-        for path in self._newest_first():
-            path.unlink(missing_ok=True)
-
     def restore(self) -> tuple[Position, np.ndarray, dict[str, int]] | None:
         """Put the newest readable checkpoint back; None: there is none."""
         for path in self._newest_first():

@@ -95,10 +95,12 @@ class Config:
     """One run's whole configuration, as `conf/` composes it.
 
     `resume` is "auto" (go on with a run of these inputs that was stopped), "never", or a run's name; changes no bits.
+    `confirm` lets one command start more runs than anybody types by accident.
     """
 
     name: str = "run"
     resume: str = "auto"
+    confirm: bool = False
     seed: SeedConfig = field(default_factory=SeedConfig)
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
@@ -169,7 +171,7 @@ def _check_types(part: Any) -> None:
 def identity(config: Config) -> dict[str, Any]:
     """Return the part of a configuration that decides bits; two runs with the same one are attempts of one run."""
     tree = to_dict(config)
-    for part in ("tracker", "trace", "paths", "resume"):
+    for part in ("tracker", "trace", "paths", "resume", "confirm"):
         del tree[part]
     for key in ("checkpoint_every", "log_every"):
         del tree["training"][key]
@@ -208,6 +210,11 @@ def _check_data(data: dict[str, Any]) -> None:
     _require(
         "data.folds", folds, holds=_is_int(folds, 0) and folds != 1, expected="0 (no folds) or an integer of at least 2"
     )
+    if folds and fold is None:
+        raise ConfigError(
+            "data.fold", expected=f"one fold, 0 to {folds - 1}", received="null, which is every fold",
+            fix="make train takes every fold (training=kfold); elsewhere choose one, e.g. data.fold=0",
+        )  # fmt: skip
     _require(
         "data.fold",
         fold,

@@ -20,6 +20,7 @@ from samebits.config import Config
 from samebits.errors import ConfigError, SamebitsError
 from samebits.sweep import LAUNCHERS, Launch
 
+SEEDS_HELP = "1..20, 1,5,9 or 1..3,7"
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 
 
@@ -147,18 +148,18 @@ def main(root: pathlib.Path, task: Callable[[Config, pathlib.Path], int]) -> int
     return report_errors(run)
 
 
-def study_arguments(description: str | None, seeds: str, **more: str) -> tuple[argparse.Namespace, Launch, list[str]]:
+def study_arguments(
+    description: str | None, **options: tuple[str, str]
+) -> tuple[argparse.Namespace, Launch, list[str]]:
     """Return the command line of a study: its options, how it is started, and the overrides of its runs.
 
     Args:
         description: What --help says first.
-        seeds: The seeds where none are given.
-        more: Further options, each with its help.
+        options: Name -> (value where none is given, help).
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument("--seeds", default=seeds, help=f"{seeds}, 1,5,9 or 1..3,7")
-    for option, text in more.items():
-        parser.add_argument(f"--{option}", default="", help=text)
+    for option, (default, text) in options.items():
+        parser.add_argument(f"--{option}", default=default, help=text)
     parser.add_argument("--launcher", default="", help=", ".join(LAUNCHERS))
     parser.add_argument("--jobs", default="", help="runs at once; without it: one a core")
     parser.add_argument("overrides", nargs="*", help="as of scripts/train.py, and hydra.launcher.…=")

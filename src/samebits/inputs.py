@@ -10,8 +10,8 @@ from samebits.record import INPUTS, SOURCE, make_folder, write_bytes, write_json
 
 # The modules of the harness that can change a training's bits.
 ARITHMETIC_MODULES = (
-    "data", "digest", "exact", "initializers", "layers", "losses", "optimizers", "runtime", "seeds", "training",
-    "worker",
+    "data", "digest", "estimators", "exact", "initializers", "layers", "losses", "optimizers", "predictions", "runtime",
+    "seeds", "training", "worker",
 )  # fmt: skip
 DIGITS = 16  # of the inputs digest, in a folder's name
 

@@ -14,6 +14,7 @@ from samebits.record import (
     LOG,
     MACHINE,
     METRICS,
+    PREDICTIONS,
     RESULT,
     SEEDS,
     SOURCE,
@@ -26,7 +27,7 @@ from samebits.record import (
 
 SCRATCH = (".audit", ".explain", ".portability", ".torture", ".zoo")  # each by the command of that name
 MADE = (CONFIG, LOCK, LOG, MACHINE, METRICS, RESULT, SEEDS, TRACE, "worker.lock", "tracker.txt", "model.keras",
-        "curves.png", "comet")  # fmt: skip
+        "model.arrays", PREDICTIONS, "curves.png", "comet")  # fmt: skip
 
 
 @dataclass(frozen=True)

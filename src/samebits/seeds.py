@@ -28,6 +28,7 @@ CONSUMERS = {
     "data/oversample": "copies of minority-class training rows",
     "data/bootstrap": "bootstrap sample of the training rows",
     "data/order": "batches of each epoch",
+    "algorithm/forest": "bootstrap samples and features of a random forest",
 }
 
 
@@ -74,6 +75,11 @@ def derive_seed(root_seed: int, point: str) -> int:
     check_seed(root_seed, "seed.root", ROOT_SEED_END)
     sequence = np.random.SeedSequence(root_seed, spawn_key=_name_words(point))
     return int(sequence.generate_state(1, np.uint64)[0] % POINT_SEED_END)
+
+
+def dotted_key(point: str) -> str:
+    """Return the key of the configuration that sets a point alone."""
+    return "seed.points." + point.replace("/", ".")
 
 
 def describe_consumer(point: str) -> str:
@@ -136,8 +142,7 @@ def resolve_points(root_seed: int, policy: str, points: Mapping[str, Any]) -> di
     resolved = {}
     for name, value in flatten_points(points):
         if value is not None:
-            dotted = "seed.points." + name.replace("/", ".")
-            resolved[name] = SeedPoint(name, check_seed(value, dotted, POINT_SEED_END), "set")
+            resolved[name] = SeedPoint(name, check_seed(value, dotted_key(name), POINT_SEED_END), "set")
         elif policy == "root_everywhere":
             resolved[name] = SeedPoint(name, root_seed, "root")
         elif policy == "derived" or (policy == "data_only" and name.startswith("data/")):
@@ -182,8 +187,11 @@ class Seeds:
         return make_rng(self.take(point), point, *index)
 
     def for_model(self) -> Callable[[str], int | None]:
-        """Return the function that a model builder calls: `seed("lstm/recurrent")` takes "model/lstm/recurrent"."""
-        return lambda path: self.take(f"model/{path}")
+        """Return the function that a model builder calls: `seed("lstm/recurrent")` takes "model/lstm/recurrent".
+
+        A path below "algorithm/" is the point itself: the seed of an algorithm that is random by nature.
+        """
+        return lambda path: self.take(path if path.startswith("algorithm/") else f"model/{path}")
 
     def rest(self, point: str, reason: str) -> None:
         """Declare that this configuration has no use for a point of the harness, and why."""

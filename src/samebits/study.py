@@ -9,8 +9,9 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from rich.table import Table
@@ -25,6 +26,8 @@ from samebits.sweep import Launch, Record, Run, Study, describe_record, train
 STUDY = "study.json"
 BASE = "base"
 MOST_SEEDS = 100_000
+MOST_ROWS = 25  # of a printed table
+DIGITS_SHOWN = 12  # of a digest
 METRICS = {"val_accuracy": True, "val_loss": False}  # whether more is better
 
 
@@ -130,6 +133,31 @@ def conclude(samples: dict[str, Sample], _failed: list[Record]) -> dict[str, Any
     return {"summary": summaries, "comparison": comparison}
 
 
+def write_summary(
+    study: Study, records: Iterable[Record], more: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[dict[str, Any], list[Record]]:
+    """Write the study.json of a study with its summaries; returns what was concluded, and the failed runs.
+
+    Args:
+        study: The study.
+        records: What became of its runs, one by one.
+        more: What else follows in the file.
+    """
+    concluded: dict[str, Any] = {}
+
+    def keep(samples: dict[str, Sample], failed: list[Record]) -> dict[str, Any]:
+        concluded.update(conclude(samples, failed))
+        return concluded | dict(more)
+
+    _, failed = write_study(study.folder / STUDY, study.name, records, keep)
+    return concluded, failed
+
+
+def shown_path(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
+    """Return a path as a person reads it: relative to the project where it lies in it."""
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
 def _interval(interval: Iterable[float] | None) -> str:
     return "-" if interval is None else "{:.4f} to {:.4f}".format(*interval)
 
@@ -150,6 +178,25 @@ def show_summaries(concluded: dict[str, Any]) -> None:
             table.add_row(
                 variant, metric, str(one["n"]), *means, _interval(one["interval"]), seeds, _share(one["three_seeds"])
             )
+    print_table(table)
+
+
+def show_records(records: list[Record], concluded: dict[str, Any]) -> None:
+    """Print the finished runs of one variant as a table that ends with mean, standard deviation and interval."""
+    done = [record for record in records if record.attempt is not None]
+    if not done:
+        return
+    table = Table(done[0].varied, *METRICS, "weights")
+    for record in done[:MOST_ROWS]:
+        values = (f"{getattr(record, metric):.4f}" for metric in METRICS)
+        table.add_row(str(record.seed), *values, (record.weights_digest or "")[:DIGITS_SHOWN])
+    if len(done) > MOST_ROWS:
+        table.add_row(f"… {len(done) - MOST_ROWS} more", *("" for _ in METRICS), f"in {STUDY}")
+    table.add_section()
+    summaries = concluded["summary"][done[0].variant].values()
+    table.add_row("mean", *(f"{one['mean']:.4f}" for one in summaries), "")
+    table.add_row("sd", *("-" if one["sd"] is None else f"{one['sd']:.4f}" for one in summaries), "")
+    table.add_row("95 % interval of the mean", *(_interval(one["interval"]) for one in summaries), "")
     print_table(table)
 
 
@@ -202,16 +249,9 @@ def run_study(
     study = Study(variants[BASE].name, runs, root)
     began = train(study, launch)
     print(f"{len(runs)} runs: {began} begun, {len(runs) - began} finished before")
-    path = study.folder / STUDY
-    concluded: dict[str, Any] = {}
-
-    def keep(samples: dict[str, Sample], failed: list[Record]) -> dict[str, Any]:
-        concluded.update(conclude(samples, failed))
-        return concluded
-
-    _, failed = write_study(path, study.name, study.records(), keep)
+    concluded, failed = write_summary(study, study.records())
     show_summaries(concluded)
     for metric, one in concluded["comparison"].items():
         print(describe_comparison(metric, one, " ".join(versus)))
-    print(f"study: {path.relative_to(root) if path.is_relative_to(root) else path}")
+    print(f"study: {shown_path(study.folder / STUDY, root)}")
     return show_failed(failed, len(runs))

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from samebits.config import Config, check, to_dict
 from samebits.digest import json_digest
@@ -70,32 +71,34 @@ class Launch:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a study: its variant and seed, and how its configuration differs from the variant's.
+    """One run of a study: its variant and number, and how its configuration differs from the variant's.
 
     Attributes:
         variant: Name of the configuration that it belongs to.
-        seed: What is varied, as the study names it.
+        seed: The number of what is varied.
         base: The variant's configuration.
-        points: Seed points that are set alone; empty: the root seed is `seed`.
+        settings: Dotted keys and the values that they have in this run; empty: the root seed is `seed`.
+        varied: What is varied: seed, fold or bag.
     """
 
     variant: str
     seed: int
     base: Config
-    points: tuple[str, ...] = ()
-    point_seeds: tuple[int, ...] = ()
+    settings: tuple[tuple[str, Any], ...] = ()
+    varied: str = "seed"
 
     def config(self) -> Config:
         """Return the run's own configuration."""
         config = copy.deepcopy(self.base)
-        for point, seed in zip(self.points, self.point_seeds, strict=True):
-            *parents, last = point.split("/")
-            tree = config.seed.points
+        for key, value in self.settings or (("seed.root", self.seed),):
+            *parents, last = key.split(".")
+            part: Any = config
             for parent in parents:
-                tree = tree[parent]
-            tree[last] = seed
-        if not self.points:
-            config.seed.root = self.seed
+                part = part[parent] if isinstance(part, dict) else getattr(part, parent)
+            if isinstance(part, dict):
+                part[last] = value
+            else:
+                setattr(part, last, value)
         return config
 
 
@@ -111,6 +114,7 @@ class Record:
     val_loss: float | None = None
     weights_digest: str | None = None
     failure: str = ""
+    varied: str = "seed"
 
 
 def name_runs(runs: Sequence[Run], root: pathlib.Path) -> list[str]:
@@ -177,10 +181,11 @@ class Study:
             log = self.folder / "jobs" / f"{number}.txt"
             lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
             reason = next((line for line in lines if "Error" in line), lines[-1] if lines else "it was not begun")
-            return Record(run.variant, run.seed, inputs, None, failure=reason)
+            return Record(run.variant, run.seed, inputs, None, failure=reason, varied=run.varied)
         result = read_json(attempt / RESULT)
         accuracy, loss = (float(result["metrics"][key]) for key in ("val_accuracy", "val_loss"))
-        return Record(run.variant, run.seed, inputs, attempt.name, accuracy, loss, result["weights_digest"])
+        digest = result["weights_digest"]
+        return Record(run.variant, run.seed, inputs, attempt.name, accuracy, loss, digest, varied=run.varied)
 
     def records(self) -> Iterator[Record]:
         """Yield what became of every run, one result file at a time."""
@@ -274,7 +279,7 @@ def train(study: Study, launch: Launch) -> int:
 
 def describe_record(record: Record) -> str:
     """Return a finished or failed run in one line."""
-    title = f"{record.variant}  seed {record.seed}"
+    title = f"{record.variant}  {record.varied} {record.seed}"
     if record.attempt is None or record.weights_digest is None:
         return f"{title}  FAILED: {record.failure}"
     numbers = f"val_accuracy {record.val_accuracy:.4f}  val_loss {record.val_loss:.4f}"

@@ -187,7 +187,7 @@ def compare(undisturbed: pathlib.Path, attempt: pathlib.Path, runs: pathlib.Path
         if (undisturbed / name).read_bytes() != (attempt / name).read_bytes():
             return name
     results = [read_json(each / RESULT) for each in (undisturbed, attempt)]
-    for key in ("weights_digest", "optimizer_digest", "metrics", "data_digest"):
+    for key in ("weights_digest", "optimizer_digest", "predictions_digest", "metrics", "data_digest"):
         if results[0][key] != results[1][key]:
             return key
     left = [path.name for path in list_leftovers(attempt)]

@@ -26,8 +26,9 @@ from samebits.digest import array_digest, arrays_digest, float_bits
 from samebits.draws import GeneratorWatch, check_graph_draws, graph_nodes, opaque_operations
 from samebits.errors import ConfigError, RecordError, StopRequestedError, TrainingError
 from samebits.optimizers import Adagrad, Adam, RMSprop
+from samebits.predictions import write_predictions
 from samebits.progress import TrainingProgress
-from samebits.record import METRICS, TRACE, append_row, keep_rows, read_rows
+from samebits.record import METRICS, TRACE, append_row, keep_rows, read_rows, storage_error
 from samebits.runtime import first_draws
 from samebits.seeds import Seeds
 
@@ -48,7 +49,7 @@ OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
 
 RowLosses = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 TrainStep = Callable[[np.ndarray], tuple[tf.Tensor, tf.Tensor, list[Any]]]
-EvaluationStep = Callable[[np.ndarray], tuple[tf.Tensor, tf.Tensor]]
+EvaluationStep = Callable[[np.ndarray], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 
 
 def find_named(key: str, name: str, known: Mapping[str, Any]) -> Any:
@@ -143,29 +144,31 @@ def make_evaluation_step(model: keras.Model, row_losses: RowLosses, split: Split
     """Return the traced function of one batch's evaluation.
 
     Returns:
-        A function from int32[batch] row numbers to (losses float32[batch], correct int32[]).
+        A function from int32[batch] row numbers to (losses float32[batch], correct int32[], logits).
     """
     inputs, labels = tf.constant(split.inputs), tf.constant(split.labels, tf.float32)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], jit_compile=False)
-    def evaluate_batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def evaluate_batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         truth = tf.gather(labels, rows)
         logits = model(tf.gather(inputs, rows), training=False)
-        return row_losses(truth, logits), count_correct(truth, logits)
+        return row_losses(truth, logits), count_correct(truth, logits), logits
 
     return cast("EvaluationStep", evaluate_batch)  # tf.function is untyped
 
 
-def evaluate(step: EvaluationStep, rows_count: int) -> tuple[float, float]:
-    """Return (mean loss, accuracy) over a split of so many rows; the sum of losses is rounded once."""
+def evaluate(step: EvaluationStep, rows_count: int) -> tuple[float, float, np.ndarray]:
+    """Return (mean loss, accuracy, logits) over a split of so many rows; the sum of losses is rounded once."""
     rows = np.arange(rows_count, dtype=np.int32)
     collected: list[float] = []
+    logits: list[np.ndarray] = []
     correct = 0
     for start in range(0, len(rows), EVALUATION_BATCH_SIZE):
-        batch_losses, batch_correct = step(rows[start : start + EVALUATION_BATCH_SIZE])
+        batch_losses, batch_correct, batch_logits = step(rows[start : start + EVALUATION_BATCH_SIZE])
         collected += batch_losses.numpy().tolist()
         correct += int(batch_correct)
-    return math.fsum(collected) / len(rows), correct / len(rows)
+        logits.append(batch_logits.numpy())
+    return math.fsum(collected) / len(rows), correct / len(rows), np.concatenate(logits)
 
 
 def check_batch_size(training: TrainingConfig, rows: int) -> None:
@@ -232,12 +235,14 @@ class Training:
         row_losses = find_loss(settings.loss)
         self.train_step = make_train_step(model, self.optimizer, row_losses, dataset.train)
         self.evaluation_step = make_evaluation_step(model, row_losses, dataset.validation)
+        self.attempt = attempt
         self.checkpoints = Checkpoints(attempt, model, self.optimizer)
         self.watch = GeneratorWatch(seeds)
         self.paths = {METRICS: attempt / METRICS, TRACE: attempt / TRACE}
         self.counts = {METRICS: 0, TRACE: 0}
         self.saved, self.saving_s = 0, 0.0
         self.position = Position()
+        self.logits: np.ndarray | None = None  # of the last evaluation
         self.order = epoch_order(seeds, 1, self.rows)
         self.progress = TrainingProgress(settings.epochs, self.steps)
         self.trace = trace
@@ -294,11 +299,34 @@ class Training:
             "metrics": {name: float.fromhex(bits) for name, bits in last["bits"].items()},
             "weights_digest": last["weights"],
             "optimizer_digest": last["optimizer"],
+            "predictions_digest": self.write_predictions(),
             "steps": self.steps * self.settings.epochs,
             "resumed_at": resumed_at,
             "unmeasured_operations": self.unmeasured,
             "checkpoints": {"written": self.saved, "duration_s": self.saving_s},
         }
+
+    def write_predictions(self) -> str:
+        """Write what the model says of the validation rows, and return its digest."""
+        validation = self.dataset.validation
+        if self.logits is None:  # the run was killed after its last epoch
+            self.logits = evaluate(self.evaluation_step, len(validation.labels))[2]
+        return write_predictions(self.attempt, {"labels": validation.labels, "logits": self.logits})
+
+    def save_model(self) -> None:
+        """Write the model in Keras's format, under a temporary name first.
+
+        Raises:
+            RecordError: The disk is full or the folder is gone.
+        """
+        path, partial = self.attempt / "model.keras", self.attempt / ".partial.keras"
+        try:
+            self.model.save(partial)
+            partial.replace(path)
+        except OSError as error:
+            raise storage_error(path, error) from error
+        finally:
+            partial.unlink(missing_ok=True)
 
     def check_rows(self) -> list[dict[str, Any]]:
         """Return the trace, after a look that no row of this run was lost while it was trained.
@@ -389,7 +417,7 @@ class Training:
     def end_epoch(self) -> None:
         """Evaluate, record metrics and trace, and save the beginning of the next epoch."""
         position = self.position
-        val_loss, val_accuracy = evaluate(self.evaluation_step, len(self.dataset.validation.labels))
+        val_loss, val_accuracy, self.logits = evaluate(self.evaluation_step, len(self.dataset.validation.labels))
         check_finite(val_loss, f"validation loss after epoch {position.epoch}")
         self.watch.check(position.epoch, position.step)
         measured = {

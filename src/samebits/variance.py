@@ -18,9 +18,9 @@ from rich.table import Table
 from samebits.config import Config
 from samebits.errors import ConfigError
 from samebits.progress import print_table
-from samebits.seeds import derive_seed, resolve_points
+from samebits.seeds import derive_seed, dotted_key, resolve_points
 from samebits.statistics import Interval, bootstrap_interval, standard_deviation
-from samebits.study import METRICS, STUDY, Sample, parse_seeds, show_failed, write_study
+from samebits.study import METRICS, STUDY, Sample, parse_seeds, show_failed, shown_path, write_study
 from samebits.sweep import Launch, Record, Run, Study, train
 
 ALL = "all together"
@@ -51,12 +51,15 @@ def sources_of(points: list[str]) -> dict[str, tuple[str, ...]]:
         points: Every point that the configuration lists.
     """
     model = [point for point in points if point.startswith("model/")]
+    algorithm = tuple(point for point in points if point.startswith("algorithm/"))
     dropout = tuple(point for point in model if point.endswith("/dropout"))
     found = {
         "data/split": tuple(point for point in points if point == "data/split"),
-        "data/order": tuple(point for point in points if point == "data/order"),
+        # An algorithm that takes all rows at once has no batches.
+        "data/order": tuple(point for point in points if point == "data/order" and (model or not algorithm)),
         "initialisation": tuple(point for point in model if point not in dropout),
         "dropout": dropout,
+        "algorithm": algorithm,
     }
     found = {source: members for source, members in found.items() if members}
     return found | {ALL: tuple(point for members in found.values() for point in members)}
@@ -76,7 +79,7 @@ def make_runs(config: Config, seeds: list[int]) -> list[Run]:
     base = copy.deepcopy(config)
     points = list(resolve_points(base.seed.root, base.seed.policy, base.seed.points))
     return [
-        Run(source, seed, base, members, tuple(derive_seed(seed, point) for point in members))
+        Run(source, seed, base, tuple((dotted_key(point), derive_seed(seed, point)) for point in members))
         for source, members in sources_of(points).items()
         for seed in seeds
     ]
@@ -174,6 +177,5 @@ def run_variance(
     _, failed = write_study(study.folder / STUDY, study.name, study.records(), conclude)
     show(spreads)
     draw(spreads, study.folder)
-    folder = study.folder.relative_to(root) if study.folder.is_relative_to(root) else study.folder
-    print(f"variance: {folder}/{STUDY}, {', '.join(PICTURES)}")
+    print(f"variance: {shown_path(study.folder / STUDY, root)}, {', '.join(PICTURES)}")
     return show_failed(failed, len(runs))

@@ -105,8 +105,8 @@ def compare_attempts(a: pathlib.Path, b: pathlib.Path) -> str:
     if len(metrics_a) != len(metrics_b):
         return "number of metric rows"
     result_a, result_b = read_json(a / RESULT), read_json(b / RESULT)
-    for key in ("data_digest", "weights_digest", "optimizer_digest", "metrics"):
-        if result_a[key] != result_b[key]:
+    for key in ("data_digest", "weights_digest", "optimizer_digest", "predictions_digest", "metrics"):
+        if result_a.get(key) != result_b.get(key):
             return key.replace("_", " ")
     return ""
 

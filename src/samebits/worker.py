@@ -32,7 +32,6 @@ from samebits.record import (
     read_json,
     read_yaml,
     remove_leftovers,
-    storage_error,
     write_json,
 )
 from samebits.seeds import Seeds, resolve_points
@@ -110,29 +109,15 @@ def earlier_machines(attempt: pathlib.Path) -> list[dict[str, Any]]:
         return []
 
 
-def save_model(model: Any, path: pathlib.Path) -> None:
-    """Write the model in Keras's format, under a temporary name first.
-
-    Raises:
-        RecordError: The disk is full or the folder is gone.
-    """
-    partial = path.with_name(".partial.keras")
-    try:
-        model.save(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def run(attempt: pathlib.Path, root: pathlib.Path, stop_requested: Callable[[], bool]) -> None:
     """Train what the attempt's config.yaml says, and write result.json last of all."""
     began = time.monotonic()
     config = from_dict(read_yaml(attempt / CONFIG))
     seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
     fingerprint = apply_runtime(config, seeds, attempt, root)
-    from samebits import draws, training  # noqa: PLC0415  after the pins
+    import keras  # noqa: PLC0415  after the pins
+
+    from samebits import draws, training  # noqa: PLC0415
     from samebits.data import DataContext  # noqa: PLC0415
 
     # --- data ---
@@ -141,39 +126,49 @@ def run(attempt: pathlib.Path, root: pathlib.Path, stop_requested: Callable[[], 
     data_began = time.monotonic()
     dataset = load_data(DataContext(seeds, config.data, root / config.paths.cache), **arguments)
     data_s = time.monotonic() - data_began
-    training.check_batch_size(config.training, len(dataset.train.labels))
 
     # --- model ---
     target, arguments = split_target(config.model)
     model = find_function("model", target, arguments)(seeds.for_model(), **arguments)
-    if all(seeds.is_seeded(row["point"]) for row in seeds.table() if row["point"].startswith("model/")):
+    is_network = isinstance(model, keras.Model)
+    if is_network:
+        training.check_batch_size(config.training, len(dataset.train.labels))
+        seeds.take("data/order")
+    else:
+        from samebits import estimators  # noqa: PLC0415  a second that networks need not wait
+
+        estimators.check_forest(model, config.training)
+        seeds.rest("data/order", "a forest takes all rows at once")
+    if is_network and all(seeds.is_seeded(row["point"]) for row in seeds.table() if row["point"].startswith("model/")):
         draws.check_layers_seeded(model)
-    seeds.take("data/order")
     seeds.check_consumed()
     write_json(attempt / SEEDS, {"root": config.seed.root, "policy": config.seed.policy, "points": seeds.table()})
 
     # --- training ---
     training_began = time.monotonic()
-    trained = training.Training(
-        model, dataset, config.training, seeds, attempt, config.trace, config.runtime.promise, stop_requested
-    )
-    _saves.append(True)
+    trained: Any
+    if is_network:
+        trained = training.Training(
+            model, dataset, config.training, seeds, attempt, config.trace, config.runtime.promise, stop_requested
+        )
+        _saves.append(True)
+    else:
+        trained = estimators.Fitting(model, dataset, seeds, attempt)
     outcome = trained.run()
     training_s = time.monotonic() - training_began
 
     # --- result ---
-    save_model(model, attempt / "model.keras")
+    trained.save_model()
     timing = {"start_s": data_began - began, "data_s": data_s, "training_s": training_s}
-    promise = config.runtime.promise
     result = {
         **outcome,
-        "promise": promise,
+        "promise": config.runtime.promise,
         "fingerprint": fingerprint,
         "data_digest": dataset.digest(),
         "timing": timing,
     }
     write_json(attempt / RESULT, result)
-    trained.checkpoints.remove()
+    remove_leftovers(attempt)
 
 
 def wait_for_predecessor(attempt: pathlib.Path) -> None:

@@ -22,10 +22,12 @@ BAGS ?= 10
 LAUNCHER ?=
 JOBS ?=
 TESTS ?=
+DEST ?=
+NAME ?=
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train resume seeds comet verify explain report watch rounds golden golden-update audit torture prune portability zoo bench bench-checkpoints bench-many study variance bagging test lint format lock clean
+.PHONY: help setup train resume seeds comet verify explain report watch rounds golden golden-update audit doctor new torture prune portability zoo bench bench-checkpoints bench-many study variance bagging test lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -107,6 +109,12 @@ format: setup ## rewrite the code in the project's style
 
 lock: setup ## write requirements.lock anew from pyproject.toml, with hashes and no index address
 	@$(VENV_PYTHON) scripts/lock.py
+
+doctor: setup ## list what weakens the promise in this copy: moving tags, loose versions, randomness, goldens
+	@$(VENV_PYTHON) scripts/doctor.py
+
+new: setup ## make a project of your own from this one: make new DEST=../my-study [NAME=my-study]
+	@$(VENV_PYTHON) -m copier copy --vcs-ref="$$(git rev-parse HEAD 2>/dev/null)" $(if $(NAME),--defaults --data='name=$(NAME)') '$(CURDIR)' '$(or $(DEST),$(error DEST expected, as in make new DEST=../my-study))'
 
 prune: setup ## say what stopped, doubled and left-over runs take: make prune KEEP=1; remove it with CONFIRM=yes
 	@$(VENV_PYTHON) scripts/prune.py $(if $(KEEP),--keep='$(KEEP)') $(if $(CONFIRM),--yes)

@@ -11,8 +11,15 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
+from samebits.record import read_yaml
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROJECT_FILES = ("conf", "scripts", "src", "requirements.lock", "pyproject.toml")
+# The package of the data and model functions, which a copy of the project names anew.
+PACKAGE = str(read_yaml(ROOT / "conf" / "data" / "synthetic.yaml")["_target_"]).partition(".")[0]
+needs_example = pytest.mark.skipif(
+    not (ROOT / "conf" / "data" / "imdb_reviews.yaml").exists(), reason="this copy was made without the example"
+)
 QUIET = {key: value for key, value in os.environ.items() if not key.startswith("COMET_")}
 
 LONG = ("data.rows=2000", "training.epochs=8")  # long enough to be killed in the middle

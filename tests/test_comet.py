@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import QUIET, ROOT, Result, copy_project, run_script, train
+from conftest import PACKAGE, QUIET, ROOT, Result, copy_project, run_script, train
 from fake_comet import PORT_CLOSED, Answer, FakeComet, Told, read_archive
 
 KEY = "samebits-test-key-that-must-stay-secret"
@@ -452,7 +452,7 @@ def test_with_a_key_comet_is_told_live(runs: Runs) -> None:
     assert 56 == seen["others"]["random seed"]
     assert "seed data/order" in seen["others"]
     assert "weights digest" not in seen["others"]
-    assert "source_code/imdb_cnn_lstm/model.py" in seen["files"]
+    assert f"source_code/{PACKAGE}/model.py" in seen["files"]
     assert {5} == {step for _, _, step, _ in seen["metrics"]}
 
 

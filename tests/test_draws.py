@@ -1,11 +1,13 @@
 """Draws that no seed point covers are found: in a layer, in the traced step, in a global generator."""
 
+import importlib
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import PACKAGE
 
 from samebits.errors import UncoveredDrawError
 from samebits.seeds import Seeds, resolve_points
@@ -169,7 +171,7 @@ def test_a_layer_inside_another_is_found() -> None:
 
 def test_the_example_model_is_covered() -> None:
     """The CNN-LSTM passes with a seed at every point, and is refused when any one of them is missing."""
-    from imdb_cnn_lstm.model import build_model
+    build_model = importlib.import_module(f"{PACKAGE}.model").build_model
     from samebits.draws import check_layers_seeded
 
     sizes = {"num_words": 20, "sequence_length": 12, "embedding_dim": 4, "filters": 3, "kernel_size": 3, "pool_size": 2}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import train
+from conftest import PACKAGE, train
 
 from samebits.errors import NotPortableError
 
@@ -197,7 +197,7 @@ def test_the_message_names_everything() -> None:
 
 def plant(project: pathlib.Path, before: str, after: str) -> None:
     """Change the example's model."""
-    path = project / "src" / "imdb_cnn_lstm" / "model.py"
+    path = project / "src" / PACKAGE / "model.py"
     text = path.read_text()
 
     assert before in text

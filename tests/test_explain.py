@@ -5,12 +5,12 @@ import pathlib
 from collections.abc import Callable
 
 import pytest
-from conftest import copy_project, run_script, train
+from conftest import PACKAGE, copy_project, run_script, train
 
 from samebits import explain
 
 Edit = Callable[[pathlib.Path], None]
-MODEL, TRAINING, DATA = "imdb_cnn_lstm/model.py", "samebits/training.py", "imdb_cnn_lstm/data.py"
+MODEL, TRAINING, DATA = f"{PACKAGE}/model.py", "samebits/training.py", f"{PACKAGE}/synthetic.py"
 
 
 def replace(path: str, old: str, new: str) -> Edit:

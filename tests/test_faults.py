@@ -17,12 +17,14 @@ import time
 import pytest
 from conftest import (
     LONG,
+    PACKAGE,
     QUIET,
     ROOT,
     check_continued,
     children,
     digest,
     finished,
+    needs_example,
     run_script,
     start_and_wait,
     start_and_wait_for_rows,
@@ -30,7 +32,7 @@ from conftest import (
 )
 
 SMALL = (  # the real reviews, encoded anew, with a model whose files are small
-    "experiment=imdb_cnn_lstm", "tracker=none", "model.embedding_dim=4", "training.epochs=1",
+    f"experiment={PACKAGE}", "tracker=none", "model.embedding_dim=4", "training.epochs=1",
     "training.steps_per_epoch=3",
 )  # fmt: skip
 WITHOUT_ROOTS_RIGHTS = (
@@ -117,6 +119,7 @@ def test_a_disk_that_is_full_for_the_checkpoint(project: pathlib.Path, undisturb
     assert digest(undisturbed) == digest(finished(project)[0])
 
 
+@needs_example
 def test_a_disk_that_is_full_for_the_cache_costs_a_warning(project: pathlib.Path) -> None:
     """The encoded reviews (10 MB) do not fit: the run says so and trains; with room it is made; no bit moves."""
     full = run_script(project, "train.py", *SMALL, prefix=("prlimit", f"--fsize={4 * 2**20}"))
@@ -131,6 +134,7 @@ def test_a_disk_that_is_full_for_the_cache_costs_a_warning(project: pathlib.Path
     assert 1 == len(list((project / ".cache").glob("*.arrays")))
 
 
+@needs_example
 def test_read_only_folders_are_refused_or_done_without(project: pathlib.Path) -> None:
     """A runs folder without write permission is one line and exit 2; a cache folder without it is a warning."""
     for name in ("runs", ".cache"):
@@ -153,6 +157,7 @@ def test_read_only_folders_are_refused_or_done_without(project: pathlib.Path) ->
 # --- two at once, damaged caches ---
 
 
+@needs_example
 def test_two_trainings_of_the_same_inputs_at_once(project: pathlib.Path) -> None:
     """Both finish, as two attempts with the same bits, and the cache that both made is whole."""
     command = [sys.executable, str(project / "scripts" / "train.py"), *SMALL]
@@ -175,6 +180,7 @@ def test_two_trainings_of_the_same_inputs_at_once(project: pathlib.Path) -> None
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short"])
+@needs_example
 def test_a_damaged_cache_is_made_again(damage: str, project: pathlib.Path) -> None:
     """A cache file with a flipped bit or cut short is never used: a warning, a new file, the same bits."""
     run_script(project, "train.py", *SMALL)
@@ -272,11 +278,11 @@ def test_out_of_memory_in_tensorflow_says_so(project: pathlib.Path) -> None:
 
 def test_out_of_memory_in_the_data_says_so(project: pathlib.Path) -> None:
     """A data set that does not fit (as NumPy says): the same words, and nothing that looks like a finished run."""
-    path = project / "src" / "imdb_cnn_lstm" / "data.py"
+    path = project / "src" / PACKAGE / "synthetic.py"
     path.write_text(
         path.read_text() + "\n\ndef load_much(context, **sizes):\n    return np.zeros((2**60,), np.uint8)\n"
     )
-    done = train(project, "data._target_=imdb_cnn_lstm.data.load_much")
+    done = train(project, f"data._target_={PACKAGE}.synthetic.load_much")
     shown = done.stderr + done.stdout
 
     assert 1 == done.returncode, shown
@@ -409,7 +415,7 @@ def test_a_stopped_runs_configuration_runs_no_foreign_function(project: pathlib.
     os.kill(training_process(process), signal.SIGKILL)
     process.communicate()
     path = attempt_of(project) / "config.yaml"
-    path.write_text(path.read_text().replace("imdb_cnn_lstm.model.build_model", "os.system"))
+    path.write_text(path.read_text().replace(f"{PACKAGE}.model.build_model", "os.system"))
     done = run_script(project, "resume.py", "last")
 
     assert 2 == done.returncode

@@ -1,6 +1,7 @@
 """The random forest: an algorithm that is random by itself, recorded, compared and explained as a network is."""
 
 import dataclasses
+import importlib
 import json
 import pathlib
 import shutil
@@ -8,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, Result, copy_project, digest, finished, run_script
+from conftest import PACKAGE, ROOT, Result, copy_project, digest, finished, needs_example, run_script
 
-from imdb_cnn_lstm.forest import build_forest, count_words, make_synthetic_counts
 from samebits import entry
 from samebits.config import TrainingConfig
 from samebits.data import DataContext
@@ -20,6 +20,8 @@ from samebits.record import PREDICTIONS, read_arrays, read_json, read_rows
 from samebits.seeds import Seeds, resolve_points
 from samebits.variance import ALL, sources_of
 
+forest = importlib.import_module(f"{PACKAGE}.forest")
+build_forest, count_words, make_synthetic_counts = forest.build_forest, forest.count_words, forest.make_synthetic_counts
 Trained = tuple[pathlib.Path, pathlib.Path]
 
 
@@ -56,6 +58,7 @@ def test_a_forest_leaves_the_record_of_a_run(trained: Trained) -> None:
 
 
 @pytest.mark.slow
+@needs_example
 def test_the_forest_of_the_reviews_is_as_claimed(trained: Trained) -> None:
     """Seed 56 has this digest and this accuracy on the real reviews."""
     done = train(trained[0], "experiment=imdb_forest")

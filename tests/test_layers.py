@@ -1,11 +1,13 @@
 """Our own Keras pieces against Keras's: the orthogonal initialiser, the optimisers; the model's points."""
 
+import importlib
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import PACKAGE
 
 from samebits.digest import array_digest
 from samebits.entry import compose
@@ -161,7 +163,7 @@ def test_orthogonal_goes_through_keras_configuration(seed: int | None) -> None:
 
 def make_model(**points: int) -> Any:
     """Return the tiny model of conf/, with the seeds of root 56 or some points set alone."""
-    from imdb_cnn_lstm.model import build_model
+    build_model = importlib.import_module(f"{PACKAGE}.model").build_model
 
     config = compose(ROOT, ["experiment=smoke"])
     tree: dict[str, Any] = config.seed.points

@@ -8,7 +8,7 @@ import shutil
 from typing import Any
 
 import pytest
-from conftest import ROOT, Result, run_script, train
+from conftest import PACKAGE, ROOT, Result, run_script, train
 
 from samebits import emulators, runtime, zoo
 from samebits.config import RuntimeConfig
@@ -67,7 +67,7 @@ def test_threads_that_follow_the_cache_are_told_apart(project: pathlib.Path) -> 
 @needs_emulator
 def test_a_block_size_by_the_cache_is_told_apart(project: pathlib.Path) -> None:
     """Negative control of the 48 KB cache: with Keras's orthogonal initialiser let through, it differs at the start."""
-    model = project / "src" / "imdb_cnn_lstm" / "model.py"
+    model = project / "src" / PACKAGE / "model.py"
     model.write_text(model.read_text().replace("=Orthogonal(", "=keras.initializers.Orthogonal("))
     training = project / "src" / "samebits" / "training.py"
     training.write_text(training.read_text().replace("*exactness.inexact_initializers(self.model), ", ""))

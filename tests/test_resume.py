@@ -5,7 +5,7 @@ import os
 import pathlib
 import signal
 
-from conftest import LONG, children, digest, finished, run_script, start_and_wait_for_rows, train
+from conftest import LONG, PACKAGE, children, digest, finished, run_script, start_and_wait_for_rows, train
 
 from samebits import torture
 
@@ -62,7 +62,7 @@ def test_a_run_of_other_inputs_is_not_gone_on_with(project: pathlib.Path) -> Non
     assert 2 == named.returncode
     assert f"received {stopped.parent.name}/1, of other inputs" in named.stderr
 
-    with (project / "src" / "imdb_cnn_lstm" / "model.py").open("a") as stream:
+    with (project / "src" / PACKAGE / "model.py").open("a") as stream:
         stream.write("\n# changed\n")
     changed = run_script(project, "resume.py", "last")
 

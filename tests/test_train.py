@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 from conftest import (
+    PACKAGE,
     QUIET,
+    ROOT,
     Result,
     check_continued,
     children,
     copy_project,
     digest,
     finished,
+    needs_example,
     run_script,
     start_and_wait_for_rows,
     train,
@@ -145,7 +148,7 @@ def test_nothing_seeded_gives_other_bits_each_time_and_is_no_error(project: path
 
 def test_different_bits_under_a_promise_are_an_error_that_names_the_record(project: pathlib.Path) -> None:
     """A model that draws from the operating system breaks the promise: exit 1, and the first differing tensor."""
-    path = project / "src" / "imdb_cnn_lstm" / "model.py"
+    path = project / "src" / PACKAGE / "model.py"
     text = path.read_text().replace(
         'seed=seed("output/kernel")', 'seed=seed("output/kernel") and int.from_bytes(__import__("os").urandom(3))'
     )
@@ -225,7 +228,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 def test_a_crash_says_its_reason_and_the_log(project: pathlib.Path) -> None:
     """A native abort in the model ends with exit 1, the signal's name and the log's path."""
-    path = project / "src" / "imdb_cnn_lstm" / "model.py"
+    path = project / "src" / PACKAGE / "model.py"
     path.write_text(path.read_text().replace("    sizes = {", "    __import__('os').abort()\n    sizes = {", 1))
     done = train(project)
 
@@ -236,7 +239,7 @@ def test_a_crash_says_its_reason_and_the_log(project: pathlib.Path) -> None:
 
 def test_a_layer_without_a_seed_is_an_error_that_names_it(project: pathlib.Path) -> None:
     """A Dropout without seed= is refused before training, with the layer's name."""
-    path = project / "src" / "imdb_cnn_lstm" / "model.py"
+    path = project / "src" / PACKAGE / "model.py"
     path.write_text(
         path.read_text().replace(
             "keras.layers.MaxPooling1D(", 'keras.layers.Dropout(0.1, name="loose"),\n keras.layers.MaxPooling1D('
@@ -292,6 +295,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(override: str, project: pathli
     assert [] == [path for path in (project / "runs").rglob("*") if path.is_file()]
 
 
+@needs_example
 def test_a_truncated_data_file_is_refused(project: pathlib.Path) -> None:
     """A CSV that was cut short is named with its digest and size; nothing is begun."""
     short = project / "short.csv"
@@ -300,7 +304,7 @@ def test_a_truncated_data_file_is_refused(project: pathlib.Path) -> None:
 
     assert 2 == done.returncode
     assert f"data file {short}: expected SHA-256 d4acac55fe7f…, received" in done.stderr
-    assert not (project / "runs" / "imdb_cnn_lstm").exists()
+    assert not (project / "runs" / PACKAGE).exists()
 
 
 # --- set-up and imports ---
@@ -349,7 +353,7 @@ def test_help_and_completion_and_seeds_answer_without_training(project: pathlib.
     seeds = run_script(project, "seeds.py", "seed.root=56")
 
     assert "python scripts/train.py seed.root=57 training.epochs=3" in shown.stdout
-    assert "imdb_keras, imdb_reviews, synthetic" in shown.stdout
+    assert ", ".join(sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml"))) in shown.stdout
     assert "complete -o nospace" in completion.stdout
     assert "model/lstm/recurrent" in seeds.stdout
     assert "batches of each epoch" in seeds.stdout

@@ -1,1 +1,1 @@
-"""The worked example: Keras's CNN-LSTM on IMDB movie reviews. Replace this package by your own."""
+"""The data and the model: a worked example, until you put your own here."""

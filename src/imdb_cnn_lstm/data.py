@@ -1,4 +1,4 @@
-"""The reviews as word indices: the pinned 25,000 (default), Keras's canonical 50,000, or synthetic ones.
+"""The reviews as word indices: the pinned 25,000 (default), or Keras's canonical 50,000.
 
 Words are encoded as Keras's IMDB data are: 0 = padding, 1 = start, 2 = out of vocabulary, the most frequent word
 is 4, and what is below `skip_top` or not below `num_words` becomes 2.
@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 import rich.progress
 
-from samebits.data import DataContext, Dataset, Split
+from samebits.data import DataContext, Dataset
 from samebits.errors import DataError
 
-START, OUT_OF_VOCABULARY, INDEX_FROM = 1, 2, 3
+from .synthetic import INDEX_FROM, check_arguments, check_share, take_rows
+
+START, OUT_OF_VOCABULARY = 1, 2
 # Keras's Tokenizer: these become spaces; the apostrophe stays.
 PUNCTUATION = str.maketrans(dict.fromkeys('!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n', " "))
 REVIEWS_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
@@ -132,40 +134,6 @@ def encode_reviews(
         column[inside] = tokens[ends[inside] - 1 - back]
         column[back == lengths] = start
     return encoded
-
-
-def check_arguments(**values: int) -> None:
-    """Refuse counts that make no encoding: each must be an integer of at least 1 (skip_top: 0).
-
-    Raises:
-        DataError: Names the argument.
-    """
-    for name, value in values.items():
-        low = 0 if name == "skip_top" else 1
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise DataError(
-                f"data.{name}",
-                expected=f"an integer of at least {low}",
-                received=repr(value),
-                fix="choose such a value",
-            )
-
-
-def take_rows(inputs: np.ndarray, labels: np.ndarray, train: np.ndarray, validation: np.ndarray) -> Dataset:
-    """Return the data set of two lists of rows."""
-    return Dataset(Split(inputs[train], labels[train]), Split(inputs[validation], labels[validation]))
-
-
-def check_share(positive_share: float) -> None:
-    """Refuse a share of positive rows that is not above 0 and up to a half.
-
-    Raises:
-        DataError: With the range.
-    """
-    is_number = isinstance(positive_share, int | float) and not isinstance(positive_share, bool)
-    if not is_number or not 0 < positive_share <= 0.5:  # noqa: PLR2004
-        fix = "choose such a share"
-        raise DataError("data.positive_share", expected="above 0 and up to 0.5", received=positive_share, fix=fix)
 
 
 def choose_rows(labels: np.ndarray, rows: int | None, positive_share: float) -> np.ndarray:
@@ -343,33 +311,3 @@ def load_keras_reviews(
     train = context.resample(train, corpus["labels"])
     inputs = encode_reviews(corpus, ranks, num_words=num_words, skip_top=skip_top, sequence_length=sequence_length)
     return take_rows(inputs, corpus["labels"], train, validation)
-
-
-def make_synthetic_reviews(
-    context: DataContext, *, rows: int, num_words: int, sequence_length: int, positive_share: float = 0.5
-) -> Dataset:
-    """Return small random reviews that can be learnt: a third of the words are from the label's own half.
-
-    Args:
-        context: Seeds and split. Consumes data/load and data/split (or data/folds).
-        rows: Reviews in all.
-        num_words: Words are 4 to num_words - 1.
-        sequence_length: Words of each review.
-        positive_share: Share of reviews with label 1, above 0 and up to a half: below it the data are imbalanced.
-
-    Returns:
-        inputs int32[rows, sequence_length], labels int32[rows].
-    """
-    check_arguments(rows=rows, num_words=num_words, sequence_length=sequence_length)
-    low, half = INDEX_FROM + 1, (num_words - INDEX_FROM - 1) // 2
-    if half < 1:
-        raise DataError("data.num_words", expected="at least 6", received=num_words, fix="choose more words")
-    check_share(positive_share)
-    rng = context.rng("data/load")
-    labels = rng.permutation(np.arange(rows, dtype=np.int32) % 2)
-    labels[np.flatnonzero(labels)[round(rows * positive_share) :]] = 0
-    anywhere = rng.integers(low, low + 2 * half, (rows, sequence_length), dtype=np.int32)
-    own_half = rng.integers(0, half, (rows, sequence_length), dtype=np.int32) + low + half * labels[:, None]
-    inputs = np.where(rng.integers(0, 3, (rows, sequence_length)) == 0, own_half, anywhere)
-    train, validation = context.split(labels)
-    return take_rows(inputs.astype(np.int32), labels, train, validation)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 
-from imdb_cnn_lstm.data import load_reviews, make_synthetic_reviews
 from samebits.data import DataContext, Dataset, Split
 from samebits.errors import ConfigError
+
+from .synthetic import make_synthetic_reviews
 
 MOST_OF_A_WORD = 255
 ROWS_AT_ONCE = 1000  # bounds the memory of counting
@@ -45,7 +46,6 @@ def as_counts(load: Callable[..., Dataset]) -> Callable[..., Dataset]:
     return load_counts
 
 
-load_review_counts = as_counts(load_reviews)
 make_synthetic_counts = as_counts(make_synthetic_reviews)
 
 

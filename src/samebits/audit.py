@@ -3,10 +3,9 @@
 Also scans the source for randomness that no seed point covers.
 """
 
-import ast
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from samebits.launch import run_child
 from samebits.progress import print_table
 from samebits.record import CONFIG, SEEDS, TRACE, make_folder, read_json, read_rows, write_yaml
 from samebits.seeds import POINT_SEED_END, dotted_key
+from samebits.unseeded import scan
 
 # Points that rest until the data set is told something, as far as its file in conf/data/ lists these keys.
 AWAKENED_BY: dict[str, dict[str, Any]] = {
@@ -150,52 +150,3 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
         return 1
     print(f"LIVE: {points}, each changes exactly what consumes it; no unseeded randomness found in the source")
     return 0
-
-
-# --- the source ---
-RANDOM_MODULES = {"random", "np.random", "numpy.random", "tf.random"}
-ALLOWED_CALLS = {
-    "np.random.SeedSequence", "np.random.Generator", "np.random.PCG64", "np.random.get_state", "random.getstate",
-    "random.seed", "np.random.seed", "tf.random.set_seed",
-}  # fmt: skip
-SEEDED_CONSTRUCTORS = {"RandomState", "default_rng", "Random"}
-SEEDED_CLASSES = {
-    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout", "GaussianDropout",
-    "GaussianNoise",
-    "RandomNormal", "RandomUniform", "TruncatedNormal", "VarianceScaling", "GlorotNormal", "GlorotUniform", "HeNormal",
-    "HeUniform", "LecunNormal", "LecunUniform", "Orthogonal", "OrthogonalInitializer", "SeedGenerator",
-}  # fmt: skip
-
-
-def _name(node: ast.expr) -> str:
-    return ast.unparse(node) if isinstance(node, ast.Attribute | ast.Name) else ""
-
-
-def _is_set(node: ast.expr) -> bool:
-    is_call = isinstance(node, ast.Call) and _name(node.func) in ("set", "frozenset")
-    return is_call or isinstance(node, ast.Set | ast.SetComp)
-
-
-def scan_text(text: str) -> Iterator[tuple[int, str]]:
-    """Yield (line, what) for every place in a module that may draw without a seed point or depend on set order."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            called = _name(node.func)
-            module, _, last = called.rpartition(".")
-            is_seeded = last in SEEDED_CONSTRUCTORS and (node.args or node.keywords)
-            if module in RANDOM_MODULES and called not in ALLOWED_CALLS and not is_seeded:
-                yield node.lineno, f"{called} draws from a global or unseeded generator"
-            seeds = [word for word in node.keywords if word.arg in ("seed", None)]
-            if last in SEEDED_CLASSES and not seeds and not (last == "SeedGenerator" and node.args):
-                yield node.lineno, f"{called} without seed="
-        iterated = node.iter if isinstance(node, ast.For | ast.comprehension) else None
-        if iterated is not None and _is_set(iterated):
-            yield iterated.lineno, "iteration over a set: its order depends on the hash seed"
-
-
-def scan(source: pathlib.Path) -> Iterator[str]:
-    """Yield "file:line: what" for every finding in the Python files below a folder."""
-    for path in sorted(source.rglob("*.py")):
-        for line, what in sorted(scan_text(path.read_text(encoding="utf-8"))):
-            yield f"{path.relative_to(source.parent)}:{line}: {what}"

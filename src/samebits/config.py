@@ -98,7 +98,7 @@ class Config:
     `confirm` lets one command start more runs than anybody types by accident.
     """
 
-    name: str = "imdb_cnn_lstm"
+    name: str = "run"
     resume: str = "auto"
     confirm: bool = False
     seed: SeedConfig = field(default_factory=SeedConfig)

@@ -19,19 +19,30 @@ def golden_path(root: pathlib.Path, experiment: str) -> pathlib.Path:
     return root / FOLDER / f"{experiment}.json"
 
 
+def decided_by(config: Config, root: pathlib.Path, packages: dict[str, str]) -> dict[str, Any]:
+    """Return the inputs that decide an experiment's digests.
+
+    Args:
+        config: The experiment's configuration.
+        root: The project's folder.
+        packages: Versions of the installed packages.
+    """
+    inputs = describe_inputs(config, root, source_files(config, root))
+    return {
+        "config": flatten(inputs["config"]),
+        "code": inputs["code"]["files"],
+        "lock": inputs["lock"],
+        "packages": arithmetic_versions(packages),
+    }
+
+
 def describe(config: Config, root: pathlib.Path, attempt: pathlib.Path) -> dict[str, Any]:
     """Return what a golden file holds: the digests of a finished attempt, and the inputs that decide them."""
-    inputs = describe_inputs(config, root, source_files(config, root))
     epochs = [row for row in read_rows(attempt / TRACE) if "step" not in row]
     return {
         "seed": config.seed.root,
         "promise": config.runtime.promise,
-        "decided_by": {
-            "config": flatten(inputs["config"]),
-            "code": inputs["code"]["files"],
-            "lock": inputs["lock"],
-            "packages": arithmetic_versions(read_json(attempt / MACHINE)["packages"]),
-        },
+        "decided_by": decided_by(config, root, read_json(attempt / MACHINE)["packages"]),
         "epochs": [
             {key: row[key] for key in ("epoch", "data", "order", "bits", "weights", "optimizer") if key in row}
             for row in epochs

@@ -1,0 +1,72 @@
+"""Synthetic reviews, small and learnable: what smoke runs, and so the harness's own tests, train on."""
+
+import numpy as np
+
+from samebits.data import DataContext, Dataset, Split
+from samebits.errors import DataError
+
+INDEX_FROM = 3  # of word indices; below it are padding, the start mark and "out of vocabulary"
+
+
+def check_arguments(**values: int) -> None:
+    """Refuse counts that make no encoding: each must be an integer of at least 1 (skip_top: 0).
+
+    Raises:
+        DataError: Names the argument.
+    """
+    for name, value in values.items():
+        low = 0 if name == "skip_top" else 1
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
+            raise DataError(
+                f"data.{name}",
+                expected=f"an integer of at least {low}",
+                received=repr(value),
+                fix="choose such a value",
+            )
+
+
+def check_share(positive_share: float) -> None:
+    """Refuse a share of positive rows that is not above 0 and up to a half.
+
+    Raises:
+        DataError: With the range.
+    """
+    is_number = isinstance(positive_share, int | float) and not isinstance(positive_share, bool)
+    if not is_number or not 0 < positive_share <= 0.5:  # noqa: PLR2004
+        fix = "choose such a share"
+        raise DataError("data.positive_share", expected="above 0 and up to 0.5", received=positive_share, fix=fix)
+
+
+def take_rows(inputs: np.ndarray, labels: np.ndarray, train: np.ndarray, validation: np.ndarray) -> Dataset:
+    """Return the data set of two lists of rows."""
+    return Dataset(Split(inputs[train], labels[train]), Split(inputs[validation], labels[validation]))
+
+
+def make_synthetic_reviews(
+    context: DataContext, *, rows: int, num_words: int, sequence_length: int, positive_share: float = 0.5
+) -> Dataset:
+    """Return small random reviews that can be learnt: a third of the words are from the label's own half.
+
+    Args:
+        context: Seeds and split. Consumes data/load and data/split (or data/folds).
+        rows: Reviews in all.
+        num_words: Words are 4 to num_words - 1.
+        sequence_length: Words of each review.
+        positive_share: Share of reviews with label 1, above 0 and up to a half: below it the data are imbalanced.
+
+    Returns:
+        inputs int32[rows, sequence_length], labels int32[rows].
+    """
+    check_arguments(rows=rows, num_words=num_words, sequence_length=sequence_length)
+    low, half = INDEX_FROM + 1, (num_words - INDEX_FROM - 1) // 2
+    if half < 1:
+        raise DataError("data.num_words", expected="at least 6", received=num_words, fix="choose more words")
+    check_share(positive_share)
+    rng = context.rng("data/load")
+    labels = rng.permutation(np.arange(rows, dtype=np.int32) % 2)
+    labels[np.flatnonzero(labels)[round(rows * positive_share) :]] = 0
+    anywhere = rng.integers(low, low + 2 * half, (rows, sequence_length), dtype=np.int32)
+    own_half = rng.integers(0, half, (rows, sequence_length), dtype=np.int32) + low + half * labels[:, None]
+    inputs = np.where(rng.integers(0, 3, (rows, sequence_length)) == 0, own_half, anywhere)
+    train, validation = context.split(labels)
+    return take_rows(inputs.astype(np.int32), labels, train, validation)

@@ -99,7 +99,7 @@ bench-many: setup ## what 10,000 finished runs cost the summary of a study and t
 	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/many_runs.py
 
 test: setup ## set up and run the tests: make test [TESTS="-k seeds"]
-	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist loadfile $(TESTS)
+	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: setup ## check style, types and layers
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && PYTHONPATH=src .venv/bin/lint-imports

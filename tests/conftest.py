@@ -22,10 +22,16 @@ needs_example = pytest.mark.skipif(
 )
 QUIET = {key: value for key, value in os.environ.items() if not key.startswith("COMET_")}
 
+LONGEST_FILES = ("test_readme.py", "test_cluster.py", "test_portability.py", "test_starter.py", "test_container.py")
 LONG = ("data.rows=2000", "training.epochs=8")  # long enough to be killed in the middle
 
 Result = subprocess.CompletedProcess[str]
 Command = Callable[..., Result]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker waits for another at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST_FILES)
 
 
 def copy_project(folder: pathlib.Path) -> pathlib.Path:

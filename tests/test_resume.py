@@ -103,17 +103,8 @@ def test_a_run_that_goes_on_with_other_arithmetic_says_so(project: pathlib.Path)
 # --- torture ---
 
 
-def test_torture_survives(project: pathlib.Path) -> None:
-    """Five kills, one of each kind: every training ends with the undisturbed bits and rows, and leaves nothing."""
-    done = run_script(project, "torture.py", "--kills=5", "--kill-seed=3", "experiment=smoke", "data.rows=1200")
-
-    assert 0 == done.returncode, done.stdout + done.stderr
-    assert "SURVIVED: 5 of 5 identical to the undisturbed training (kill seed 3)" in done.stdout
-    assert not (project / "runs" / ".torture").exists()
-
-
 def test_torture_sees_what_a_checkpoint_forgets(project: pathlib.Path) -> None:
-    """Negative control: without the optimiser's state in the checkpoint, a training that went on is told apart."""
+    """Without the optimiser's state in the checkpoint, a training that went on is told apart (the README's is not)."""
     path = project / "src" / "samebits" / "checkpoints.py"
     text = path.read_text()
     path.write_text(text.replace("[*model.variables, *optimizer.variables]", "[*model.variables]"))

@@ -21,10 +21,20 @@ VS ?=
 LAUNCHER ?=
 JOBS ?=
 TESTS ?=
+ENGINE ?=
+IMAGE ?= samebits
+BASE_IMAGE ?=
+VARIANT ?= cpu
+MOUNTS ?= .
+USER_ID ?=
+NETWORK ?= none
+DO ?= make help
 VENV_PYTHON := .venv/bin/python
+CONTAINER = $(PYTHON) scripts/container.py --engine='$(ENGINE)' --tag='$(IMAGE)' --base='$(BASE_IMAGE)' --variant='$(VARIANT)'
+INSIDE = $(CONTAINER) --mounts='$(MOUNTS)' --user='$(USER_ID)' --network='$(NETWORK)' run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train resume seeds comet verify explain report watch rounds golden golden-update audit torture prune portability zoo bench bench-checkpoints test lint format lock clean
+.PHONY: help setup train resume seeds comet verify explain report watch rounds golden golden-update audit torture prune portability zoo bench bench-checkpoints test lint format lock image image-verify docker-train docker-test docker-run clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -100,6 +110,21 @@ format: setup ## rewrite the code in the project's style
 
 lock: setup ## write requirements.lock anew from pyproject.toml, with hashes and no index address
 	@$(VENV_PYTHON) scripts/lock.py
+
+image: ## build the container image, by docker or podman: make image [ENGINE=podman] [VARIANT=gpu]
+	@$(CONTAINER) build
+
+image-verify: ## build the image twice, without cache, and compare every file
+	@$(CONTAINER) verify
+
+docker-train: ## train in the container, without network and on a read-only root: make docker-train SEED=56
+	@$(INSIDE) .venv/bin/python scripts/train.py 'seed.root=$(SEED)' $(OVERRIDES)
+
+docker-test: ## run the tests in the container: make docker-test [TESTS="-k seeds"]
+	@$(INSIDE) make test 'TESTS=-p no:cacheprovider $(TESTS)'
+
+docker-run: ## run any command in the container: make docker-run DO="make golden EXPERIMENTS=smoke"
+	@$(INSIDE) $(DO)
 
 prune: setup ## say what stopped, doubled and left-over runs take: make prune KEEP=1; remove it with CONFIRM=yes
 	@$(VENV_PYTHON) scripts/prune.py $(if $(KEEP),--keep='$(KEEP)') $(if $(CONFIRM),--yes)

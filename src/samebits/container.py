@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -30,6 +31,9 @@ from samebits.engines import (
     run_command,
 )
 from samebits.errors import EngineError, SamebitsError
+
+# What buildah itself makes or mounts in a container that it runs.
+BUILDAH_WRITES = {"/", "/etc", "/etc/hosts", "/etc/resolv.conf", "/run", "/run/.containerenv"}
 
 
 def do(command: Sequence[str]) -> int:
@@ -60,14 +64,21 @@ def inspect(engine: Engine, tag: str) -> tuple[str, str]:
     return "sha256:" + digest.removeprefix("sha256:"), made_from
 
 
-def build(engine: Engine, recipe: Recipe) -> str:
+def build(engine: Engine, recipe: Recipe, *, as_is: bool = False) -> str:
     """Build the image unless it is there and was made from the same files; returns its digest.
 
+    Args:
+        engine: Who builds.
+        recipe: What.
+        as_is: Take the image that is there, whatever it was made from.
+
     Raises:
-        EngineError: The build failed.
+        EngineError: The build failed, or there is no image to take as it is.
     """
     digest, made_from = inspect(engine, recipe.tag)
-    if made_from != recipe.made_from:
+    if as_is and not digest:
+        raise EngineError(recipe.tag, expected="an image of this name", received="none", fix="build or pull it first")
+    if made_from != recipe.made_from and not as_is:
         must(build_command(engine, recipe))
         digest, _ = inspect(engine, recipe.tag)
     print(f"image {recipe.tag} {digest}", flush=True)
@@ -89,16 +100,37 @@ def working_container(tag: str) -> Iterator[str]:
         capture(["buildah", "rm", container])
 
 
-def run(engine: Engine, recipe: Recipe, session: Session, command: Sequence[str]) -> int:
-    """Run a command in the image, which is built first if it is not there or old; returns the command's exit code."""
-    digest = build(engine, recipe)
+def run(engine: Engine, recipe: Recipe, session: Session, command: Sequence[str], *, as_is: bool = False) -> int:
+    """Run a command in the image, which is built first if it is not there or old; returns the command's exit code.
+
+    Raises:
+        EngineError: No image, or (buildah) the command wrote where a read-only root would not have let it.
+    """
+    digest = build(engine, recipe, as_is=as_is)
     for name in FOLDERS:
         (session.mounts / name).mkdir(parents=True, exist_ok=True)
     if engine.name != "buildah":
         return do(run_command(engine, recipe.tag, digest, session, command, os.environ))
     with working_container(recipe.tag) as container, tempfile.TemporaryDirectory() as tmp:
         pathlib.Path(tmp).chmod(0o1777)
-        return do(chroot_command(container, digest, session, pathlib.Path(tmp), command))
+        root = pathlib.Path(capture(["buildah", "mount", container]).stdout.strip())
+        begun_ns = time.time_ns()
+        code = do(chroot_command(container, digest, session, pathlib.Path(tmp), command))
+        written = [path for path in changed_since(root, begun_ns) if path not in BUILDAH_WRITES]
+    if written:
+        raise EngineError(
+            "the container's root",
+            expected="nothing written outside /tmp, runs and .cache, as on a read-only root",
+            received=", ".join(written[:9]),
+            fix="write below one of these three",
+        )
+    return code
+
+
+def changed_since(root: pathlib.Path, moment_ns: int) -> list[str]:
+    """Return the files and folders below a container's root that changed after a moment, as paths inside it."""
+    paths = (path for folder, _, names in os.walk(root) for path in (folder, *(f"{folder}/{name}" for name in names)))
+    return sorted("/" + path[len(str(root)) + 1 :] for path in paths if os.lstat(path).st_ctime_ns > moment_ns)
 
 
 def _build_apart(engine: Engine, recipe: Recipe, folder: pathlib.Path) -> tuple[str, images.Image | None]:
@@ -183,6 +215,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tag", default="samebits", help="the image's name")
     parser.add_argument("--base", default="", help="another base image than the Dockerfile's")
     parser.add_argument("--variant", default="cpu", choices=("cpu", "gpu"))
+    parser.add_argument("--as-is", action="store_true", help="run the image that is there, old or not")
     parser.add_argument("--mounts", type=pathlib.Path, help="folder with runs and .cache; none: the project's")
     parser.add_argument("--user", default="", help="uid:gid in the container; none: the caller")
     parser.add_argument("--network", default="none")
@@ -203,7 +236,7 @@ def main(root: pathlib.Path, arguments: Sequence[str] | None = None) -> int:
             build(engine, recipe)
             return 0
         session = Session(given.mounts or root, given.user, given.network, sys.stdin.isatty() and sys.stdout.isatty())
-        return run(engine, recipe, session, given.command)
+        return run(engine, recipe, session, given.command, as_is=given.as_is)
     except SamebitsError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code

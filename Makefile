@@ -24,10 +24,20 @@ JOBS ?=
 TESTS ?=
 DEST ?=
 NAME ?=
+ENGINE ?=
+IMAGE ?= samebits
+BASE_IMAGE ?=
+VARIANT ?= cpu
+MOUNTS ?= .
+USER_ID ?=
+NETWORK ?= none
+DO ?= make help
 VENV_PYTHON := .venv/bin/python
+CONTAINER = $(PYTHON) scripts/container.py --engine='$(ENGINE)' --tag='$(IMAGE)' --base='$(BASE_IMAGE)' --variant='$(VARIANT)'
+INSIDE = $(CONTAINER) --mounts='$(MOUNTS)' --user='$(USER_ID)' --network='$(NETWORK)' run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train resume seeds comet verify explain report watch rounds golden golden-update audit doctor new torture prune portability zoo bench bench-checkpoints bench-many study variance bagging test lint format lock clean
+.PHONY: help setup train resume seeds comet verify explain report watch rounds golden golden-update audit doctor new torture prune portability zoo bench bench-checkpoints bench-many study variance bagging test lint format lock image image-verify docker-train docker-test docker-run clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -115,6 +125,21 @@ doctor: setup ## list what weakens the promise in this copy: moving tags, loose 
 
 new: setup ## make a project of your own from this one: make new DEST=../my-study [NAME=my-study]
 	@$(VENV_PYTHON) -m copier copy --vcs-ref="$$(git rev-parse HEAD 2>/dev/null)" $(if $(NAME),--defaults --data='name=$(NAME)') '$(CURDIR)' '$(or $(DEST),$(error DEST expected, as in make new DEST=../my-study))'
+
+image: ## build the container image, by docker or podman: make image [ENGINE=podman] [VARIANT=gpu]
+	@$(CONTAINER) build
+
+image-verify: ## build the image twice, without cache, and compare every file
+	@$(CONTAINER) verify
+
+docker-train: ## train in the container, without network and on a read-only root: make docker-train SEED=56
+	@$(INSIDE) .venv/bin/python scripts/train.py 'seed.root=$(SEED)' $(OVERRIDES)
+
+docker-test: ## run the tests in the container: make docker-test [TESTS="-k seeds"]
+	@$(INSIDE) make test 'TESTS=-p no:cacheprovider $(TESTS)'
+
+docker-run: ## run any command in the container: make docker-run DO="make golden EXPERIMENTS=smoke"
+	@$(INSIDE) $(DO)
 
 prune: setup ## say what stopped, doubled and left-over runs take: make prune KEEP=1; remove it with CONFIRM=yes
 	@$(VENV_PYTHON) scripts/prune.py $(if $(KEEP),--keep='$(KEEP)') $(if $(CONFIRM),--yes)

@@ -93,6 +93,9 @@ def main():
     if venv.exists() and any(venv.iterdir()) and not (venv / "pyvenv.cfg").exists():
         fail("a virtual environment or nothing expected at %s, received another folder; fix: move it away" % venv)
     state = wanted_state()
+    stamp = venv / "samebits-state"
+    if stamp.exists() and stamp.read_text() == state:
+        return  # nothing is written: in a container the folder may be read-only
     lock_path = venv.with_name(venv.name + ".lock")
     try:
         stream = open(lock_path, "w")
@@ -100,7 +103,6 @@ def main():
         fail("a writable project folder expected: %s; fix: copy the project to one" % error)
     with stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        stamp = venv / "samebits-state"
         if not (stamp.exists() and stamp.read_text() == state):
             build(venv, state)
 

@@ -57,6 +57,10 @@ class MachineError(UsageError):
     """This machine cannot keep the promise that the runtime level makes."""
 
 
+class EngineError(UsageError):
+    """No container engine answers, or the container cannot do what it is asked to."""
+
+
 class NotPortableError(UsageError):
     """Model, loss or optimiser has operations whose bits depend on the CPU, under a level that promises otherwise."""
 

@@ -9,7 +9,9 @@ import subprocess
 from typing import Any
 
 from samebits.digest import json_digest
+from samebits.errors import ConfigError
 
+IMAGE_DIGEST = "SAMEBITS_IMAGE_DIGEST"  # set by `make docker-train`: an image cannot contain its own digest
 ARITHMETIC_PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy")
 
 
@@ -82,6 +84,23 @@ def remote_has_credentials(root: pathlib.Path) -> bool:
     return "://" in address and "@" in address.partition("://")[2].partition("/")[0]
 
 
+def image_digest() -> str | None:
+    """Return the digest of the container image that this process runs in, as the engine gave it (None: none was given).
+
+    Raises:
+        ConfigError: What was given has not a digest's form.
+    """
+    digest = os.environ.get(IMAGE_DIGEST)
+    if digest is not None and not re.fullmatch("sha256:[0-9a-f]{64}", digest):
+        raise ConfigError(
+            IMAGE_DIGEST,
+            expected="sha256: and 64 hexadecimal digits",
+            received=repr(digest),
+            fix="leave it out, or start the container with make docker-train, which sets it",
+        )
+    return digest
+
+
 def describe_machine(root: pathlib.Path) -> dict[str, Any]:
     """Return everything about machine and software that is worth a record; no host name, user or path."""
     libc, libc_version = platform.libc_ver()
@@ -93,7 +112,7 @@ def describe_machine(root: pathlib.Path) -> dict[str, Any]:
         "libc": f"{libc} {libc_version}".strip(),
         "python": platform.python_version(),
         "packages": package_versions(),
-        "image_digest": os.environ.get("SAMEBITS_IMAGE_DIGEST"),
+        "image_digest": image_digest(),
         "git": describe_git(root),
     }
 

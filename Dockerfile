@@ -1,0 +1,47 @@
+# The project's image: what the lock names, the code, make, and nothing to compile with. `make image` builds it.
+# The digest below is the one seen in public Dockerfiles (Python 3.12.14, August 2026). It was not looked up at a registry; where one is
+# reached, confirm it: docker buildx imagetools inspect python:3.12-slim-bookworm
+ARG BASE_IMAGE=python:3.12-slim-bookworm@sha256:a116514e19457bcb7af7efe9c3dd0b9b71e85b317694e7882a1c52aa15a78134
+
+# The environment, from the lock by hash alone. A network with a certificate authority of its own gives its bundle as the secret
+# `ca`, which is mounted for this one command.
+FROM ${BASE_IMAGE} AS build
+# cpu; or gpu (untested): TensorFlow's GPU build of the same version, for a BASE_IMAGE with CUDA and a Python from 3.11 to 3.13
+ARG VARIANT=cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 LC_ALL=C.UTF-8 TZ=UTC
+WORKDIR /app
+COPY requirements.lock ./
+COPY scripts/setup_env.py scripts/other_tensorflow.py scripts/
+RUN --mount=type=secret,id=ca,target=/run/ca.pem,mode=0444 \
+    if [ -s /run/ca.pem ]; then export PIP_CERT=/run/ca.pem SSL_CERT_FILE=/run/ca.pem; fi && \
+    python3 scripts/setup_env.py /opt/venv && \
+    if [ "$VARIANT" = gpu ]; then /opt/venv/bin/python scripts/other_tensorflow.py; fi
+# Bytecode that is valid by the source's content, not by its time, made by one process in sorted order: the same bytes each time. TensorFlow's
+# C++ headers serve a compiler alone.
+RUN rm -rf /opt/venv/lib/python3*/site-packages/tensorflow/include && find /opt/venv -name __pycache__ -prune -exec rm -rf {} + && \
+    { /opt/venv/bin/python -m compileall -qq --invalidation-mode checked-hash /opt/venv/lib || true; }
+COPY . ./
+RUN ln -s /opt/venv .venv && mkdir -p runs .cache && find . \( -type d -exec chmod 0755 {} + \) -o \( -type f -exec chmod 0644 {} + \) && \
+    chown 10001:10001 runs .cache
+
+FROM ${BASE_IMAGE}
+# make comes by version; Debian 12 never changed it. User 10001 may be replaced by any other: nothing in the image needs to be written.
+RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends make=4.3-4.1 >/dev/null && \
+    rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/cache/ldconfig/aux-cache /var/lib/dpkg/*-old /var/log/* && \
+    echo 'samebits:x:10001:10001::/tmp:/bin/sh' >>/etc/passwd && echo 'samebits:x:10001:' >>/etc/group
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /app /app
+WORKDIR /app
+ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+ENTRYPOINT ["/opt/venv/bin/python", "/app/scripts/start.py"]
+CMD ["make", "help"]
+ARG BASE_IMAGE
+ARG REVISION=unknown
+ARG CONTEXT_DIGEST=unknown
+LABEL org.opencontainers.image.title="samebits" \
+      org.opencontainers.image.description="Same seed, same bits: TensorFlow and Keras training" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      samebits.context="${CONTEXT_DIGEST}"

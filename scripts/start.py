@@ -1,0 +1,11 @@
+"""The image's entry point: check the pins, then run the command: python scripts/start.py COMMAND [ARGUMENT …]."""
+
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+if __name__ == "__main__":
+    from samebits import entry, startup
+
+    sys.exit(entry.report_errors(lambda: startup.start(ROOT, sys.argv[1:])))

@@ -1,0 +1,72 @@
+"""What an image checks before it runs a command: its packages are those of the lock, and its CPU can keep `portable`.
+
+Runs inside the container, as its entry point, and then becomes the command.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from packaging.requirements import Requirement
+
+from samebits.config import RuntimeConfig
+from samebits.errors import EngineError, MachineError
+from samebits.machine import image_digest, package_versions
+from samebits.runtime import check_machine
+
+
+def locked_packages(lock: str) -> dict[str, str]:
+    """Return name and version of every package that a lock names for this system and Python.
+
+    TensorFlow's CPU build counts as TensorFlow: the GPU variant of the image has the other one, of the same version.
+    """
+    lines = [line.removesuffix("\\") for line in lock.splitlines() if line and not line[0].isspace()]
+    found = {}
+    for requirement in map(Requirement, lines):
+        if requirement.marker is None or requirement.marker.evaluate():
+            (version,) = requirement.specifier
+            found[requirement.name.removesuffix("-cpu")] = version.version
+    return found
+
+
+def check_packages(locked: Mapping[str, str], installed: Mapping[str, str]) -> None:
+    """Compare what the lock names with what is installed.
+
+    Raises:
+        MachineError: Names every package that is missing or has another version.
+    """
+    have = {name.removesuffix("-cpu"): version for name, version in installed.items()}
+    wrong = [name for name in sorted(locked) if have.get(name) != locked[name]]
+    if wrong:
+        raise MachineError(
+            "the image's packages",
+            expected=", ".join(f"{name} {locked[name]}" for name in wrong) + " as in requirements.lock",
+            received=", ".join(f"{name} {have.get(name, 'absent')}" for name in wrong),
+            fix="build the image anew with make image",
+        )
+
+
+def start(root: pathlib.Path, command: Sequence[str]) -> int:
+    """Check the pins, then become the command; comes back only where that fails.
+
+    Args:
+        root: The project's folder, with requirements.lock.
+        command: Program and arguments.
+
+    Raises:
+        MachineError: Other packages than the lock's, or a CPU without AVX2.
+        ConfigError: The image's digest was given and is none.
+        EngineError: There is no such program.
+    """
+    check_packages(locked_packages((root / "requirements.lock").read_text()), package_versions())
+    check_machine(RuntimeConfig())
+    image_digest()
+    try:
+        os.execvp(command[0], list(command))  # noqa: S606  what the user asked the container to run
+    except (OSError, IndexError) as error:
+        raise EngineError(
+            "the container's command",
+            expected="a program that is in the image",
+            received=" ".join(command) or "nothing",
+            fix="see docs/container.md",
+        ) from error

@@ -114,11 +114,10 @@ def build_command(
         values["SOURCE_DATE_EPOCH"] = str(recipe.epoch)
         head = ["docker", "buildx", "build", "--provenance=false", "--sbom=false"]
         head.append(f"--output=type=oci,dest={output},rewrite-timestamp=true" if output else "--load")
-    elif engine.name == "podman":
-        head = ["podman", "build", f"--timestamp={recipe.epoch}", "--identity-label=false"]
-    else:
-        flags = ["--layers=false", f"--timestamp={recipe.epoch}", "--identity-label=false"]
-        head = ["buildah", "bud", *CHROOT, *flags]
+    else:  # their history has digests of what was copied, times included
+        plain = [f"--timestamp={recipe.epoch}", "--identity-label=false", "--omit-history"]
+        podman = engine.name == "podman"
+        head = ["podman", "build", *plain] if podman else ["buildah", "bud", *CHROOT, "--layers=false", *plain]
     head += ["--no-cache"] if fresh and engine.name != "buildah" else []
     arguments = [f"--build-arg={key}={value}" for key, value in values.items()]
     secret = [f"--secret=id=ca,src={recipe.authority}"] if recipe.authority else []

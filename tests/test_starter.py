@@ -218,6 +218,12 @@ def test_the_answers_are_where_they_belong(named: pathlib.Path, bare: pathlib.Pa
     assert ["3.12"] == re.findall(r"Python :: (3\.\d+)", " ".join(project["classifiers"]))
     assert "seed study 1" == read_yaml(named / "conf" / "tracker" / "comet.yaml")["project"]
     assert (ROOT / "requirements.lock").read_bytes() == (named / "requirements.lock").read_bytes()
+    assert "IMAGE ?= review-study.2\n" in (named / "Makefile").read_text()
+    assert "Review-Study.2" == read_yaml(named / ".devcontainer" / "devcontainer.json")["name"]
+    labels = re.findall(r'image\.(\w+)="([^$]*?)"', (named / "Dockerfile").read_text())
+    assert {"title": "Review-Study.2", "description": ANSWERS["description"], "licenses": "MIT"}.items() <= dict(
+        labels
+    ).items()
 
 
 @pytest.mark.parametrize("license_", ["BSD-3-Clause", "LicenseRef-Proprietary"])

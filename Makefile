@@ -136,7 +136,7 @@ docker-train: ## train in the container, without network and on a read-only root
 	@$(INSIDE) .venv/bin/python scripts/train.py 'seed.root=$(SEED)' $(OVERRIDES)
 
 docker-test: ## run the tests in the container: make docker-test [TESTS="-k seeds"]
-	@$(INSIDE) make test 'TESTS=-p no:cacheprovider $(TESTS)'
+	@$(INSIDE) make test 'TESTS=-p no:cacheprovider $(subst ','\'',$(TESTS))'
 
 docker-run: ## run any command in the container: make docker-run DO="make golden EXPERIMENTS=smoke"
 	@$(INSIDE) $(DO)

@@ -20,7 +20,7 @@ from samebits.engines import Engine, Recipe, Session, find_engine
 from samebits.errors import ConfigError, EngineError, MachineError
 
 BASE = "localhost/samebits-stand-in"
-PLANTED_KEY = "planted-key-that-no-image-may-hold"  # .ci/run has it in the environment of its build
+PLANTED_KEY = "PLANTED-KEY-THAT-NO-IMAGE-MAY-HOLD".lower()  # as .ci/image has it; this file is in the image
 DIGEST = "sha256:" + "ab" * 32
 USER = "10001:10001"
 
@@ -348,7 +348,7 @@ def test_a_killed_container_is_continued_with_the_bits_from_outside(
         time.sleep(0.02)
     for pid in reversed(descendants(first.pid)):
         os.kill(pid, signal.SIGKILL)
-    first.wait()
+    first.communicate()
     second = subprocess.run(command, env=QUIET, capture_output=True, text=True, timeout=300, check=False)
 
     assert 0 == second.returncode, second.stdout + second.stderr

@@ -204,7 +204,9 @@ def test_the_answers_are_where_they_belong(named: pathlib.Path, bare: pathlib.Pa
     """Description, author, license, Comet's project and Python; the harness keeps its license; the lock is the same."""
     project = tomllib.loads((named / "pyproject.toml").read_text())["project"]
     plain = tomllib.loads((bare / "pyproject.toml").read_text())["project"]
-    interpreter = subprocess.run(["make", "-n", "setup"], cwd=named, capture_output=True, text=True, check=True).stdout
+    interpreter = subprocess.run(
+        ["make", "--no-print-directory", "-n", "setup"], cwd=named, capture_output=True, text=True, check=True
+    ).stdout
 
     assert ANSWERS["description"] == project["description"]
     assert [{"name": "Ada Lovelace", "email": "ada@example.org"}] == project["authors"]

@@ -310,6 +310,21 @@ def test_another_configuration_is_another_group(tmp_path: pathlib.Path) -> None:
     assert {"made epochs=2", "made epochs=3"} == set(labels)
 
 
+def test_runs_with_a_point_set_alone_are_a_distribution_of_their_own(tmp_path: pathlib.Path) -> None:
+    """A study of the variance beside a study of seeds does not move the latter's interval; its value is no label."""
+    make_runs(tmp_path / "runs")
+    for seed, value in ((5, 57), (6, 58)):
+        path = make_run(tmp_path / "runs", seed).parent / "inputs.json"
+        inputs = json.loads(path.read_text())
+        inputs["config"]["seed"]["points"]["data"]["order"] = value
+        path.write_text(json.dumps(inputs))
+    groups = data_of(page_of(tmp_path / "runs", tmp_path))["groups"]
+
+    assert [("made alone=data.order", 2), ("made alone=none", 4)] == [
+        (group["label"], len(group["metrics"]["val_loss"]["values"])) for group in groups
+    ]
+
+
 def test_the_interval_is_the_same_each_time_and_holds_the_mean() -> None:
     """Its resampling is seeded; fewer than three values have none, equal ones have no width."""
     values = [0.81, 0.84, 0.85, 0.90]

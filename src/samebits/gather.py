@@ -13,6 +13,7 @@ from samebits.record import CONFIG, INPUTS, MACHINE, METRICS, RESULT, SEEDS, is_
 from samebits.record import read_rows as read_metric_rows
 from samebits.siblings import PROMISED, Comparison, compare_with_siblings
 
+POINTS = "seed.points."
 METRIC_NAMES = ("val_accuracy", "val_loss", "accuracy", "loss")
 # Where a copy of the project lies, and what a run is called: no input of the training.
 LEFT_OUT = ("setting environment.PYTHONPATH",)
@@ -29,7 +30,7 @@ class Run:
         metrics: The last values, exact.
         verdict: "held", "broken", "alone", "elsewhere", "same" or "differs" (nothing promised), or "unknown".
         verdict_text: The verdict in words.
-        configuration: Digest of the inputs without the root seed and the seed points, which a seed study varies.
+        configuration: Digest of the inputs without the seeds; which points were set alone is part of it.
         curves: Metric -> its points: pairs of step (training) or epoch (validation) and value.
         inputs: Everything that two runs can differ in, by item, as text.
         facts: What the table shows besides.
@@ -154,9 +155,7 @@ def _machine_items(machine: dict[str, Any]) -> dict[str, Any]:
 
 
 def _input_items(inputs: dict[str, Any], machine: dict[str, Any], seeds: dict[str, Any]) -> dict[str, str]:
-    items = {
-        f"config {key}": value for key, value in flatten(inputs["config"]).items() if not key.startswith("seed.points.")
-    }
+    items = {f"config {key}": value for key, value in flatten(inputs["config"]).items() if not key.startswith(POINTS)}
     items |= {f"seed {row['point']}": row["value"] for row in seeds["points"]}
     items |= {f"code {path}": digest[:12] for path, digest in inputs["code"]["files"].items()}
     items |= {"lock requirements.lock": inputs["lock"][:12]} | _machine_items(machine)
@@ -171,7 +170,10 @@ def _read(attempt: pathlib.Path) -> Run:
     rows = read_metric_rows(attempt / METRICS)
     verdict, words = _judge(attempt, result["promise"])
     config = flatten(inputs["config"])
-    fixed = {key: as_text(value) for key, value in config.items() if not key.startswith(("seed.root", "seed.points."))}
+    fixed = {key: as_text(value) for key, value in config.items() if not key.startswith(("seed.root", POINTS))}
+    # Runs in which the same points were set alone are a distribution of their own.
+    alone = [key for key, value in config.items() if key.startswith(POINTS) and value is not None]
+    fixed["seed.alone"] = " ".join(key.removeprefix(POINTS) for key in alone) or "none"
     fixed |= {"code": inputs["code"]["digest"][:8], "requirements.lock": inputs["lock"][:8]}
     metrics = {name: float(result["metrics"][name]) for name in METRIC_NAMES}
     if not all(math.isfinite(value) for value in metrics.values()):

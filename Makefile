@@ -133,7 +133,7 @@ image-verify: ## build the image twice, without cache, and compare every file
 	@$(CONTAINER) verify
 
 docker-train: ## train in the container, without network and on a read-only root: make docker-train SEED=56
-	@$(INSIDE) .venv/bin/python scripts/train.py 'seed.root=$(SEED)' $(OVERRIDES)
+	@$(INSIDE) .venv/bin/python scripts/train.py 'seed.root=$(SEED)' $(if $(CONFIRM),confirm=true) $(OVERRIDES)
 
 docker-test: ## run the tests in the container: make docker-test [TESTS="-k seeds"]
 	@$(INSIDE) make test 'TESTS=-p no:cacheprovider $(subst ','\'',$(TESTS))'

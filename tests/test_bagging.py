@@ -128,6 +128,22 @@ def test_runs_of_other_validation_rows_have_no_average(
         make_ensemble([attempt, tmp_path])
 
 
+def test_a_bag_without_the_rarest_class_counts_as_nothing_for_it(tmp_path: pathlib.Path) -> None:
+    """A forest that never saw a class has no column for it; its probability of that class is 0."""
+    labels = np.array([0, 1], np.int32)
+    members = [np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0]])]
+    for number, member in enumerate(members):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        digest = write_predictions(folder, {"labels": labels, "probabilities": member})
+        write = {"metrics": {"val_accuracy": 1.0, "val_loss": 0.5}, "timing": {}, "resumed_at": None}
+        names = ("weights_digest", "optimizer_digest", "data_digest", "promise", "fingerprint")
+        write_json(folder / "result.json", write | dict.fromkeys(names, "x") | {"predictions_digest": digest})
+    found = make_ensemble([tmp_path / "0", tmp_path / "1"])["probabilities"]
+
+    assert [[0.5, 0.25, 0.25], [0.125, 0.875, 0.0]] == found.tolist()
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [

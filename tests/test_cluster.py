@@ -96,6 +96,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     return digests(root)
 
 
+@pytest.mark.timeout(1200)
 def test_a_stopped_study_leaves_no_process_and_goes_on(project: pathlib.Path, undisturbed: dict[int, str]) -> None:
     """SIGKILL, SIGTERM and Ctrl-C: each time everything below ends, and the last command has the undisturbed bits.
 

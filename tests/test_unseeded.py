@@ -61,6 +61,14 @@ def test_the_scan_passes_seeded_code(line: str) -> None:
     assert [] == list(scan_text(line))
 
 
+def test_a_module_with_a_syntax_error_is_a_finding() -> None:
+    """It is named with its line, and is no traceback."""
+    ((line, what),) = scan_text("x = 1\ndef f(:\n")
+
+    assert 2 == line
+    assert what.startswith("cannot be read as Python: ")
+
+
 def test_the_scan_reads_what_a_training_runs(tmp_path: pathlib.Path) -> None:
     """User's packages wholly, of the harness the modules that can change bits; the project itself has no finding."""
     for name in ("mine/deep/net.py", "samebits/data.py", "samebits/torture.py"):

@@ -73,7 +73,9 @@ def make_ensemble(attempts: list[pathlib.Path]) -> dict[str, np.ndarray]:
                 received="labels that differ",
                 fix="look for a draw outside the seed points in the data function: make audit.",
             )
-    return {"probabilities": average(members), "labels": labels[0]}
+    widest = max(each.shape[1] for each in members)  # a bag without the rarest class has no column for it
+    padded = [np.pad(each, ((0, 0), (0, widest - each.shape[1]))) for each in members]
+    return {"probabilities": average(padded), "labels": labels[0]}
 
 
 def describe_ensemble(arrays: dict[str, np.ndarray], members: int) -> dict[str, Any]:

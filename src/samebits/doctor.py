@@ -105,7 +105,10 @@ def locked_versions(root: pathlib.Path) -> dict[str, str]:
     """Return the version of every package that the lock installs on this Python and system, by normalised name."""
     versions = {}
     for _, words, _ in read_lock(root):
-        requirement = Requirement(words)
+        try:
+            requirement = Requirement(words)
+        except InvalidRequirement:  # check_lock names it
+            continue
         exact = re.fullmatch(r"==([^*,]+)", str(requirement.specifier))
         if exact and (requirement.marker is None or requirement.marker.evaluate()):
             versions[normalise(requirement.name)] = exact[1]

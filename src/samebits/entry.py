@@ -203,6 +203,7 @@ def multirun(root: pathlib.Path, task: Callable[[pathlib.Path, int, pathlib.Path
         hydra.main(version_base="1.3", config_path=str(root / "conf"), config_name="study")(job)()
     except RuntimeError as error:
         traceback.print_exc()
-        if type(error).__name__ != "UncompletedJobError":  # submitit's; Hydra waits for no other job then
+        # submitit's, or one of its kinds; Hydra waits for no other job then.
+        if "UncompletedJobError" not in [kind.__name__ for kind in type(error).__mro__]:
             sys.exit(1)
         await_others(study)

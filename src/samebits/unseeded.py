@@ -104,7 +104,11 @@ def _order(node: ast.expr, aliases: dict[str, str]) -> str | None:
 
 def scan_text(text: str) -> Iterator[tuple[int, str]]:
     """Yield (line, what) for every place in a module that may draw without a seed point or has no fixed order."""
-    tree = ast.parse(text)
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as error:
+        yield error.lineno or 1, f"cannot be read as Python: {error.msg}"
+        return
     aliases = _aliases(tree)
     harmless = {
         id(part)

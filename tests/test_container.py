@@ -204,6 +204,18 @@ def test_the_entry_point_refuses_other_packages_than_the_locks(project: pathlib.
     assert "expected keras 3.15.0 as in requirements.lock, received keras 3.15.1" in done.stderr
 
 
+@pytest.mark.emulated
+@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs Debian's qemu-user")
+def test_the_entry_point_refuses_a_cpu_without_avx2() -> None:
+    """On an emulated Westmere nothing is run."""
+    done = run_script(ROOT, "start.py", "echo", "ran", prefix=("qemu-x86_64", "-cpu", "Westmere"))
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert (
+        "the image: expected Linux on an x86-64 CPU with AVX2 and FMA, received Linux on x86_64 without" in done.stderr
+    )
+
+
 def test_the_images_digest_is_recorded_and_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """machine.json names the image; the arithmetic's fingerprint is the same with and without one."""
     monkeypatch.delenv("SAMEBITS_IMAGE_DIGEST", raising=False)
@@ -327,6 +339,12 @@ def test_what_would_fail_on_a_read_only_root_is_named(small: Recipe, tmp_path: p
         container.run(Engine("buildah"), small, session, ["sh", "-c", "date | tee /etc/x /usr/y"])
 
 
+def working_containers() -> set[str]:
+    """Return buildah's containers of the image, by name; one whose user was killed stays."""
+    names = engines.capture(["buildah", "containers", "--format={{.ContainerName}}"]).stdout.split()
+    return {name for name in names if name.startswith("samebits-working-container")}
+
+
 @pytest.mark.container
 @needs_image
 def test_a_killed_container_is_continued_with_the_bits_from_outside(
@@ -340,6 +358,7 @@ def test_a_killed_container_is_continued_with_the_bits_from_outside(
     options = ["--engine=buildah", "--as-is", f"--mounts={mounts}", f"--user={USER}"]
     train = [".venv/bin/python", "scripts/train.py", "experiment=smoke", "tracker=none", *LONG]
     command = [sys.executable, str(ROOT / "scripts" / "container.py"), *options, "run", *train]
+    before = working_containers()
     first = subprocess.Popen(command, env=QUIET, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 240
     while not any(len(rows.read_bytes().splitlines()) > 9 for rows in mounts.glob("runs/*/*/*/metrics.jsonl")):
@@ -349,6 +368,8 @@ def test_a_killed_container_is_continued_with_the_bits_from_outside(
     for pid in reversed(descendants(first.pid)):
         os.kill(pid, signal.SIGKILL)
     first.communicate()
+    for left in working_containers() - before:
+        engines.capture(["buildah", "rm", left])
     second = subprocess.run(command, env=QUIET, capture_output=True, text=True, timeout=300, check=False)
 
     assert 0 == second.returncode, second.stdout + second.stderr

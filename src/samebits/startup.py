@@ -46,6 +46,23 @@ def check_packages(locked: Mapping[str, str], installed: Mapping[str, str]) -> N
         )
 
 
+def check_cpu() -> None:
+    """Refuse a machine that cannot keep the promise of `portable`, whatever is to be run.
+
+    Raises:
+        MachineError: Not Linux on x86-64 with AVX2 and FMA.
+    """
+    try:
+        check_machine(RuntimeConfig())
+    except MachineError as error:
+        raise MachineError(
+            "the image",
+            expected=error.expected,
+            received=error.received,
+            fix="run it on such a machine; outside the image runtime=machine promises less and asks for less",
+        ) from error
+
+
 def start(root: pathlib.Path, command: Sequence[str]) -> int:
     """Check the pins, then become the command; comes back only where that fails.
 
@@ -59,7 +76,7 @@ def start(root: pathlib.Path, command: Sequence[str]) -> int:
         EngineError: There is no such program.
     """
     check_packages(locked_packages((root / "requirements.lock").read_text()), package_versions())
-    check_machine(RuntimeConfig())
+    check_cpu()
     image_digest()
     try:
         os.execvp(command[0], list(command))  # noqa: S606  what the user asked the container to run

@@ -8,6 +8,7 @@ import signal
 from conftest import LONG, PACKAGE, children, digest, finished, run_script, start_and_wait_for_rows, train
 
 from samebits import torture
+from samebits.entry import compose
 
 
 def stop(root: pathlib.Path, *overrides: str) -> pathlib.Path:
@@ -125,6 +126,15 @@ def test_the_kills_follow_their_seed() -> None:
     assert plans != torture.make_plans(20, 8)
     assert set(torture.MOMENTS) == {plan.moment for plan in plans}
     assert {"child", "parent", "both", "tracker"} == {plan.victim for plan in plans}
+
+
+def test_a_training_faster_than_its_kill_is_killed_earlier(project: pathlib.Path) -> None:
+    """Where the pace was taken on a slower machine, the kill moves to the front until it strikes."""
+    plan, pace = torture.Plan("at start", "parent", 1.0), torture.Pace(start_s=60.0, training_s=1.0)
+    attempt, killed_at = torture.train(compose(project, ["experiment=smoke"]), project / "kill", project, plan, pace)
+
+    assert "not killed" != killed_at
+    assert [attempt] == finished(project / "kill")
 
 
 def test_the_digest_of_the_undisturbed_run_is_its_own(project: pathlib.Path) -> None:

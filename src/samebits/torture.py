@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.table import Table
 
@@ -33,7 +33,6 @@ from samebits.record import (
 FOLDER = ".torture"
 MOMENTS = ("at start", "inside a step", "inside a checkpoint's write", "at the end", "in the tracker")
 VICTIMS = ("child", "parent", "both")
-START_S = 8.0  # the imports of a training process
 MOST_STARTS = 6
 DEADLINE_S = 600.0
 LEAVE_S = 10.0  # a process whose parent was killed notices after a step, or ends what it has nearly done
@@ -46,6 +45,14 @@ class Plan:
     moment: str
     victim: str
     place: float
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long the undisturbed training took, in seconds: to its first step and after its last, and between them."""
+
+    start_s: float
+    training_s: float
 
 
 @dataclass(frozen=True)
@@ -98,12 +105,15 @@ def _place_of(attempt: pathlib.Path | None) -> str:
     return f"after epoch {int(epoch)}, step {int(step)}"
 
 
-def _wait_for(plan: Plan, runs: pathlib.Path, parent: "subprocess.Popen[bytes]", training_s: float) -> bool:
+def _wait_for(plan: Plan, runs: pathlib.Path, parent: "subprocess.Popen[bytes]", pace: Pace) -> bool:
     """Wait until the plan's moment; returns whether the training was still there then."""
     began = time.monotonic()
     if plan.moment == "at start":
-        time.sleep(plan.place * START_S)
-        return parent.poll() is None
+        while parent.poll() is None:
+            if time.monotonic() - began >= plan.place * pace.start_s:
+                return True
+            time.sleep(0.01)
+        return False
     patterns = {
         "inside a step": "*/*/*/trace.jsonl",
         "inside a checkpoint's write": "*/*/*/.checkpoint-*.partial",
@@ -118,7 +128,7 @@ def _wait_for(plan: Plan, runs: pathlib.Path, parent: "subprocess.Popen[bytes]",
             seen = found.name
         elif found is not None:
             if plan.moment in ("inside a step", "in the tracker"):
-                time.sleep(plan.place * training_s)
+                time.sleep(plan.place * pace.training_s)
             return parent.poll() is None
         time.sleep(0.0005)
     return False
@@ -146,9 +156,12 @@ def _start(config: Config, folder: pathlib.Path, root: pathlib.Path) -> "subproc
 
 
 def train(
-    config: Config, folder: pathlib.Path, root: pathlib.Path, plan: Plan | None, training_s: float
+    config: Config, folder: pathlib.Path, root: pathlib.Path, plan: Plan | None, pace: Pace | None
 ) -> tuple[pathlib.Path, str]:
     """Train to the end, killed once by the plan on the way; returns the attempt and where it was killed.
+
+    A training that was over before the kill is done again, with the kill placed in half the time: a machine that was
+    busy when the pace was taken may be free now.
 
     Raises:
         RecordError: It did not finish.
@@ -162,16 +175,18 @@ def train(
     killed_at = "not killed"
     for _ in range(MOST_STARTS):
         parent = _start(own, folder, root)
-        if plan is not None and killed_at == "not killed" and _wait_for(plan, runs, parent, training_s):
-            killed_at = _place_of(_newest(runs))
-            _kill(plan.victim, runs, parent)
+        if plan is not None and pace is not None and killed_at == "not killed":
+            if _wait_for(plan, runs, parent, pace):
+                killed_at = _place_of(_newest(runs))
+                _kill(plan.victim, runs, parent)
+            plan = replace(plan, place=plan.place / 2)
         parent.wait()
         attempt = _newest(runs)
         if attempt is None or not is_finished(attempt):
             continue
         if plan is None or killed_at != "not killed":
             return attempt, killed_at
-        shutil.rmtree(runs)  # it was faster than the kill: once more
+        shutil.rmtree(runs)  # it was faster than the kill
     raise RecordError(
         f"the training in {folder} did not finish.",
         expected=f"an end after at most {MOST_STARTS} starts",
@@ -218,14 +233,16 @@ def torture(config: Config, root: pathlib.Path, kills: int, seed: int | None) ->
     folder = root / config.paths.runs / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     print(f"{kills} kills of {config.name}, seed {config.seed.root}; the kills have the seed {seed}", flush=True)
-    undisturbed, _ = train(config, folder / "undisturbed", root, None, 0.0)
+    began = time.monotonic()
+    undisturbed, _ = train(config, folder / "undisturbed", root, None, None)
     training_s = float(read_json(undisturbed / RESULT)["timing"]["training_s"])
+    pace = Pace(time.monotonic() - began - training_s, training_s)
     plans = make_plans(kills, seed)
 
     def run(number: int) -> Ending:
         own = folder / str(number + 1)
         try:
-            attempt, killed_at = train(config, own, root, plans[number], training_s)
+            attempt, killed_at = train(config, own, root, plans[number], pace)
         except RecordError as error:
             return Ending(plans[number], "-", "-", "-", error.what)
         result = read_json(attempt / RESULT)

@@ -32,7 +32,7 @@ RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq 
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 WORKDIR /app
-ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1
+ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHON=python3
 USER 10001:10001
 ENTRYPOINT ["/opt/venv/bin/python", "/app/scripts/start.py"]
 CMD ["make", "help"]

@@ -133,7 +133,7 @@ def test_a_stopped_study_leaves_no_process_and_goes_on(project: pathlib.Path, un
 def slurm() -> Iterator[str]:
     """Start a Slurm with one node on this machine; yields its configuration."""
     if MISSING or os.geteuid() != 0:
-        pytest.skip(f"a real Slurm: {', '.join(MISSING) or 'root'} is missing (.ci/run installs it)")
+        pytest.skip(f"a real Slurm: {', '.join(MISSING) or 'root'} is missing (scripts/slurm.sh)")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="slurm"))
     script = str(ROOT / "scripts" / "slurm.sh")
     try:

@@ -135,6 +135,19 @@ PLANTED: dict[str, tuple[Callable[[pathlib.Path], object], str, str]] = {
     "a package without a hash": (
         append("requirements.lock", "zzz==1.0\n"), "the lock", "zzz==1.0 has no hash",
     ),
+    "a line of the lock that is no requirement": (
+        append("requirements.lock", "???\n"), "the lock", "??? names no exact version",
+    ),
+    "a pyproject.toml that is torn": (
+        append("pyproject.toml", "[project\n"), "the lock", "pyproject.toml: cannot be read: ",
+    ),
+    "a dependency that is no requirement": (
+        replace("pyproject.toml", '"rich>=14,<16"', '"rich>=14,<16", "no requirement"'),
+        "the lock", "pyproject.toml: no requirement is no requirement",
+    ),
+    "a source file that is torn": (
+        append(MODEL, "def torn(:\n"), "randomness", f"{MODEL}:",
+    ),
     "an open version of what decides bits": (
         replace("pyproject.toml", '"keras==3.15.1"', '"keras>=3.15"'),
         "the lock", "pyproject.toml: keras>=3.15 leaves the version open, and it decides bits",

@@ -85,19 +85,28 @@ def build(engine: Engine, recipe: Recipe, *, as_is: bool = False) -> str:
     return digest
 
 
+def ask_buildah(*words: str) -> str:
+    """Return what buildah prints; copying an image may take it minutes.
+
+    Raises:
+        EngineError: It failed; in its words.
+    """
+    done = capture(["buildah", *words], timeout_s=None)
+    if done.returncode:
+        raise EngineError(
+            f"buildah {words[0]}", expected="exit code 0", received=done.stderr.strip(), fix="see buildah's words"
+        )
+    return done.stdout
+
+
 @contextlib.contextmanager
 def working_container(tag: str) -> Iterator[str]:
     """Make a container of an image for buildah, and remove it afterwards."""
-    made = capture(["buildah", "from", tag])
-    if made.returncode:
-        raise EngineError(
-            "buildah from", expected="a container", received=made.stderr.strip(), fix="see buildah's words"
-        )
-    container = made.stdout.split()[-1]
+    container = ask_buildah("from", tag).split()[-1]
     try:
         yield container
     finally:
-        capture(["buildah", "rm", container])
+        ask_buildah("rm", container)
 
 
 def run(engine: Engine, recipe: Recipe, session: Session, command: Sequence[str], *, as_is: bool = False) -> int:
@@ -113,7 +122,7 @@ def run(engine: Engine, recipe: Recipe, session: Session, command: Sequence[str]
         return do(run_command(engine, recipe.tag, digest, session, command, os.environ))
     with working_container(recipe.tag) as container, tempfile.TemporaryDirectory() as tmp:
         pathlib.Path(tmp).chmod(0o1777)
-        root = pathlib.Path(capture(["buildah", "mount", container]).stdout.strip())
+        root = pathlib.Path(ask_buildah("mount", container).strip())
         begun_ns = time.time_ns()
         code = do(chroot_command(container, digest, session, pathlib.Path(tmp), command))
         written = [path for path in changed_since(root, begun_ns) if path not in BUILDAH_WRITES]

@@ -15,6 +15,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from samebits import golden
 from samebits.config import Config
 from samebits.errors import MachineError, SamebitsError
+from samebits.locked import locked_versions, normalise, read_lock
 from samebits.machine import ARITHMETIC_PACKAGES, describe_git, package_versions
 from samebits.record import read_json
 from samebits.runtime import KEPT, SCRUBBED_PREFIXES, check_machine, child_environment
@@ -83,40 +84,8 @@ def check_tags(root: pathlib.Path) -> Iterator[Finding]:
                 yield Finding(f"{name}:{number}", f"image {image_of[1]} has no digest", "append @sha256:…")
 
 
-def normalise(name: str) -> str:
-    """Return a package's name as indexes compare it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def read_lock(root: pathlib.Path) -> Iterator[tuple[int, str, bool]]:
-    """Yield (line, requirement, whether it has a hash) of every package of the lock."""
-    number, words, hashed = 0, "", False
-    for count, line in enumerate((root / "requirements.lock").read_text(encoding="utf-8").splitlines(), 1):
-        if line[:1] not in ("", "#", " ", "\t"):
-            if words:
-                yield number, words, hashed
-            number, words, hashed = count, line.rstrip("\\ ").partition(" --hash")[0], False
-        hashed |= "--hash=sha256:" in line
-    if words:
-        yield number, words, hashed
-
-
-def locked_versions(root: pathlib.Path) -> dict[str, str]:
-    """Return the version of every package that the lock installs on this Python and system, by normalised name."""
-    versions = {}
-    for _, words, _ in read_lock(root):
-        try:
-            requirement = Requirement(words)
-        except InvalidRequirement:  # check_lock names it
-            continue
-        exact = re.fullmatch(r"==([^*,]+)", str(requirement.specifier))
-        if exact and (requirement.marker is None or requirement.marker.evaluate()):
-            versions[normalise(requirement.name)] = exact[1]
-    return versions
-
-
 def check_lock(root: pathlib.Path) -> Iterator[Finding]:
-    """Find requirements that are not exact or have no hash, and a pyproject.toml that the lock does not serve."""
+    """Find requirements of the lock that are not exact or have no hash."""
     again = "make lock writes it anew from pyproject.toml"
     for number, words, hashed in read_lock(root):
         where = f"requirements.lock:{number}"
@@ -128,10 +97,22 @@ def check_lock(root: pathlib.Path) -> Iterator[Finding]:
             yield Finding(where, f"{words} names no exact version", again)
         if not hashed:
             yield Finding(where, f"{words} has no hash", again)
+
+
+def check_dependencies(root: pathlib.Path) -> Iterator[Finding]:
+    """Find dependencies of pyproject.toml that the lock does not serve, or that decide bits and are open."""
     locked = locked_versions(root)
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        yield Finding("pyproject.toml", f"cannot be read: {error}", "mend it: expected TOML")
+        return
     for words in (*project["project"]["dependencies"], *project.get("dependency-groups", {}).get("dev", ())):
-        requirement = Requirement(words)
+        try:
+            requirement = Requirement(words)
+        except InvalidRequirement:
+            yield Finding("pyproject.toml", f"{words} is no requirement", "write it as in name>=1.2,<2")
+            continue
         name = normalise(requirement.name)
         if name in ARITHMETIC_PACKAGES and not re.fullmatch(r"==[^*,]+", str(requirement.specifier)):
             yield Finding(
@@ -220,7 +201,7 @@ def examine(root: pathlib.Path, compose: Compose, environment: Mapping[str, str]
     config, installed = compose([]), package_versions()
     return {
         "tags that move": list(check_tags(root)),
-        "the lock": list(check_lock(root)),
+        "the lock": [*check_lock(root), *check_dependencies(root)],
         "installed packages": list(check_installed(root, installed)),
         "randomness": list(check_randomness(root)),
         "golden digests": list(check_goldens(root, compose, installed)),

@@ -63,10 +63,10 @@ class Recipe:
         return context.context_digest(self.root, self.base, self.variant, self.revision, str(self.epoch))
 
 
-def capture(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+def capture(command: Sequence[str], timeout_s: float | None = 60.0) -> "subprocess.CompletedProcess[str]":
     """Run a command that only asks; a program that is missing counts as one that failed."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
     except (OSError, subprocess.TimeoutExpired) as error:
         return subprocess.CompletedProcess(command, 127, "", str(error))
 

@@ -7,35 +7,24 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from packaging.requirements import Requirement
-
 from samebits.config import RuntimeConfig
 from samebits.errors import EngineError, MachineError
+from samebits.locked import locked_versions
 from samebits.machine import image_digest, package_versions
 from samebits.runtime import check_machine
-
-
-def locked_packages(lock: str) -> dict[str, str]:
-    """Return name and version of every package that a lock names for this system and Python.
-
-    TensorFlow's CPU build counts as TensorFlow: the GPU variant of the image has the other one, of the same version.
-    """
-    lines = [line.removesuffix("\\") for line in lock.splitlines() if line and not line[0].isspace()]
-    found = {}
-    for requirement in map(Requirement, lines):
-        if requirement.marker is None or requirement.marker.evaluate():
-            (version,) = requirement.specifier
-            found[requirement.name.removesuffix("-cpu")] = version.version
-    return found
 
 
 def check_packages(locked: Mapping[str, str], installed: Mapping[str, str]) -> None:
     """Compare what the lock names with what is installed.
 
+    TensorFlow's CPU build counts as TensorFlow: the GPU variant of the image has the other one, of the same version.
+
     Raises:
         MachineError: Names every package that is missing or has another version.
     """
-    have = {name.removesuffix("-cpu"): version for name, version in installed.items()}
+    locked, have = (
+        {name.removesuffix("-cpu"): version for name, version in versions.items()} for versions in (locked, installed)
+    )
     wrong = [name for name in sorted(locked) if have.get(name) != locked[name]]
     if wrong:
         raise MachineError(
@@ -75,7 +64,7 @@ def start(root: pathlib.Path, command: Sequence[str]) -> int:
         ConfigError: The image's digest was given and is none.
         EngineError: There is no such program.
     """
-    check_packages(locked_packages((root / "requirements.lock").read_text()), package_versions())
+    check_packages(locked_versions(root), package_versions())
     check_cpu()
     image_digest()
     try:

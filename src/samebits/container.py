@@ -106,7 +106,7 @@ def working_container(tag: str) -> Iterator[str]:
     try:
         yield container
     finally:
-        ask_buildah("rm", container)
+        capture(["buildah", "rm", container], timeout_s=None)  # a failure must not hide what went wrong before
 
 
 def run(engine: Engine, recipe: Recipe, session: Session, command: Sequence[str], *, as_is: bool = False) -> int:

@@ -31,18 +31,45 @@ class Adam(keras.optimizers.Adam):
             return
         index = self._get_variable_index(variable)
         step = tf.cast(self.iterations + 1, tf.float32)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
-            beta1_power=tf.pow(tf.constant(self.beta_1, tf.float32), step),
-            beta2_power=tf.pow(tf.constant(self.beta_2, tf.float32), step),
-            lr=tf.cast(learning_rate, tf.float32),
-            beta1=tf.constant(self.beta_1, tf.float32),
-            beta2=tf.constant(self.beta_2, tf.float32),
-            epsilon=tf.constant(self.epsilon, tf.float32),
-            grad=tf.convert_to_tensor(gradient),
-        )
+        beta_1, beta_2 = tf.constant(self.beta_1, tf.float32), tf.constant(self.beta_2, tf.float32)
+        factors = {
+            "beta1_power": tf.pow(beta_1, step),
+            "beta2_power": tf.pow(beta_2, step),
+            "lr": tf.cast(learning_rate, tf.float32),
+            "beta1": beta_1,
+            "beta2": beta_2,
+            "epsilon": tf.constant(self.epsilon, tf.float32),
+        }
+        moments = self._momentums[index], self._velocities[index]
+        handles = [variable.handle, *(moment.value.handle for moment in moments)]
+        if isinstance(gradient, tf.IndexedSlices):
+            self._apply_slices(gradient, variable, handles, factors)
+        else:
+            tf.raw_ops.ResourceApplyAdam(**dict(zip(("var", "m", "v"), handles, strict=True)), grad=gradient, **factors)
+
+    def _apply_slices(
+        self, gradient: tf.IndexedSlices, variable: Any, handles: list[tf.Tensor], factors: dict[str, tf.Tensor]
+    ) -> None:
+        """Update all rows as if the gradient were zero, and then those that have one from what they were before.
+
+        The first, which is nearly all of the work, waits only for the forward pass to have read its rows: with a
+        second core it is done by the time the gradient is there. Value by value both are `ResourceApplyAdam`'s formula.
+        """
+        rows, places = tf.unique(gradient.indices)
+        before = [tf.gather(tf.raw_ops.ReadVariableOp(resource=each, dtype=tf.float32), rows) for each in handles]
+        with tf.init_scope():
+            zeros = tf.zeros(variable.shape)
+        with tf.control_dependencies(before):
+            tf.raw_ops.ResourceApplyAdam(**dict(zip(("var", "m", "v"), handles, strict=True)), grad=zeros, **factors)
+        sums = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
+        value, momentum, velocity = before
+        momentum += (sums - momentum) * (1.0 - factors["beta1"])
+        velocity += (tf.square(sums) - velocity) * (1.0 - factors["beta2"])
+        rate = exact.divide(factors["lr"] * tf.sqrt(1.0 - factors["beta2_power"]), 1.0 - factors["beta1_power"])
+        value -= exact.divide(momentum * rate, tf.sqrt(velocity) + factors["epsilon"])
+        for handle, after in zip(handles, (value, momentum, velocity), strict=True):
+            whole = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32)
+            tf.raw_ops.AssignVariableOp(resource=handle, value=tf.raw_ops.InplaceUpdate(x=whole, i=rows, v=after))
 
 
 @keras.saving.register_keras_serializable(package="samebits")

@@ -324,6 +324,22 @@ def test_adam_sums_the_slices_of_a_row() -> None:
     assert np.abs(keras_slices["embedding"] - actual["embedding"]).max() > 0.001
 
 
+@pytest.mark.parametrize("options", OPTIONS[:3])
+def test_adam_has_the_dense_updates_bits_for_slices(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows without a gradient ahead, those with one afterwards: the bits of one pass with the whole gradient."""
+    from samebits import optimizers
+
+    gradients = make_gradients(repeated_rows=True)
+    assert optimizers.runs_side_by_side()
+    ahead = train_with(optimizers.Adam(**options, name="adam"), gradients)
+    monkeypatch.setattr(optimizers, "runs_side_by_side", lambda: False)
+    at_once = train_with(optimizers.Adam(**options, name="adam"), gradients)
+
+    assert {name: array.tobytes() for name, array in at_once.items()} == {
+        name: array.tobytes() for name, array in ahead.items()
+    }
+
+
 def test_adam_follows_a_learning_rate_that_changes() -> None:
     """The learning rate is read in every step, as with Keras's Adam."""
     import keras

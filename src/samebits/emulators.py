@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from samebits.errors import ConfigError, MachineError
+from samebits.machine import usable_cores
 
 MODELS = ("Haswell", "Broadwell", "Skylake-Client", "EPYC", "EPYC-Rome", "EPYC-Milan")
 # Stock models of Intel report a 32 KB L1 data cache and 4 MB of L2. Real Haswell to Skylake clients have 256 KB of L2;
@@ -191,7 +192,7 @@ def run_jobs(jobs: list[Job], finished: Callable[[str, int], None]) -> dict[str,
         return job.name, code
 
     codes: dict[str, int] = {}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    cores = usable_cores()
     with concurrent.futures.ThreadPoolExecutor(cores) as pool:
         for future in concurrent.futures.as_completed([pool.submit(run, job) for job in jobs]):
             name, code = future.result()

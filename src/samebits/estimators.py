@@ -5,7 +5,6 @@ has no checkpoints: one that was stopped begins anew. Knows nothing of processes
 """
 
 import dataclasses
-import os
 import pathlib
 from typing import Any
 
@@ -17,6 +16,7 @@ from samebits.data import Dataset, Split
 from samebits.digest import array_digest, arrays_digest, float_bits
 from samebits.draws import GeneratorWatch
 from samebits.errors import ConfigError
+from samebits.machine import usable_cores
 from samebits.predictions import score, write_predictions
 from samebits.progress import TrainingProgress
 from samebits.record import METRICS, TRACE, append_row, keep_rows, write_arrays
@@ -106,7 +106,7 @@ class Fitting:
         nothing = arrays_digest({})
         start = {"epoch": 0, "generators": first_draws(), "data": data.digests(), "opaque": []}
         append_row(self.attempt / TRACE, {**start, "weights": nothing, "tensors": {}})
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        cores = usable_cores()
         progress = TrainingProgress(1, forest.n_estimators)
         progress.say(f"{forest.n_estimators} trees, {cores} at once")
         try:

@@ -20,6 +20,7 @@ from typing import Any
 
 from samebits.errors import ConfigError
 from samebits.launch import own_process
+from samebits.machine import usable_cores
 from samebits.progress import RunsProgress
 from samebits.record import hold_lock, make_folder, write_bytes
 from samebits.sweep import Study, describe_record
@@ -53,7 +54,7 @@ class Launch:
         Raises:
             ConfigError: No such launcher, or less than one run at once.
         """
-        launcher, jobs = self.launcher or "joblib", self.jobs or str(len(os.sched_getaffinity(0)))
+        launcher, jobs = self.launcher or "joblib", self.jobs or str(usable_cores())
         if launcher not in LAUNCHERS:
             raise ConfigError(
                 "LAUNCHER", expected=" or ".join(LAUNCHERS), received=repr(launcher), fix="choose one of them"

@@ -45,10 +45,14 @@ def _caches() -> dict[str, str]:
     return sizes
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe_cpu() -> dict[str, Any]:
     """Return the CPU's model, flags, caches (as the kernel prints them) and cores (all, and usable by this process)."""
     info = _cpuinfo()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "architecture": platform.machine(),
         "vendor": info.get("vendor_id", "unknown"),
@@ -57,7 +61,7 @@ def describe_cpu() -> dict[str, Any]:
         "flags": sorted(info.get("flags", "").split()),
         "caches": _caches(),
         "cores": os.cpu_count(),
-        "cores_usable": usable,
+        "cores_usable": usable_cores(),
     }
 
 
@@ -126,10 +130,11 @@ def arithmetic_fingerprint(machine: dict[str, Any], settings: dict[str, Any], pr
     """Return the digest of what decides the arithmetic, within the scope of a promise.
 
     Under `portable` that is the versions and the pins; under the others also the CPU, and without fixed threads its
-    cores. Two runs with equal inputs and equal fingerprints must have equal bits (not under `free`).
+    cores. How many operations run side by side decides nothing. Two runs with equal inputs and equal fingerprints must
+    have equal bits (not under `free`).
     """
     versions = arithmetic_versions(machine["packages"])
-    pinned = {key: value for key, value in settings.items() if key != "environment"}
+    pinned = {key: value for key, value in settings.items() if key not in ("environment", "inter_op_threads")}
     cpu = machine["cpu"]
     decides: dict[str, Any] = {"versions": versions, "architecture": cpu["architecture"], "settings": pinned}
     if promise != "portable":

@@ -8,12 +8,50 @@ import tensorflow as tf
 from samebits import exact
 
 
+def runs_side_by_side() -> bool:
+    """Return whether operations that do not wait for each other run on several threads (0: as many as cores)."""
+    return bool(tf.config.threading.get_inter_op_parallelism_threads() != 1)
+
+
+def _apply(handles: list[tf.Tensor], gradient: tf.Tensor, factors: dict[str, tf.Tensor]) -> None:
+    """Update a variable and its moments, all of them float32[shape of gradient], in one pass."""
+    variable, momentum, velocity = handles
+    tf.raw_ops.ResourceApplyAdam(var=variable, m=momentum, v=velocity, grad=gradient, **factors)
+
+
+def _apply_slices(
+    gradient: tf.IndexedSlices, shape: tf.TensorShape, handles: list[tf.Tensor], factors: dict[str, tf.Tensor]
+) -> None:
+    """Update all rows as if the gradient were zero, then those that have one from what they were before that.
+
+    The first is nearly all of the work and waits only until the forward pass has read its rows: with a second core it
+    is done when the gradient comes. Value by value both are `ResourceApplyAdam`'s formula, and so are the bits.
+    """
+    rows, places = tf.unique(tf.cast(gradient.indices, tf.int32))
+    before = [tf.gather(tf.raw_ops.ReadVariableOp(resource=each, dtype=tf.float32), rows) for each in handles]
+    with tf.init_scope():
+        zeros = tf.zeros(shape)
+    with tf.control_dependencies(before):  # a tensor that somebody still reads would be copied to be updated
+        _apply(handles, zeros, factors)
+    sums = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
+    value, momentum, velocity = before
+    momentum += (sums - momentum) * (1.0 - factors["beta1"])
+    velocity += (tf.square(sums) - velocity) * (1.0 - factors["beta2"])
+    rate = exact.divide(factors["lr"] * tf.sqrt(1.0 - factors["beta2_power"]), 1.0 - factors["beta1_power"])
+    value -= exact.divide(momentum * rate, tf.sqrt(velocity) + factors["epsilon"])
+    for handle, after in zip(handles, (value, momentum, velocity), strict=True):
+        # A scatter into the variable would make every later read and update of it copy it whole.
+        whole = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32)
+        tf.raw_ops.AssignVariableOp(resource=handle, value=tf.raw_ops.InplaceUpdate(x=whole, i=rows, v=after))
+
+
 @keras.saving.register_keras_serializable(package="samebits")
 class Adam(keras.optimizers.Adam):
     """Adam with TensorFlow's fused `ResourceApplyAdam`; arguments and formula are those of Keras's Adam.
 
     The slices of an embedding's gradient that belong to one row are summed first, which gives the dense gradient's
-    update; Keras's own squares each slice alone (Keras 3.15).
+    update; Keras's own squares each slice alone (Keras 3.15). Where operations run side by side, the rows without a
+    gradient are updated while the gradient is computed.
 
     Source: Kingma and Ba, 2015; the formula before section 2.1, as in Keras and TensorFlow.
     """
@@ -42,34 +80,10 @@ class Adam(keras.optimizers.Adam):
         }
         moments = self._momentums[index], self._velocities[index]
         handles = [variable.handle, *(moment.value.handle for moment in moments)]
-        if isinstance(gradient, tf.IndexedSlices):
-            self._apply_slices(gradient, variable, handles, factors)
+        if isinstance(gradient, tf.IndexedSlices) and runs_side_by_side():
+            _apply_slices(gradient, variable.shape, handles, factors)
         else:
-            tf.raw_ops.ResourceApplyAdam(**dict(zip(("var", "m", "v"), handles, strict=True)), grad=gradient, **factors)
-
-    def _apply_slices(
-        self, gradient: tf.IndexedSlices, variable: Any, handles: list[tf.Tensor], factors: dict[str, tf.Tensor]
-    ) -> None:
-        """Update all rows as if the gradient were zero, and then those that have one from what they were before.
-
-        The first, which is nearly all of the work, waits only for the forward pass to have read its rows: with a
-        second core it is done by the time the gradient is there. Value by value both are `ResourceApplyAdam`'s formula.
-        """
-        rows, places = tf.unique(gradient.indices)
-        before = [tf.gather(tf.raw_ops.ReadVariableOp(resource=each, dtype=tf.float32), rows) for each in handles]
-        with tf.init_scope():
-            zeros = tf.zeros(variable.shape)
-        with tf.control_dependencies(before):
-            tf.raw_ops.ResourceApplyAdam(**dict(zip(("var", "m", "v"), handles, strict=True)), grad=zeros, **factors)
-        sums = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
-        value, momentum, velocity = before
-        momentum += (sums - momentum) * (1.0 - factors["beta1"])
-        velocity += (tf.square(sums) - velocity) * (1.0 - factors["beta2"])
-        rate = exact.divide(factors["lr"] * tf.sqrt(1.0 - factors["beta2_power"]), 1.0 - factors["beta1_power"])
-        value -= exact.divide(momentum * rate, tf.sqrt(velocity) + factors["epsilon"])
-        for handle, after in zip(handles, (value, momentum, velocity), strict=True):
-            whole = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32)
-            tf.raw_ops.AssignVariableOp(resource=handle, value=tf.raw_ops.InplaceUpdate(x=whole, i=rows, v=after))
+            _apply(handles, tf.convert_to_tensor(gradient), factors)
 
 
 @keras.saving.register_keras_serializable(package="samebits")

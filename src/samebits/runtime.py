@@ -17,6 +17,7 @@ import numpy as np
 from samebits.config import RuntimeConfig
 from samebits.digest import bytes_digest
 from samebits.errors import MachineError, RuntimePinError
+from samebits.machine import usable_cores
 from samebits.seeds import Seeds
 
 # Variables that change arithmetic, threads or imports of the child; removed unless pinned below.
@@ -107,6 +108,14 @@ def check_machine(runtime: RuntimeConfig) -> None:
     )
 
 
+def side_by_side(most: int) -> int:
+    """Return how many operations run side by side: no more than there are cores, which changes no bits (decision 5).
+
+    With more, they take the cores from each other.
+    """
+    return min(most, usable_cores())
+
+
 def apply_pins(runtime: RuntimeConfig) -> None:
     """Set what can only be set after TensorFlow is imported and before its first operation."""
     import keras  # noqa: PLC0415
@@ -117,7 +126,7 @@ def apply_pins(runtime: RuntimeConfig) -> None:
     if runtime.intra_op_threads is not None:
         tf.config.threading.set_intra_op_parallelism_threads(runtime.intra_op_threads)
     if runtime.inter_op_threads is not None:
-        tf.config.threading.set_inter_op_parallelism_threads(runtime.inter_op_threads)
+        tf.config.threading.set_inter_op_parallelism_threads(side_by_side(runtime.inter_op_threads))
     if runtime.op_determinism:
         tf.config.experimental.enable_op_determinism()
     if runtime.promise != "free":
@@ -196,9 +205,10 @@ def expected_settings(runtime: RuntimeConfig, hash_seed: int | None) -> dict[str
     expected: dict[str, Any] = {"environment": pinned_variables(runtime, hash_seed)}
     if hash_seed is not None:
         expected["hash_randomized"] = hash_seed != 0
-    for key in ("intra_op_threads", "inter_op_threads"):
-        if getattr(runtime, key) is not None:
-            expected[key] = getattr(runtime, key)
+    if runtime.intra_op_threads is not None:
+        expected["intra_op_threads"] = runtime.intra_op_threads
+    if runtime.inter_op_threads is not None:
+        expected["inter_op_threads"] = side_by_side(runtime.inter_op_threads)
     if runtime.promise != "free":
         expected |= {"op_determinism": runtime.op_determinism, "jit": "off"}
         expected["arithmetic_rewrites"] = list(GRAPH_REWRITES) if runtime.arithmetic_rewrites else []

@@ -17,6 +17,7 @@ from rich.table import Table
 from samebits.config import Config, check, to_dict
 from samebits.errors import RecordError
 from samebits.launch import clear_leftovers, own_process
+from samebits.machine import usable_cores
 from samebits.progress import print_table
 from samebits.record import (
     METRICS,
@@ -255,7 +256,7 @@ def torture(config: Config, root: pathlib.Path, kills: int, seed: int | None) ->
         )
 
     endings: dict[int, Ending] = {}
-    with concurrent.futures.ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
+    with concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool:
         futures = {pool.submit(run, number): number for number in range(kills)}
         for future in concurrent.futures.as_completed(futures):
             number = futures[future]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 
 from samebits.errors import ConfigError
-from samebits.layers import Orthogonal
+from samebits.layers import LSTM, Dropout, Orthogonal
 
 
 def _check(name: str, value: object, *, holds: bool, expected: str) -> None:
@@ -74,7 +74,7 @@ def build_model(
                 embeddings_initializer=uniform(seed=seed("embedding/embeddings")),
                 name="embedding",
             ),
-            keras.layers.Dropout(dropout_rate, seed=seed("embedding_dropout/dropout"), name="embedding_dropout"),
+            Dropout(dropout_rate, seed=seed("embedding_dropout/dropout"), name="embedding_dropout"),
             keras.layers.Conv1D(
                 filters,
                 kernel_size,
@@ -84,7 +84,7 @@ def build_model(
                 name="conv",
             ),
             keras.layers.MaxPooling1D(pool_size, name="pool"),
-            keras.layers.LSTM(
+            LSTM(
                 units,
                 kernel_initializer=glorot(seed=seed("lstm/kernel")),
                 recurrent_initializer=Orthogonal(seed=seed("lstm/recurrent")),

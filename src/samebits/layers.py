@@ -1,6 +1,7 @@
 """Keras pieces with the same bits on every CPU: the one place from which a model imports them.
 
-Normalisations are here; losses, optimisers, the initialiser and functions come from their own modules. Arguments are
+Normalisations and dropout are here; the LSTM, losses, optimisers, the initialiser and functions come from their own
+modules. Arguments are
 those of Keras's classes of the same names. Importing this module imports Keras; only the training process and the
 user's functions do.
 """
@@ -14,13 +15,16 @@ from samebits.exact import atan, gelu, l2_normalize, log, log1p, rsqrt
 from samebits.initializers import Orthogonal
 from samebits.losses import BinaryCrossentropy, CategoricalCrossentropy, SparseCategoricalCrossentropy
 from samebits.optimizers import Adagrad, Adam, RMSprop
+from samebits.recurrent import LSTM
 
 __all__ = [
+    "LSTM",
     "Adagrad",
     "Adam",
     "BatchNormalization",
     "BinaryCrossentropy",
     "CategoricalCrossentropy",
+    "Dropout",
     "GroupNormalization",
     "LayerNormalization",
     "Orthogonal",
@@ -59,6 +63,38 @@ def _spread(parameter: Any, axes: int | list[int], x: tf.Tensor) -> Any:
     for axis in [axes] if isinstance(axes, int) else axes:
         shape[axis] = x.shape[axis]
     return tf.reshape(parameter, shape)
+
+
+@keras.saving.register_keras_serializable(package="samebits")
+class Dropout(keras.layers.Dropout):
+    """Keras's `Dropout`, with 16 random bits for each value instead of 32: half the draws.
+
+    The rate is rounded to a multiple of 1/65536. With `noise_shape` it is Keras's own.
+
+    Source: Srivastava et al., 2014.
+    """
+
+    def call(self, inputs: Any, training: bool = False) -> Any:  # noqa: FBT001, FBT002  Keras's argument
+        """Return the inputs, while training with a share of them set to 0 and the others scaled up: float[same shape].
+
+        Args:
+            inputs: float[any shape], finite.
+            training: Whether to drop.
+        """
+        if not training or self.rate == 0 or self.noise_shape is not None:
+            return super().call(inputs, training=training)
+        size = tf.size(inputs)
+        words = tf.random.stateless_uniform(
+            [(size + 1) // 2],
+            self.seed_generator.next(),
+            minval=None,
+            maxval=None,
+            dtype=tf.uint32,
+            alg="philox",
+        )
+        bits = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:size], tf.shape(inputs))
+        kept = bits >= tf.constant(min(round(self.rate * 2**16), 2**16 - 1), tf.uint16)
+        return inputs * (tf.cast(kept, inputs.dtype) * (1.0 / (1.0 - self.rate)))
 
 
 @keras.saving.register_keras_serializable(package="samebits")

@@ -1,4 +1,4 @@
-"""An LSTM for short sequences that needs a quarter of the operations of Keras's own, with the same bits everywhere."""
+"""An LSTM for short sequences that is faster than Keras's own on a CPU: fewer operations, in larger pieces."""
 
 from typing import Any
 
@@ -6,6 +6,8 @@ import keras
 import tensorflow as tf
 
 State = tuple[tf.Tensor, tf.Tensor]
+
+MOST_STEPS = 500  # each time step has operations of its own in the graph; longer sequences go through Keras's loop
 
 
 def _forward(projected: list[tf.Tensor], recurrent_kernel: tf.Tensor, state: State) -> dict[str, list[tf.Tensor]]:
@@ -35,7 +37,12 @@ def _forward(projected: list[tf.Tensor], recurrent_kernel: tf.Tensor, state: Sta
 
 @tf.custom_gradient
 def lstm(
-    inputs: tf.Tensor, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, output: tf.Tensor, cell: tf.Tensor
+    inputs: tf.Tensor,
+    kernel: tf.Tensor,
+    recurrent_kernel: tf.Tensor,
+    bias: tf.Tensor,
+    output: tf.Tensor,
+    cell: tf.Tensor,
 ) -> tuple[Any, Any]:
     """Return the outputs of every time step and the last cell of an LSTM.
 
@@ -94,3 +101,55 @@ def lstm(
         ]
 
     return (outputs, steps["cell"][-1]), gradients
+
+
+@keras.saving.register_keras_serializable(package="samebits")
+class LSTM(keras.layers.LSTM):
+    """Keras's `LSTM`, with its time steps laid out one after another and its gradient written by hand.
+
+    That way for at most `MOST_STEPS` time steps without mask, with a bias, no dropout and the usual activations, on a
+    CPU. Anything else is Keras's own, with the same weights.
+    """
+
+    def is_plain(self, sequences: Any, mask: Any) -> bool:
+        """Return whether `lstm` computes what this layer is to compute."""
+        activations = self.cell.activation, self.cell.recurrent_activation
+        return bool(
+            mask is None
+            and 1 <= (sequences.shape[1] or 0) <= MOST_STEPS
+            and self.cell.bias is not None
+            and activations == (keras.activations.tanh, keras.activations.sigmoid)
+            and not (self.dropout or self.recurrent_dropout)
+            and self.compute_dtype == "float32"
+            and not tf.config.get_visible_devices("GPU")
+        )
+
+    def inner_loop(
+        self,
+        sequences: Any,
+        initial_state: list[Any],
+        mask: Any,
+        training: bool = False,  # noqa: FBT001, FBT002  Keras's argument
+    ) -> tuple[Any, Any, list[Any]]:
+        """Run over all time steps.
+
+        Args:
+            sequences: float32[rows, time, features].
+            initial_state: Output and cell before the first step, float32[rows, units] each.
+            mask: bool[rows, time], or None.
+            training: Whether the layer's dropout, if it has any, drops.
+
+        Returns:
+            The last output float32[rows, units]; all outputs float32[rows, time, units] (Keras's own loop gives the
+            last one alone where no more is asked for); output and cell after the last step.
+        """
+        if not self.is_plain(sequences, mask):
+            result: tuple[Any, Any, list[Any]] = super().inner_loop(sequences, initial_state, mask, training)
+            return result
+        ordered = tf.transpose(sequences, [1, 0, 2])
+        if self.go_backwards:
+            ordered = ordered[::-1]
+        weights = self.cell.kernel, self.cell.recurrent_kernel, self.cell.bias
+        outputs, cell = lstm(ordered, *(tf.convert_to_tensor(weight) for weight in weights), *initial_state)
+        last = outputs[-1]
+        return last, tf.transpose(outputs, [1, 0, 2]) if self.return_sequences else last[:, None], [last, cell]

@@ -55,8 +55,8 @@ class Case:
     targets: str = "classes"
 
 
-def _recurrent(kind: str, **options: Any) -> Any:
-    return getattr(keras.layers, kind)(40, recurrent_initializer=layers.Orthogonal(seed=7), **options)
+def _recurrent(kind: str, package: Any = keras.layers, **options: Any) -> Any:
+    return getattr(package, kind)(40, recurrent_initializer=layers.Orthogonal(seed=7), **options)
 
 
 class _SelfAttention(keras.layers.Layer):
@@ -96,6 +96,7 @@ def _layer_cases() -> dict[str, Case]:
         "Conv3D": ("volume", lambda: k.Conv3D(8, 3)),
         "SimpleRNN": ("sequence", lambda: _recurrent("SimpleRNN")),
         "LSTM": ("sequence", lambda: _recurrent("LSTM")),
+        "samebits LSTM": ("sequence", lambda: _recurrent("LSTM", ours)),
         "LSTM, recurrent dropout": ("sequence", lambda: _recurrent("LSTM", recurrent_dropout=0.2, seed=7)),
         "GRU": ("sequence", lambda: _recurrent("GRU")),
         "Bidirectional": ("sequence", lambda: k.Bidirectional(_recurrent("LSTM"))),
@@ -127,6 +128,7 @@ def _layer_cases() -> dict[str, Case]:
         "Rescaling": ("image", lambda: k.Rescaling(1 / 255, 0.1)),
         "Normalization": ("vector", lambda: k.Normalization(mean=0.3, variance=2.0)),
         "Dropout": ("vector", lambda: k.Dropout(0.3, seed=7)),
+        "samebits Dropout": ("vector", lambda: ours.Dropout(0.3, seed=7)),
         "SpatialDropout1D": ("sequence", lambda: k.SpatialDropout1D(0.3, seed=7)),
         "GaussianDropout": ("vector", lambda: k.GaussianDropout(0.3, seed=7)),
         "GaussianNoise": ("vector", lambda: k.GaussianNoise(0.3, seed=7)),

@@ -129,7 +129,6 @@ class Fitting:
             "steps": forest.n_estimators,
             "resumed_at": None,
             "unmeasured_operations": [],
-            "checkpoints": {"written": 0, "duration_s": 0.0},
         }
 
     def record(self, metrics: dict[str, float]) -> str:

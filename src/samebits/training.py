@@ -4,6 +4,7 @@ A run that stops at any step goes on from its newest checkpoint and ends with th
 nothing of processes, seeds of the environment or trackers.
 """
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -11,7 +12,7 @@ import logging
 import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import keras
@@ -35,6 +36,8 @@ from samebits.seeds import Seeds
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH_SIZE = 500  # a constant of the recipe: the bits depend on it
+# What is timed apart from the steps: tracing both functions, the first step, the evaluations, what is written.
+PHASES = ("prepare_s", "first_step_s", "evaluate_s", "record_s")
 LOSSES: dict[str, Callable[..., tf.Tensor]] = {
     "binary_crossentropy": losses.binary_crossentropy,
     "sparse_categorical_crossentropy": losses.sparse_categorical_crossentropy,
@@ -226,6 +229,8 @@ class Training:
         promise: str,
         stop_requested: Callable[[], bool],
     ) -> None:
+        self.began = time.monotonic()
+        self.spent = dict.fromkeys(PHASES, 0.0)
         self.model, self.dataset, self.settings, self.seeds = model, dataset, settings, seeds
         self.rows = len(dataset.train.labels)
         steps = math.ceil(self.rows / settings.batch_size)
@@ -240,7 +245,6 @@ class Training:
         self.watch = GeneratorWatch(seeds)
         self.paths = {METRICS: attempt / METRICS, TRACE: attempt / TRACE}
         self.counts = {METRICS: 0, TRACE: 0}
-        self.saved, self.saving_s = 0, 0.0
         self.position = Position()
         self.logits: np.ndarray | None = None  # of the last evaluation
         self.order = epoch_order(seeds, 1, self.rows)
@@ -249,6 +253,7 @@ class Training:
         self.generators = first_draws()
         self.opaque, self.unmeasured = self.inspect_graphs(promise)
         self.stop_requested = stop_requested
+        self.spent["prepare_s"] = time.monotonic() - self.began
 
     def inspect_graphs(self, promise: str) -> tuple[list[str], list[str]]:
         """Look at the model and at both traced functions before anything is trained.
@@ -303,8 +308,19 @@ class Training:
             "steps": self.steps * self.settings.epochs,
             "resumed_at": resumed_at,
             "unmeasured_operations": self.unmeasured,
-            "checkpoints": {"written": self.saved, "duration_s": self.saving_s},
+            "phases": self.phases(),
         }
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Count what the block takes as a part of a phase."""
+        began = time.monotonic()
+        yield
+        self.spent[phase] += time.monotonic() - began
+
+    def phases(self) -> dict[str, float]:
+        """Return where the seconds of this start went; `steps_s` is the steps after the first."""
+        return {**self.spent, "steps_s": time.monotonic() - self.began - sum(self.spent.values())}
 
     def write_predictions(self) -> str:
         """Write what the model says of the validation rows, and return its digest."""
@@ -347,15 +363,14 @@ class Training:
 
     def record(self, kind: str, row: dict[str, Any]) -> None:
         """Append a row to metrics or trace; a checkpoint remembers how many there were."""
-        append_row(self.paths[kind], row)
+        with self.timed("record_s"):
+            append_row(self.paths[kind], row)
         self.counts[kind] += 1
 
     def save(self) -> None:
         """Write a checkpoint of everything."""
-        began = time.monotonic()
-        self.checkpoints.save(self.position, self.order, self.counts)
-        self.saved += 1
-        self.saving_s += time.monotonic() - began
+        with self.timed("record_s"):
+            self.checkpoints.save(self.position, self.order, self.counts)
 
     def begin(self) -> dict[str, int] | None:
         """Start, or go on from the newest checkpoint; returns where (None: at the beginning)."""
@@ -379,7 +394,8 @@ class Training:
         """Train on one batch: a pure function of the state before it and the epoch's order."""
         settings, position = self.settings, self.position
         batch = self.order[position.step * settings.batch_size : (position.step + 1) * settings.batch_size]
-        loss, correct, gradients = self.train_step(batch.astype(np.int32))
+        with contextlib.nullcontext() if self.spent["first_step_s"] else self.timed("first_step_s"):
+            loss, correct, gradients = self.train_step(batch.astype(np.int32))
         position.add(len(batch), float(loss), int(correct))
         check_finite(float(loss), f"loss in epoch {position.epoch}, step {position.step}")
         self.watch.check(position.epoch, position.step)
@@ -401,23 +417,25 @@ class Training:
         if level == "epoch" or epoch not in (0, self.position.epoch):
             return
         split = self.dataset.train
-        row: dict[str, Any] = {
-            "epoch": self.position.epoch,
-            "step": self.position.step,
-            "order": array_digest("order", batch),
-            "batch": array_digest("batch", split.inputs[batch]) + array_digest("labels", split.labels[batch]),
-            "loss": float_bits(loss),
-        }
-        if level == "stage":
-            pairs = zip(self.model.trainable_variables, gradients, strict=True)
-            row["gradients"] = {v.path: array_digest(v.path, tf.convert_to_tensor(g).numpy()) for v, g in pairs}
-        tensors = weight_digests(self.model)
+        with self.timed("record_s"):
+            row: dict[str, Any] = {
+                "epoch": self.position.epoch,
+                "step": self.position.step,
+                "order": array_digest("order", batch),
+                "batch": array_digest("batch", split.inputs[batch]) + array_digest("labels", split.labels[batch]),
+                "loss": float_bits(loss),
+            }
+            if level == "stage":
+                pairs = zip(self.model.trainable_variables, gradients, strict=True)
+                row["gradients"] = {v.path: array_digest(v.path, tf.convert_to_tensor(g).numpy()) for v, g in pairs}
+            tensors = weight_digests(self.model)
         self.record(TRACE, {**row, "weights": arrays_digest(tensors), "tensors": tensors})
 
     def end_epoch(self) -> None:
         """Evaluate, record metrics and trace, and save the beginning of the next epoch."""
         position = self.position
-        val_loss, val_accuracy, self.logits = evaluate(self.evaluation_step, len(self.dataset.validation.labels))
+        with self.timed("evaluate_s"):
+            val_loss, val_accuracy, self.logits = evaluate(self.evaluation_step, len(self.dataset.validation.labels))
         check_finite(val_loss, f"validation loss after epoch {position.epoch}")
         self.watch.check(position.epoch, position.step)
         measured = {
@@ -427,15 +445,16 @@ class Training:
             "val_accuracy": val_accuracy,
         }
         self.record(METRICS, {"epoch": position.epoch, "step": self.steps, **measured})
-        tensors = weight_digests(self.model)
-        row = {
-            "epoch": position.epoch,
-            "order": array_digest("order", self.order),
-            "bits": {name: float_bits(value) for name, value in measured.items()},
-            "weights": arrays_digest(tensors),
-            "optimizer": optimizer_digest(self.optimizer),
-            "tensors": tensors,
-        }
+        with self.timed("record_s"):
+            tensors = weight_digests(self.model)
+            row = {
+                "epoch": position.epoch,
+                "order": array_digest("order", self.order),
+                "bits": {name: float_bits(value) for name, value in measured.items()},
+                "weights": arrays_digest(tensors),
+                "optimizer": optimizer_digest(self.optimizer),
+                "tensors": tensors,
+            }
         self.record(TRACE, row)
         text = "  ".join(f"{name} {value:.4f}" for name, value in measured.items())
         self.progress.say(f"epoch {position.epoch}/{self.settings.epochs}  {text}")

@@ -1,0 +1,100 @@
+"""What the benchmarks share: commands as fresh processes on chosen cores, with their memory; medians and ranges."""
+
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from samebits.machine import describe_cpu
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LOOK_EVERY_S = 0.02
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One command: seconds from its start to its end, the most memory of it and its children in MB, what it printed."""
+
+    seconds: float
+    megabytes: float
+    output: str
+    began: float  # time.time()
+
+
+def memory_of_tree(pid: int) -> int:
+    """Return the bytes that a process and all below it hold; pages that they share count once for each."""
+    try:
+        pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (OSError, IndexError):  # it has just ended
+        return 0
+    return pages * PAGE + sum(memory_of_tree(int(child)) for child in children)
+
+
+def run(
+    command: Sequence[str],
+    cores: Sequence[int] | None = None,
+    environment: dict[str, str] | None = None,
+    look: Callable[[], None] | None = None,
+) -> Measured:
+    """Run a command of the project to its end.
+
+    Args:
+        command: Program and arguments.
+        cores: The cores that it may use; None: all.
+        environment: Variables added to this process's own.
+        look: Called every 20 ms while it runs.
+
+    Raises:
+        SystemExit: It failed; with what it printed.
+    """
+    most, ended = [0], threading.Event()
+    pinned = ["taskset", "-c", ",".join(map(str, cores))] if cores is not None else []
+    began, began_s = time.time(), time.monotonic()
+    process = subprocess.Popen(
+        [*pinned, *command],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")} | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+    def watch() -> None:
+        while not ended.wait(LOOK_EVERY_S):
+            most[0] = max(most[0], memory_of_tree(process.pid))
+            if look is not None:
+                look()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    output, _ = process.communicate()
+    seconds = time.monotonic() - began_s
+    ended.set()
+    watcher.join()
+    if process.returncode:
+        sys.exit(f"exit code {process.returncode} of {' '.join(command)}:\n{output}")
+    return Measured(seconds, most[0] / 1e6, output, began)
+
+
+def median_and_range(values: Sequence[float], form: str = ".1f") -> str:
+    """Return "median (least to most)"."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Return the ratios of what was measured in the same turns."""
+    return [value / other for value, other in zip(values, others, strict=True)]
+
+
+def describe_this_machine() -> str:
+    """Return the CPU's model, its usable cores and its caches, in words."""
+    cpu = describe_cpu()
+    caches = ", ".join(f"{name} {size}" for name, size in cpu["caches"].items())
+    return f"{cpu['model']}, {cpu['cores_usable']} cores, {caches}"

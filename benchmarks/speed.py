@@ -1,0 +1,315 @@
+"""Reproducible training against plain Keras: make bench [REPEATS=3] [OUT=docs/performance.png].
+
+Every contender trains the same reviews for the same epochs as a fresh process, by turns, on one core and on two. Then
+the times to start, and a study of eight seeds against the same runs one after another. Ratios are between what was
+measured in the same turn, since a machine is faster at one time than at another. Ends with 1 if a target is missed.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from measuring import Measured, describe_this_machine, median_and_range, ratios, run
+from rich.table import Table
+
+from samebits.config import Config, split_target
+from samebits.data import DataContext, Dataset
+from samebits.entry import compose
+from samebits.progress import print_table
+from samebits.record import METRICS, RESULT, TRACE, read_json
+from samebits.seeds import Seeds, resolve_points
+from samebits.worker import find_function
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SEEDS, SEED = 8, 56
+STUDY_STEPS = 200  # of each run of the study
+PLAIN, DETERMINISTIC, ARTICLE = "plain Keras", "Keras, seeded, deterministic operations", "the article: seeds, one thread"
+MACHINE, PORTABLE, TRACKED = "samebits, machine", "samebits, portable", "samebits, portable, Comet offline"
+RECIPES = {PLAIN: "plain", DETERMINISTIC: "deterministic", ARTICLE: "article"}
+OVERRIDES = {
+    MACHINE: ("runtime=machine", "tracker=none"),
+    PORTABLE: ("tracker=none",),
+    TRACKED: ("tracker=comet_offline",),
+}
+CONTENDERS = (*RECIPES, *OVERRIDES)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one training took.
+
+    Attributes:
+        rate: Training rows a second after the first step; ours with everything that is recorded meanwhile.
+        evaluation: Validation rows a second.
+        first_step_s: From the command to the end of the first step.
+        total_s: The whole command.
+        megabytes: The most memory of all its processes together.
+        recording: Share of the training's time that records and checkpoints took; 0: nothing is recorded.
+    """
+
+    rate: float
+    evaluation: float
+    first_step_s: float
+    total_s: float
+    megabytes: float
+    recording: float = 0.0
+
+
+def load_data(config: Config) -> Dataset:
+    """Return the data that a configuration trains on."""
+    target, arguments = split_target(config.data)
+    seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+    context = DataContext(seeds, config.data, ROOT / config.paths.cache)
+    dataset: Dataset = find_function("data", target, arguments)(context, **arguments)
+    return dataset
+
+
+class Race:
+    """The contenders and what they trained.
+
+    Args:
+        folder: Where files of the benchmark may lie.
+        epochs: Of each training.
+    """
+
+    def __init__(self, folder: pathlib.Path, epochs: int) -> None:
+        self.folder, self.epochs = folder, epochs
+        self.config = compose(ROOT, [f"seed.root={SEED}"])
+        data = load_data(self.config)
+        self.reviews, self.validation_rows = folder / "reviews.npz", len(data.validation.labels)
+        self.rows = len(data.train.labels)
+        np.savez(
+            self.reviews,
+            train_inputs=data.train.inputs,
+            train_labels=data.train.labels,
+            validation_inputs=data.validation.inputs,
+            validation_labels=data.validation.labels,
+        )
+
+    def train(self, name: str, cores: Sequence[int]) -> Row:
+        """Train one contender once."""
+        return self.train_plain(name, cores) if name in RECIPES else self.train_ours(OVERRIDES[name], cores)
+
+    def train_plain(self, name: str, cores: Sequence[int]) -> Row:
+        """Train a contender of plain Keras."""
+        words = str(self.reviews), RECIPES[name], str(self.epochs), str(self.config.training.batch_size)
+        script = str(ROOT / "benchmarks" / "plain_keras.py")
+        environment = {"PYTHONHASHSEED": "0"} if name == ARTICLE else {}
+        done = run([sys.executable, script, *words], cores, environment)
+        said = json.loads(done.output.splitlines()[-1])
+        return Row(
+            said["rows"] / said["steps_s"],
+            self.epochs * self.validation_rows / said["evaluate_s"],
+            said["first_step_at"] - done.began,
+            done.seconds,
+            done.megabytes,
+        )
+
+    def train_ours(self, overrides: Sequence[str], cores: Sequence[int]) -> Row:
+        """Train one of ours, as `make train` does."""
+        runs = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
+        begun: list[float] = []
+
+        def look() -> None:  # the first line of the trace is written just before the first step
+            if not begun:
+                begun.extend(path.stat().st_mtime for path in runs.glob(f"*/*/*/{TRACE}") if path.stat().st_size)
+
+        words = f"SEED={SEED}", f"OVERRIDES={' '.join((*overrides, f'training.epochs={self.epochs}', f'paths.runs={runs}'))}"
+        done = run(["make", "-s", "train", *words], cores, look=look)
+        (result,) = runs.glob(f"*/*/*/{RESULT}")
+        phases = read_json(result)["phases"]
+        steps_s = phases["steps_s"] + phases["record_s"]
+        shutil.rmtree(runs)
+        return Row(
+            (self.epochs * self.rows - self.config.training.batch_size) / steps_s,
+            self.epochs * self.validation_rows / phases["evaluate_s"],
+            begun[0] - done.began + phases["first_step_s"],
+            done.seconds,
+            done.megabytes,
+            phases["record_s"] / sum(phases.values()),
+        )
+
+
+def race(folder: pathlib.Path, repeats: int, epochs: int, cores: Sequence[int]) -> dict[int, dict[str, list[Row]]]:
+    """Return the rows of every contender in every turn, by number of cores."""
+    track = Race(folder, epochs)
+    rows: dict[int, dict[str, list[Row]]] = {len(cores[:n]): {name: [] for name in CONTENDERS} for n in (1, 2)}
+    track.train(PORTABLE, cores)  # whatever is done once: caches of data and of Python's code
+    for turn in range(repeats):
+        for count, found in rows.items():
+            for name in CONTENDERS:
+                row = track.train(name, cores[:count])
+                found[name].append(row)
+                print(f"turn {turn + 1} of {repeats}  {count} core(s)  {name:<42} {row.rate:6.0f} rows/s", flush=True)
+    return rows
+
+
+def show_race(rows: dict[int, dict[str, list[Row]]], epochs: int) -> None:
+    """Print the contenders as a table."""
+    title = f"{epochs} epochs and their evaluations: median (range) of {len(rows[1][PLAIN])} turns; {describe_this_machine()}"
+    heads = ("cores", "contender", "rows/s", "against plain", "against the article", "evaluated rows/s",
+             "s to first step", "s in all", "MB", "recording")  # fmt: skip
+    table = Table(*heads, title=title)
+    for count, found in rows.items():
+        for name, mine in found.items():
+            rates = [row.rate for row in mine]
+            against = [
+                median_and_range(ratios(rates, [row.rate for row in found[other]]), ".2f") for other in (PLAIN, ARTICLE)
+            ]
+            table.add_row(
+                str(count),
+                name,
+                median_and_range(rates, ".0f"),
+                *against,
+                f"{statistics.median(row.evaluation for row in mine):.0f}",
+                f"{statistics.median(row.first_step_s for row in mine):.1f}",
+                f"{statistics.median(row.total_s for row in mine):.1f}",
+                f"{statistics.median(row.megabytes for row in mine):.0f}",
+                f"{statistics.median(row.recording for row in mine):.1%}" if name in OVERRIDES else "",
+            )
+    print_table(table)
+
+
+def draw_race(rows: dict[int, dict[str, list[Row]]], picture: pathlib.Path) -> None:
+    """Draw the training rows a second: a bar for each median, a dot for each turn."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  slow to import
+
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes: Any = figure.subplots(1, len(rows), sharey=True, sharex=True)
+    for axis, (count, found) in zip(axes, rows.items(), strict=True):
+        places = np.arange(len(found))[::-1]
+        rates = [[row.rate for row in mine] for mine in found.values()]
+        colours = ["0.6" if name in RECIPES else "tab:blue" for name in found]
+        axis.barh(places, [statistics.median(mine) for mine in rates], color=colours)
+        for place, mine in zip(places, rates, strict=True):
+            axis.plot(mine, [place] * len(mine), "k.", markersize=4)
+        axis.axvline(statistics.median(rates[0]), color="0.3", linewidth=0.8, linestyle="--")
+        axis.set_yticks(places, list(found))
+        axis.set_title(f"{count} core{'s' if count > 1 else ''}")
+        axis.set_xlabel("training rows a second")
+    figure.savefig(picture, dpi=110, metadata={"Software": None})
+
+
+def start_ups(folder: pathlib.Path, repeats: int) -> dict[str, list[float]]:
+    """Return the seconds of everything that ought to start without TensorFlow, and of TensorFlow's import."""
+    study = [sys.executable, "scripts/study.py", "--seeds=1..2", "experiment=smoke", "tracker=none", f"paths.runs={folder}/runs"]
+    run(study)  # trains; from then on it is the summary alone
+    page = f"--out={folder}/report.html"
+    commands: dict[str, list[str]] = {
+        "import tensorflow": [sys.executable, "-c", "import tensorflow"],
+        "scripts/report.py": [sys.executable, "scripts/report.py", page, f"{folder}/runs/smoke"],
+        "the summary of a finished study": study,
+    }
+    for script in sorted((ROOT / "scripts").glob("*.py")):
+        if "__main__" in script.read_text(encoding="utf-8") and script.name not in ("setup_env.py", "start.py", "lock.py"):
+            commands[f"scripts/{script.name} --help"] = [sys.executable, f"scripts/{script.name}", "--help"]
+    taken: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(repeats):
+        for name, command in commands.items():
+            taken[name].append(run(command).seconds)
+    return taken
+
+
+def sweep(folder: pathlib.Path, repeats: int, cores: Sequence[int]) -> list[tuple[float, float, bool]]:
+    """Return for each turn the seconds of a study on all cores, of its runs one after another, and whether bits agree."""
+    steps = ["tracker=none", "training.epochs=1", f"training.steps_per_epoch={STUDY_STEPS}"]
+    turns = []
+    for _ in range(repeats):
+        together, apart = folder / "together", folder / "apart"
+        study = ["make", "-s", "study", f"SEEDS=1..{SEEDS}", f"OVERRIDES={' '.join([*steps, f'paths.runs={together}'])}"]
+        at_once = run(study, cores).seconds
+        one_by_one = 0.0
+        for seed in range(1, SEEDS + 1):
+            words = f"SEED={seed}", f"OVERRIDES={' '.join([*steps, f'paths.runs={apart}'])}"
+            one_by_one += run(["make", "-s", "train", *words], cores).seconds
+        digests = [
+            {path.parent.parent.name: read_json(path)["weights_digest"] for path in runs.glob(f"*/*/*/{RESULT}")}
+            for runs in (together, apart)
+        ]
+        turns.append((at_once, one_by_one, digests[0] == digests[1] and len(digests[0]) == SEEDS))
+        shutil.rmtree(together)
+        shutil.rmtree(apart)
+        print(f"study of {SEEDS} seeds: {at_once:.0f} s; one after another: {one_by_one:.0f} s", flush=True)
+    return turns
+
+
+def judge(name: str, value: float, holds: Callable[[float], bool], target: str) -> bool:
+    """Print whether a target is met."""
+    met = holds(value)
+    print(f"{'met   ' if met else 'MISSED'}  {name}: {value:.2f} (target: {target})")
+    return met
+
+
+def at_least(least: float) -> Callable[[float], bool]:
+    """Return a test."""
+    return lambda value: value >= least
+
+
+def at_most(most: float) -> Callable[[float], bool]:
+    """Return a test."""
+    return lambda value: value <= most
+
+
+def judge_race(rows: dict[int, dict[str, list[Row]]]) -> list[bool]:
+    """Print the targets of the race."""
+
+    def ratio(count: int, name: str, other: str) -> float:
+        mine, theirs = ([row.rate for row in rows[count][each]] for each in (name, other))
+        return statistics.median(ratios(mine, theirs))
+
+    def middle(count: int, name: str, what: str) -> float:
+        return statistics.median(getattr(row, what) for row in rows[count][name])
+
+    more = statistics.median(ratios(*([r.total_s for r in rows[2][name]] for name in (TRACKED, PORTABLE)))) - 1
+    memory = middle(2, PORTABLE, "megabytes") / middle(2, PLAIN, "megabytes")
+    return [
+        judge("rows/s, portable to plain, two cores", ratio(2, PORTABLE, PLAIN), at_least(1.25), "1.25 or more"),
+        judge("rows/s, portable to the article, two cores", ratio(2, PORTABLE, ARTICLE), at_least(1.8), "1.8 or more"),
+        judge("rows/s, portable to plain, one core", ratio(1, PORTABLE, PLAIN), at_least(1.2), "1.2 or more"),
+        judge("recording's share of a training", middle(2, PORTABLE, "recording"), at_most(0.03), "0.03 or less"),
+        judge("what Comet offline adds to a whole run", more, at_most(0.03), "0.03 or less"),
+        judge("memory, portable to plain, two cores", memory, at_most(1.0), "1 or less"),
+    ]
+
+
+def main() -> int:
+    """Measure everything and print it; 1: a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3, help="turns")
+    parser.add_argument("--epochs", type=int, default=2, help="of each training of the race")
+    parser.add_argument("--out", type=pathlib.Path, help="where the figure goes")
+    parser.add_argument("--parts", default="race,start,study", help="what to measure")
+    given = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:  # noqa: PLR2004
+        sys.exit("cores: expected two, received one; fix: run it on a machine with two cores")
+    met: list[bool] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        if "race" in given.parts:
+            rows = race(folder, given.repeats, given.epochs, cores)
+            show_race(rows, given.epochs)
+            met += judge_race(rows)
+            if given.out:
+                draw_race(rows, given.out)
+        if "start" in given.parts:
+            met += judge_starts(start_ups(folder, given.repeats), rows if "race" in given.parts else None)
+        if "study" in given.parts:
+            turns = sweep(folder, given.repeats, cores)
+            gain = statistics.median(apart / together for together, apart, _ in turns)
+            met.append(judge(f"study of {SEEDS} seeds, to one after another", gain, at_least(1.3), "1.3 or more"))
+            met.append(judge("its digests are those", all(same for *_, same in turns), at_least(1), "1, all"))
+    return int(not all(met))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,6 +16,7 @@ REAL ?=
 ONLY ?=
 OUT ?= report.html
 REPEATS ?= 3
+PICTURE ?=
 SEEDS ?=
 VS ?=
 BAGS ?= 10
@@ -37,7 +38,7 @@ CONTAINER = $(PYTHON) scripts/container.py --engine='$(ENGINE)' --tag='$(IMAGE)'
 INSIDE = $(CONTAINER) --mounts='$(MOUNTS)' --user='$(USER_ID)' --network='$(NETWORK)' run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train resume seeds comet verify explain report watch rounds golden golden-update audit doctor new torture prune portability zoo bench bench-checkpoints bench-many study variance bagging test lint format lock image image-verify docker-train docker-test docker-run clean
+.PHONY: help setup train resume seeds comet verify explain report watch rounds golden golden-update audit doctor new torture prune portability zoo bench bench-growth bench-many study variance bagging test lint format lock image image-verify docker-train docker-test docker-run clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -99,11 +100,11 @@ bagging: setup ## train on BAGS bootstrap samples and average the models: make b
 zoo: setup ## measure which pieces of Keras are portable and write docs/zoo.md (half an hour); ONLY=name, CPUS=…: not written
 	@$(VENV_PYTHON) scripts/zoo.py $(if $(ONLY),--only='$(ONLY)') $(if $(ONLY)$(CPUS),,--write) $(CPUS)
 
-bench: setup ## what portability costs: portable, machine and free by turns, as ratios
-	@$(VENV_PYTHON) benchmarks/levels.py $(REPEATS)
+bench: setup ## reproducible training against plain Keras, as ratios (half an hour): make bench [REPEATS=3] [PICTURE=…]
+	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/speed.py --repeats=$(REPEATS) $(if $(PICTURE),--out='$(PICTURE)')
 
-bench-checkpoints: setup ## what checkpoints cost, as a share of real runs
-	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/checkpoints.py $(REPEATS)
+bench-growth: setup ## how time and memory grow with reviews, sequence length, vocabulary and runs (half an hour)
+	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/growth.py $(if $(PICTURE),--out='$(PICTURE)')
 
 bench-many: setup ## what 10,000 finished runs cost the summary of a study and the report
 	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/many_runs.py

@@ -52,7 +52,7 @@ def apply_recipe(recipe: str) -> None:
         tf.config.experimental.enable_op_determinism()
     elif recipe == "article":
         random.seed(SEED)
-        np.random.seed(SEED)
+        np.random.seed(SEED)  # noqa: NPY002  the article's way
         tf.random.set_seed(SEED)
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)

@@ -18,27 +18,32 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from measuring import Measured, describe_this_machine, median_and_range, ratios, run
+from measuring import describe_this_machine, median_and_range, ratios, run
 from rich.table import Table
 
 from samebits.config import Config, split_target
 from samebits.data import DataContext, Dataset
 from samebits.entry import compose
 from samebits.progress import print_table
-from samebits.record import METRICS, RESULT, TRACE, read_json
+from samebits.record import RESULT, TRACE, read_json
 from samebits.seeds import Seeds, resolve_points
 from samebits.worker import find_function
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SEEDS, SEED = 8, 56
+NO_HELP = ("job.py", "lock.py", "setup_env.py", "start.py")  # they are started by others, or take no words
 STUDY_STEPS = 200  # of each run of the study
-PLAIN, DETERMINISTIC, ARTICLE = "plain Keras", "Keras, seeded, deterministic operations", "the article: seeds, one thread"
+PLAIN, DETERMINISTIC, ARTICLE = (
+    "plain Keras",
+    "Keras, seeded, deterministic operations",
+    "the article: seeds, one thread",
+)
 MACHINE, PORTABLE, TRACKED = "samebits, machine", "samebits, portable", "samebits, portable, Comet offline"
 RECIPES = {PLAIN: "plain", DETERMINISTIC: "deterministic", ARTICLE: "article"}
 OVERRIDES = {
     MACHINE: ("runtime=machine", "tracker=none"),
     PORTABLE: ("tracker=none",),
-    TRACKED: ("tracker=comet_offline",),
+    TRACKED: ("tracker.mode=offline",),
 }
 CONTENDERS = (*RECIPES, *OVERRIDES)
 
@@ -53,7 +58,8 @@ class Row:
         first_step_s: From the command to the end of the first step.
         total_s: The whole command.
         megabytes: The most memory of all its processes together.
-        recording: Share of the training's time that records and checkpoints took; 0: nothing is recorded.
+        recording: Share of the training's time that records and checkpoints took.
+        data_s: Loading the data.
     """
 
     rate: float
@@ -62,6 +68,7 @@ class Row:
     total_s: float
     megabytes: float
     recording: float = 0.0
+    data_s: float = 0.0
 
 
 def load_data(config: Config) -> Dataset:
@@ -123,10 +130,12 @@ class Race:
             if not begun:
                 begun.extend(path.stat().st_mtime for path in runs.glob(f"*/*/*/{TRACE}") if path.stat().st_size)
 
-        words = f"SEED={SEED}", f"OVERRIDES={' '.join((*overrides, f'training.epochs={self.epochs}', f'paths.runs={runs}'))}"
+        settings = *overrides, f"training.epochs={self.epochs}", f"paths.runs={runs}"
+        words = f"SEED={SEED}", f"OVERRIDES={' '.join(settings)}"
         done = run(["make", "-s", "train", *words], cores, look=look)
         (result,) = runs.glob(f"*/*/*/{RESULT}")
-        phases = read_json(result)["phases"]
+        found = read_json(result)
+        phases = found["phases"]
         steps_s = phases["steps_s"] + phases["record_s"]
         shutil.rmtree(runs)
         return Row(
@@ -136,13 +145,14 @@ class Race:
             done.seconds,
             done.megabytes,
             phases["record_s"] / sum(phases.values()),
+            found["timing"]["data_s"],
         )
 
 
 def race(folder: pathlib.Path, repeats: int, epochs: int, cores: Sequence[int]) -> dict[int, dict[str, list[Row]]]:
     """Return the rows of every contender in every turn, by number of cores."""
     track = Race(folder, epochs)
-    rows: dict[int, dict[str, list[Row]]] = {len(cores[:n]): {name: [] for name in CONTENDERS} for n in (1, 2)}
+    rows: dict[int, dict[str, list[Row]]] = {n: {name: [] for name in CONTENDERS} for n in (1, 2)}
     track.train(PORTABLE, cores)  # whatever is done once: caches of data and of Python's code
     for turn in range(repeats):
         for count, found in rows.items():
@@ -155,7 +165,8 @@ def race(folder: pathlib.Path, repeats: int, epochs: int, cores: Sequence[int]) 
 
 def show_race(rows: dict[int, dict[str, list[Row]]], epochs: int) -> None:
     """Print the contenders as a table."""
-    title = f"{epochs} epochs and their evaluations: median (range) of {len(rows[1][PLAIN])} turns; {describe_this_machine()}"
+    turns = len(rows[1][PLAIN])
+    title = f"{epochs} epochs and their evaluations: median (range) of {turns} turns; {describe_this_machine()}"
     heads = ("cores", "contender", "rows/s", "against plain", "against the article", "evaluated rows/s",
              "s to first step", "s in all", "MB", "recording")  # fmt: skip
     table = Table(*heads, title=title)
@@ -201,7 +212,8 @@ def draw_race(rows: dict[int, dict[str, list[Row]]], picture: pathlib.Path) -> N
 
 def start_ups(folder: pathlib.Path, repeats: int) -> dict[str, list[float]]:
     """Return the seconds of everything that ought to start without TensorFlow, and of TensorFlow's import."""
-    study = [sys.executable, "scripts/study.py", "--seeds=1..2", "experiment=smoke", "tracker=none", f"paths.runs={folder}/runs"]
+    settings = "experiment=smoke", "tracker=none", f"paths.runs={folder}/runs"
+    study = [sys.executable, "scripts/study.py", "--seeds=1..2", *settings]
     run(study)  # trains; from then on it is the summary alone
     page = f"--out={folder}/report.html"
     commands: dict[str, list[str]] = {
@@ -210,7 +222,7 @@ def start_ups(folder: pathlib.Path, repeats: int) -> dict[str, list[float]]:
         "the summary of a finished study": study,
     }
     for script in sorted((ROOT / "scripts").glob("*.py")):
-        if "__main__" in script.read_text(encoding="utf-8") and script.name not in ("setup_env.py", "start.py", "lock.py"):
+        if script.name not in NO_HELP:
             commands[f"scripts/{script.name} --help"] = [sys.executable, f"scripts/{script.name}", "--help"]
     taken: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(repeats):
@@ -220,12 +232,18 @@ def start_ups(folder: pathlib.Path, repeats: int) -> dict[str, list[float]]:
 
 
 def sweep(folder: pathlib.Path, repeats: int, cores: Sequence[int]) -> list[tuple[float, float, bool]]:
-    """Return for each turn the seconds of a study on all cores, of its runs one after another, and whether bits agree."""
+    """Return for each turn the seconds of a study and of its runs one after another, and whether the bits agree."""
     steps = ["tracker=none", "training.epochs=1", f"training.steps_per_epoch={STUDY_STEPS}"]
     turns = []
     for _ in range(repeats):
         together, apart = folder / "together", folder / "apart"
-        study = ["make", "-s", "study", f"SEEDS=1..{SEEDS}", f"OVERRIDES={' '.join([*steps, f'paths.runs={together}'])}"]
+        study = [
+            "make",
+            "-s",
+            "study",
+            f"SEEDS=1..{SEEDS}",
+            f"OVERRIDES={' '.join([*steps, f'paths.runs={together}'])}",
+        ]
         at_once = run(study, cores).seconds
         one_by_one = 0.0
         for seed in range(1, SEEDS + 1):
@@ -240,6 +258,23 @@ def sweep(folder: pathlib.Path, repeats: int, cores: Sequence[int]) -> list[tupl
         shutil.rmtree(apart)
         print(f"study of {SEEDS} seeds: {at_once:.0f} s; one after another: {one_by_one:.0f} s", flush=True)
     return turns
+
+
+def judge_starts(taken: dict[str, list[float]], rows: dict[int, dict[str, list[Row]]] | None) -> list[bool]:
+    """Print what starts in which time, and the targets."""
+    table = Table("command", "seconds: median (range)", title="To start")
+    for name, seconds in taken.items():
+        table.add_row(name, median_and_range(seconds, ".2f"))
+    print_table(table)
+    importing = statistics.median(taken["import tensorflow"])
+    slowest = max(statistics.median(seconds) for name, seconds in taken.items() if name != "import tensorflow")
+    met = [judge("s, the slowest that needs no TensorFlow", slowest, at_most(1.5), "1.5 or less")]
+    if rows is not None:
+        beyond = statistics.median(row.first_step_s for row in rows[2][PORTABLE]) - importing
+        loading = statistics.median(row.data_s for row in rows[2][PORTABLE])
+        met.append(judge("s to the first step beyond TensorFlow's import", beyond, at_most(3.0), "3 or less"))
+        met.append(judge("s, the data's second start", loading, at_most(1.0), "1 or less"))
+    return met
 
 
 def judge(name: str, value: float, holds: Callable[[float], bool], target: str) -> bool:
@@ -264,10 +299,10 @@ def judge_race(rows: dict[int, dict[str, list[Row]]]) -> list[bool]:
 
     def ratio(count: int, name: str, other: str) -> float:
         mine, theirs = ([row.rate for row in rows[count][each]] for each in (name, other))
-        return statistics.median(ratios(mine, theirs))
+        return float(statistics.median(ratios(mine, theirs)))
 
     def middle(count: int, name: str, what: str) -> float:
-        return statistics.median(getattr(row, what) for row in rows[count][name])
+        return float(statistics.median(getattr(row, what) for row in rows[count][name]))
 
     more = statistics.median(ratios(*([r.total_s for r in rows[2][name]] for name in (TRACKED, PORTABLE)))) - 1
     memory = middle(2, PORTABLE, "megabytes") / middle(2, PLAIN, "megabytes")

@@ -8,4 +8,4 @@ from samebits import doctor, entry
 
 if __name__ == "__main__":
     root = pathlib.Path(__file__).resolve().parent.parent
-    sys.exit(entry.report_errors(lambda: doctor.run(root, lambda more: entry.compose(root, more), os.environ)))
+    sys.exit(entry.script(lambda: doctor.run(root, lambda more: entry.compose(root, more), os.environ)))

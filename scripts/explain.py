@@ -14,4 +14,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(entry.report_errors(main))
+    sys.exit(entry.script(main))

@@ -9,4 +9,4 @@ if __name__ == "__main__":
     root = pathlib.Path(__file__).resolve().parent.parent
     names = [name for name in sys.argv[1:] if name != "--update"]
     write = "--update" in sys.argv[1:]
-    sys.exit(entry.report_errors(lambda: golden.run(names, lambda more: entry.compose(root, more), root, write=write)))
+    sys.exit(entry.script(lambda: golden.run(names, lambda more: entry.compose(root, more), root, write=write)))

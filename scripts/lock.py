@@ -12,6 +12,9 @@ OPTIONS = ["--universal", "--python-version=3.11", "--generate-hashes", "--group
 PLAIN = ["--no-emit-index-url", "--no-annotate", "--no-header", "--quiet"]
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--help"]:
+        print(__doc__)
+        sys.exit(0)
     upgrades = [f"--upgrade-package={package}" for package in sys.argv[1:]]
     command = [sys.executable, "-m", "uv", "pip", "compile", *OPTIONS, *PLAIN, *upgrades]
     sys.exit(subprocess.call([*command, "pyproject.toml", "-o", "requirements.lock"], cwd=ROOT))

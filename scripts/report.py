@@ -10,4 +10,4 @@ if __name__ == "__main__":
     words = sys.argv[1:]
     out = next((word.removeprefix("--out=") for word in words if word.startswith("--out=")), "report.html")
     names = [word for word in words if not word.startswith("--out=")]
-    sys.exit(entry.report_errors(lambda: report.report(project / "runs", names, pathlib.Path(out))))
+    sys.exit(entry.script(lambda: report.report(project / "runs", names, pathlib.Path(out))))

@@ -9,4 +9,4 @@ if __name__ == "__main__":
     project = pathlib.Path(__file__).resolve().parent.parent
     name = sys.argv[1] if len(sys.argv) > 1 else "last"
     task = lambda: launch.resume(record.find_attempt(project / "runs", name), project).exit_code  # noqa: E731
-    sys.exit(entry.report_errors(task))
+    sys.exit(entry.script(task))

@@ -8,6 +8,4 @@ from samebits import entry, rounds
 if __name__ == "__main__":
     root = pathlib.Path(__file__).resolve().parent.parent
     picture = root / "runs" / "rounds.png"
-    sys.exit(
-        entry.report_errors(lambda: rounds.rounds(lambda more: entry.compose(root, sys.argv[1:] + more), root, picture))
-    )
+    sys.exit(entry.script(lambda: rounds.rounds(lambda more: entry.compose(root, sys.argv[1:] + more), root, picture)))

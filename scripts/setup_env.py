@@ -108,4 +108,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    print(__doc__) if sys.argv[1:2] == ["--help"] else main()

@@ -8,4 +8,4 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     from samebits import entry, startup
 
-    sys.exit(entry.report_errors(lambda: startup.start(ROOT, sys.argv[1:])))
+    sys.exit(entry.script(lambda: startup.start(ROOT, sys.argv[1:])))

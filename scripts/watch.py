@@ -7,4 +7,4 @@ from samebits import entry, watch
 
 if __name__ == "__main__":
     project = pathlib.Path(__file__).resolve().parent.parent
-    sys.exit(entry.report_errors(lambda: watch.watch(project / "runs")))
+    sys.exit(entry.script(lambda: watch.watch(project / "runs")))

@@ -10,4 +10,4 @@ if __name__ == "__main__":
     words = sys.argv[1:]
     names = [name for word in words if not word.startswith("--") for name in word.split(",") if name]
     pattern = next((word.removeprefix("--only=") for word in words if word.startswith("--only=")), "")
-    sys.exit(entry.report_errors(lambda: zoo.zoo(project, names, pattern, write="--write" in words)))
+    sys.exit(entry.script(lambda: zoo.zoo(project, names, pattern, write="--write" in words)))

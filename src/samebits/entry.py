@@ -112,6 +112,18 @@ def report_errors(action: Callable[[], int]) -> int:
         return 130
 
 
+def script(action: Callable[[], int]) -> int:
+    """Run the action of a script that has no options of its own to explain: `--help` prints what the script says first.
+
+    Returns:
+        The exit code.
+    """
+    if sys.argv[1:2] in (["--help"], ["-h"]):
+        print(sys.modules["__main__"].__doc__)
+        return 0
+    return report_errors(action)
+
+
 def compose(root: pathlib.Path, overrides: list[str]) -> Config:
     """Return the configuration of some overrides, without a command line.
 

@@ -354,19 +354,34 @@ def remove_attempt(attempt: pathlib.Path) -> None:
             inputs_folder.parent.rmdir()
 
 
+class HashingWriter(io.RawIOBase):
+    """Passes on what is written, and hashes it; nothing is held in memory, and there is no way back."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self.sha256 = stream, hashlib.sha256()
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, data: Any, /) -> int:
+        """Write bytes; returns how many."""
+        self.sha256.update(data)
+        return self._stream.write(data)
+
+
 def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     """Write named arrays as one file that carries the SHA-256 of its contents; see `write_file`.
 
     The contents are NumPy's npz format without pickled objects: reading it executes no code.
     """
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    contents = buffer.getbuffer()
-    header = ARRAYS_MAGIC + hashlib.sha256(contents).hexdigest().encode() + b"\n"
 
     def write(stream: BinaryIO) -> None:
-        stream.write(header)
-        stream.write(contents)
+        stream.write(ARRAYS_MAGIC + b"0" * 64 + b"\n")
+        hashing = HashingWriter(stream)
+        np.savez(hashing, allow_pickle=False, **arrays)
+        stream.seek(len(ARRAYS_MAGIC))
+        stream.write(hashing.sha256.hexdigest().encode())
 
     write_file(path, write)
 

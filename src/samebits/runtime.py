@@ -74,7 +74,8 @@ def child_environment(runtime: RuntimeConfig, hash_seed: int | None, parent: Map
     kept = {k: value for k, value in parent.items() if k in KEPT or not k.startswith(SCRUBBED_PREFIXES)}
     if runtime.promise == "free":
         kept |= {key: value for key, value in parent.items() if key.startswith(("TF_", "OMP_", "CUDA_", "LD_PRELOAD"))}
-    return kept | pinned_variables(runtime, hash_seed)
+    # No bits, but a tenth of the memory: TensorFlow's threads free what others allocated (docs/performance.md).
+    return {"MALLOC_ARENA_MAX": "1"} | kept | pinned_variables(runtime, hash_seed)
 
 
 def cpu_features() -> dict[str, bool]:

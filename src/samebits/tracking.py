@@ -8,6 +8,7 @@ archive where Comet fails online (mode auto), later by `make comet RUN=…`.
 
 import concurrent.futures
 import contextlib
+import importlib
 import logging
 import os
 import pathlib
@@ -375,6 +376,8 @@ def follow(tracker: Tracker, attempt: pathlib.Path, config: Config, *, live: boo
         live: The training goes on until standard input ends; else all that there will be is there.
     """
     tracker.start(attempt, config)
+    if live:
+        importlib.import_module("matplotlib.figure")  # a second that the end of the run need not wait
     sent = 0
     ended = False
     while not ended:
@@ -422,6 +425,7 @@ def tell(attempt: pathlib.Path, *, live: bool = False) -> int:
 def main() -> int:
     """Follow the attempt named on the command line."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    os.nice(10)  # the training goes first
     return tell(pathlib.Path(sys.argv[1]), live=True)
 
 

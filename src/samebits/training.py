@@ -35,7 +35,7 @@ from samebits.seeds import Seeds
 
 logger = logging.getLogger(__name__)
 
-EVALUATION_BATCH_SIZE = 500  # a constant of the recipe: the bits depend on it
+EVALUATION_BATCH_SIZE = 250  # a constant of the recipe: the bits depend on it
 # What is timed apart from the steps: tracing both functions, the first step, the evaluations, what is written.
 PHASES = ("prepare_s", "first_step_s", "evaluate_s", "record_s")
 LOSSES: dict[str, Callable[..., tf.Tensor]] = {

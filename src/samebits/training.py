@@ -36,6 +36,7 @@ from samebits.seeds import Seeds
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH_SIZE = 250  # a constant of the recipe: the bits depend on it
+CALL_S = 0.2  # about so long goes on without a look at the clock, at signals, at Python's generators
 # What is timed apart from the steps: tracing both functions, the first step, the evaluations, what is written.
 PHASES = ("prepare_s", "first_step_s", "evaluate_s", "record_s")
 LOSSES: dict[str, Callable[..., tf.Tensor]] = {
@@ -52,6 +53,7 @@ OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
 
 RowLosses = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 TrainStep = Callable[[np.ndarray], tuple[tf.Tensor, tf.Tensor, list[Any]]]
+TrainSteps = Callable[[np.ndarray], tuple[tf.Tensor, tf.Tensor]]
 EvaluationStep = Callable[[np.ndarray], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 
 
@@ -121,7 +123,8 @@ def make_train_step(
 ) -> TrainStep:
     """Return the traced function of one step.
 
-    The gradients are always among its results, so that a detailed trace runs the very same graph.
+    The gradients are always among its results and it is never taken apart into a caller, so that a detailed trace and
+    `make_train_steps` run the very same graph.
 
     Returns:
         A function from int32[batch] row numbers to (mean loss float32[], correct int32[], gradients by weight).
@@ -129,7 +132,9 @@ def make_train_step(
     inputs, labels = tf.constant(train.inputs), tf.constant(train.labels, tf.float32)
     optimizer.build(model.trainable_variables)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], jit_compile=False)
+    whole = {"_noinline": True}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], jit_compile=False, experimental_attributes=whole)
     def train_step(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[Any]]:
         batch, truth = tf.gather(inputs, rows), tf.gather(labels, rows)
         with tf.GradientTape() as tape:
@@ -141,6 +146,25 @@ def make_train_step(
         return mean_loss, count_correct(truth, logits), gradients
 
     return cast("TrainStep", train_step)  # tf.function is untyped
+
+
+def make_train_steps(train_step: TrainStep) -> TrainSteps:
+    """Return a function that takes several steps without Python between them.
+
+    Returns:
+        A function from int32[steps, batch] row numbers to (mean losses float32[steps], correct int32[steps]).
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)], jit_compile=False)
+    def train_steps(batches: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        count = tf.shape(batches)[0]
+        losses, corrects = tf.TensorArray(tf.float32, count), tf.TensorArray(tf.int32, count)
+        for number in tf.range(count):
+            loss, correct, _ = train_step(batches[number])
+            losses, corrects = losses.write(number, loss), corrects.write(number, correct)
+        return losses.stack(), corrects.stack()
+
+    return cast("TrainSteps", train_steps)  # tf.function is untyped
 
 
 def make_evaluation_step(model: keras.Model, row_losses: RowLosses, split: Split) -> EvaluationStep:
@@ -239,6 +263,8 @@ class Training:
         self.optimizer = optimizer(learning_rate=settings.learning_rate)
         row_losses = find_loss(settings.loss)
         self.train_step = make_train_step(model, self.optimizer, row_losses, dataset.train)
+        self.train_steps = make_train_steps(self.train_step)
+        self.steps_a_call = 1
         self.evaluation_step = make_evaluation_step(model, row_losses, dataset.validation)
         self.attempt = attempt
         self.checkpoints = Checkpoints(attempt, model, self.optimizer)
@@ -391,16 +417,29 @@ class Training:
         return None
 
     def step(self) -> None:
-        """Train on one batch: a pure function of the state before it and the epoch's order."""
+        """Train on the next batches: a pure function of the state before them and the epoch's order.
+
+        How many go in one call decides no bits; it follows the time that the last call took.
+        """
         settings, position = self.settings, self.position
-        batch = self.order[position.step * settings.batch_size : (position.step + 1) * settings.batch_size]
-        with contextlib.nullcontext() if self.spent["first_step_s"] else self.timed("first_step_s"):
-            loss, correct, gradients = self.train_step(batch.astype(np.int32))
-        position.add(len(batch), float(loss), int(correct))
-        check_finite(float(loss), f"loss in epoch {position.epoch}, step {position.step}")
+        first, count, began = position.step, self.count_next(), time.monotonic()
+        batch = self.order[first * settings.batch_size : (first + count) * settings.batch_size]
+        rows = batch.astype(np.int32)
+        with self.timed("first_step_s") if not self.spent["first_step_s"] else contextlib.nullcontext():
+            if self.is_watched():
+                loss, correct, gradients = self.train_step(rows)
+                losses, corrects = [float(loss)], [int(correct)]
+            else:
+                several = self.train_steps(rows.reshape(count, -1))
+                losses, corrects = several[0].numpy().tolist(), several[1].numpy().tolist()
+        self.steps_a_call = max(1, round(CALL_S * count / (time.monotonic() - began)))
+        for loss, correct in zip(losses, corrects, strict=True):
+            position.add(len(batch) // count, loss, correct)
+            check_finite(loss, f"loss in epoch {position.epoch}, step {position.step}")
+            self.progress.show(position.epoch, position.step, position.loss, position.accuracy)
         self.watch.check(position.epoch, position.step)
-        self.trace_step(batch, float(loss), gradients)
-        self.progress.show(position.epoch, position.step, position.loss, position.accuracy)
+        if self.is_traced():
+            self.trace_step(batch, losses[0], gradients)
         is_last = position.step == self.steps
         if position.step % settings.log_every == 0 and not is_last:
             place = {"epoch": position.epoch, "step": position.step}
@@ -411,11 +450,25 @@ class Training:
         if position.step % settings.checkpoint_every == 0 and not is_last:
             self.save()
 
+    def is_traced(self) -> bool:
+        """Return whether the trace records the steps of this epoch."""
+        return self.trace.level != "epoch" and self.trace.epoch in (0, self.position.epoch)
+
+    def is_watched(self) -> bool:
+        """Return whether Python looks at every step, or runs in it."""
+        return self.is_traced() or bool(self.opaque)
+
+    def count_next(self) -> int:
+        """Return how many steps may go in one call: up to the next record, all of whole batches."""
+        if self.is_watched():
+            return 1
+        step, settings = self.position.step, self.settings
+        whole = len(self.order) // settings.batch_size - step
+        until = (every - step % every for every in (settings.log_every, settings.checkpoint_every))
+        return max(1, min(self.steps_a_call, self.steps - step, whole, *until))
+
     def trace_step(self, batch: np.ndarray, loss: float, gradients: list[Any]) -> None:
-        """Record one step in the order in which it happened, where the trace asks for it."""
-        level, epoch = self.trace.level, self.trace.epoch
-        if level == "epoch" or epoch not in (0, self.position.epoch):
-            return
+        """Record one step in the order in which it happened."""
         split = self.dataset.train
         with self.timed("record_s"):
             row: dict[str, Any] = {
@@ -425,7 +478,7 @@ class Training:
                 "batch": array_digest("batch", split.inputs[batch]) + array_digest("labels", split.labels[batch]),
                 "loss": float_bits(loss),
             }
-            if level == "stage":
+            if self.trace.level == "stage":
                 pairs = zip(self.model.trainable_variables, gradients, strict=True)
                 row["gradients"] = {v.path: array_digest(v.path, tf.convert_to_tensor(g).numpy()) for v, g in pairs}
             tensors = weight_digests(self.model)

@@ -11,4 +11,4 @@ if __name__ == "__main__":
     smoke = [] if any(word.startswith("experiment=") for word in own) else ["experiment=smoke"]
     overrides = [*smoke, "tracker=none", *own]
     only = [word for word in sys.argv[1:] if "=" not in word]
-    sys.exit(entry.report_errors(lambda: audit.audit(lambda more: entry.compose(root, overrides + more), root, only)))
+    sys.exit(entry.script(lambda: audit.audit(lambda more: entry.compose(root, overrides + more), root, only)))

@@ -8,6 +8,9 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--help"]:
+        print(__doc__)
+        sys.exit(0)
     blocks = re.split(r"^(?=[a-z0-9])", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)
     block = next(block for block in blocks if block.startswith("tensorflow=="))
     wanted = pathlib.Path(sys.prefix) / "tensorflow.txt"

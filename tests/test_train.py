@@ -125,6 +125,50 @@ def test_a_detailed_trace_changes_no_bits(trained: tuple[pathlib.Path, Result]) 
     assert 30 == len(steps)
 
 
+@pytest.mark.parametrize("level", ["portable", "machine"])
+def test_how_many_steps_go_in_one_call_decides_no_bits(level: str, project: pathlib.Path) -> None:
+    """As many as 0.2 s hold, one, and one with all its gradients recorded: every row and digest is the same."""
+    source = project / "src" / "samebits" / "training.py"
+    text = source.read_text()
+    words = f"runtime={level}", "training.log_every=7"
+    train(project, *words)
+    source.write_text(text.replace("CALL_S = 0.2", "CALL_S = 0.0"))
+    assert source.read_text() != text
+    train(project, *words)
+    train(project, *words, "trace.level=stage")
+    many, one, traced = (json.loads((attempt / "result.json").read_text()) for attempt in finished(project))
+    rows = [(attempt / "metrics.jsonl").read_text() for attempt in finished(project)]
+
+    assert many["weights_digest"] == one["weights_digest"] == traced["weights_digest"]
+    assert many["optimizer_digest"] == one["optimizer_digest"] == traced["optimizer_digest"]
+    assert rows[0] == rows[1] == rows[2]
+    assert len(rows[0].splitlines()) > 4
+
+
+def test_a_result_says_where_the_seconds_went(trained: tuple[pathlib.Path, Result]) -> None:
+    """Its phases add up to the training's time."""
+    root, _ = trained
+    result = json.loads((finished(root)[0] / "result.json").read_text())
+    phases = result["phases"]
+
+    assert {"prepare_s", "first_step_s", "steps_s", "evaluate_s", "record_s"} == set(phases)
+    assert all(seconds > 0 for seconds in phases.values())
+    assert 0 <= result["timing"]["training_s"] - sum(phases.values()) < 0.5
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
+def test_every_script_says_what_it_does(script: str, project: pathlib.Path) -> None:
+    """`--help` prints it, ends with 0 and begins nothing; job.py alone is for Hydra."""
+    if script == "job.py":
+        pytest.skip("is started by Hydra's launchers")
+    before = sorted(path for path in project.rglob("*") if "__pycache__" not in path.parts)
+    done = run_script(project, script, "--help")
+
+    assert 0 == done.returncode, done.stderr
+    assert len(done.stdout.splitlines()) >= 1
+    assert before == sorted(path for path in project.rglob("*") if "__pycache__" not in path.parts)
+
+
 @pytest.mark.parametrize("level", ["machine", "article", "free"])
 def test_every_runtime_level_trains_and_records_its_promise(level: str, project: pathlib.Path) -> None:
     """The other levels finish too, and the record says which promise was made."""

@@ -4,6 +4,7 @@ import json
 import logging
 import pathlib
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -62,7 +63,7 @@ class Checkpoints:
 
     def save(self, position: Position, order: np.ndarray, rows: dict[str, int]) -> None:
         """Write a checkpoint and remove those older than the newest two."""
-        arrays = {name: variable.numpy() for name, variable in self._variables.items()}
+        arrays: dict[str, Any] = {name: variable.numpy for name, variable in self._variables.items()}
         state = json.dumps({"position": asdict(position) | {"loss_sum": float_bits(position.loss_sum)}, "rows": rows})
         arrays |= {"order": order, "state": np.frombuffer(state.encode(), np.uint8)}
         write_arrays(self._attempt / f"checkpoint-{position.epoch:05d}-{position.step:08d}.arrays", arrays)

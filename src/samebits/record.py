@@ -16,8 +16,8 @@ import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import yaml
@@ -370,16 +370,32 @@ class HashingWriter(io.RawIOBase):
         return self._stream.write(data)
 
 
-def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+def _write_array(member: IO[bytes], array: np.ndarray) -> None:
+    """Write an array in NumPy's format, as `np.lib.format.write_array` does, but without two copies of it."""
+    if array.dtype.hasobject:
+        message = f"arrays of numbers expected. Received: {array.dtype}"
+        raise ValueError(message)
+    np.lib.format.write_array_header_1_0(member, np.lib.format.header_data_from_array_1_0(array))
+    member.write(array.reshape(-1).view(np.uint8).data)
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray | Callable[[], np.ndarray]]) -> None:
     """Write named arrays as one file that carries the SHA-256 of its contents; see `write_file`.
 
     The contents are NumPy's npz format without pickled objects: reading it executes no code.
+
+    Args:
+        path: The file; its folder exists.
+        arrays: Each array, or a function that gives it: then one at a time is in memory.
     """
 
     def write(stream: BinaryIO) -> None:
         stream.write(ARRAYS_MAGIC + b"0" * 64 + b"\n")
         hashing = HashingWriter(stream)
-        np.savez(hashing, allow_pickle=False, **arrays)
+        with zipfile.ZipFile(hashing, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    _write_array(member, np.asarray(array() if callable(array) else array, order="C"))
         stream.seek(len(ARRAYS_MAGIC))
         stream.write(hashing.sha256.hexdigest().encode())
 

@@ -434,7 +434,7 @@ def test_objects_are_not_written(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "checkpoint.arrays"
     write_arrays(path, {"order": np.arange(3)})
 
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(ValueError, match="arrays of numbers expected"):
         write_arrays(path, {"reviews": np.array([[1], [2, 3], None], object)})
 
     assert read_arrays(path)["order"].tolist() == [0, 1, 2]

@@ -168,7 +168,7 @@ PLANTED: dict[str, tuple[Callable[[pathlib.Path], object], str, str]] = {
     ),
     "a layer without a seed": (
         replace(MODEL, ', seed=seed("embedding_dropout/dropout")', ""),
-        "randomness", "keras.layers.Dropout without seed=",
+        "randomness", "samebits.layers.Dropout without seed=",
     ),
     "no golden file": (
         lambda root: (root / "golden" / "smoke.json").unlink(), "golden digests", "golden/smoke.json: is missing",

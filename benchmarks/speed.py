@@ -1,4 +1,4 @@
-"""Reproducible training against plain Keras: make bench [REPEATS=3] [OUT=docs/performance.png].
+"""Reproducible training against plain Keras: make bench [REPEATS=3] [PICTURE=docs/performance.png].
 
 Every contender trains the same reviews for the same epochs as a fresh process, by turns, on one core and on two. Then
 the times to start, and a study of eight seeds against the same runs one after another. Ratios are between what was
@@ -13,7 +13,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,6 @@ from samebits.worker import find_function
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SEEDS, SEED = 8, 56
-NO_HELP = ("job.py", "lock.py", "setup_env.py", "start.py")  # they are started by others, or take no words
 STUDY_STEPS = 200  # of each run of the study
 PLAIN, DETERMINISTIC, ARTICLE = (
     "plain Keras",
@@ -215,14 +214,14 @@ def start_ups(folder: pathlib.Path, repeats: int) -> dict[str, list[float]]:
     settings = "experiment=smoke", "tracker=none", f"paths.runs={folder}/runs"
     study = [sys.executable, "scripts/study.py", "--seeds=1..2", *settings]
     run(study)  # trains; from then on it is the summary alone
-    page = f"--out={folder}/report.html"
+    page, attempts = f"--out={folder}/report.html", [str(path.parent) for path in folder.glob(f"runs/*/*/*/{RESULT}")]
     commands: dict[str, list[str]] = {
         "import tensorflow": [sys.executable, "-c", "import tensorflow"],
-        "scripts/report.py": [sys.executable, "scripts/report.py", page, f"{folder}/runs/smoke"],
+        "scripts/report.py": [sys.executable, "scripts/report.py", page, *attempts],
         "the summary of a finished study": study,
     }
     for script in sorted((ROOT / "scripts").glob("*.py")):
-        if script.name not in NO_HELP:
+        if script.name != "job.py":  # Hydra's launchers start it
             commands[f"scripts/{script.name} --help"] = [sys.executable, f"scripts/{script.name}", "--help"]
     taken: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(repeats):
@@ -268,30 +267,25 @@ def judge_starts(taken: dict[str, list[float]], rows: dict[int, dict[str, list[R
     print_table(table)
     importing = statistics.median(taken["import tensorflow"])
     slowest = max(statistics.median(seconds) for name, seconds in taken.items() if name != "import tensorflow")
-    met = [judge("s, the slowest that needs no TensorFlow", slowest, at_most(1.5), "1.5 or less")]
+    met = [at_most(1.5, "s, the slowest that needs no TensorFlow", slowest)]
     if rows is not None:
         beyond = statistics.median(row.first_step_s for row in rows[2][PORTABLE]) - importing
         loading = statistics.median(row.data_s for row in rows[2][PORTABLE])
-        met.append(judge("s to the first step beyond TensorFlow's import", beyond, at_most(3.0), "3 or less"))
-        met.append(judge("s, the data's second start", loading, at_most(1.0), "1 or less"))
+        met.append(at_most(3.0, "s to the first step beyond TensorFlow's import", beyond))
+        met.append(at_most(1.0, "s, the data's second start", loading))
     return met
 
 
-def judge(name: str, value: float, holds: Callable[[float], bool], target: str) -> bool:
-    """Print whether a target is met."""
-    met = holds(value)
-    print(f"{'met   ' if met else 'MISSED'}  {name}: {value:.2f} (target: {target})")
-    return met
+def at_least(least: float, name: str, value: float) -> bool:
+    """Print and return whether a value reaches its target."""
+    print(f"{'met   ' if value >= least else 'MISSED'}  {name}: {value:.2f} (target: {least:g} or more)")
+    return value >= least
 
 
-def at_least(least: float) -> Callable[[float], bool]:
-    """Return a test."""
-    return lambda value: value >= least
-
-
-def at_most(most: float) -> Callable[[float], bool]:
-    """Return a test."""
-    return lambda value: value <= most
+def at_most(most: float, name: str, value: float) -> bool:
+    """Print and return whether a value stays within its target."""
+    print(f"{'met   ' if value <= most else 'MISSED'}  {name}: {value:.2f} (target: {most:g} or less)")
+    return value <= most
 
 
 def judge_race(rows: dict[int, dict[str, list[Row]]]) -> list[bool]:
@@ -307,12 +301,12 @@ def judge_race(rows: dict[int, dict[str, list[Row]]]) -> list[bool]:
     more = statistics.median(ratios(*([r.total_s for r in rows[2][name]] for name in (TRACKED, PORTABLE)))) - 1
     memory = middle(2, PORTABLE, "megabytes") / middle(2, PLAIN, "megabytes")
     return [
-        judge("rows/s, portable to plain, two cores", ratio(2, PORTABLE, PLAIN), at_least(1.25), "1.25 or more"),
-        judge("rows/s, portable to the article, two cores", ratio(2, PORTABLE, ARTICLE), at_least(1.8), "1.8 or more"),
-        judge("rows/s, portable to plain, one core", ratio(1, PORTABLE, PLAIN), at_least(1.2), "1.2 or more"),
-        judge("recording's share of a training", middle(2, PORTABLE, "recording"), at_most(0.03), "0.03 or less"),
-        judge("what Comet offline adds to a whole run", more, at_most(0.03), "0.03 or less"),
-        judge("memory, portable to plain, two cores", memory, at_most(1.0), "1 or less"),
+        at_least(1.25, "rows/s, portable to plain, two cores", ratio(2, PORTABLE, PLAIN)),
+        at_least(1.8, "rows/s, portable to the article, two cores", ratio(2, PORTABLE, ARTICLE)),
+        at_least(1.2, "rows/s, portable to plain, one core", ratio(1, PORTABLE, PLAIN)),
+        at_most(0.03, "recording's share of a training", middle(2, PORTABLE, "recording")),
+        at_most(0.03, "what Comet offline adds to a whole run", more),
+        at_most(1.0, "memory, portable to plain, two cores", memory),
     ]
 
 
@@ -341,8 +335,8 @@ def main() -> int:
         if "study" in given.parts:
             turns = sweep(folder, given.repeats, cores)
             gain = statistics.median(apart / together for together, apart, _ in turns)
-            met.append(judge(f"study of {SEEDS} seeds, to one after another", gain, at_least(1.3), "1.3 or more"))
-            met.append(judge("its digests are those", all(same for *_, same in turns), at_least(1), "1, all"))
+            met.append(at_least(1.3, f"study of {SEEDS} seeds, to one after another", gain))
+            met.append(at_least(1, "share of turns with the same digests", statistics.mean(same for *_, same in turns)))
     return int(not all(met))
 
 

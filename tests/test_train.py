@@ -1,5 +1,6 @@
 """`make train` end to end, on the smoke experiment: the same bits in fresh processes, and clear ends of every kind."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -26,6 +27,8 @@ from conftest import (
     start_and_wait_for_rows,
     train,
 )
+
+from samebits.runtime import OPTIONAL_FOR_KERAS
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +282,39 @@ def test_a_crash_says_its_reason_and_the_log(project: pathlib.Path) -> None:
     assert 1 == done.returncode
     assert "killed by SIGABRT; log: " in done.stdout
     assert "Fatal Python error: Aborted" in next((project / "runs").glob("*/*/1/log.txt")).read_text()
+
+
+ENDING = """
+import atexit, importlib, pathlib, sys
+
+loaded = [name for name in ("IPython", "matplotlib", "sklearn") if name in sys.modules]
+usable = importlib.import_module("sklearn.base") is not None
+
+
+def report():
+    pathlib.Path("ending.txt").write_text(f"loaded {loaded} usable {usable}")
+
+
+atexit.register(report)
+"""
+
+
+def test_the_training_process_runs_what_the_users_code_wants_at_its_end(project: pathlib.Path) -> None:
+    """It ends without taking TensorFlow down, but not without atexit; and what Keras need not import is not loaded."""
+    path = project / "src" / PACKAGE / "model.py"
+    path.write_text(path.read_text() + ENDING)
+    done = train(project, "training.epochs=1")
+
+    assert 0 == done.returncode, done.stderr
+    assert "loaded [] usable True" == (project / "ending.txt").read_text()
+
+
+def test_keras_imports_what_the_training_process_leaves_out() -> None:
+    """Else `runtime.OPTIONAL_FOR_KERAS` would be for nothing."""
+    installed = {name for name in OPTIONAL_FOR_KERAS if importlib.util.find_spec(name)}
+
+    assert installed <= set(imported_modules("import keras"))
+    assert "sklearn" in installed
 
 
 def test_a_layer_without_a_seed_is_an_error_that_names_it(project: pathlib.Path) -> None:

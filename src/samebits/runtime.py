@@ -5,12 +5,14 @@ Half of it must be set before the interpreter starts (`child_environment`), half
 configuration's other parts. TensorFlow is imported inside functions alone.
 """
 
+import atexit
+import contextlib
 import os
 import platform
 import random
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -39,6 +41,8 @@ NUMPY_ABOVE_AVX2 = "X86_V4 AVX512_ICL AVX512_SPR"
 X86_64 = ("x86_64", "AMD64")
 GRAPH_REWRITES = ("arithmetic_optimization", "constant_folding")
 RANDOM_HASH_SEED = "random"
+# Keras imports these where it finds them, for its wrappers, galleries and file editor (3.15): 90 MB and over a second.
+OPTIONAL_FOR_KERAS = ("IPython", "matplotlib", "sklearn")
 
 
 def pinned_variables(runtime: RuntimeConfig, hash_seed: int | None) -> dict[str, str]:
@@ -117,9 +121,23 @@ def side_by_side(most: int) -> int:
     return min(most, usable_cores())
 
 
+@contextlib.contextmanager
+def left_out(packages: tuple[str, ...]) -> Iterator[None]:
+    """Let packages look as if they were not installed while the block imports others; later they can be imported."""
+    absent = [name for name in packages if name not in sys.modules]
+    hidden: dict[str, Any] = dict.fromkeys(absent)  # None makes an import of it a ModuleNotFoundError
+    sys.modules.update(hidden)
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
 def apply_pins(runtime: RuntimeConfig) -> None:
     """Set what can only be set after TensorFlow is imported and before its first operation."""
-    import keras  # noqa: PLC0415
+    with left_out(OPTIONAL_FOR_KERAS):
+        import keras  # noqa: PLC0415
     import tensorflow as tf  # noqa: PLC0415
 
     keras.backend.set_floatx("float32")
@@ -245,3 +263,10 @@ def check_pins(runtime: RuntimeConfig, hash_seed: int | None, effective: dict[st
                 received=actual,
                 fix="start runs with `make train` or scripts/train.py, which start the child process with it.",
             )
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process at once: everything is written, and to take TensorFlow down object by object takes a second."""
+    atexit._run_exitfuncs()  # noqa: SLF001  no public name; what logging and the user's code asked for
+    sys.stdout.flush()
+    os._exit(code)

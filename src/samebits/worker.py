@@ -34,6 +34,7 @@ from samebits.record import (
     remove_leftovers,
     write_json,
 )
+from samebits.runtime import end_process
 from samebits.seeds import Seeds, resolve_points
 
 logger = logging.getLogger(__name__)
@@ -240,4 +241,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -38,7 +38,7 @@ CONTAINER = $(PYTHON) scripts/container.py --engine='$(ENGINE)' --tag='$(IMAGE)'
 INSIDE = $(CONTAINER) --mounts='$(MOUNTS)' --user='$(USER_ID)' --network='$(NETWORK)' run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train resume seeds comet verify explain report watch rounds golden golden-update audit doctor new torture prune portability zoo bench bench-growth bench-many study variance bagging test lint format lock image image-verify docker-train docker-test docker-run clean
+.PHONY: help setup train resume seeds comet verify explain report watch rounds golden golden-update audit doctor new torture prune portability zoo bench bench-growth bench-many roofline study variance bagging test lint format lock image image-verify docker-train docker-test docker-run clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -105,6 +105,9 @@ bench: setup ## reproducible training against plain Keras, as ratios (half an ho
 
 bench-growth: setup ## how time and memory grow with reviews, sequence length, vocabulary and runs (half an hour)
 	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/growth.py $(if $(PICTURE),--out='$(PICTURE)')
+
+roofline: setup ## what bounds a step: operations and bytes counted, against this machine's rates: make roofline [PICTURE=…]
+	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/roofline.py $(if $(PICTURE),--out='$(PICTURE)') $(OVERRIDES)
 
 bench-many: setup ## what 10,000 finished runs cost the summary of a study and the report
 	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/many_runs.py

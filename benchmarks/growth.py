@@ -6,17 +6,14 @@ the number of runs costs is `make bench-many`. More reviews than there are come 
 
 import argparse
 import pathlib
-import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 from typing import Any
 
-from measuring import describe_this_machine, run
+from measuring import describe_this_machine, train
 from rich.table import Table
 
 from samebits.progress import print_table
-from samebits.record import RESULT, read_json
 
 STEPS = "training.steps_per_epoch=200"
 SYNTHETIC = ("data=synthetic", "data.num_words=20000", "data.sequence_length=100")
@@ -50,22 +47,13 @@ def overrides_of(axis: str, value: int) -> tuple[str, ...]:
     return f"{key}={value}", STEPS
 
 
-def measure(overrides: tuple[str, ...], folder: pathlib.Path) -> Point:
+def measure(overrides: tuple[str, ...]) -> Point:
     """Train once and return what it cost."""
-    runs = folder / "runs"
-    words = " ".join((*overrides, "tracker=none", "training.epochs=1", f"paths.runs={runs}"))
-    done = run(["make", "-s", "train", f"OVERRIDES={words}"])
-    (path,) = runs.glob(f"*/*/*/{RESULT}")
-    result = read_json(path)
-    shutil.rmtree(runs)
-    phases, steps = result["phases"], result["steps"]
-    return Point(
-        result["timing"]["data_s"],
-        phases["prepare_s"] + phases["first_step_s"],
-        1e3 * phases["steps_s"] / (steps - 1),
-        done.seconds,
-        done.megabytes,
-    )
+    done = train([*overrides, "tracker=none", "training.epochs=1"])
+    phases = done.result["phases"]
+    prepare_s = phases["prepare_s"] + phases["first_step_s"]
+    cost = done.command
+    return Point(done.result["timing"]["data_s"], prepare_s, done.step_ms, cost.seconds, cost.megabytes)
 
 
 def draw(points: dict[str, dict[int, Point]], picture: pathlib.Path) -> None:
@@ -94,14 +82,13 @@ def main() -> int:
     heads = ("", "", "data s", "tracing s", "ms a step", "s in all", "MB")
     table = Table(*heads, title=f"One epoch of the CNN-LSTM, batches of 30; {describe_this_machine()}")
     points: dict[str, dict[int, Point]] = {axis: {} for axis in AXES}
-    with tempfile.TemporaryDirectory() as name:
-        for axis, values in AXES.items():
-            for value in values:
-                measure(overrides_of(axis, value), pathlib.Path(name))  # fills the cache
-                point = points[axis][value] = measure(overrides_of(axis, value), pathlib.Path(name))
-                numbers = (f"{point.data_s:.2f}", f"{point.prepare_s:.1f}", f"{point.step_ms:.1f}")
-                table.add_row(axis, str(value), *numbers, f"{point.seconds:.1f}", f"{point.megabytes:.0f}")
-                print(f"{axis} {value}: {point.seconds:.1f} s, {point.megabytes:.0f} MB", flush=True)
+    for axis, values in AXES.items():
+        for value in values:
+            measure((*overrides_of(axis, value), "training.steps_per_epoch=1"))  # fills the cache
+            point = points[axis][value] = measure(overrides_of(axis, value))
+            numbers = (f"{point.data_s:.2f}", f"{point.prepare_s:.1f}", f"{point.step_ms:.1f}")
+            table.add_row(axis, str(value), *numbers, f"{point.seconds:.1f}", f"{point.megabytes:.0f}")
+            print(f"{axis} {value}: {point.seconds:.1f} s, {point.megabytes:.0f} MB", flush=True)
     print_table(table)
     if given.out:
         draw(points, given.out)

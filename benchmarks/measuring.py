@@ -5,12 +5,15 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from samebits.machine import describe_cpu
+from samebits.record import RESULT, TRACE, read_json
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOOK_EVERY_S = 0.05
@@ -42,14 +45,16 @@ def run(
     cores: Sequence[int] | None = None,
     environment: dict[str, str] | None = None,
     look: Callable[[], None] | None = None,
+    cwd: pathlib.Path = ROOT,
 ) -> Measured:
-    """Run a command of the project to its end.
+    """Run a command of a project to its end.
 
     Args:
         command: Program and arguments.
         cores: The cores that it may use; None: all.
         environment: Variables added to this process's own.
         look: Called every 50 ms while it runs.
+        cwd: The project's folder.
 
     Raises:
         SystemExit: It failed; with what it printed.
@@ -59,8 +64,8 @@ def run(
     began, began_s = time.time(), time.monotonic()
     process = subprocess.Popen(
         [*pinned, *command],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src")} | (environment or {}),
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(cwd / "src")} | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -81,6 +86,37 @@ def run(
     if process.returncode:
         sys.exit(f"exit code {process.returncode} of {' '.join(command)}:\n{output}")
     return Measured(seconds, most[0] / 1e6, output, began)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training: its result.json, the whole command, and seconds from the start to the end of the first step."""
+
+    result: dict[str, Any]
+    command: Measured
+    first_step_s: float
+
+    @property
+    def step_ms(self) -> float:
+        """Return the milliseconds of a step after the first."""
+        return float(1e3 * self.result["phases"]["steps_s"] / (self.result["steps"] - 1))
+
+
+def train(overrides: Sequence[str], cores: Sequence[int] | None = None) -> Trained:
+    """Train as `make train` does, into a folder that is gone afterwards."""
+    begun: list[float] = []
+    with tempfile.TemporaryDirectory() as name:
+        runs = pathlib.Path(name)
+
+        def look() -> None:  # the first line of the trace is written just before the first step
+            if not begun:
+                begun.extend(path.stat().st_mtime for path in runs.glob(f"*/*/*/{TRACE}") if path.stat().st_size)
+
+        words = " ".join([*overrides, f"paths.runs={runs}"])
+        done = run(["make", "-s", "train", f"OVERRIDES={words}"], cores, look=look)
+        (path,) = runs.glob(f"*/*/*/{RESULT}")
+        result = read_json(path)
+    return Trained(result, done, begun[0] - done.began + result["phases"]["first_step_s"])
 
 
 def median_and_range(values: Sequence[float], form: str = ".1f") -> str:

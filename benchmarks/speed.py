@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from measuring import describe_this_machine, median_and_range, ratios, run
+from measuring import describe_this_machine, median_and_range, ratios, run, train
 from rich.table import Table
 
 from samebits.config import Config, split_target
 from samebits.data import DataContext, Dataset
 from samebits.entry import compose
 from samebits.progress import print_table
-from samebits.record import RESULT, TRACE, read_json
+from samebits.record import RESULT, read_json
 from samebits.seeds import Seeds, resolve_points
 from samebits.worker import find_function
 
@@ -122,29 +122,16 @@ class Race:
 
     def train_ours(self, overrides: Sequence[str], cores: Sequence[int]) -> Row:
         """Train one of ours, as `make train` does."""
-        runs = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
-        begun: list[float] = []
-
-        def look() -> None:  # the first line of the trace is written just before the first step
-            if not begun:
-                begun.extend(path.stat().st_mtime for path in runs.glob(f"*/*/*/{TRACE}") if path.stat().st_size)
-
-        settings = *overrides, f"training.epochs={self.epochs}", f"paths.runs={runs}"
-        words = f"SEED={SEED}", f"OVERRIDES={' '.join(settings)}"
-        done = run(["make", "-s", "train", *words], cores, look=look)
-        (result,) = runs.glob(f"*/*/*/{RESULT}")
-        found = read_json(result)
-        phases = found["phases"]
-        steps_s = phases["steps_s"] + phases["record_s"]
-        shutil.rmtree(runs)
+        done = train([*overrides, f"seed.root={SEED}", f"training.epochs={self.epochs}"], cores)
+        phases = done.result["phases"]
         return Row(
-            (self.epochs * self.rows - self.config.training.batch_size) / steps_s,
+            (self.epochs * self.rows - self.config.training.batch_size) / (phases["steps_s"] + phases["record_s"]),
             self.epochs * self.validation_rows / phases["evaluate_s"],
-            begun[0] - done.began + phases["first_step_s"],
-            done.seconds,
-            done.megabytes,
+            done.first_step_s,
+            done.command.seconds,
+            done.command.megabytes,
             phases["record_s"] / sum(phases.values()),
-            found["timing"]["data_s"],
+            done.result["timing"]["data_s"],
         )
 
 

@@ -138,6 +138,24 @@ def compose(root: pathlib.Path, overrides: list[str]) -> Config:
         raise config_error(error) from error
 
 
+def show_help(root: pathlib.Path, overrides: list[str]) -> int:
+    """Print the help of conf/config.yaml: groups, examples, and the configuration with some overrides; returns 0.
+
+    Hydra's own way to it takes seconds: it composes the configuration anew for each of its own 40 groups (1.3).
+    """
+    ConfigStore.instance().store(name="schema", node=Config)
+    with hydra.initialize_config_dir(str(root / "conf"), version_base="1.3"):
+        composed = hydra.compose("config", overrides, return_hydra_config=True)
+    text = composed.hydra.help
+    groups = sorted(path for path in (root / "conf").iterdir() if path.is_dir() and path.name != "hydra")
+    print(f"{text.header}\n\nChoose with group=option:")
+    for group in groups:
+        print(f"{group.name}: {', '.join(sorted(path.stem for path in group.glob('*.yaml')))}")
+    own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    print(f"\nSet any value with key=value:\n\n{OmegaConf.to_yaml(own)}\n{text.footer}")
+    return 0
+
+
 def main(root: pathlib.Path, task: Callable[[Config, pathlib.Path], int]) -> int:
     """Compose the command line's configuration, run the task with it, and return the exit code.
 
@@ -150,6 +168,10 @@ def main(root: pathlib.Path, task: Callable[[Config, pathlib.Path], int]) -> int
     codes: list[int] = []
     ConfigStore.instance().store(name="schema", node=Config)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing and exiting with 1
+
+    words = sys.argv[1:]
+    if {"--help", "-h"} & set(words):
+        return report_errors(lambda: show_help(root, [word for word in words if not word.startswith("-")]))
 
     def job(composed: DictConfig) -> None:
         codes.append(report_errors(lambda: task(to_config(composed), root)))

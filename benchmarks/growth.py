@@ -65,9 +65,10 @@ def draw(points: dict[str, dict[int, Point]], picture: pathlib.Path) -> None:
     axes: Any = figure.subplots(len(shown), len(points), sharex="col")
     for column, (axis, found) in enumerate(points.items()):
         for row, (name, label) in enumerate(shown):
-            axes[row][column].plot(list(found), [getattr(point, name) for point in found.values()], "o-")
-            axes[row][column].set_xscale("log")
-            axes[row][column].set_ylim(bottom=0)
+            heights = [getattr(point, name) for point in found.values()]
+            axes[row][column].plot(list(found), heights, "o-")
+            axes[row][column].set_xlim(0, 1.05 * max(found))
+            axes[row][column].set_ylim(0, 1.1 * max(heights))
             if column == 0:
                 axes[row][column].set_ylabel(label)
         axes[-1][column].set_xlabel(axis)
@@ -84,7 +85,7 @@ def main() -> int:
     points: dict[str, dict[int, Point]] = {axis: {} for axis in AXES}
     for axis, values in AXES.items():
         for value in values:
-            measure((*overrides_of(axis, value), "training.steps_per_epoch=1"))  # fills the cache
+            measure((*overrides_of(axis, value), "training.steps_per_epoch=2"))  # fills the cache
             point = points[axis][value] = measure(overrides_of(axis, value))
             numbers = (f"{point.data_s:.2f}", f"{point.prepare_s:.1f}", f"{point.step_ms:.1f}")
             table.add_row(axis, str(value), *numbers, f"{point.seconds:.1f}", f"{point.megabytes:.0f}")

@@ -1,9 +1,9 @@
 """Experiment trackers, and the process that tells one what a run has recorded.
 
 The run's own record is the source of truth. `python -m samebits.tracking ATTEMPT ROOT` reads it as it grows and tells
-the tracker; the end of its standard input is the end of the training. So no tracker can slow a training down, draw
-from its generators or end it, and whatever a tracker lost is told again from the record: at once into an offline
-archive where Comet fails online (mode auto), later by `make comet RUN=…`.
+the tracker; the result, or the end of its standard input, is the end of the training. So no tracker can slow a training
+down, draw from its generators or end it, and whatever a tracker lost is told again from the record: at once into an
+offline archive where Comet fails online (mode auto), later by `make comet RUN=…`.
 """
 
 import concurrent.futures
@@ -384,7 +384,7 @@ def follow(tracker: Tracker, attempt: pathlib.Path, config: Config, *, live: boo
         tracker: Is told.
         attempt: The run's folder.
         config: The run's configuration.
-        live: The training goes on until standard input ends; else all that there will be is there.
+        live: The training goes on until its result is there or standard input ends; else all there will be is there.
     """
     tracker.start(attempt, config)
     if live:

@@ -29,7 +29,6 @@ from samebits.runtime import apply_pins, seed_global_generators
 from samebits.seeds import Seeds, resolve_points
 from samebits.worker import find_function
 
-STEPS = 300
 FLOAT = 4  # bytes
 SIDE = 1024  # of the matrices whose product measures the arithmetic
 STREAM = 1 << 23  # values of each array whose product measures the memory: none fits a cache
@@ -179,6 +178,7 @@ def main() -> int:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, help="where the figure goes")
+    parser.add_argument("--steps", type=int, default=300, help="of the training whose steps are timed")
     parser.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", help="of the configuration")
     given = parser.parse_args()
@@ -204,7 +204,9 @@ def main() -> int:
     least, took = (sum(each) for each in ((piece.least_ms(rates) for piece in pieces), (p.took_ms for p in pieces)))
     table.add_row("sum", "", "", f"{least:.1f}", "", f"{took:.1f}", f"{least / took:.0%}", end_section=True)
     for number in range(1, len(cores) + 1):
-        step = train([*overrides, "training.epochs=1", f"training.steps_per_epoch={STEPS}"], cores[:number]).step_ms
+        step = train(
+            [*overrides, "training.epochs=1", f"training.steps_per_epoch={given.steps}"], cores[:number]
+        ).step_ms
         bound = least / number
         name = f"a whole step, {number} core{'s' if number > 1 else ''}"
         table.add_row(name, "", "", f"{bound:.1f}", "", f"{step:.1f}", f"{bound / step:.0%}")

@@ -110,7 +110,7 @@ roofline: setup ## what bounds a step: operations and bytes counted, against thi
 	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/roofline.py $(if $(PICTURE),--out='$(PICTURE)') $(OVERRIDES)
 
 bench-many: setup ## what 10,000 finished runs cost the summary of a study and the report
-	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/many_runs.py
+	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/many_runs.py $(if $(PICTURE),--out='$(PICTURE)')
 
 test: setup ## set up and run the tests: make test [TESTS="-k seeds"]
 	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder $(TESTS)

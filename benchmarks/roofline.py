@@ -164,11 +164,10 @@ def draw(pieces: list[Piece], rates: dict[str, float], picture: pathlib.Path) ->
     axis: Any = figure.subplots()
     intensities = np.geomspace(0.03, 300, 200)
     axis.loglog(intensities, np.minimum(rates["operations"], intensities * rates["bytes"]) / 1e9, color="0.3")
-    for number, piece in enumerate(pieces):
+    for piece in pieces:
         place = piece.operations / piece.bytes, piece.operations / piece.took_ms / 1e6
-        axis.plot(*place, "o", color="tab:blue")
-        label = f"{piece.name}, {piece.took_ms:.1f} ms"
-        axis.annotate(label, place, xytext=(5, 5 if number % 2 else -11), textcoords="offset points", fontsize=8)
+        axis.plot(*place, "o", label=f"{piece.name}, {piece.took_ms:.1f} ms")
+    axis.legend(loc="lower right", fontsize=8)
     axis.set_xlabel("operations for each byte of memory")
     axis.set_ylabel("thousand million operations a second")
     figure.savefig(picture, dpi=110, metadata={"Software": None})

@@ -103,13 +103,13 @@ zoo: setup ## measure which pieces of Keras are portable and write docs/zoo.md (
 bench: setup ## reproducible training against plain Keras, as ratios (half an hour): make bench [REPEATS=3] [PICTURE=…]
 	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/speed.py --repeats=$(REPEATS) $(if $(PICTURE),--out='$(PICTURE)')
 
-bench-growth: setup ## how time and memory grow with reviews, sequence length, vocabulary and runs (half an hour)
+bench-growth: setup ## how time and memory grow with reviews, sequence length and vocabulary (ten minutes): make bench-growth [PICTURE=…]
 	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/growth.py $(if $(PICTURE),--out='$(PICTURE)')
 
 roofline: setup ## what bounds a step: operations and bytes counted, against this machine's rates: make roofline [PICTURE=…]
 	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/roofline.py $(if $(PICTURE),--out='$(PICTURE)') $(OVERRIDES)
 
-bench-many: setup ## what 10,000 finished runs cost the summary of a study and the report
+bench-many: setup ## what 10,000 finished runs cost the summary of a study and the report: make bench-many [PICTURE=…]
 	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/many_runs.py $(if $(PICTURE),--out='$(PICTURE)')
 
 test: setup ## set up and run the tests: make test [TESTS="-k seeds"]

@@ -1,7 +1,7 @@
 """What 10,000 finished runs cost: the summary of a study, and the report: make bench-many [PICTURE=…].
 
 One real run (the smoke experiment) is trained; the others are copies of its folder with another seed and other numbers,
-where `make train` would put them. Then the real commands run over a tenth of them and over all, as fresh processes:
+where `make train` would put them. Then the real commands run over a tenth, half and all of them, as fresh processes:
 seconds, and the most memory that each had. Nothing is left.
 """
 

@@ -187,8 +187,9 @@ def main() -> int:
     cores = sorted(os.sched_getaffinity(0))[:2]
     overrides = [*given.overrides, "tracker=none"]
     _, environment = child_command(compose(ROOT, overrides), ROOT, ROOT)
-    words = [sys.executable, str(pathlib.Path(__file__)), INSIDE, *overrides]
-    said = json.loads(run(words, cores[:1], environment).output.splitlines()[-1])
+    pinned = ["env", "-i", *(f"{name}={value}" for name, value in environment.items())]  # and nothing of this process's
+    words = [*pinned, sys.executable, str(pathlib.Path(__file__)), INSIDE, *overrides]
+    said = json.loads(run(words, cores[:1]).output.splitlines()[-1])
     pieces, rates = [Piece(**piece) for piece in said["pieces"]], said["rates"]
     table = Table(
         "piece, forward and backward", "million operations", "MB", "ms at least", "by", "ms, alone", "of its limit",

@@ -124,16 +124,22 @@ def script(action: Callable[[], int]) -> int:
     return report_errors(action)
 
 
+def compose_tree(root: pathlib.Path, overrides: list[str], *, with_hydra: bool = False) -> DictConfig:
+    """Return what Hydra composes of conf/config.yaml and some overrides, on request with Hydra's own settings."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    with hydra.initialize_config_dir(str(root / "conf"), version_base="1.3"):
+        composed: DictConfig = hydra.compose("config", overrides, return_hydra_config=with_hydra)
+    return composed
+
+
 def compose(root: pathlib.Path, overrides: list[str]) -> Config:
     """Return the configuration of some overrides, without a command line.
 
     Raises:
         ConfigError: An override is unknown or of the wrong type.
     """
-    ConfigStore.instance().store(name="schema", node=Config)
     try:
-        with hydra.initialize_config_dir(str(root / "conf"), version_base="1.3"):
-            return to_config(hydra.compose("config", overrides))
+        return to_config(compose_tree(root, overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise config_error(error) from error
 
@@ -143,9 +149,7 @@ def show_help(root: pathlib.Path, overrides: list[str]) -> int:
 
     Hydra's own way to it takes seconds: it composes the configuration anew for each of its own 40 groups (1.3).
     """
-    ConfigStore.instance().store(name="schema", node=Config)
-    with hydra.initialize_config_dir(str(root / "conf"), version_base="1.3"):
-        composed = hydra.compose("config", overrides, return_hydra_config=True)
+    composed = compose_tree(root, overrides, with_hydra=True)
     text = composed.hydra.help
     groups = sorted(path for path in (root / "conf").iterdir() if path.is_dir() and path.name != "hydra")
     print(f"{text.header}\n\nChoose with group=option:")
@@ -165,13 +169,12 @@ def main(root: pathlib.Path, task: Callable[[Config, pathlib.Path], int]) -> int
         root: The project's folder.
         task: Gets the typed configuration and the root; returns an exit code.
     """
-    codes: list[int] = []
-    ConfigStore.instance().store(name="schema", node=Config)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing and exiting with 1
-
     words = sys.argv[1:]
     if {"--help", "-h"} & set(words):
         return report_errors(lambda: show_help(root, [word for word in words if not word.startswith("-")]))
+    codes: list[int] = []
+    ConfigStore.instance().store(name="schema", node=Config)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing and exiting with 1
 
     def job(composed: DictConfig) -> None:
         codes.append(report_errors(lambda: task(to_config(composed), root)))

@@ -1,8 +1,6 @@
-"""Write requirements.lock anew: every package of pyproject.toml with its SHA-256 hashes and no index address.
+"""Write requirements.lock anew: every package of pyproject.toml with its SHA-256 hashes and no index address."""
 
-Usage: python scripts/lock.py [package …]      (named packages are upgraded; none: only what pyproject.toml demands)
-"""
-
+import argparse
 import pathlib
 import subprocess
 import sys
@@ -12,9 +10,8 @@ OPTIONS = ["--universal", "--python-version=3.11", "--generate-hashes", "--group
 PLAIN = ["--no-emit-index-url", "--no-annotate", "--no-header", "--quiet"]
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--help"]:
-        print(__doc__)
-        sys.exit(0)
-    upgrades = [f"--upgrade-package={package}" for package in sys.argv[1:]]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("packages", nargs="*", help="upgraded; without any: only what pyproject.toml demands")
+    upgrades = [f"--upgrade-package={package}" for package in parser.parse_args().packages]
     command = [sys.executable, "-m", "uv", "pip", "compile", *OPTIONS, *PLAIN, *upgrades]
     sys.exit(subprocess.call([*command, "pyproject.toml", "-o", "requirements.lock"], cwd=ROOT))

@@ -1,5 +1,6 @@
-"""Replace tensorflow-cpu by tensorflow in this environment, by hash: python scripts/other_tensorflow.py."""
+"""Replace tensorflow-cpu by tensorflow in this environment, by hash."""
 
+import argparse
 import pathlib
 import re
 import subprocess
@@ -8,9 +9,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--help"]:
-        print(__doc__)
-        sys.exit(0)
+    argparse.ArgumentParser(description=__doc__).parse_args()
     blocks = re.split(r"^(?=[a-z0-9])", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)
     block = next(block for block in blocks if block.startswith("tensorflow=="))
     wanted = pathlib.Path(sys.prefix) / "tensorflow.txt"

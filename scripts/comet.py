@@ -1,4 +1,4 @@
-"""Tell Comet a run again from its folder: python scripts/comet.py RUN      (make comet RUN=last).
+"""Tell Comet a run again from its folder: python scripts/comet.py [RUN]      (make comet RUN=last).
 
 With COMET_API_KEY it goes online; without, a new offline archive is written, for `comet upload`.
 """
@@ -13,7 +13,8 @@ from samebits import entry, record, tracking
 def main() -> int:
     """Rebuild one run's experiment and print where it is."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    attempt = record.find_attempt(pathlib.Path(__file__).resolve().parent.parent / "runs", sys.argv[1])
+    runs = pathlib.Path(__file__).resolve().parent.parent / "runs"
+    attempt = record.find_attempt(runs, (sys.argv[1:] or ["last"])[0])
     code = tracking.tell(attempt)
     if code == 0:
         print(record.read_json(attempt / tracking.FOLDER / tracking.STATE)["summary"])

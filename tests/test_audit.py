@@ -50,6 +50,14 @@ def test_a_live_point_passes_the_audit(project: pathlib.Path) -> None:
     assert "LIVE: 2 seed points, each changes exactly what consumes it" in done.stdout
 
 
+def test_an_unknown_point_is_refused(project: pathlib.Path) -> None:
+    """Not "LIVE: 0 seed points"."""
+    done = run_script(project, "audit.py", "data/ordr")
+
+    assert 2 == done.returncode, done.stdout
+    assert "received data/ordr; fix: mend the name" in done.stderr
+
+
 def test_oversampling_of_even_classes_has_nothing_to_copy(project: pathlib.Path) -> None:
     """Classes of equal size that the data set cannot make uneven: the point rests, and is no dead seed."""
     path = project / "conf" / "data" / "synthetic.yaml"

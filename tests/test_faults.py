@@ -31,6 +31,10 @@ from conftest import (
     train,
 )
 
+from samebits.entry import compose
+from samebits.inputs import name_inputs
+from samebits.unseeded import scan
+
 SMALL = (  # the real reviews, encoded anew, with a model whose files are small
     f"experiment={PACKAGE}", "tracker=none", "model.embedding_dim=4", "training.epochs=1",
     "training.steps_per_epoch=3",
@@ -237,6 +241,30 @@ def test_ctrl_c_in_a_terminal(project: pathlib.Path, undisturbed: pathlib.Path) 
     check_continued(project, undisturbed)
 
 
+def test_a_closed_terminal(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    """SIGHUP saves a checkpoint; a run that was started to ignore it (nohup) does not hear it."""
+    process = start_and_wait_for_rows(project, 20)
+    process.send_signal(signal.SIGHUP)
+    output = process.communicate(timeout=60)[0].decode()
+
+    assert 143 == process.returncode, output
+    assert "stopped; what was trained is saved" in output
+
+    command = [sys.executable, "scripts/train.py", "experiment=smoke", "tracker=none", *LONG]
+    environment = QUIET | {"PYTHONPATH": str(project / "src")}
+    ignoring = subprocess.Popen(
+        ["nohup", *command], cwd=project, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    training_process(ignoring)
+    ignoring.send_signal(signal.SIGHUP)
+    output = ignoring.communicate(timeout=120)[0].decode()
+
+    assert 0 == ignoring.returncode, output
+    assert "goes on with" in output
+    assert digest(undisturbed) == digest(finished(project)[0])
+
+
 @pytest.mark.parametrize("moment", ["at once", "while it imports", "while it trains"])
 def test_a_killed_parent_leaves_no_orphan(moment: str, project: pathlib.Path) -> None:
     """Whenever the parent is killed, the training process ends too, and takes nothing from the start that follows."""
@@ -292,6 +320,48 @@ def test_out_of_memory_in_the_data_says_so(project: pathlib.Path) -> None:
     assert "out of memory" in shown
     assert "Traceback" not in shown
     assert [] == finished(project)
+
+
+def test_code_that_is_saved_while_a_run_starts(project: pathlib.Path) -> None:
+    """The run would be recorded under the name of other code: it is refused, and leaves nothing."""
+    path = project / "src" / PACKAGE / "synthetic.py"
+    path.write_text(
+        path.read_text() + "\n\ndef save_anew(context, **sizes):\n"
+        "    open(__file__, 'a').write('# saved')\n    return make_synthetic_reviews(context, **sizes)\n"
+    )
+    done = train(project, f"data._target_={PACKAGE}.synthetic.save_anew")
+
+    assert 2 == done.returncode, done.stdout
+    assert f"received {PACKAGE}/synthetic.py saved while it was starting; fix: give the same" in done.stderr
+    assert [] == list((project / "runs").glob("*/*/[0-9]*"))
+
+
+def test_a_function_that_ends_the_process(project: pathlib.Path) -> None:
+    """Its sys.exit is an error that is named, and its exit code is not taken for the run's."""
+    path = project / "src" / PACKAGE / "synthetic.py"
+    path.write_text(path.read_text() + "\n\ndef leave(context, **sizes):\n    raise SystemExit(2)\n")
+    done = train(project, f"data._target_={PACKAGE}.synthetic.leave")
+
+    assert 1 == done.returncode, done.stdout
+    assert "the data or model function ended the process: sys.exit(2)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_editors_hidden_files_are_no_code(project: pathlib.Path) -> None:
+    """The dangling link of an unsaved buffer, and a notebook's checkpoint: no error, and the run keeps its name."""
+    config = compose(project, ["experiment=smoke"])
+    before = name_inputs(config, project)
+    package = project / "src" / PACKAGE
+    (package / ".#model.py").symlink_to("somebody@somewhere.1234")
+    (package / ".ipynb_checkpoints").mkdir()
+    (package / ".ipynb_checkpoints" / "model-checkpoint.py").write_text("import time\n")
+
+    assert before == name_inputs(config, project)
+    assert [] == [found for found in scan(project / "src") if "checkpoint" in found]
+
+    (project / "src" / "another.py").write_text("CONSTANT = 1\n")
+
+    assert before != name_inputs(config, project)
 
 
 def test_a_child_that_the_kernel_kills(project: pathlib.Path, undisturbed: pathlib.Path) -> None:

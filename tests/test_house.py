@@ -5,7 +5,10 @@ import re
 import subprocess
 import sys
 
+import grimp
 from conftest import QUIET, ROOT
+
+from samebits.inputs import ARITHMETIC_MODULES
 
 
 def lint_imports(root: pathlib.Path) -> "subprocess.CompletedProcess[str]":
@@ -25,6 +28,16 @@ def test_an_import_from_a_higher_line_is_found(project: pathlib.Path) -> None:
         stream.write("\nimport samebits.launch\n")
 
     assert 1 == lint_imports(project).returncode
+
+
+def test_every_module_that_can_change_bits_is_in_a_runs_name() -> None:
+    """What the training process and a model import is there, but for what only refuses, describes, shows or stores."""
+    graph = grimp.build_graph("samebits")
+    entrances = {f"samebits.{name}" for name in ("worker", "layers", "initializers")}
+    reached = entrances.union(*(graph.find_upstream_modules(name) for name in entrances))
+    others = {"config", "draws", "errors", "exactness", "inputs", "machine", "progress", "record"}
+
+    assert others | set(ARITHMETIC_MODULES) == {name.removeprefix("samebits.") for name in reached} - {"samebits"}
 
 
 def test_a_module_outside_the_picture_is_found(project: pathlib.Path) -> None:

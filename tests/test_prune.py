@@ -9,6 +9,8 @@ import signal
 import pytest
 from conftest import Result, children, copy_project, finished, run_script, start_and_wait_for_rows, train
 
+from samebits.record import hold_lock
+
 
 def prune(root: pathlib.Path, *arguments: str) -> Result:
     """Run scripts/prune.py on a project's runs."""
@@ -113,6 +115,22 @@ def test_a_running_training_is_never_pruned(project: pathlib.Path) -> None:
     assert f"kept {attempt.relative_to(project / 'runs')}: " in done.stdout
     assert "(it is being trained)" in done.stdout
     assert 0 == process.returncode
+
+
+def test_the_scratch_of_a_running_command_stays(root: pathlib.Path) -> None:
+    """The runs of audit and explain hold the training process's lock alone."""
+    scratch = root / "runs" / ".audit" / "base"
+    scratch.mkdir(parents=True)
+    with hold_lock(scratch / "worker.lock"):
+        kept = prune(root, "--yes")
+
+    assert "kept .audit: 0.0 MB (its command is running)" in kept.stdout
+    assert scratch.exists()
+
+    gone = prune(root, "--yes")
+
+    assert "removed .audit" in gone.stdout
+    assert not scratch.exists()
 
 
 @pytest.mark.parametrize("keep", ["-1", "some"])

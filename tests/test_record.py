@@ -519,6 +519,18 @@ def test_a_killed_process_holds_no_lock(tmp_path: pathlib.Path, holder: "subproc
         assert held
 
 
+def test_a_file_system_without_locks_is_said(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Lustre mounted without flock answers, which no test machine has."""
+
+    def refuse(_stream: object, _operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("samebits.record.fcntl.flock", refuse)
+
+    with pytest.raises(FolderError, match="a file system with locks"), hold_lock(tmp_path / "lock"):
+        pass
+
+
 def test_a_lock_ends_with_its_block(tmp_path: pathlib.Path) -> None:
     """A lock is held in its block alone, also when that ends by an error."""
     path = tmp_path / "running.lock"

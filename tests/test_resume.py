@@ -7,7 +7,7 @@ import signal
 
 from conftest import LONG, PACKAGE, children, digest, finished, run_script, start_and_wait_for_rows, train
 
-from samebits import torture
+from samebits import golden, torture
 from samebits.entry import compose
 
 
@@ -70,6 +70,98 @@ def test_a_run_of_other_inputs_is_not_gone_on_with(project: pathlib.Path) -> Non
     assert 2 == changed.returncode
     assert "expected the code, lock and configuration that it was begun with, received other inputs" in changed.stderr
     assert before == {path: path.read_bytes() for path in stopped.iterdir() if path.is_file()}
+
+
+def test_a_run_does_not_go_on_with_other_data(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    """A file that the data function reads is in no name: changed, it is refused; brought back, the bits are right."""
+    rows = project / "rows.txt"
+    with (project / "src" / PACKAGE / "synthetic.py").open("a") as stream:
+        stream.write(f"""
+
+def read_rows(context, **arguments):
+    dataset = make_synthetic_reviews(context, **arguments)
+    dataset.train.inputs[0, 0] = int(open({str(rows)!r}).read())
+    return dataset
+""")
+    own = f"data._target_={PACKAGE}.synthetic.read_rows"
+    rows.write_text("5")
+    stopped = stop(project, own)
+    kept = sorted(path.name for path in stopped.glob("checkpoint-*"))
+    rows.write_text("6")
+    refused = train(project, *LONG, own)
+
+    assert 2 == refused.returncode
+    assert "expected the arrays that it began with, received others as train/inputs; fix: bring back" in refused.stderr
+    assert kept == sorted(path.name for path in stopped.glob("checkpoint-*"))
+
+    rows.write_text("5")
+    done = train(project, *LONG, own)
+    anew = train(project, *LONG, own, "resume=never")
+
+    assert "goes on with" in done.stdout, done.stderr
+    assert "same bits as 1 earlier run" in anew.stdout
+    assert digest(undisturbed) != digest(stopped)
+
+
+def test_a_run_whose_data_are_unseeded_begins_anew(project: pathlib.Path) -> None:
+    """Its split is another one at every start: to go on would validate on rows that were trained on."""
+    stopped = stop(project, "seed=none", "runtime=free")
+    done = train(project, *LONG, "seed=none", "runtime=free")
+
+    assert 0 == done.returncode, done.stderr
+    assert "the run begins anew: its data are unseeded" in done.stderr
+    assert json.loads((stopped / "result.json").read_text())["resumed_at"] is None
+
+
+def test_rows_that_were_lost_cost_their_checkpoint(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    """A checkpoint that counts rows which are gone (a power cut) is left out; the bits and rows are those of always."""
+    stopped = stop(project, "training.checkpoint_every=20")
+    newest = max(stopped.glob("checkpoint-*"))
+    rows = (stopped / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (stopped / "metrics.jsonl").write_bytes(b"".join(rows[:-15]))
+    done = train(project, *LONG, "training.checkpoint_every=20")
+
+    assert 0 == done.returncode, done.stderr
+    assert f"checkpoint {newest.name} is left out: rows before it are lost in ['metrics.jsonl']" in done.stderr
+    for name in ("metrics.jsonl", "trace.jsonl"):
+        assert (undisturbed / name).read_bytes() == (stopped / name).read_bytes()
+
+
+def test_a_run_that_lost_its_trace_begins_anew(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    """No checkpoint can be trusted to belong to it."""
+    stopped = stop(project, "training.checkpoint_every=20")
+    (stopped / "trace.jsonl").write_bytes(b"")
+    done = train(project, *LONG)
+
+    assert 0 == done.returncode, done.stderr
+    assert json.loads((stopped / "result.json").read_text())["resumed_at"] is None
+    assert (undisturbed / "trace.jsonl").read_bytes() == (stopped / "trace.jsonl").read_bytes()
+
+
+def test_what_a_run_that_goes_on_keeps_of_its_own_is_said(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    """Tracker, trace and how often is recorded are those it was begun with; a command with others is told."""
+    stop(project)
+    done = train(project, *LONG, "trace.level=step", "training.log_every=1")
+
+    assert "as it was begun, not as this command says: training.log_every=5, trace.level=epoch" in done.stdout
+    assert (undisturbed / "metrics.jsonl").read_bytes() == (finished(project)[0] / "metrics.jsonl").read_bytes()
+
+
+def test_verify_and_golden_go_on_with_nothing(project: pathlib.Path) -> None:
+    """A stopped run of the same inputs was trained under other conditions: it is left as it is."""
+    smoke = ("experiment=smoke", "tracker=none", *LONG)
+    stopped = stop(project)
+    done = run_script(project, "verify.py", "2", *smoke)
+
+    assert "VERIFIED: 2 runs" in done.stdout, done.stderr
+    assert [None, None] == [
+        json.loads((attempt / "result.json").read_text())["resumed_at"] for attempt in finished(project)
+    ]
+    assert not (stopped / "result.json").exists()
+
+    attempt = golden.train(compose(project, [*smoke, f"resume={stopped.parent.name}"]), project)
+
+    assert stopped.parent / "4" == attempt
 
 
 def test_a_running_run_is_not_gone_on_with(project: pathlib.Path) -> None:

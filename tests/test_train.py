@@ -356,11 +356,25 @@ BAD = {
     "paths.runs=/dev/null/runs": "folder /dev/null/runs",
     # from here on the training process finds it
     "training.batch_size=481": "training.batch_size: expected 1 to 480, the training rows, received 481",
+    "model.dropout_rate=nan": "model.dropout_rate: expected a finite number, received nan",
     "model.dropout_rate=1.5": "model.dropout_rate: expected a number from 0 to below 1, received 1.5",
     "+model.foo=1": "got an unexpected keyword argument 'foo'",
     "data.validation_size=600": "data.validation_size: expected 1 to 599",
     "seed.points.data.folds=3": "seed point data/folds: expected a consumer, received none: data.folds is 0",
 }
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_multirun_ends_with_the_code_of_one_that_failed(launcher: str, project: pathlib.Path) -> None:
+    """Also where the combinations run in other processes; the others go on, and the project's root stays as it is."""
+    files = set(project.iterdir())
+    words = ("experiment=smoke", "tracker=none", f"hydra/launcher={launcher}", "training.epochs=0,1")
+    done = run_script(project, "train.py", "--multirun", *words)
+
+    assert 2 == done.returncode, done.stdout
+    assert "training.epochs: expected an integer of at least 1, received 0" in done.stderr
+    assert 1 == len(finished(project))
+    assert {"runs", ".cache"} >= {path.name for path in set(project.iterdir()) - files}
 
 
 @pytest.mark.parametrize("override", BAD)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from samebits.config import Config, check, to_dict
 from samebits.divergence import Divergence, differences
+from samebits.errors import SeedError
 from samebits.launch import run_child
 from samebits.progress import print_table
 from samebits.record import CONFIG, SEEDS, TRACE, make_folder, read_json, read_rows, write_yaml
@@ -99,6 +100,17 @@ def trace_of(config: Config, folder: pathlib.Path, root: pathlib.Path) -> pathli
     return folder
 
 
+def check_known(only: list[str], points: list[str]) -> None:
+    """Refuse a point to audit that the configuration does not have.
+
+    Raises:
+        SeedError: Names it.
+    """
+    unknown = sorted(set(only) - set(points))
+    if unknown:
+        raise SeedError("seed point", expected=", ".join(points), received=", ".join(unknown), fix="mend the name")
+
+
 def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list[str]) -> int:
     """Change every seed point alone on a small run, print a table, and scan the source.
 
@@ -109,6 +121,9 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
 
     Returns:
         0: every point is live and leaks nowhere, and the source is clean; 1: not.
+
+    Raises:
+        SeedError: A point to audit is none of this configuration.
     """
     check(compose([]))
     folder = root / compose([]).paths.runs / ".audit"
@@ -119,9 +134,11 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
     base = trace("base", [])
     if not base:
         return 1
+    points = read_json(folder / "base" / SEEDS)["points"]
+    check_known(only, [row["point"] for row in points])
     found = list(differences(base, trace("again", []), ignore=()))
     verdicts = [Verdict("(none)", "nothing", str(found[0]) if found else "nothing", not found)]
-    for row in read_json(folder / "base" / SEEDS)["points"]:
+    for row in points:
         point, needs = row["point"], []
         if only and point not in only:
             continue

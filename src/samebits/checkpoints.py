@@ -3,6 +3,7 @@
 import json
 import logging
 import pathlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,8 +71,17 @@ class Checkpoints:
         for old in self._newest_first()[CHECKPOINTS_KEPT:]:
             old.unlink(missing_ok=True)
 
-    def restore(self) -> tuple[Position, np.ndarray, dict[str, int]] | None:
-        """Put the newest readable checkpoint back; None: there is none."""
+    def remove(self) -> None:
+        """Remove all checkpoints: the run begins anew."""
+        for path in self._newest_first():
+            path.unlink(missing_ok=True)
+
+    def restore(self, rows: Mapping[str, int]) -> tuple[Position, np.ndarray, dict[str, int]] | None:
+        """Put the newest readable checkpoint back; None: there is none.
+
+        Args:
+            rows: How many rows each file of the record has; a checkpoint that counts more is left out.
+        """
         for path in self._newest_first():
             try:
                 arrays = read_arrays(path)
@@ -79,6 +89,10 @@ class Checkpoints:
                 state = json.loads(arrays["state"].tobytes())
                 position = Position(**state["position"] | {"loss_sum": float.fromhex(state["position"]["loss_sum"])})
                 restored = position, arrays["order"], {kind: int(count) for kind, count in state["rows"].items()}
+                lost = [kind for kind, count in restored[2].items() if count > rows[kind]]
+                if lost:
+                    logger.warning("checkpoint %s is left out: rows before it are lost in %s", path.name, lost)
+                    continue
                 for variable, value in zip(self._variables.values(), values, strict=True):
                     variable.assign(value)
             except RecordError as error:

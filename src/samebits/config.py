@@ -5,6 +5,7 @@ the harness (`HARNESS_DATA_KEYS`). Everything else is a dataclass here, so that 
 """
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -323,5 +324,8 @@ def check(config: Config) -> None:
             holds=isinstance(tree.get("_target_"), str) and "." in tree["_target_"],
             expected="package.module.function",
         )
+        for key, value in flatten(tree, part).items():
+            is_finite = not isinstance(value, float) or math.isfinite(value)
+            _require(key, value, holds=is_finite, expected="a finite number")
     _check_data(config.data)
     resolve_points(config.seed.root, config.seed.policy, config.seed.points)

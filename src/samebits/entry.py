@@ -13,7 +13,9 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -160,10 +162,14 @@ def show_help(root: pathlib.Path, overrides: list[str]) -> int:
     return 0
 
 
+class CombinationError(Exception):
+    """One combination of `--multirun` failed, and said why; carries its exit code."""
+
+
 def main(root: pathlib.Path, task: Callable[[Config, pathlib.Path], int]) -> int:
     """Compose the command line's configuration, run the task with it, and return the exit code.
 
-    With `--multirun` the task runs once for each combination, and the worst code is returned.
+    With `--multirun` the task runs once for each combination; the code is that of one that failed, if any did.
 
     Args:
         root: The project's folder.
@@ -172,15 +178,21 @@ def main(root: pathlib.Path, task: Callable[[Config, pathlib.Path], int]) -> int
     words = sys.argv[1:]
     if {"--help", "-h"} & set(words):
         return report_errors(lambda: show_help(root, [word for word in words if not word.startswith("-")]))
-    codes: list[int] = []
+    codes: list[int] = []  # of the combinations that ran in this process
     ConfigStore.instance().store(name="schema", node=Config)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing and exiting with 1
 
     def job(composed: DictConfig) -> None:
-        codes.append(report_errors(lambda: task(to_config(composed), root)))
+        code = report_errors(lambda: task(to_config(composed), root))
+        codes.append(code)
+        if code and HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise CombinationError(code)  # a launcher brings it here once all have ended, from other processes too
 
     def run() -> int:
-        hydra.main(version_base="1.3", config_path=str(root / "conf"), config_name="config")(job)()
+        try:
+            hydra.main(version_base="1.3", config_path=str(root / "conf"), config_name="config")(job)()
+        except CombinationError as error:
+            codes.append(error.args[0])
         return max(codes, default=0)
 
     return report_errors(run)

@@ -1,5 +1,6 @@
 """Golden digests: what named experiments must end with, and the inputs that decide it. Never heals itself."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -76,7 +77,7 @@ def train(config: Config, root: pathlib.Path) -> pathlib.Path:
     Raises:
         RecordError: The run did not finish.
     """
-    outcome = launch.run(config, root)
+    outcome = launch.run(dataclasses.replace(config, resume="never"), root)
     if outcome.attempt is None or not is_finished(outcome.attempt):
         raise RecordError(
             f"the run of {config.name} did not finish.",

@@ -10,20 +10,35 @@ from samebits.record import INPUTS, SOURCE, make_folder, write_bytes, write_json
 
 # The modules of the harness that can change a training's bits.
 ARITHMETIC_MODULES = (
-    "data", "digest", "estimators", "exact", "initializers", "layers", "losses", "optimizers", "predictions", "runtime",
-    "seeds", "training", "worker",
+    "checkpoints", "data", "digest", "estimators", "exact", "initializers", "layers", "losses", "optimizers",
+    "predictions", "recurrent", "runtime", "seeds", "training", "worker",
 )  # fmt: skip
 DIGITS = 16  # of the inputs digest, in a folder's name
 
 
+def code_files(source: pathlib.Path, *patterns: str) -> list[pathlib.Path]:
+    """Return the files below src/, Python's without patterns, sorted; hidden ones are an editor's."""
+    found = (path for pattern in patterns or ("*.py",) for path in source.rglob(pattern))
+    return sorted(
+        path
+        for path in found
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(source).parts)
+    )
+
+
+def decides_bits(path: pathlib.PurePath) -> bool:
+    """Return whether a module, given below src/, can change a training's bits."""
+    return path.parts[0] != "samebits" or path.stem in ARITHMETIC_MODULES
+
+
 def source_files(config: Config, root: pathlib.Path) -> dict[str, bytes]:
-    """Return the code that decides a training's bits, by path below src/.
+    """Return the code that decides a training's bits, by path below src/: all but the rest of the harness.
 
     Raises:
         ConfigError: A function is not in a package below src/: other code is not run.
     """
     source = root / "src"
-    paths = [source / "samebits" / f"{module}.py" for module in ARITHMETIC_MODULES]
+    paths = [path for path in code_files(source) if decides_bits(path.relative_to(source))]
     targets = {
         f"{key}._target_": split_target(tree)[0] for key, tree in (("data", config.data), ("model", config.model))
     }
@@ -31,16 +46,15 @@ def source_files(config: Config, root: pathlib.Path) -> dict[str, bytes]:
     targets |= {key: name for key, name in named.items() if "." in name and not name.startswith(KERAS_PREFIXES)}
     for key, target in targets.items():
         package = target.partition(".")[0]
-        code = [*(source / package).rglob("*.py"), *source.glob(f"{package}.py")]
-        if not code or package == "samebits":
+        is_there = (source / package).is_dir() or (source / f"{package}.py").is_file()
+        if not is_there or package == "samebits":
             raise ConfigError(
                 key,
                 expected="a function in a package of your own below src/",
                 received=target,
                 fix="put the package into src/ and name it as conf/data/ and conf/model/ name theirs",
             )
-        paths += code
-    return {path.relative_to(source).as_posix(): path.read_bytes() for path in sorted(set(paths))}
+    return {path.relative_to(source).as_posix(): path.read_bytes() for path in paths}
 
 
 def describe_inputs(config: Config, root: pathlib.Path, sources: dict[str, bytes]) -> dict[str, Any]:
@@ -69,9 +83,7 @@ def prepare_inputs_folder(config: Config, root: pathlib.Path) -> pathlib.Path:
     folder = root / config.paths.runs / config.name / json_digest(inputs)[:DIGITS]
     make_folder(folder)
     if not (folder / INPUTS).exists():
-        for path in sorted((root / "src").rglob("*")):
-            if path.suffix not in (".py", ".json") or not path.is_file():
-                continue
+        for path in code_files(root / "src", "*.py", "*.json"):
             target = folder / SOURCE / path.relative_to(root / "src")
             target.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target, path.read_bytes())

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from samebits.errors import ConfigError
-from samebits.launch import own_process
+from samebits.launch import heeded, own_process
 from samebits.machine import usable_cores
 from samebits.progress import RunsProgress
 from samebits.record import hold_lock, make_folder, write_bytes
@@ -154,7 +154,7 @@ def stoppable() -> Iterator[None]:
     def stop(number: int, _frame: object) -> None:
         sys.exit(128 + number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, stop) for number in heeded(signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

@@ -19,6 +19,7 @@ from samebits.record import (
     SEEDS,
     SOURCE,
     TRACE,
+    WORKER_LOCK,
     hold_lock,
     is_finished,
     list_attempts,
@@ -26,7 +27,7 @@ from samebits.record import (
 )
 
 SCRATCH = (".audit", ".explain", ".portability", ".torture", ".zoo")  # each by the command of that name
-MADE = (CONFIG, LOCK, LOG, MACHINE, METRICS, RESULT, SEEDS, TRACE, "worker.lock", "tracker.txt", "model.keras",
+MADE = (CONFIG, LOCK, LOG, MACHINE, METRICS, RESULT, SEEDS, TRACE, WORKER_LOCK, "tracker.txt", "model.keras",
         "model.arrays", PREDICTIONS, "curves.png", "comet")  # fmt: skip
 
 
@@ -86,7 +87,8 @@ def _remove(candidate: Candidate, runs: pathlib.Path) -> str:
     path = candidate.path
     if path.parent == runs:
         with contextlib.ExitStack() as stack:
-            if not all(stack.enter_context(hold_lock(lock)) for lock in path.rglob(LOCK)):
+            locks = [lock for name in (LOCK, WORKER_LOCK) for lock in path.rglob(name)]
+            if not all(stack.enter_context(hold_lock(lock)) for lock in locks):
                 return "its command is running"
             shutil.rmtree(path)
         return ""

@@ -35,6 +35,7 @@ TRACE = "trace.jsonl"
 PREDICTIONS = "predictions.arrays"
 LOG = "log.txt"
 LOCK = "running.lock"
+WORKER_LOCK = "worker.lock"
 ARRAYS_MAGIC = b"samebits arrays 1\n"
 
 # What the readers of a run's files lean on; a nested key has a dot.
@@ -204,6 +205,21 @@ def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
         raise storage_error(path, error) from error
 
 
+def sync_file(path: pathlib.Path) -> None:
+    """Return when what was appended to a file is on the disk; a missing file is left missing.
+
+    Raises:
+        RecordError: The disk could not take it.
+    """
+    try:
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
 def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     """Return the complete lines of a JSON-lines file; a torn last line is left out, a missing file is empty.
 
@@ -246,13 +262,22 @@ def keep_rows(path: pathlib.Path, count: int) -> None:
 
 @contextlib.contextmanager
 def hold_lock(path: pathlib.Path) -> Iterator[bool]:
-    """Hold a lock file while the block runs; yields whether it could be had. The kernel frees it with the process."""
+    """Hold a lock file while the block runs; yields whether it could be had. The kernel frees it with the process.
+
+    Raises:
+        FolderError: The file system has no locks.
+    """
     with path.open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
+        except OSError as error:
+            raise FolderError(
+                f"{path}", expected="a file system with locks (flock)", received=error.strerror or str(error),
+                fix="choose another folder for the runs, paths.runs=…, or have this one mounted with locks",
+            ) from error  # fmt: skip
         yield True
 
 

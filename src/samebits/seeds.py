@@ -217,6 +217,10 @@ class Seeds:
         """Return whether a listed point has a seed."""
         return point in self._points and self._points[point].value is not None
 
+    def all_seeded(self, prefix: str) -> bool:
+        """Return whether every listed point below a prefix has a seed."""
+        return all(point.value is not None for name, point in self._points.items() if name.startswith(prefix))
+
     def table(self) -> list[dict[str, Any]]:
         """Return one row a point: point, value, source, consumer, and why it rests (empty: it does not)."""
         return [

@@ -25,11 +25,11 @@ from samebits.config import TraceConfig, TrainingConfig
 from samebits.data import Dataset, Split, epoch_order
 from samebits.digest import array_digest, arrays_digest, float_bits
 from samebits.draws import GeneratorWatch, check_graph_draws, graph_nodes, opaque_operations
-from samebits.errors import ConfigError, RecordError, StopRequestedError, TrainingError
+from samebits.errors import ConfigError, DataError, RecordError, StopRequestedError, TrainingError
 from samebits.optimizers import Adagrad, Adam, RMSprop
 from samebits.predictions import write_predictions
 from samebits.progress import TrainingProgress
-from samebits.record import METRICS, TRACE, append_row, keep_rows, read_rows, storage_error
+from samebits.record import METRICS, TRACE, append_row, keep_rows, read_rows, storage_error, sync_file
 from samebits.runtime import first_draws
 from samebits.seeds import Seeds
 
@@ -213,6 +213,26 @@ def check_batch_size(training: TrainingConfig, rows: int) -> None:
         )
 
 
+def check_same_data(began_with: dict[str, str], data: dict[str, str]) -> None:
+    """Refuse to go on with other data than a run began with: a data function may read a file that has changed since.
+
+    Args:
+        began_with: Array name -> digest, of the run's first row of the trace.
+        data: The same of this process.
+
+    Raises:
+        DataError: Names the arrays that differ.
+    """
+    changed = sorted(name for name in began_with.keys() | data.keys() if began_with.get(name) != data.get(name))
+    if changed:
+        raise DataError(
+            "the data of a run that goes on",
+            expected="the arrays that it began with",
+            received=f"others as {', '.join(changed)}",
+            fix="bring back the file that the data function reads, or begin anew with resume=never",
+        )
+
+
 def check_finite(loss: float, which: str) -> None:
     """Refuse a loss that is infinite or not a number.
 
@@ -314,6 +334,7 @@ class Training:
 
         Raises:
             StopRequestedError: It was asked to stop, after the checkpoint.
+            DataError: It would go on with other data.
             TrainingError: The loss is not finite.
             UncoveredDrawError: A global generator moved.
         """
@@ -394,14 +415,24 @@ class Training:
         self.counts[kind] += 1
 
     def save(self) -> None:
-        """Write a checkpoint of everything."""
+        """Write a checkpoint of everything, once the rows that it counts are on the disk."""
         with self.timed("record_s"):
+            for path in self.paths.values():
+                sync_file(path)
             self.checkpoints.save(self.position, self.order, self.counts)
 
     def begin(self) -> dict[str, int] | None:
         """Start, or go on from the newest checkpoint; returns where (None: at the beginning)."""
-        restored = self.checkpoints.restore()
+        data = self.dataset.digests()
+        written = {kind: read_rows(path) for kind, path in self.paths.items()}
+        began_with = written[TRACE][0].get("data") if written[TRACE] else None
+        if began_with != data and not self.seeds.all_seeded("data/"):
+            if written[TRACE]:
+                logger.warning("the run begins anew: its data are unseeded, and were drawn otherwise this time")
+            self.checkpoints.remove()
+        restored = self.checkpoints.restore({kind: len(rows) for kind, rows in written.items()})
         if restored is not None:
+            check_same_data(began_with or {}, data)
             self.position, self.order, self.counts = restored
         for kind, path in self.paths.items():
             keep_rows(path, self.counts[kind])
@@ -410,7 +441,6 @@ class Training:
             self.progress.say(f"goes on after epoch {self.position.epoch}, step {self.position.step} of {self.steps}")
             return {"epoch": self.position.epoch, "step": self.position.step}
         tensors = weight_digests(self.model)
-        data = self.dataset.digests()
         start: dict[str, Any] = {"epoch": 0, "generators": self.generators, "data": data}
         start["opaque"] = self.opaque
         self.record(TRACE, {**start, "weights": arrays_digest(tensors), "tensors": tensors})

@@ -8,7 +8,7 @@ import ast
 import pathlib
 from collections.abc import Iterator
 
-from samebits.inputs import ARITHMETIC_MODULES
+from samebits.inputs import code_files, decides_bits
 
 RANDOM_MODULES = {"random", "np.random", "tf.random", "keras.random"}
 ALLOWED_CALLS = {
@@ -139,8 +139,8 @@ def scan(source: pathlib.Path) -> Iterator[str]:
 
     That is every package there; of the harness, the modules that can change bits.
     """
-    for path in sorted(source.rglob("*.py")):
-        if path.parent == source / "samebits" and path.stem not in ARITHMETIC_MODULES:
+    for path in code_files(source):
+        if not decides_bits(path.relative_to(source)):
             continue
         for line, what in sorted(scan_text(path.read_text(encoding="utf-8"))):
             yield f"{path.relative_to(source.parent)}:{line}: {what}"

@@ -1,6 +1,7 @@
 """Trains the same inputs several times under deliberately hostile conditions and compares everything, bit by bit."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -125,6 +126,7 @@ def verify(config: Config, root: pathlib.Path, runs: int) -> int:
     Raises:
         ConfigError: Fewer than two runs.
     """
+    config = dataclasses.replace(config, resume="never")  # each run from its beginning, under its own conditions
     check(config)
     if runs < 2:  # noqa: PLR2004
         raise ConfigError("RUNS", expected="at least 2", received=runs, fix="make verify RUNS=2")

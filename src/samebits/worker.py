@@ -20,14 +20,17 @@ from collections.abc import Callable
 from typing import Any
 
 from samebits.config import Config, from_dict, split_target
-from samebits.digest import json_digest
+from samebits.digest import bytes_digest, json_digest
 from samebits.errors import ConfigError, RecordError, SamebitsError, StopRequestedError
+from samebits.inputs import source_files
 from samebits.record import (
     CONFIG,
+    INPUTS,
     LOG,
     MACHINE,
     RESULT,
     SEEDS,
+    WORKER_LOCK,
     is_finished,
     read_json,
     read_yaml,
@@ -44,7 +47,6 @@ _asked_at: list[float] = []  # when the first of them came
 ONE_REQUEST_S = 1.0  # a cluster signals every process of a job, and the parent forwards what it got
 _saves: list[bool] = []  # not empty: the training has begun, and saves a checkpoint before it stops
 _held: list[Any] = []  # files whose locks live as long as this process
-WORKER_LOCK = "worker.lock"
 OUT_OF_MEMORY = ("MemoryError", "_ArrayMemoryError", "ResourceExhaustedError")  # Python's, NumPy's, TensorFlow's
 
 
@@ -112,6 +114,24 @@ def earlier_machines(attempt: pathlib.Path) -> list[dict[str, Any]]:
         return []
 
 
+def check_code(config: Config, attempt: pathlib.Path, root: pathlib.Path) -> None:
+    """Refuse code that was saved anew between the moment that named the run and this process's imports.
+
+    Raises:
+        ConfigError: Names the files.
+    """
+    if not (attempt.parent / INPUTS).exists():
+        return  # scratch of another command
+    named = read_json(attempt.parent / INPUTS)["code"]["files"]
+    now = {path: bytes_digest(data) for path, data in source_files(config, root).items()}
+    changed = sorted(path for path in named.keys() | now.keys() if named.get(path) != now.get(path))
+    if changed:
+        raise ConfigError(
+            "src/", expected="the code that this run is named by", fix="give the same command again",
+            received=f"{', '.join(changed)} saved while it was starting",
+        )  # fmt: skip
+
+
 def run(attempt: pathlib.Path, root: pathlib.Path, stop_requested: Callable[[], bool]) -> None:
     """Train what the attempt's config.yaml says, and write result.json last of all."""
     began = time.monotonic()
@@ -133,6 +153,7 @@ def run(attempt: pathlib.Path, root: pathlib.Path, stop_requested: Callable[[], 
     # --- model ---
     target, arguments = split_target(config.model)
     model = find_function("model", target, arguments)(seeds.for_model(), **arguments)
+    check_code(config, attempt, root)
     is_network = isinstance(model, keras.Model)
     if is_network:
         training.check_batch_size(config.training, len(dataset.train.labels))
@@ -231,6 +252,10 @@ def main() -> int:
         logger.error(text)  # noqa: TRY400  the message is for a user; a traceback would hide it
         print(text, file=terminal)
         return error.exit_code
+    except SystemExit as error:
+        print(f"the data or model function ended the process: sys.exit({error.code!r})", file=terminal)
+        traceback.print_exc()
+        return 1
     except StopRequestedError:
         return 128 + (_received[0] if _received else signal.SIGTERM)
     except Exception as error:  # noqa: BLE001  the last line of defence: every failure ends in the log

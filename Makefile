@@ -130,7 +130,7 @@ doctor: setup ## list what weakens the promise in this copy: moving tags, loose 
 new: setup ## make a project of your own from this one: make new DEST=../my-study [NAME=my-study]
 	@$(VENV_PYTHON) -m copier copy --vcs-ref="$$(git rev-parse HEAD 2>/dev/null)" $(if $(NAME),--defaults --data='name=$(NAME)') '$(CURDIR)' '$(or $(DEST),$(error DEST expected, as in make new DEST=../my-study))'
 
-image: ## build the container image, by docker or podman: make image [ENGINE=podman] [VARIANT=gpu]
+image: ## build the container image, by docker, podman or buildah: make image [ENGINE=podman] [VARIANT=gpu]
 	@$(CONTAINER) build
 
 image-verify: ## build the image twice, without cache, and compare every file

@@ -32,7 +32,7 @@ def test_an_import_from_a_higher_line_is_found(project: pathlib.Path) -> None:
 
 def test_every_module_that_can_change_bits_is_in_a_runs_name() -> None:
     """What the training process and a model import is there, but for what only refuses, describes, shows or stores."""
-    graph = grimp.build_graph("samebits")
+    graph = grimp.build_graph("samebits", cache_dir=None)
     entrances = {f"samebits.{name}" for name in ("worker", "layers", "initializers")}
     reached = entrances.union(*(graph.find_upstream_modules(name) for name in entrances))
     others = {"config", "draws", "errors", "exactness", "inputs", "machine", "progress", "record"}

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,10 @@ QUIET = {key: value for key, value in os.environ.items() if not key.startswith("
 
 LONGEST_FILES = ("test_readme.py", "test_cluster.py", "test_portability.py", "test_starter.py", "test_container.py")
 LONG = ("data.rows=2000", "training.epochs=8")  # long enough to be killed in the middle
+
+for number in (signal.SIGINT, signal.SIGHUP):  # a shell's background jobs, and nohup's, are started to ignore them
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)  # as before for this process, not for those that it starts
 
 Result = subprocess.CompletedProcess[str]
 Command = Callable[..., Result]

@@ -528,6 +528,7 @@ def test_packages_are_installed_by_hash_only(tmp_path: pathlib.Path) -> None:
     assert [] == list(tmp_path.glob("six*"))
 
 
+@needs_example
 def test_every_row_of_the_faults_table_names_a_test() -> None:
     """docs/reliability.md names tests that exist, and every test of this file."""
     text = (ROOT / "docs" / "reliability.md").read_text()

@@ -359,9 +359,24 @@ def test_an_editors_hidden_files_are_no_code(project: pathlib.Path) -> None:
     assert before == name_inputs(config, project)
     assert [] == [found for found in scan(project / "src") if "checkpoint" in found]
 
-    (project / "src" / "another.py").write_text("CONSTANT = 1\n")
 
-    assert before != name_inputs(config, project)
+def test_what_the_code_of_ones_own_imports_is_in_a_runs_name(project: pathlib.Path) -> None:
+    """A module beside the package, and what that one imports; one that nobody imports is in no name."""
+    config, source = compose(project, ["experiment=smoke"]), project / "src"
+    (source / "helper.py").write_text("CONSTANT = 1\n")
+    (source / "other").mkdir()
+    (source / "other" / "constants.py").write_text("import helper\n")
+    before = name_inputs(config, project)
+    (source / "helper.py").write_text("CONSTANT = 2\n")
+
+    assert before == name_inputs(config, project)
+
+    with (source / PACKAGE / "model.py").open("a") as stream:
+        stream.write("\nfrom other import constants\n")
+    importing = name_inputs(config, project)
+    (source / "helper.py").write_text("CONSTANT = 3\n")
+
+    assert before != importing != name_inputs(config, project)
 
 
 def test_a_child_that_the_kernel_kills(project: pathlib.Path, undisturbed: pathlib.Path) -> None:

@@ -1,5 +1,6 @@
 """The identity of a run: everything that decides its bits, apart from the machine; and the folder that it names."""
 
+import ast
 import pathlib
 from typing import Any
 
@@ -31,30 +32,54 @@ def decides_bits(path: pathlib.PurePath) -> bool:
     return path.parts[0] != "samebits" or path.stem in ARITHMETIC_MODULES
 
 
+def imported_packages(code: bytes) -> set[str]:
+    """Return the top-level names that a module's import statements name; none of one that Python cannot read."""
+    try:
+        nodes = list(ast.walk(ast.parse(code)))
+    except (SyntaxError, ValueError):
+        return set()
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.partition(".")[0] for name in names}
+
+
 def source_files(config: Config, root: pathlib.Path) -> dict[str, bytes]:
-    """Return the code that decides a training's bits, by path below src/: all but the rest of the harness.
+    """Return the code that decides a training's bits, by path below src/.
+
+    The harness's modules that can, the packages that the configuration names, and what these import from src/.
 
     Raises:
         ConfigError: A function is not in a package below src/: other code is not run.
     """
     source = root / "src"
-    paths = [path for path in code_files(source) if decides_bits(path.relative_to(source))]
+    files: dict[str, dict[str, bytes]] = {}  # package -> path -> code
+    for path in code_files(source):
+        place = path.relative_to(source)
+        if decides_bits(place):
+            files.setdefault(place.parts[0].removesuffix(".py"), {})[place.as_posix()] = path.read_bytes()
+    waiting: set[str] = set()
     targets = {
         f"{key}._target_": split_target(tree)[0] for key, tree in (("data", config.data), ("model", config.model))
     }
-    named = {f"training.{key}": getattr(config.training, key) for key in ("loss", "optimizer")}
-    targets |= {key: name for key, name in named.items() if "." in name and not name.startswith(KERAS_PREFIXES)}
+    pieces = {f"training.{key}": getattr(config.training, key) for key in ("loss", "optimizer")}
+    targets |= {key: name for key, name in pieces.items() if "." in name and not name.startswith(KERAS_PREFIXES)}
     for key, target in targets.items():
         package = target.partition(".")[0]
-        is_there = (source / package).is_dir() or (source / f"{package}.py").is_file()
-        if not is_there or package == "samebits":
+        if package not in files or package == "samebits":
             raise ConfigError(
                 key,
                 expected="a function in a package of your own below src/",
                 received=target,
                 fix="put the package into src/ and name it as conf/data/ and conf/model/ name theirs",
             )
-    return {path.relative_to(source).as_posix(): path.read_bytes() for path in paths}
+        waiting.add(package)
+    found = {"samebits"}
+    while waiting:
+        package = waiting.pop()
+        found.add(package)
+        imported = {name for code in files[package].values() for name in imported_packages(code)}
+        waiting |= (imported & files.keys()) - found
+    return {path: code for package in sorted(found) for path, code in sorted(files[package].items())}
 
 
 def describe_inputs(config: Config, root: pathlib.Path, sources: dict[str, bytes]) -> dict[str, Any]:

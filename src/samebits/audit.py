@@ -17,7 +17,7 @@ from samebits.errors import SeedError
 from samebits.launch import run_child
 from samebits.progress import print_table
 from samebits.record import CONFIG, SEEDS, TRACE, make_folder, read_json, read_rows, write_yaml
-from samebits.seeds import POINT_SEED_END, dotted_key
+from samebits.seeds import POINT_SEED_END, dotted_key, resolve_points
 from samebits.unseeded import scan
 
 # Points that rest until the data set is told something, as far as its file in conf/data/ lists these keys.
@@ -125,8 +125,10 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
     Raises:
         SeedError: A point to audit is none of this configuration.
     """
-    check(compose([]))
-    folder = root / compose([]).paths.runs / ".audit"
+    config = compose([])
+    check(config)
+    check_known(only, list(resolve_points(config.seed.root, config.seed.policy, config.seed.points)))
+    folder = root / config.paths.runs / ".audit"
 
     def trace(name: str, overrides: list[str]) -> list[dict[str, Any]]:
         return read_rows(trace_of(compose(overrides), folder / name, root) / TRACE)
@@ -134,17 +136,15 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
     base = trace("base", [])
     if not base:
         return 1
-    points = read_json(folder / "base" / SEEDS)["points"]
-    check_known(only, [row["point"] for row in points])
     found = list(differences(base, trace("again", []), ignore=()))
     verdicts = [Verdict("(none)", "nothing", str(found[0]) if found else "nothing", not found)]
-    for row in points:
+    for row in read_json(folder / "base" / SEEDS)["points"]:
         point, needs = row["point"], []
         if only and point not in only:
             continue
         name, before = point.replace("/", "-"), base
         if row["rests"]:
-            data = compose([]).data
+            data = config.data
             needs = [f"data.{key}={value}" for key, value in AWAKENED_BY.get(point, {}).items() if key in data]
             before = trace(f"{name}-before", needs) if needs else base
             is_even = point == "data/oversample" and before and not any(differences(base, before))  # nothing to copy

@@ -16,6 +16,11 @@ def bytes_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def changed_names(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the names whose digest is another one, or is there on one side alone, sorted."""
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
 def json_digest(value: Any) -> str:
     """Return the digest of plain data (dicts, lists, strings, numbers), whatever the order of its keys."""
     return bytes_digest(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode())

@@ -47,8 +47,8 @@ from samebits.runtime import check_machine, child_environment
 from samebits.seeds import resolve_points
 from samebits.siblings import Comparison, compare_with_siblings, describe_comparison
 
-# Settings that decide no bits, which a run keeps from its beginning to its end.
-OF_A_RUN = ("tracker.", "trace.", "training.log_every", "training.checkpoint_every")
+# Settings of the command and not of the run, which keeps all others from its beginning to its end.
+OF_A_COMMAND = ("paths.", "resume", "confirm")
 USAGE, STOPPED = 2, (130, 143)  # exit codes of the training process; see samebits.worker
 
 
@@ -107,16 +107,23 @@ def claim_attempt(folder: pathlib.Path, config: Config, root: pathlib.Path) -> I
         yield attempt, False
 
 
-def heeded(*numbers: int) -> list[int]:
-    """Return the signals that this process was not started to ignore: nohup's, say, stay ignored."""
-    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+@contextlib.contextmanager
+def answered(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[None]:
+    """Answer signals while the block runs, but for those that this process was started to ignore, as by nohup."""
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 @contextlib.contextmanager
 def forwarded_signals() -> Iterator[Callable[["subprocess.Popen[bytes]"], None]]:
     """Send SIGINT, SIGTERM and SIGHUP on to a child while the block runs; the child decides how it ends.
 
-    SIGHUP, a closed terminal, is a SIGTERM to the child: it saves a checkpoint. What is ignored, as by nohup, stays so.
+    SIGHUP, a closed terminal, is a SIGTERM to the child: it saves a checkpoint.
     Yields a function that takes the child, once it is there; what came before is sent to it then.
     """
     children: list[subprocess.Popen[bytes]] = []
@@ -134,19 +141,15 @@ def forwarded_signals() -> Iterator[Callable[["subprocess.Popen[bytes]"], None]]
         for number in early:
             child.send_signal(number)
 
-    answered = heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, forward) for number in answered}
-    try:
+    with answered(forward, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         yield adopt
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
-def ignored_settings(attempt: pathlib.Path, config: Config) -> dict[str, Any]:
+def ignored_settings(own: Config, command: Config) -> dict[str, Any]:
     """Return what a run that goes on keeps of its own and a command would have otherwise: key -> its own value."""
-    own, asked = (flatten(tree) for tree in (read_yaml(attempt / CONFIG), to_dict(config)))
-    return {key: value for key, value in own.items() if key.startswith(OF_A_RUN) and asked.get(key) != value}
+    asked = flatten(to_dict(command))
+    settings = flatten(to_dict(own)).items()
+    return {key: value for key, value in settings if not key.startswith(OF_A_COMMAND) and asked.get(key) != value}
 
 
 def clear_leftovers(folder: pathlib.Path) -> None:
@@ -215,8 +218,8 @@ def finish_tracker(tracker: "subprocess.Popen[bytes] | None", config: Config, at
     """Wait a bounded time for the tracker; returns one line about what it did (empty: no tracker)."""
     if tracker is None or tracker.stdin is None:
         return ""
-    run = f"{attempt.parent.name}/{attempt.name}" if config.paths.runs == PathsConfig().runs else attempt
-    advice = f"make comet RUN={run} rebuilds or sends it"
+    name = f"{attempt.parent.name}/{attempt.name}" if config.paths.runs == PathsConfig().runs else attempt
+    advice = f"make comet RUN={name} rebuilds or sends it"
     tracker.stdin.close()
     try:
         code = tracker.wait(config.tracker.finish_timeout_s)
@@ -283,11 +286,12 @@ def run(config: Config, root: pathlib.Path) -> Outcome:
         title = f"{config.name}   seed {config.seed.root}   {config.runtime.promise}"
         _show(f"{title}   {verb} {folder.name}/{attempt.name}")
         if goes_on:
-            ignored = ignored_settings(attempt, config)
+            own = from_dict(read_yaml(attempt / CONFIG))
+            ignored = ignored_settings(own, config)
             if ignored:
                 kept = ", ".join(f"{key}={value}" for key, value in ignored.items())
                 _show(f"as it was begun, not as this command says: {kept}   (resume=never begins anew)")
-            config = from_dict(read_yaml(attempt / CONFIG))
+            config = own
         tracker = start_tracker(config, attempt, root)
         code = run_child(config, attempt, root)
         if is_finished(attempt):  # whatever befell the process after the result, which is the last that it writes

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from samebits.errors import ConfigError
-from samebits.launch import heeded, own_process
+from samebits.launch import answered, own_process
 from samebits.machine import usable_cores
 from samebits.progress import RunsProgress
 from samebits.record import hold_lock, make_folder, write_bytes
@@ -154,15 +154,12 @@ def stoppable() -> Iterator[None]:
     def stop(number: int, _frame: object) -> None:
         sys.exit(128 + number)
 
-    before = {number: signal.signal(number, stop) for number in heeded(signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield
+        with answered(stop, signal.SIGTERM, signal.SIGHUP):
+            yield
     except (KeyboardInterrupt, SystemExit):
         print("stopped; what was trained is saved, and the same command goes on from there")
         raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def train(study: Study, launch: Launch) -> int:

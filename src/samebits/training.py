@@ -23,7 +23,7 @@ from samebits import exactness, losses
 from samebits.checkpoints import Checkpoints, Position
 from samebits.config import TraceConfig, TrainingConfig
 from samebits.data import Dataset, Split, epoch_order
-from samebits.digest import array_digest, arrays_digest, float_bits
+from samebits.digest import array_digest, arrays_digest, changed_names, float_bits
 from samebits.draws import GeneratorWatch, check_graph_draws, graph_nodes, opaque_operations
 from samebits.errors import ConfigError, DataError, RecordError, StopRequestedError, TrainingError
 from samebits.optimizers import Adagrad, Adam, RMSprop
@@ -223,7 +223,7 @@ def check_same_data(began_with: dict[str, str], data: dict[str, str]) -> None:
     Raises:
         DataError: Names the arrays that differ.
     """
-    changed = sorted(name for name in began_with.keys() | data.keys() if began_with.get(name) != data.get(name))
+    changed = changed_names(began_with, data)
     if changed:
         raise DataError(
             "the data of a run that goes on",

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from samebits.config import Config, from_dict, split_target
-from samebits.digest import bytes_digest, json_digest
+from samebits.digest import bytes_digest, changed_names, json_digest
 from samebits.errors import ConfigError, RecordError, SamebitsError, StopRequestedError
 from samebits.inputs import source_files
 from samebits.record import (
@@ -123,8 +123,7 @@ def check_code(config: Config, attempt: pathlib.Path, root: pathlib.Path) -> Non
     if not (attempt.parent / INPUTS).exists():
         return  # scratch of another command
     named = read_json(attempt.parent / INPUTS)["code"]["files"]
-    now = {path: bytes_digest(data) for path, data in source_files(config, root).items()}
-    changed = sorted(path for path in named.keys() | now.keys() if named.get(path) != now.get(path))
+    changed = changed_names(named, {path: bytes_digest(data) for path, data in source_files(config, root).items()})
     if changed:
         raise ConfigError(
             "src/", expected="the code that this run is named by", fix="give the same command again",

@@ -61,6 +61,11 @@ def processes(root: pathlib.Path) -> list[str]:
     return found
 
 
+def trainings(root: pathlib.Path) -> list[str]:
+    """Return the command lines of the processes that train."""
+    return [line for line in processes(root) if "samebits.worker" in line]
+
+
 def wait_until(reached: Callable[[], object], seconds: float = 180) -> bool:
     """Wait for a moment; returns whether it came."""
     deadline = time.monotonic() + seconds
@@ -185,7 +190,6 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     killed.communicate()
     assert wait_until(lambda: not jobs(slurm) and not processes(project)), jobs(slurm)
     assert [] == finished(project)
-    reached = rows(project, 56)
 
     # Lost without a word: it is listed, and stops no other.
     study = start(project, *options, **environment)
@@ -204,7 +208,7 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     assert wait_until(lambda: rows(project, 56) > reached + 5)
     (name,) = jobs(slurm)
     subprocess.run(["scancel", "--signal=USR2", name], env=QUIET | environment, check=True)
-    assert wait_until(lambda: jobs(slurm, "--states=PENDING"))
+    assert wait_until(lambda: jobs(slurm, "--states=PENDING") and not trainings(project))  # it saves first
     assert lost_steps(project) < 5
     preempted = rows(project, 56)
     assert wait_until(lambda: rows(project, 56) > preempted + 5)

@@ -31,8 +31,11 @@ wait_for() { # WHAT COMMAND…
 }
 
 write_configuration() {
-  read -r controller node accounting <<<"$(python3 -c 'import socket
-taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+  read -r controller node accounting <<<"$(python3 -c 'import random, socket
+taken = []  # below the ports that the kernel gives away, to other programs too, until these are bound
+while len(taken) < 3:
+    try: taken.append(socket.create_server(("127.0.0.1", random.randrange(20000, 32000))))
+    except OSError: pass
 print(*(one.getsockname()[1] for one in taken))')"
   cat >"$SLURM_CONF" <<END
 ClusterName=samebits

@@ -26,6 +26,23 @@ QUIET = {key: value for key, value in os.environ.items() if not key.startswith("
 LONGEST_FILES = ("test_readme.py", "test_cluster.py", "test_portability.py", "test_starter.py", "test_container.py")
 LONG = ("data.rows=2000", "training.epochs=8")  # long enough to be killed in the middle
 
+# Appended to a copy's record.py: a training that is not through before the test has looked, however late that is.
+SLOWLY = """
+
+import time
+
+append_at_once = append_row
+
+
+def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
+    append_at_once(path, row)
+    first, wait_s, fast = os.environ.get("SLOWLY", "0 0 /").split(" ", 2)
+    if path.name == METRICS and 0 < int(first) <= path.read_bytes().count(b"\\n"):
+        until = time.monotonic() + float(wait_s)
+        while time.monotonic() < until and not pathlib.Path(fast).exists():
+            time.sleep(0.01)
+"""
+
 for number in (signal.SIGINT, signal.SIGHUP):  # a shell's background jobs, and nohup's, are started to ignore them
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)  # as before for this process, not for those that it starts
@@ -71,7 +88,7 @@ def run_script(
     variables = QUIET | {"PYTHONPATH": str(root / "src")} | dict(environment or {})
     command = [*prefix, python, str(root / "scripts" / script), *arguments]
     return subprocess.run(
-        command, cwd=cwd or root, env=variables, capture_output=True, text=True, timeout=900, check=False
+        command, cwd=cwd or root, env=variables, capture_output=True, text=True, timeout=2400, check=False
     )
 
 
@@ -91,7 +108,17 @@ def digest(attempt: pathlib.Path) -> str:
     return str(json.loads((attempt / "result.json").read_text())["weights_digest"])
 
 
-def start_and_wait(root: pathlib.Path, reached: Callable[[], object], *overrides: str) -> "subprocess.Popen[bytes]":
+def slowly(root: pathlib.Path, first: int, wait_s: float, fast: pathlib.Path) -> dict[str, str]:
+    """Return variables that let a copy's trainings wait at each row of metrics from one on, until a file is there."""
+    record = root / "src" / "samebits" / "record.py"
+    if SLOWLY not in record.read_text():
+        record.write_text(record.read_text() + SLOWLY)
+    return {"SLOWLY": f"{first} {wait_s} {fast}"}
+
+
+def start_and_wait(
+    root: pathlib.Path, reached: Callable[[], object], *overrides: str, variables: Mapping[str, str] | None = None
+) -> "subprocess.Popen[bytes]":
     """Start a long run and return when a moment is reached."""
     command = [
         sys.executable,
@@ -104,12 +131,12 @@ def start_and_wait(root: pathlib.Path, reached: Callable[[], object], *overrides
     process = subprocess.Popen(
         command,
         cwd=root,
-        env=QUIET | {"PYTHONPATH": str(root / "src")},
+        env=QUIET | {"PYTHONPATH": str(root / "src")} | dict(variables or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and process.poll() is None:
         if reached():
             return process
@@ -119,13 +146,18 @@ def start_and_wait(root: pathlib.Path, reached: Callable[[], object], *overrides
 
 
 def start_and_wait_for_rows(root: pathlib.Path, rows: int, *overrides: str) -> "subprocess.Popen[bytes]":
-    """Start a long run and return when it has recorded so many rows of metrics."""
+    """Start a long run and return when it has recorded so many rows of metrics; it goes on slowly (`at_full_speed`)."""
 
     def reached() -> bool:
         found = list((root / "runs").glob("*/*/*/metrics.jsonl"))
         return bool(found) and len(found[0].read_bytes().splitlines()) >= rows
 
-    return start_and_wait(root, reached, *overrides)
+    return start_and_wait(root, reached, *overrides, variables=slowly(root, rows, 0.5, root / "fast"))
+
+
+def at_full_speed(root: pathlib.Path) -> None:
+    """Let a run that goes on slowly come to its end."""
+    (root / "fast").touch()
 
 
 def check_continued(root: pathlib.Path, undisturbed: pathlib.Path, *overrides: str) -> None:

@@ -13,7 +13,7 @@ def run_benchmark(name: str, *words: str) -> str:
     """Run a benchmark as make does and return what it printed."""
     command = [sys.executable, str(ROOT / "benchmarks" / name), *words]
     environment = QUIET | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, check=False)
 
     assert 0 == done.returncode, done.stdout + done.stderr
     return done.stdout

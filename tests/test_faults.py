@@ -20,12 +20,14 @@ from conftest import (
     PACKAGE,
     QUIET,
     ROOT,
+    at_full_speed,
     check_continued,
     children,
     digest,
     finished,
     needs_example,
     run_script,
+    slowly,
     start_and_wait,
     start_and_wait_for_rows,
     train,
@@ -55,11 +57,12 @@ def attempt_of(root: pathlib.Path) -> pathlib.Path:
 def training_process(process: "subprocess.Popen[bytes]") -> int:
     """Return the process that trains, waiting until it is there."""
     while not children(process.pid):
+        assert process.poll() is None
         time.sleep(0.01)
     return children(process.pid)[0]
 
 
-def wait_until_gone(pid: int, timeout_s: float = 20.0) -> bool:
+def wait_until_gone(pid: int, timeout_s: float = 300.0) -> bool:
     """Return whether a process has ended within a time."""
     deadline = time.monotonic() + timeout_s
     while pathlib.Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
@@ -81,7 +84,7 @@ def test_a_disk_that_is_full_for_the_metrics(project: pathlib.Path, undisturbed:
     size_bytes = (attempt_of(project) / "metrics.jsonl").stat().st_size
     resource.prlimit(child, resource.RLIMIT_FSIZE, (size_bytes + 10, resource.RLIM_INFINITY))
     os.kill(child, signal.SIGCONT)
-    output = process.communicate(timeout=60)[0].decode()
+    output = process.communicate(timeout=600)[0].decode()
 
     assert 1 == process.returncode
     assert re.search(r"RecordError: .*(metrics\.jsonl|trace\.jsonl|checkpoint-.*) could not be written", output), output
@@ -96,6 +99,7 @@ def test_a_run_that_failed_after_its_last_epoch(project: pathlib.Path, undisturb
     process = start_and_wait_for_rows(project, 5)
     attempt = next((project / "runs").glob("*/*/[0-9]*"))
     (attempt / "model.keras" / "in the way").mkdir(parents=True)
+    at_full_speed(project)
     out = process.communicate()[0].decode()
     shutil.rmtree(attempt / "model.keras")
     (attempt / "predictions.arrays").unlink()
@@ -107,23 +111,15 @@ def test_a_run_that_failed_after_its_last_epoch(project: pathlib.Path, undisturb
 
 def test_a_disk_that_is_full_for_the_checkpoint(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """The checkpoint that does not fit leaves the ones before whole; with room again the run goes on from them."""
-
-    def reached() -> bool:
-        return len(list((project / "runs").glob("*/*/*/checkpoint-*.arrays"))) == 2
-
-    process = start_and_wait(project, reached, "training.log_every=100000")
+    process = start_and_wait_for_rows(project, 5)  # its metrics are smaller than the limit, its checkpoints are not
     child = training_process(process)
-    before = sorted(path.name for path in attempt_of(project).glob("checkpoint-*"))
     resource.prlimit(child, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-    output = process.communicate(timeout=60)[0].decode()
+    output = process.communicate(timeout=600)[0].decode()
 
     assert 1 == process.returncode
     assert re.search(r"RecordError: .*checkpoint-.* could not be written", output), output
-    assert before
     assert 2 == len(list(attempt_of(project).glob("checkpoint-*")))
-    done = train(project, *LONG, "training.log_every=100000")
-    assert "goes on with" in done.stdout, done.stderr
-    assert digest(undisturbed) == digest(finished(project)[0])
+    check_continued(project, undisturbed)
 
 
 @needs_example
@@ -173,7 +169,7 @@ def test_two_trainings_of_the_same_inputs_at_once(project: pathlib.Path) -> None
         subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for _ in range(2)
     ]
-    outputs = [process.communicate(timeout=300)[0].decode() for process in processes]
+    outputs = [process.communicate(timeout=600)[0].decode() for process in processes]
 
     assert [0, 0] == [process.returncode for process in processes], outputs
     assert {"1", "2"} == {attempt.name for attempt in finished(project)}
@@ -211,7 +207,7 @@ def test_a_stop_in_the_first_instants(project: pathlib.Path) -> None:
     process = start_and_wait(project, lambda: list((project / "runs").glob("*/*/*/config.yaml")))
     child = training_process(process)
     process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=10)[0].decode()
+    output = process.communicate(timeout=120)[0].decode()
 
     assert 143 == process.returncode, output
     assert "the same command goes on from there" in output
@@ -223,17 +219,17 @@ def test_ctrl_c_in_a_terminal(project: pathlib.Path, undisturbed: pathlib.Path) 
     """Ctrl-C typed into a real terminal reaches every process of it once: checkpoint, exit 130, no traceback."""
     words = [sys.executable, str(project / "scripts" / "train.py"), "experiment=smoke", "tracker=none", *LONG]
     command = ["script", "-qefc", " ".join(words), "/dev/null"]
-    environment = QUIET | {"PYTHONPATH": str(project / "src")}
+    environment = QUIET | {"PYTHONPATH": str(project / "src")} | slowly(project, 20, 0.5, project / "fast")
     terminal = subprocess.Popen(
         command, cwd=project, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     rows = 0
     while rows < 20 and time.monotonic() < deadline:
         time.sleep(0.02)
         found = list((project / "runs").glob("*/*/*/metrics.jsonl"))
         rows = len(found[0].read_bytes().splitlines()) if found else 0
-    output = terminal.communicate(b"\x03", timeout=20)[0].decode()
+    output = terminal.communicate(b"\x03", timeout=120)[0].decode()
 
     assert 130 == terminal.returncode, output
     assert "stopped; what was trained is saved" in output
@@ -245,7 +241,7 @@ def test_a_closed_terminal(project: pathlib.Path, undisturbed: pathlib.Path) -> 
     """SIGHUP saves a checkpoint; a run that was started to ignore it (nohup) does not hear it."""
     process = start_and_wait_for_rows(project, 20)
     process.send_signal(signal.SIGHUP)
-    output = process.communicate(timeout=60)[0].decode()
+    output = process.communicate(timeout=600)[0].decode()
 
     assert 143 == process.returncode, output
     assert "stopped; what was trained is saved" in output
@@ -258,7 +254,7 @@ def test_a_closed_terminal(project: pathlib.Path, undisturbed: pathlib.Path) -> 
     )  # fmt: skip
     training_process(ignoring)
     ignoring.send_signal(signal.SIGHUP)
-    output = ignoring.communicate(timeout=120)[0].decode()
+    output = ignoring.communicate(timeout=600)[0].decode()
 
     assert 0 == ignoring.returncode, output
     assert "goes on with" in output
@@ -273,11 +269,15 @@ def test_a_killed_parent_leaves_no_orphan(moment: str, project: pathlib.Path) ->
     else:
         process = start_and_wait(project, lambda: list((project / "runs").glob("*/*/*/config.yaml")))
     child = training_process(process)
-    time.sleep(2.0 if moment == "while it imports" else 0.0)
+    if moment == "while it imports":
+        while "libtensorflow" not in pathlib.Path(f"/proc/{child}/maps").read_text():
+            time.sleep(0.01)
+    os.kill(child, signal.SIGSTOP)
     process.kill()
+    os.kill(child, signal.SIGCONT)
     process.communicate()
 
-    assert wait_until_gone(child, 30)
+    assert wait_until_gone(child)
     assert [] == finished(project)
     assert 0 == train(project, *LONG).returncode
 
@@ -384,7 +384,7 @@ def test_a_child_that_the_kernel_kills(project: pathlib.Path, undisturbed: pathl
     process = start_and_wait_for_rows(project, 20)
     child = training_process(process)
     resource.prlimit(child, resource.RLIMIT_CPU, (1, 1))
-    output = process.communicate(timeout=60)[0].decode()
+    output = process.communicate(timeout=600)[0].decode()
 
     assert 1 == process.returncode
     assert "killed by SIGKILL (out of memory, or somebody's kill -9)" in output
@@ -418,7 +418,8 @@ def test_a_folder_that_is_deleted_under_a_running_process(what: str, project: pa
     else:
         shutil.rmtree(attempt if what == "the attempt" else project / "runs")
     os.kill(child, signal.SIGCONT)
-    output = process.communicate(timeout=60)[0].decode()
+    at_full_speed(project)
+    output = process.communicate(timeout=600)[0].decode()
 
     assert 1 == process.returncode, output
     assert "RecordError: " in output
@@ -458,7 +459,13 @@ def test_no_secret_reaches_a_file_or_the_terminal(project: pathlib.Path) -> None
     (project / ".git").write_text(f"gitdir: {project.parent / 'git'}\n")
     environment = SECRETS | {"COMET_URL_OVERRIDE": "http://127.0.0.1:9/clientlib/"}  # nobody listens there
     done = run_script(
-        project, "train.py", "experiment=smoke", "tracker.mode=offline", "training.epochs=1", environment=environment
+        project,
+        "train.py",
+        "experiment=smoke",
+        "tracker.mode=offline",
+        "tracker.finish_timeout_s=300",
+        "training.epochs=1",
+        environment=environment,
     )
     secrets = SECRETS | {"remote": remote}
 

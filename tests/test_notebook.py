@@ -25,9 +25,9 @@ def execute(root: pathlib.Path) -> "subprocess.CompletedProcess[str]":
     """Run the notebook of a copy by the command that it names; what it shows goes to shown.ipynb."""
     shutil.copytree(NOTEBOOK.parent, root / "docs", ignore=shutil.ignore_patterns("*.png"))
     program = pathlib.Path(sys.executable).parent / "jupyter-execute"
-    command = [str(program), "docs/quickstart.ipynb", "--output=shown", "--timeout=300"]
+    command = [str(program), "docs/quickstart.ipynb", "--output=shown", "--timeout=1200"]
     environment = QUIET | {"PYTHONPATH": str(root / "src")}
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=1800, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,11 @@ def test_threads_that_follow_the_cache_are_told_apart(tmp_path: pathlib.Path) ->
     digests = {}
     for machine, threads in ((machines[0], 1), (machines[0], 4), (machines[1], 4)):
         command = [*machine.prefix, sys.executable, "-c", PRODUCTS, str(threads)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        for _ in range(3):  # QEMU crashes now and then in programs with many threads
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            if done.returncode >= 0:
+                break
+        assert 0 == done.returncode, done.stderr
         digests[machine.name, threads] = done.stdout.split()
     one, four, four_elsewhere = digests.values()
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 
 import pytest
-from conftest import Result, children, copy_project, finished, run_script, start_and_wait_for_rows, train
+from conftest import Result, at_full_speed, children, copy_project, finished, run_script, start_and_wait_for_rows, train
 
 from samebits.record import hold_lock
 
@@ -110,7 +110,8 @@ def test_a_running_training_is_never_pruned(project: pathlib.Path) -> None:
     (attempt.parent / "2" / "result.json").write_text(json.dumps({}))
     done = prune(project, "--keep=1", "--yes")
     os.kill(child, signal.SIGCONT)
-    process.communicate(timeout=120)
+    at_full_speed(project)
+    process.communicate(timeout=600)
 
     assert f"kept {attempt.relative_to(project / 'runs')}: " in done.stdout
     assert "(it is being trained)" in done.stdout

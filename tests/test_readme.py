@@ -83,11 +83,11 @@ def make(root: pathlib.Path, command: str) -> "subprocess.CompletedProcess[str]"
         key: value for key, value in environment.items() if key not in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")
     }
     return subprocess.run(  # noqa: S602  the README's own commands
-        words, shell=True, cwd=root, env=environment, capture_output=True, text=True, timeout=900, check=False
+        words, shell=True, cwd=root, env=environment, capture_output=True, text=True, timeout=1800, check=False
     )
 
 
-@pytest.mark.timeout(2400)  # all of them, one after another
+@pytest.mark.timeout(7200)  # all of them, one after another
 def test_the_commands_of_the_readme_work(workshop: pathlib.Path) -> None:
     """They are run one after another in one copy, as a reader would; each prints what it is for."""
     for command in sorted(COMMANDS, key=list(readme_commands()).index):

@@ -5,7 +5,18 @@ import os
 import pathlib
 import signal
 
-from conftest import LONG, PACKAGE, children, digest, finished, run_script, start_and_wait_for_rows, train
+import pytest
+from conftest import (
+    LONG,
+    PACKAGE,
+    at_full_speed,
+    children,
+    digest,
+    finished,
+    run_script,
+    start_and_wait_for_rows,
+    train,
+)
 
 from samebits import golden, torture
 from samebits.entry import compose
@@ -172,7 +183,8 @@ def test_a_running_run_is_not_gone_on_with(project: pathlib.Path) -> None:
     attempt = next((project / "runs").glob("*/*/[0-9]*"))
     done = train(project, *LONG, f"resume={attempt.parent.name}/1")
     os.kill(child, signal.SIGCONT)
-    process.communicate(timeout=120)
+    at_full_speed(project)
+    process.communicate(timeout=600)
 
     assert 2 == done.returncode
     assert "which is running; fix: wait for it, or stop it first" in done.stderr
@@ -220,13 +232,16 @@ def test_the_kills_follow_their_seed() -> None:
     assert {"child", "parent", "both", "tracker"} == {plan.victim for plan in plans}
 
 
-def test_a_training_faster_than_its_kill_is_killed_earlier(project: pathlib.Path) -> None:
+def test_a_training_faster_than_its_kill_is_killed_earlier(
+    project: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the pace was taken on a slower machine, the kill moves to the front until it strikes."""
+    monkeypatch.setattr(torture, "MOST_STARTS", 12)  # however fast it is
     plan, pace = torture.Plan("at start", "parent", 1.0), torture.Pace(start_s=60.0, training_s=1.0)
     attempt, killed_at = torture.train(compose(project, ["experiment=smoke"]), project / "kill", project, plan, pace)
 
     assert "not killed" != killed_at
-    assert [attempt] == finished(project / "kill")
+    assert attempt in finished(project / "kill")  # the killed one's child may have come to its end all the same
 
 
 def test_the_digest_of_the_undisturbed_run_is_its_own(project: pathlib.Path) -> None:

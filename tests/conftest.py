@@ -108,12 +108,36 @@ def digest(attempt: pathlib.Path) -> str:
     return str(json.loads((attempt / "result.json").read_text())["weights_digest"])
 
 
-def slowly(root: pathlib.Path, first: int, wait_s: float, fast: pathlib.Path) -> dict[str, str]:
-    """Return variables that let a copy's trainings wait at each row of metrics from one on, until a file is there."""
+def wait_until(reached: Callable[[], object], seconds: float = 600) -> bool:
+    """Wait for a moment; returns whether it came."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if reached():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def is_gone(pid: int) -> bool:
+    """Return whether a process has ended."""
+    return not pathlib.Path(f"/proc/{pid}").exists()
+
+
+def count_rows(root: pathlib.Path) -> int:
+    """Return how many rows of metrics a project's one run has recorded."""
+    found = list((root / "runs").glob("*/*/*/metrics.jsonl"))
+    return len(found[0].read_bytes().splitlines()) if found else 0
+
+
+def slowly(root: pathlib.Path, first: int, wait_s: float = 0.5, fast: pathlib.Path | None = None) -> dict[str, str]:
+    """Return variables that let a copy's trainings wait at each row of metrics from one on, until a file is there.
+
+    The file is the one of `at_full_speed` unless another is named.
+    """
     record = root / "src" / "samebits" / "record.py"
     if SLOWLY not in record.read_text():
         record.write_text(record.read_text() + SLOWLY)
-    return {"SLOWLY": f"{first} {wait_s} {fast}"}
+    return {"SLOWLY": f"{first} {wait_s} {fast or root / 'fast'}"}
 
 
 def start_and_wait(
@@ -147,12 +171,7 @@ def start_and_wait(
 
 def start_and_wait_for_rows(root: pathlib.Path, rows: int, *overrides: str) -> "subprocess.Popen[bytes]":
     """Start a long run and return when it has recorded so many rows of metrics; it goes on slowly (`at_full_speed`)."""
-
-    def reached() -> bool:
-        found = list((root / "runs").glob("*/*/*/metrics.jsonl"))
-        return bool(found) and len(found[0].read_bytes().splitlines()) >= rows
-
-    return start_and_wait(root, reached, *overrides, variables=slowly(root, rows, 0.5, root / "fast"))
+    return start_and_wait(root, lambda: count_rows(root) >= rows, *overrides, variables=slowly(root, rows))
 
 
 def at_full_speed(root: pathlib.Path) -> None:

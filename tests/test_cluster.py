@@ -9,11 +9,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from conftest import QUIET, ROOT, Result, children, copy_project, finished, run_script
+from conftest import QUIET, ROOT, Result, children, copy_project, finished, run_script, wait_until
 from fake_comet import read_archive
 
 ASKED_ALONE = ("training.checkpoint_every=100000",)  # checkpoints are written where the training is asked to stop
@@ -64,16 +63,6 @@ def processes(root: pathlib.Path) -> list[str]:
 def trainings(root: pathlib.Path) -> list[str]:
     """Return the command lines of the processes that train."""
     return [line for line in processes(root) if "samebits.worker" in line]
-
-
-def wait_until(reached: Callable[[], object], seconds: float = 600) -> bool:
-    """Wait for a moment; returns whether it came."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if reached():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def wait_until_trained(root: pathlib.Path, least: int) -> bool:

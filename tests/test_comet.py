@@ -194,6 +194,7 @@ class Scenarios:
                     "came": came,
                     "finished": (attempt / "result.json").exists(),
                     "others": dict(told.others),
+                    "files": set(told.files),
                     "metrics": list(told.metrics),
                     "environment": pathlib.Path(f"/proc/{worker}/environ").read_bytes(),
                     "told again": retell(self.root, attempt, self.home),
@@ -254,7 +255,7 @@ class Scenarios:
         def restart(training: Future[Result], folder: pathlib.Path) -> dict[str, Any]:
             with held_training(training, folder):
                 server.metrics_came.wait(600)
-                wait_for(lambda: server.quiet_s() > 3, training.done)  # else Comet gives up for what was on its way
+                wait_for(lambda: server.quiet_s() > 10, training.done)  # else Comet gives up for what was on its way
                 server.die()
                 time.sleep(MISSED_S)
                 stack.enter_context(again := FakeComet(before=server))
@@ -293,7 +294,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         assert f"\n{constant}\n" in text
         text = text.replace(constant, f"{constant.partition(' ')[0]} = {patient}")
     tracking.write_text(text)
-    slowly(root, 0, 0, root)  # before the first scenario starts
+    slowly(root, 0)  # before the first scenario starts
     return root
 
 
@@ -473,6 +474,7 @@ def test_with_a_key_comet_is_told_live(runs: Runs) -> None:
     assert 56 == seen["others"]["random seed"]
     assert "seed data/order" in seen["others"]
     assert "weights digest" not in seen["others"]
+    assert f"source_code/{PACKAGE}/model.py" in seen["files"]
     assert {5} == {step for _, _, step, _ in seen["metrics"]}
 
 
@@ -496,7 +498,7 @@ def test_a_break_of_the_connection_that_ends_loses_nothing(runs: Runs) -> None:
         assert_complete(run.seen["again"].only_experiment(), run.attempt)
         assert [] == list((run.attempt / "comet").glob("*.zip"))
     else:
-        assert " is incomplete: " in run.output
+        assert " is incomplete: the connection broke)" in run.output
         assert_complete(read_archive(the_archive(run.attempt)), run.attempt)
 
 

@@ -23,14 +23,17 @@ from conftest import (
     at_full_speed,
     check_continued,
     children,
+    count_rows,
     digest,
     finished,
+    is_gone,
     needs_example,
     run_script,
     slowly,
     start_and_wait,
     start_and_wait_for_rows,
     train,
+    wait_until,
 )
 
 from samebits.entry import compose
@@ -60,14 +63,6 @@ def training_process(process: "subprocess.Popen[bytes]") -> int:
         assert process.poll() is None
         time.sleep(0.01)
     return children(process.pid)[0]
-
-
-def wait_until_gone(pid: int, timeout_s: float = 300.0) -> bool:
-    """Return whether a process has ended within a time."""
-    deadline = time.monotonic() + timeout_s
-    while pathlib.Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not pathlib.Path(f"/proc/{pid}").exists()
 
 
 # --- a full disk: the kernel lets no file grow beyond a limit ---
@@ -211,7 +206,7 @@ def test_a_stop_in_the_first_instants(project: pathlib.Path) -> None:
 
     assert 143 == process.returncode, output
     assert "the same command goes on from there" in output
-    assert wait_until_gone(child)
+    assert wait_until(lambda: is_gone(child))
     assert 0 == train(project, *LONG).returncode
 
 
@@ -219,16 +214,11 @@ def test_ctrl_c_in_a_terminal(project: pathlib.Path, undisturbed: pathlib.Path) 
     """Ctrl-C typed into a real terminal reaches every process of it once: checkpoint, exit 130, no traceback."""
     words = [sys.executable, str(project / "scripts" / "train.py"), "experiment=smoke", "tracker=none", *LONG]
     command = ["script", "-qefc", " ".join(words), "/dev/null"]
-    environment = QUIET | {"PYTHONPATH": str(project / "src")} | slowly(project, 20, 0.5, project / "fast")
+    environment = QUIET | {"PYTHONPATH": str(project / "src")} | slowly(project, 20)
     terminal = subprocess.Popen(
         command, cwd=project, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    deadline = time.monotonic() + 600
-    rows = 0
-    while rows < 20 and time.monotonic() < deadline:
-        time.sleep(0.02)
-        found = list((project / "runs").glob("*/*/*/metrics.jsonl"))
-        rows = len(found[0].read_bytes().splitlines()) if found else 0
+    assert wait_until(lambda: count_rows(project) >= 20)
     output = terminal.communicate(b"\x03", timeout=120)[0].decode()
 
     assert 130 == terminal.returncode, output
@@ -277,7 +267,7 @@ def test_a_killed_parent_leaves_no_orphan(moment: str, project: pathlib.Path) ->
     os.kill(child, signal.SIGCONT)
     process.communicate()
 
-    assert wait_until_gone(child)
+    assert wait_until(lambda: is_gone(child))
     assert [] == finished(project)
     assert 0 == train(project, *LONG).returncode
 
@@ -424,7 +414,7 @@ def test_a_folder_that_is_deleted_under_a_running_process(what: str, project: pa
     assert 1 == process.returncode, output
     assert "RecordError: " in output
     assert "Traceback" not in output
-    assert wait_until_gone(child)
+    assert wait_until(lambda: is_gone(child))
     assert [] == finished(project)
     assert 0 == train(project, *LONG, "resume=never").returncode
 

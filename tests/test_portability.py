@@ -4,8 +4,8 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shutil
-import subprocess
 import sys
 from typing import Any
 
@@ -72,16 +72,14 @@ def test_threads_that_follow_the_cache_are_told_apart(tmp_path: pathlib.Path) ->
     """Why portable has one thread: with four, a product takes as many of them as the L2 cache suggests."""
     machines = emulators.emulated_machines(["Haswell-32K-256K", "Haswell-48K-2M"], tmp_path)
     environment = runtime.child_environment(RuntimeConfig(), 0, os.environ)
-    digests = {}
+    jobs = []
     for machine, threads in ((machines[0], 1), (machines[0], 4), (machines[1], 4)):
-        command = [*machine.prefix, sys.executable, "-c", PRODUCTS, str(threads)]
-        for _ in range(3):  # QEMU crashes now and then in programs with many threads
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            if done.returncode >= 0:
-                break
-        assert 0 == done.returncode, done.stderr
-        digests[machine.name, threads] = done.stdout.split()
-    one, four, four_elsewhere = digests.values()
+        name, command = f"{machine.name} {threads}", [*machine.prefix, sys.executable, "-c", PRODUCTS, str(threads)]
+        jobs.append(emulators.Job(name, command, environment, tmp_path / f"{name}.txt"))
+    codes = emulators.run_jobs(jobs, lambda _name, _code: None)
+    logs = [job.log.read_text() for job in jobs]
+    assert {0} == set(codes.values()), logs
+    one, four, four_elsewhere = (re.findall(r"^[0-9a-f]{64}$", log, re.MULTILINE)[-3:] for log in logs)
 
     assert 3 == len(set(one)) == len(four_elsewhere)
     assert not set(four) & set(four_elsewhere)

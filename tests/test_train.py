@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -22,10 +21,12 @@ from conftest import (
     copy_project,
     digest,
     finished,
+    is_gone,
     needs_example,
     run_script,
     start_and_wait_for_rows,
     train,
+    wait_until,
 )
 
 from samebits.runtime import OPTIONAL_FOR_KERAS
@@ -158,7 +159,7 @@ def test_a_result_says_where_the_seconds_went(trained: tuple[pathlib.Path, Resul
 
     assert {"prepare_s", "first_step_s", "steps_s", "evaluate_s", "record_s"} == set(phases)
     assert all(seconds > 0 for seconds in phases.values())
-    assert 0.5 < sum(phases.values()) / result["timing"]["training_s"] <= 1
+    assert 0.8 < sum(phases.values()) / result["timing"]["training_s"] <= 1
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
@@ -235,11 +236,8 @@ def test_a_run_whose_parent_was_killed_leaves_no_orphan_and_goes_on(
     (child,) = children(process.pid)
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 300
-    while pathlib.Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
 
-    assert not pathlib.Path(f"/proc/{child}").exists()
+    assert wait_until(lambda: is_gone(child))
     check_continued(project, undisturbed)
 
 

@@ -11,11 +11,12 @@ ARG VARIANT=cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 LC_ALL=C.UTF-8 TZ=UTC
 WORKDIR /app
 COPY requirements.lock ./
-COPY scripts/setup_env.py scripts/other_tensorflow.py scripts/
+COPY scripts/setup_env.py scripts/
+COPY tools/other_tensorflow.py tools/
 RUN --mount=type=secret,id=ca,target=/run/ca.pem,mode=0444 \
     if [ -s /run/ca.pem ]; then export PIP_CERT=/run/ca.pem SSL_CERT_FILE=/run/ca.pem; fi && \
     python3 scripts/setup_env.py /opt/venv && \
-    if [ "$VARIANT" = gpu ]; then /opt/venv/bin/python scripts/other_tensorflow.py; fi
+    if [ "$VARIANT" = gpu ]; then /opt/venv/bin/python tools/other_tensorflow.py; fi
 # Bytecode that is valid by the source's content, not by its time, made by one process in sorted order: the same bytes each time. TensorFlow's
 # C++ headers serve a compiler alone.
 RUN rm -rf /opt/venv/lib/python3*/site-packages/tensorflow/include && find /opt/venv -name __pycache__ -prune -exec rm -rf {} + && \

@@ -98,19 +98,19 @@ bagging: setup ## train on BAGS bootstrap samples and average the models: make b
 	@$(VENV_PYTHON) scripts/bagging.py --bags='$(BAGS)' --launcher='$(LAUNCHER)' --jobs='$(JOBS)' 'seed.root=$(SEED)' $(OVERRIDES)
 
 zoo: setup ## measure which pieces of Keras are portable and write docs/zoo.md (half an hour); ONLY=name, CPUS=…: not written
-	@$(VENV_PYTHON) scripts/zoo.py $(if $(ONLY),--only='$(ONLY)') $(if $(ONLY)$(CPUS),,--write) $(CPUS)
+	@PYTHONPATH=src:tools $(VENV_PYTHON) -m zoo $(if $(ONLY),--only='$(ONLY)') $(if $(ONLY)$(CPUS),,--write) $(CPUS)
 
 bench: setup ## reproducible training against plain Keras, as ratios (half an hour): make bench [REPEATS=3] [PICTURE=…]
-	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/speed.py --repeats=$(REPEATS) $(if $(PICTURE),--out='$(PICTURE)')
+	@PYTHONPATH=src $(VENV_PYTHON) tools/benchmarks/speed.py --repeats=$(REPEATS) $(if $(PICTURE),--out='$(PICTURE)')
 
 bench-growth: setup ## how time and memory grow with reviews, sequence length and vocabulary (ten minutes): make bench-growth [PICTURE=…]
-	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/growth.py $(if $(PICTURE),--out='$(PICTURE)')
+	@PYTHONPATH=src $(VENV_PYTHON) tools/benchmarks/growth.py $(if $(PICTURE),--out='$(PICTURE)')
 
 roofline: setup ## what bounds a step: operations and bytes counted, against this machine's rates: make roofline [PICTURE=…]
-	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/roofline.py $(if $(PICTURE),--out='$(PICTURE)') $(OVERRIDES)
+	@PYTHONPATH=src $(VENV_PYTHON) tools/benchmarks/roofline.py $(if $(PICTURE),--out='$(PICTURE)') $(OVERRIDES)
 
 bench-many: setup ## what 10,000 finished runs cost the summary of a study and the report: make bench-many [PICTURE=…]
-	@PYTHONPATH=src $(VENV_PYTHON) benchmarks/many_runs.py $(if $(PICTURE),--out='$(PICTURE)')
+	@PYTHONPATH=src $(VENV_PYTHON) tools/benchmarks/many_runs.py $(if $(PICTURE),--out='$(PICTURE)')
 
 test: setup ## set up and run the tests: make test [TESTS="-k seeds"]
 	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder $(TESTS)
@@ -122,7 +122,7 @@ format: setup ## rewrite the code in the project's style
 	@.venv/bin/ruff check --fix-only . && .venv/bin/ruff format .
 
 lock: setup ## write requirements.lock anew from pyproject.toml, with hashes and no index address
-	@$(VENV_PYTHON) scripts/lock.py
+	@$(VENV_PYTHON) tools/lock.py
 
 doctor: setup ## list what weakens the promise in this copy: moving tags, loose versions, randomness, goldens
 	@$(VENV_PYTHON) scripts/doctor.py

@@ -3,7 +3,8 @@
 import pathlib
 import sys
 
-from samebits import audit, entry
+from samebits import compose
+from samebits.checks import audit
 
 if __name__ == "__main__":
     root = pathlib.Path(__file__).resolve().parent.parent
@@ -11,4 +12,4 @@ if __name__ == "__main__":
     smoke = [] if any(word.startswith("experiment=") for word in own) else ["experiment=smoke"]
     overrides = [*smoke, "tracker=none", *own]
     only = [word for word in sys.argv[1:] if "=" not in word]
-    sys.exit(entry.script(lambda: audit.audit(lambda more: entry.compose(root, overrides + more), root, only)))
+    sys.exit(compose.script(lambda: audit.audit(lambda more: compose.compose(root, overrides + more), root, only)))

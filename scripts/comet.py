@@ -7,19 +7,21 @@ import logging
 import pathlib
 import sys
 
-from samebits import entry, record, tracking
+from samebits import compose
+from samebits.launch import comet
+from samebits.runs import folder
 
 
 def main() -> int:
     """Rebuild one run's experiment and print where it is."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     runs = pathlib.Path(__file__).resolve().parent.parent / "runs"
-    attempt = record.find_attempt(runs, (sys.argv[1:] or ["last"])[0])
-    code = tracking.tell(attempt)
+    attempt = folder.find_attempt(runs, (sys.argv[1:] or ["last"])[0])
+    code = comet.tell(attempt)
     if code == 0:
-        print(record.read_json(attempt / tracking.FOLDER / tracking.STATE)["summary"])
+        print(folder.read_json(attempt / comet.FOLDER / comet.STATE)["summary"])
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(entry.script(main))
+    sys.exit(compose.script(main))

@@ -10,6 +10,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT / "src"))
-    from samebits import container
+    from samebits.image import container
 
     sys.exit(container.main(ROOT))

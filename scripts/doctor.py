@@ -4,8 +4,9 @@ import os
 import pathlib
 import sys
 
-from samebits import doctor, entry
+from samebits import compose
+from samebits.checks import doctor
 
 if __name__ == "__main__":
     root = pathlib.Path(__file__).resolve().parent.parent
-    sys.exit(entry.script(lambda: doctor.run(root, lambda more: entry.compose(root, more), os.environ)))
+    sys.exit(compose.script(lambda: doctor.run(root, lambda more: compose.compose(root, more), os.environ)))

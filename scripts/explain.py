@@ -3,15 +3,17 @@
 import pathlib
 import sys
 
-from samebits import entry, explain, record
+from samebits import compose
+from samebits.checks import explain
+from samebits.runs import folder
 
 
 def main() -> int:
     """Find both runs and explain."""
     root = pathlib.Path(__file__).resolve().parent.parent
-    a, b = (record.find_attempt(root / "runs", name) for name in (*sys.argv[1:], "last~1", "last")[:2])
+    a, b = (folder.find_attempt(root / "runs", name) for name in (*sys.argv[1:], "last~1", "last")[:2])
     return explain.explain(a, b, root)
 
 
 if __name__ == "__main__":
-    sys.exit(entry.script(main))
+    sys.exit(compose.script(main))

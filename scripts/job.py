@@ -2,7 +2,8 @@
 
 import pathlib
 
-from samebits import entry, launchers
+from samebits import compose
+from samebits.studies import execute
 
 if __name__ == "__main__":
-    entry.multirun(pathlib.Path(__file__).resolve().parent.parent, launchers.run_job)
+    compose.multirun(pathlib.Path(__file__).resolve().parent.parent, execute.run_job)

@@ -3,7 +3,8 @@
 import pathlib
 import sys
 
-from samebits import entry, portability
+from samebits import compose
+from samebits.checks import portability
 
 if __name__ == "__main__":
     options = [word for word in sys.argv[1:] if word == "--full" or word.startswith("--cpus=")]
@@ -11,4 +12,4 @@ if __name__ == "__main__":
     names = [name for word in options if word != "--full" for name in word.removeprefix("--cpus=").split(",") if name]
     project = pathlib.Path(__file__).resolve().parent.parent
     task = lambda config, root: portability.portability(config, root, names, full="--full" in options)  # noqa: E731
-    sys.exit(entry.main(project, task))
+    sys.exit(compose.main(project, task))

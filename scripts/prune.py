@@ -4,7 +4,8 @@ import argparse
 import pathlib
 import sys
 
-from samebits import entry, prune
+from samebits import compose
+from samebits.runs import prune
 
 if __name__ == "__main__":
     project = pathlib.Path(__file__).resolve().parent.parent
@@ -15,4 +16,4 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=pathlib.Path, default=project / "runs")
     parser.add_argument("--yes", action="store_true", help="remove it")
     given = parser.parse_args()
-    sys.exit(entry.report_errors(lambda: prune.prune(given.runs, given.keep, confirmed=given.yes)))
+    sys.exit(compose.report_errors(lambda: prune.prune(given.runs, given.keep, confirmed=given.yes)))

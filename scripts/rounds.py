@@ -3,9 +3,12 @@
 import pathlib
 import sys
 
-from samebits import entry, rounds
+from samebits import compose
+from samebits.checks import rounds
 
 if __name__ == "__main__":
     root = pathlib.Path(__file__).resolve().parent.parent
     picture = root / "runs" / "rounds.png"
-    sys.exit(entry.script(lambda: rounds.rounds(lambda more: entry.compose(root, sys.argv[1:] + more), root, picture)))
+    sys.exit(
+        compose.script(lambda: rounds.rounds(lambda more: compose.compose(root, sys.argv[1:] + more), root, picture))
+    )

@@ -6,9 +6,9 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from samebits import entry
-from samebits.config import Config, check
-from samebits.seeds import describe_consumer, resolve_points
+from samebits import compose
+from samebits.core.config import Config, check
+from samebits.core.seeds import describe_consumer, resolve_points
 
 
 def show(config: Config, _root: pathlib.Path) -> int:
@@ -22,4 +22,4 @@ def show(config: Config, _root: pathlib.Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(entry.main(pathlib.Path(__file__).resolve().parent.parent, show))
+    sys.exit(compose.main(pathlib.Path(__file__).resolve().parent.parent, show))

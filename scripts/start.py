@@ -6,6 +6,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 if __name__ == "__main__":
-    from samebits import entry, startup
+    from samebits import compose
+    from samebits.image import entrypoint
 
-    sys.exit(entry.script(lambda: startup.start(ROOT, sys.argv[1:])))
+    sys.exit(compose.script(lambda: entrypoint.start(ROOT, sys.argv[1:])))

@@ -3,7 +3,8 @@
 import pathlib
 import sys
 
-from samebits import entry, torture
+from samebits import compose
+from samebits.checks import torture
 
 
 def number(option: str, default: int | None) -> int | None:
@@ -16,4 +17,4 @@ def number(option: str, default: int | None) -> int | None:
 if __name__ == "__main__":
     kills, seed = number("kills", 20), number("kill-seed", None)
     project = pathlib.Path(__file__).resolve().parent.parent
-    sys.exit(entry.main(project, lambda config, root: torture.torture(config, root, kills or 20, seed)))
+    sys.exit(compose.main(project, lambda config, root: torture.torture(config, root, kills or 20, seed)))

@@ -3,7 +3,8 @@
 import pathlib
 import sys
 
-from samebits import entry, folds
+from samebits import compose
+from samebits.studies import folds
 
 if __name__ == "__main__":
-    sys.exit(entry.main(pathlib.Path(__file__).resolve().parent.parent, folds.train))
+    sys.exit(compose.main(pathlib.Path(__file__).resolve().parent.parent, folds.train))

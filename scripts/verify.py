@@ -3,9 +3,10 @@
 import pathlib
 import sys
 
-from samebits import entry, verify
+from samebits import compose
+from samebits.checks import verify
 
 if __name__ == "__main__":
     runs = int(sys.argv.pop(1)) if sys.argv[1:2] and sys.argv[1].isdecimal() else 2
     project = pathlib.Path(__file__).resolve().parent.parent
-    sys.exit(entry.main(project, lambda config, root: verify.verify(config, root, runs)))
+    sys.exit(compose.main(project, lambda config, root: verify.verify(config, root, runs)))

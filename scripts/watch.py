@@ -3,8 +3,9 @@
 import pathlib
 import sys
 
-from samebits import entry, watch
+from samebits import compose
+from samebits.studies import watch
 
 if __name__ == "__main__":
     project = pathlib.Path(__file__).resolve().parent.parent
-    sys.exit(entry.script(lambda: watch.watch(project / "runs")))
+    sys.exit(compose.script(lambda: watch.watch(project / "runs")))

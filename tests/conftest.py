@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from samebits.record import read_yaml
+from samebits.runs.folder import read_yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROJECT_FILES = ("conf", "scripts", "src", "requirements.lock", "pyproject.toml")
@@ -26,7 +26,7 @@ QUIET = {key: value for key, value in os.environ.items() if not key.startswith("
 LONGEST_FILES = ("test_readme.py", "test_cluster.py", "test_portability.py", "test_starter.py", "test_container.py")
 LONG = ("data.rows=2000", "training.epochs=8")  # long enough to be killed in the middle
 
-# Appended to a copy's record.py: a training that is not through before the test has looked, however late that is.
+# Appended to a copy's core/files.py: a training that is not through before the test has looked, however late that is.
 SLOWLY = """
 
 import time
@@ -37,7 +37,7 @@ append_at_once = append_row
 def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
     append_at_once(path, row)
     first, wait_s, fast = os.environ.get("SLOWLY", "0 0 /").split(" ", 2)
-    if path.name == METRICS and 0 < int(first) <= path.read_bytes().count(b"\\n"):
+    if path.name == "metrics.jsonl" and 0 < int(first) <= path.read_bytes().count(b"\\n"):
         until = time.monotonic() + float(wait_s)
         while time.monotonic() < until and not pathlib.Path(fast).exists():
             time.sleep(0.01)
@@ -134,7 +134,7 @@ def slowly(root: pathlib.Path, first: int, wait_s: float = 0.5, fast: pathlib.Pa
 
     The file is the one of `at_full_speed` unless another is named.
     """
-    record = root / "src" / "samebits" / "record.py"
+    record = root / "src" / "samebits" / "core" / "files.py"
     if SLOWLY not in record.read_text():
         record.write_text(record.read_text() + SLOWLY)
     return {"SLOWLY": f"{first} {wait_s} {fast or root / 'fast'}"}

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import rich.progress
 
-from samebits.data import DataContext, Dataset
-from samebits.errors import DataError
+from samebits import DataContext, Dataset
+from samebits.core.errors import DataError
 
 from .synthetic import INDEX_FROM, check_arguments, check_share, take_rows
 

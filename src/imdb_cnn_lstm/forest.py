@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 
-from samebits.data import DataContext, Dataset, Split
-from samebits.errors import ConfigError
+from samebits import DataContext, Dataset, Split
+from samebits.core.errors import ConfigError
 
 from .synthetic import make_synthetic_reviews
 

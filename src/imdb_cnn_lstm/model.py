@@ -1,11 +1,10 @@
 """The CNN-LSTM of the Keras example, as a plain Keras model that outputs a logit."""
 
-from collections.abc import Callable
-
 import keras
 
-from samebits.errors import ConfigError
-from samebits.layers import LSTM, Dropout, Orthogonal
+from samebits import Seed
+from samebits.core.errors import ConfigError
+from samebits.portable.layers import LSTM, Dropout, Orthogonal
 
 
 def _check(name: str, value: object, *, holds: bool, expected: str) -> None:
@@ -14,7 +13,7 @@ def _check(name: str, value: object, *, holds: bool, expected: str) -> None:
 
 
 def build_model(
-    seed: Callable[[str], int | None],
+    seed: Seed,
     *,
     num_words: int,
     sequence_length: int,

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from samebits.data import DataContext, Dataset, Split
-from samebits.errors import DataError
+from samebits import DataContext, Dataset, Split
+from samebits.core.errors import DataError
 
 INDEX_FROM = 3  # of word indices; below it are padding, the start mark and "out of vocabulary"
 

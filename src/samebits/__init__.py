@@ -1,5 +1,29 @@
 """samebits: the harness of a reproducible training. Same seed, same bits.
 
-The modules form layers, lowest first; docs/architecture.md draws them and import-linter checks them.
-Importing this package imports nothing else.
+The rooms, and what each may import, are in docs/architecture.md; import-linter checks them. User code imports
+`DataContext`, `Dataset`, `Split` and `Seed` from here, and Keras pieces from `samebits.portable`.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from samebits.core.seeds import Seed as Seed
+    from samebits.train.data import DataContext as DataContext
+    from samebits.train.data import Dataset as Dataset
+    from samebits.train.data import Split as Split
+
+FACE = {
+    "DataContext": "samebits.train.data",
+    "Dataset": "samebits.train.data",
+    "Split": "samebits.train.data",
+    "Seed": "samebits.core.seeds",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a name of the face, imported when it is first asked for: importing this package imports nothing else."""
+    if name not in FACE:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(importlib.import_module(FACE[name]), name)

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from samebits.data import DataContext, Dataset, Split
+from samebits import DataContext, Dataset, Split
 
 
 def load(context: DataContext, *, classes: int) -> Dataset:

@@ -1,13 +1,12 @@
 """A convolution, batch normalisation with the same bits on every CPU, dropout, a logit for each digit."""
 
-from collections.abc import Callable
-
 import keras
 
-from samebits.layers import BatchNormalization
+from samebits import Seed
+from samebits.portable.layers import BatchNormalization
 
 
-def build(seed: Callable[[str], int | None], *, classes: int, filters: int, dropout_rate: float) -> keras.Model:
+def build(seed: Seed, *, classes: int, filters: int, dropout_rate: float) -> keras.Model:
     """Return a model from float32[rows, 8, 8, 1] to float32[rows, classes]."""
     glorot = keras.initializers.GlorotUniform
     layers = [

@@ -1,0 +1,231 @@
+"""Lists what weakens the promise in this copy of the project. Reads files alone; imports no TensorFlow, runs nothing.
+
+Each check yields findings (they weaken the promise: exit code 1) and notes (they do not).
+"""
+
+import pathlib
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+from samebits.checks import golden
+from samebits.checks.source_scan import scan
+from samebits.core.config import Config
+from samebits.core.errors import MachineError, SamebitsError
+from samebits.runs.folder import read_json
+from samebits.runtime.lockfile import locked_versions, normalise, read_lock
+from samebits.runtime.machine import ARITHMETIC_PACKAGES, describe_git, package_versions
+from samebits.runtime.pins import KEPT, SCRUBBED_PREFIXES, check_machine, child_environment
+
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+IMAGE_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}\b")
+# Files that name images or actions, as globs below the project's folder.
+IMAGE_FILES = (
+    "Dockerfile", "Dockerfile.*", "*.Dockerfile", "Containerfile", "compose.y*ml", "docker-compose*.y*ml",
+    ".gitlab-ci.yml", ".devcontainer/*", ".github/workflows/*.y*ml", ".github/actions/*/action.y*ml",
+)  # fmt: skip
+NOT_LOCKED = {"pip"}  # comes with the virtual environment
+# Variables that a training inherits and that change which code or data it meets.
+REACHING = ("LD_LIBRARY_PATH", "LD_AUDIT", *KEPT)
+Compose = Callable[[list[str]], Config]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that weakens the promise, or a note that does not.
+
+    Attributes:
+        where: File and line, package, experiment or variable.
+        what: The fact.
+        fix: What to do; empty: a note, nothing to do.
+    """
+
+    where: str
+    what: str
+    fix: str
+
+
+def _base_images(lines: list[str]) -> Iterator[tuple[int, str]]:
+    """Yield (line, image) of every FROM that names no earlier stage; ARG's defaults are filled in."""
+    arguments: dict[str, str] = {}
+    stages = {"scratch"}
+    for number, line in enumerate(lines, 1):
+        if given := re.match(r"\s*ARG\s+(\w+)=(\S+)", line, re.IGNORECASE):
+            arguments[given[1]] = given[2].strip("\"'")
+        if based := re.match(r"\s*FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", line, re.IGNORECASE):
+            image = based[1]
+            for name, value in arguments.items():
+                image = image.replace(f"${{{name}}}", value).replace(f"${name}", value)
+            if image.lower() not in stages:
+                yield number, image
+            stages.add((based[2] or "").lower())
+
+
+def check_tags(root: pathlib.Path) -> Iterator[Finding]:
+    """Find images without a digest and actions without a commit: the same name may bring other bits tomorrow."""
+    for path in sorted({found for pattern in IMAGE_FILES for found in root.glob(pattern) if found.is_file()}):
+        name, lines = path.relative_to(root), path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, image in _base_images(lines):
+            if not IMAGE_DIGEST.search(image):
+                yield Finding(f"{name}:{number}", f"FROM {image} has no digest", "append @sha256:…")
+        for number, line in enumerate(lines, 1):
+            used = re.match(r"\s*(?:-\s+)?uses:\s*[\"']?([^\s\"'#]+)", line)
+            ref = used[1].rpartition("@")[2].removeprefix("sha256:") if used else ""
+            if used and not used[1].startswith("./") and not COMMIT.fullmatch(ref):
+                yield Finding(
+                    f"{name}:{number}", f"action {used[1]} is not pinned by a commit", "pin the commit's full SHA"
+                )
+            image_of = re.match(r"[\s{,-]*[\"']?(?:image|container)[\"']?:\s*[\"']?([^\s\"'#{]+)", line)
+            if image_of and "$" not in image_of[1] and not IMAGE_DIGEST.search(image_of[1]):
+                yield Finding(f"{name}:{number}", f"image {image_of[1]} has no digest", "append @sha256:…")
+
+
+def check_lock(root: pathlib.Path) -> Iterator[Finding]:
+    """Find requirements of the lock that are not exact or have no hash."""
+    again = "make lock writes it anew from pyproject.toml"
+    for number, words, hashed in read_lock(root):
+        where = f"requirements.lock:{number}"
+        try:
+            exact = re.fullmatch(r"==[^*,]+", str(Requirement(words).specifier)) is not None
+        except InvalidRequirement:
+            exact = False
+        if not exact:
+            yield Finding(where, f"{words} names no exact version", again)
+        if not hashed:
+            yield Finding(where, f"{words} has no hash", again)
+
+
+def check_dependencies(root: pathlib.Path) -> Iterator[Finding]:
+    """Find dependencies of pyproject.toml that the lock does not serve, or that decide bits and are open."""
+    locked = locked_versions(root)
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        yield Finding("pyproject.toml", f"cannot be read: {error}", "mend it: expected TOML")
+        return
+    for words in (*project["project"]["dependencies"], *project.get("dependency-groups", {}).get("dev", ())):
+        try:
+            requirement = Requirement(words)
+        except InvalidRequirement:
+            yield Finding("pyproject.toml", f"{words} is no requirement", "write it as in name>=1.2,<2")
+            continue
+        name = normalise(requirement.name)
+        if name in ARITHMETIC_PACKAGES and not re.fullmatch(r"==[^*,]+", str(requirement.specifier)):
+            yield Finding(
+                "pyproject.toml", f"{words} leaves the version open, and it decides bits", "write == and the version"
+            )
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            continue
+        version = locked.get(name)
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            yield Finding("pyproject.toml", f"{words} is not served by the lock, which has {version}", "make lock")
+
+
+def check_installed(root: pathlib.Path, installed: Mapping[str, str]) -> Iterator[Finding]:
+    """Find packages of this environment that differ from the lock."""
+    locked = locked_versions(root)
+    for name in sorted({*locked, *installed} - NOT_LOCKED):
+        if locked.get(name) != installed.get(name):
+            received = f"{installed.get(name, 'nothing')} is installed, {locked.get(name, 'nothing')} is locked"
+            fix = "remove .venv and run make setup" if name in locked else "add it to pyproject.toml, then make lock"
+            yield Finding(f"package {name}", received, fix)
+
+
+def check_randomness(root: pathlib.Path) -> Iterator[Finding]:
+    """Find draws in the source that no seed point covers, and orders that are not fixed."""
+    fix = "draw from context.rng(…) or seed(…), or sort"
+    for line in scan(root / "src"):
+        where, _, what = line.partition(": ")
+        yield Finding(where, what, fix)
+
+
+def check_goldens(root: pathlib.Path, compose: Compose, installed: Mapping[str, str]) -> Iterator[Finding]:
+    """Find experiments without a golden file, or with one that was made from other inputs."""
+    for name in sorted(path.stem for path in (root / "conf" / "experiment").glob("*.yaml")):
+        path = golden.golden_path(root, name)
+        where = str(path.relative_to(root))
+        fix = f"make golden EXPERIMENTS={name}; if the change is meant, make golden-update EXPERIMENTS={name}"
+        if not path.exists():
+            yield Finding(where, "is missing", f"make golden-update EXPERIMENTS={name}")
+            continue
+        try:
+            now = golden.decided_by(compose([f"experiment={name}", "tracker=none"]), root, dict(installed))
+            changed = [line.partition(":")[0] for line in golden.differences(read_json(path)["decided_by"], now)]
+        except (SamebitsError, KeyError, TypeError) as error:
+            yield Finding(where, f"cannot be judged: {' '.join(str(error).split())}", fix)
+            continue
+        if changed:
+            yield Finding(where, f"was made from other inputs: {', '.join(changed)}", fix)
+
+
+def check_cpu(config: Config) -> Iterator[Finding]:
+    """Find a machine that cannot keep the promise of the default run."""
+    try:
+        check_machine(config.runtime)
+    except MachineError as error:
+        yield Finding("this machine", f"{error.received}, where {error.expected} is needed", error.fix)
+
+
+def check_git(root: pathlib.Path) -> Iterator[Finding]:
+    """Find changes that no commit has: a run's record names a commit that is not its code."""
+    git = describe_git(root)
+    if git["commit"] is None:
+        yield Finding("git", "no commit: a run's record can name none", "git init, git add and git commit")
+    elif git["clean"] is False:
+        yield Finding("git", f"changes that commit {git['commit'][:12]} does not have", "git status shows them; commit")
+
+
+def check_variables(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Find variables of this shell that reach a training; note those that a run sets aside or pins."""
+    child = child_environment(config.runtime, 0, environment)
+    for name in sorted(name for name, value in environment.items() if value):
+        if child.get(name) == environment[name] and name.startswith((*SCRUBBED_PREFIXES, *REACHING)):
+            if name not in child_environment(config.runtime, 0, {}):
+                yield Finding(name, "reaches the training and may change what it loads", f"unset {name}")
+        elif name.startswith((*SCRUBBED_PREFIXES, "LC_ALL", "TZ")):
+            yield Finding(name, "is set here; a run sets it aside or pins it", "")
+
+
+def examine(root: pathlib.Path, compose: Compose, environment: Mapping[str, str]) -> dict[str, list[Finding]]:
+    """Return what each check found, by its name.
+
+    Args:
+        root: The project's folder.
+        compose: Returns the configuration of some overrides.
+        environment: The variables of the shell that trainings are started from.
+    """
+    config, installed = compose([]), package_versions()
+    return {
+        "tags that move": list(check_tags(root)),
+        "the lock": [*check_lock(root), *check_dependencies(root)],
+        "installed packages": list(check_installed(root, installed)),
+        "randomness": list(check_randomness(root)),
+        "golden digests": list(check_goldens(root, compose, installed)),
+        "the machine": list(check_cpu(config)),
+        "git": list(check_git(root)),
+        "environment": list(check_variables(config, environment)),
+    }
+
+
+def run(root: pathlib.Path, compose: Compose, environment: Mapping[str, str]) -> int:
+    """Print every check with what it found; returns 1 if anything weakens the promise."""
+    checks = examine(root, compose, environment)
+    for name, found in checks.items():
+        bad = [finding for finding in found if finding.fix]
+        print(f"{'!!' if bad else 'ok'}  {name}" + (f": {len(bad)}" if bad else ""))
+        for finding in found:
+            fix = f"; fix: {finding.fix}" if finding.fix else ""
+            print(f"      {finding.where}: {finding.what}{fix}")
+    count = sum(bool(finding.fix) for found in checks.values() for finding in found)
+    sys.stdout.flush()
+    if count:
+        print(f"WEAKENED: {count} findings in {len(checks)} checks")
+        return 1
+    print(
+        f"SOUND: {len(checks)} checks found nothing that weakens the promise (docs/starter.md says what they look at)"
+    )
+    return 0

@@ -1,0 +1,161 @@
+"""Golden digests: what named experiments must end with, and the inputs that decide it. Never heals itself."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from samebits.checks import explain
+from samebits.core.config import Config, flatten
+from samebits.core.errors import RecordError
+from samebits.core.files import write_json
+from samebits.launch import run as launch_run
+from samebits.runs.folder import MACHINE, RESULT, TRACE, is_finished, list_attempts, read_json, read_rows
+from samebits.runs.identity import describe_inputs, source_files
+from samebits.runtime.machine import arithmetic_versions
+
+FOLDER = "golden"
+
+
+def golden_path(root: pathlib.Path, experiment: str) -> pathlib.Path:
+    """Return the path of an experiment's golden file."""
+    return root / FOLDER / f"{experiment}.json"
+
+
+def decided_by(config: Config, root: pathlib.Path, packages: dict[str, str]) -> dict[str, Any]:
+    """Return the inputs that decide an experiment's digests.
+
+    Args:
+        config: The experiment's configuration.
+        root: The project's folder.
+        packages: Versions of the installed packages.
+    """
+    inputs = describe_inputs(config, root, source_files(config, root))
+    return {
+        "config": flatten(inputs["config"]),
+        "code": inputs["code"]["files"],
+        "lock": inputs["lock"],
+        "packages": arithmetic_versions(packages),
+    }
+
+
+def describe(config: Config, root: pathlib.Path, attempt: pathlib.Path) -> dict[str, Any]:
+    """Return what a golden file holds: the digests of a finished attempt, and the inputs that decide them."""
+    epochs = [row for row in read_rows(attempt / TRACE) if "step" not in row]
+    return {
+        "seed": config.seed.root,
+        "promise": config.runtime.promise,
+        "decided_by": decided_by(config, root, read_json(attempt / MACHINE)["packages"]),
+        "epochs": [
+            {key: row[key] for key in ("epoch", "data", "order", "bits", "weights", "optimizer") if key in row}
+            for row in epochs
+        ],
+        "weights_digest": read_json(attempt / RESULT)["weights_digest"],
+    }
+
+
+def differences(expected: Any, actual: Any) -> list[str]:
+    """Return one line for every leaf in which two golden descriptions differ."""
+    left, right = flatten(_keyed(expected)), flatten(_keyed(actual))
+    return [
+        f"{key}: golden {left.get(key, 'absent')}, now {right.get(key, 'absent')}"
+        for key in {**left, **right}
+        if left.get(key) != right.get(key)
+    ]
+
+
+def _keyed(value: Any) -> Any:
+    """Return nested data with lists as mappings, so that it can be flattened."""
+    if isinstance(value, list):
+        return {str(number): _keyed(part) for number, part in enumerate(value)}
+    if isinstance(value, dict):
+        return {key: _keyed(part) for key, part in value.items()}
+    return value
+
+
+def train(config: Config, root: pathlib.Path) -> pathlib.Path:
+    """Train an experiment afresh and return its attempt.
+
+    Raises:
+        RecordError: The run did not finish.
+    """
+    outcome = launch_run.run(dataclasses.replace(config, resume="never"), root)
+    if outcome.attempt is None or not is_finished(outcome.attempt):
+        raise RecordError(
+            f"the run of {config.name} did not finish.",
+            expected="a finished run",
+            received=f"exit code {outcome.exit_code}",
+            fix="see its log.",
+        )
+    return outcome.attempt
+
+
+def check(experiment: str, config: Config, root: pathlib.Path) -> int:
+    """Train an experiment and compare it with its golden file.
+
+    Returns:
+        0: equal in every epoch; 1: not.
+
+    Raises:
+        RecordError: There is no golden file; it is made by `make golden-update` alone.
+    """
+    path = golden_path(root, experiment)
+    golden = read_json(path)
+    attempt = train(config, root)
+    found = differences(golden, describe(config, root, attempt))
+    results = [line for line in found if line.startswith(("epochs.", "weights_digest"))]
+    inputs = [line for line in found if line not in results]
+    for line in inputs:
+        print(f"  changed input: {line}")
+    if not results:
+        digest = golden["weights_digest"][:12]
+        print(f"GOLDEN {experiment}: seed {golden['seed']}, weights {digest}…, every epoch as recorded")
+        return 0
+    for line in results[:8]:
+        print(f"  {line}")
+    counts = f"{len(results)} digests differ, {len(inputs)} inputs changed"
+    print(f"NOT GOLDEN {experiment}: {counts}; if that is meant: make golden-update")
+    witness = _find_witness(root, config, golden["weights_digest"])
+    if witness is not None:
+        explain.explain(witness, attempt, root)
+    return 1
+
+
+def _find_witness(root: pathlib.Path, config: Config, digest: str) -> pathlib.Path | None:
+    """Return a finished attempt on this machine that still has the golden digest, for explain."""
+    for inputs in sorted((root / config.paths.runs / config.name).glob("*")):
+        for attempt in list_attempts(inputs):
+            if is_finished(attempt) and read_json(attempt / RESULT)["weights_digest"] == digest:
+                return attempt
+    return None
+
+
+def update(experiment: str, config: Config, root: pathlib.Path) -> int:
+    """Train an experiment, show what changed, and write its golden file; the only writer."""
+    path = golden_path(root, experiment)
+    attempt = train(config, root)
+    now = describe(config, root, attempt)
+    for line in differences(read_json(path), now) if path.exists() else ["new file"]:
+        print(f"  {line}")
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, now)
+    print(f"wrote {path.relative_to(root)}; commit it with the reason")
+    return 0
+
+
+def run(experiments: list[str], compose: Callable[[list[str]], Config], root: pathlib.Path, *, write: bool) -> int:
+    """Check, or write, the golden files of some experiments (none named: all that have one); returns the worst code.
+
+    Raises:
+        RecordError: None is named and there is no golden file.
+    """
+    action = update if write else check
+    names = experiments or sorted(path.stem for path in (root / FOLDER).glob("*.json"))
+    if not names:
+        raise RecordError(
+            f"no experiment has a file in {FOLDER}/.",
+            expected=f"{FOLDER}/<experiment>.json",
+            received="none",
+            fix="name an experiment of conf/experiment/: make golden-update EXPERIMENTS=….",
+        )
+    return max(action(name, compose([f"experiment={name}", "tracker=none"]), root) for name in names)

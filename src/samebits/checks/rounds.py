@@ -1,0 +1,127 @@
+"""Reproduces the article's experiment: rounds of two runs each, from nothing seeded to everything pinned."""
+
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from samebits.core.config import Config
+from samebits.core.terminal import print_table
+from samebits.launch import run
+from samebits.runs.folder import METRICS, RESULT, is_finished, read_json, read_rows
+
+RUNS_A_ROUND = 2
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: what is seeded and pinned, and whether its runs must agree (None: reported only)."""
+
+    name: str
+    seed: str
+    runtime: str
+    must_agree: bool | None
+
+
+ROUNDS = (
+    Round("1: nothing seeded", "none", "free", must_agree=False),
+    Round("2: the data's seeds", "data_only", "free", must_agree=False),
+    Round("3: every seed, pinned", "all", "portable", must_agree=True),
+    Round("article: one seed, one thread", "article", "article", must_agree=None),
+)
+Runs = list[tuple[Round, list[pathlib.Path]]]
+
+
+def train_rounds(compose: Callable[[list[str]], Config], root: pathlib.Path) -> Runs | None:
+    """Train every round's runs; None: one of them failed."""
+    trained: Runs = []
+    for part in ROUNDS:
+        attempts = []
+        for number in range(RUNS_A_ROUND):
+            print(f"--- round {part.name}, run {number + 1} of {RUNS_A_ROUND}", flush=True)
+            config = compose([f"seed={part.seed}", f"runtime={part.runtime}"])
+            config.tracker.group = "rounds"
+            config.tracker.tags = [*config.tracker.tags, f"round {part.name.partition(':')[0]}"]
+            outcome = run.run(config, root)
+            if outcome.attempt is None or not is_finished(outcome.attempt):
+                return None
+            attempts.append(outcome.attempt)
+        trained.append((part, attempts))
+    return trained
+
+
+def judge(part: Round, digests: list[str]) -> tuple[str, bool]:
+    """Return what a round's digests say, and whether that is as it must be."""
+    agree = len(set(digests)) == 1
+    said = "same bits" if agree else "different bits"
+    if part.must_agree is None or agree == part.must_agree:
+        return said, True
+    return f"{said}, expected {'the same' if part.must_agree else 'different'}", False
+
+
+def draw(trained: Runs, picture: pathlib.Path) -> None:
+    """Draw the running training loss and the validation loss of every run, one panel a round."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  slow to import
+
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(trained), sharey=True)
+    for axis, (part, attempts) in zip(axes, trained, strict=True):
+        for number, attempt in enumerate(attempts):
+            rows = read_rows(attempt / METRICS)
+            style: dict[str, Any] = {"linestyle": ("-", (0, (4, 3)))[number], "linewidth": (3.0, 1.5)[number]}
+            axis.plot(range(1, len(rows) + 1), [row["loss"] for row in rows], label=f"run {number + 1}", **style)
+            ends = [(place, row["val_loss"]) for place, row in enumerate(rows, 1) if "val_loss" in row]
+            marker = ("o", "x")[number]
+            axis.plot([x for x, _ in ends], [y for _, y in ends], marker, label=f"run {number + 1}, validation")
+        axis.set_title(part.name, fontsize=10)
+        axis.set_xlabel("record (every 50 steps)")
+    axes[0].set_ylabel("loss")
+    axes[-1].legend(fontsize=8)
+    figure.savefig(picture, dpi=110, metadata={"Software": None})
+
+
+def show(trained: Runs) -> int:
+    """Print the table and the verdict; returns 0 if every round is as it must be, else 1."""
+    table = Table("round", "run", "val_accuracy", "val_loss", "weights", "spread of val_accuracy", "verdict")
+    wrong = []
+    for part, attempts in trained:
+        results = [read_json(attempt / RESULT) for attempt in attempts]
+        accuracies = [result["metrics"]["val_accuracy"] for result in results]
+        said, is_right = judge(part, [result["weights_digest"] for result in results])
+        if not is_right:
+            wrong.append(part.name)
+        for number, result in enumerate(results):
+            metrics = result["metrics"]
+            numbers = (f"{metrics['val_accuracy']:.4f}", f"{metrics['val_loss']:.4f}", result["weights_digest"][:12])
+            tail = (f"{max(accuracies) - min(accuracies):.4f}", said) if number == 0 else ("", "")
+            table.add_row(part.name if number == 0 else "", str(number + 1), *numbers, *tail)
+    print_table(table)
+    if wrong:
+        print(f"NOT AS PROMISED: round {'; round '.join(wrong)}")
+        return 1
+    print("round 3 is bitwise identical; rounds 1 and 2 are not")
+    return 0
+
+
+def rounds(compose: Callable[[list[str]], Config], root: pathlib.Path, picture: pathlib.Path) -> int:
+    """Train all rounds, print the table, draw the figure.
+
+    Args:
+        compose: Returns the configuration for some overrides.
+        root: The project's folder.
+        picture: The figure's path.
+
+    Returns:
+        0: as it must be; 1: not, or a run failed.
+    """
+    trained = train_rounds(compose, root)
+    if trained is None:
+        print("a run did not finish: no table")
+        return 1
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    draw(trained, picture)
+    code = show(trained)
+    print(f"figure: {picture}")
+    return code

@@ -1,0 +1,146 @@
+"""Looks for randomness in source text that no seed point covers. A look, no proof: it runs nothing, follows no calls.
+
+What it cannot see (a library that draws inside, a name made at run time) the training process finds by itself, where
+it can: `samebits.train.draws`.
+"""
+
+import ast
+import pathlib
+from collections.abc import Iterator
+
+from samebits.runs.identity import code_files, decides_bits
+
+RANDOM_MODULES = {"random", "np.random", "tf.random", "keras.random"}
+ALLOWED_CALLS = {
+    "np.random.SeedSequence", "np.random.Generator", "np.random.PCG64", "np.random.get_state", "random.getstate",
+    "random.seed", "np.random.seed", "tf.random.set_seed",
+}  # fmt: skip
+SEEDED_CONSTRUCTORS = {"RandomState", "default_rng", "Random"}
+SEEDED_CLASSES = {
+    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout", "GaussianDropout",
+    "GaussianNoise",
+    "RandomNormal", "RandomUniform", "TruncatedNormal", "VarianceScaling", "GlorotNormal", "GlorotUniform", "HeNormal",
+    "HeUniform", "LecunNormal", "LecunUniform", "Orthogonal", "OrthogonalInitializer", "SeedGenerator",
+}  # fmt: skip
+FROM_THE_SYSTEM = {"os.urandom", "os.getrandom", "uuid.uuid1", "uuid.uuid4"}
+CLOCKS = {
+    "time.time", "time.time_ns", "time.monotonic", "time.monotonic_ns", "time.perf_counter", "time.perf_counter_ns",
+    "datetime.datetime.now", "datetime.datetime.utcnow", "datetime.datetime.today",
+}  # fmt: skip
+LISTS_A_FOLDER = {"listdir", "scandir", "iterdir", "glob", "rglob", "iglob"}
+SHORT = {"numpy": "np", "tensorflow": "tf"}
+FORGETS_ORDER = {"sorted", "set", "frozenset", "any", "all", "len", "min", "max"}
+KEEPS_ORDER = {"list", "tuple", "enumerate", "iter", "zip"}
+
+
+def _aliases(tree: ast.AST) -> dict[str, str]:
+    """Return what each imported name stands for, e.g. {"shuffle": "random.shuffle", "np": "numpy"}."""
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {each.asname: each.name for each in node.names if each.asname}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {each.asname or each.name: f"{node.module}.{each.name}" for each in node.names}
+    return names
+
+
+def _name(node: ast.expr, aliases: dict[str, str]) -> str:
+    """Return a dotted name with its import resolved ("np" for NumPy, "tf" for TensorFlow), or an empty text."""
+    if not isinstance(node, ast.Attribute | ast.Name):
+        return ""
+    first, dot, rest = ast.unparse(node).partition(".")
+    full = aliases.get(first, first) + dot + rest
+    package, dot, rest = full.partition(".")
+    return SHORT.get(package, package) + dot + rest
+
+
+def _draw(call: ast.Call, called: str) -> str | None:
+    """Return what is loose about a call, if it draws."""
+    module, _, last = called.rpartition(".")
+    arguments = [*call.args, *(word.value for word in call.keywords)]
+    is_seeded = last in SEEDED_CONSTRUCTORS and arguments
+    seeds = [word for word in call.keywords if word.arg in ("seed", None)]
+    if called in FROM_THE_SYSTEM or module == "secrets" or called == "random.SystemRandom":
+        return f"{called} draws from the operating system"
+    if module == "tf.random" and (last.startswith("stateless_") or last == "split"):
+        return None
+    if last in SEEDED_CLASSES:
+        return None if seeds or (last == "SeedGenerator" and call.args) else f"{called} without seed="
+    if module == "keras.random" and seeds:
+        return None
+    if module in RANDOM_MODULES and called not in ALLOWED_CALLS and not is_seeded:
+        return f"{called} draws from a global or unseeded generator"
+    return None
+
+
+def _is_seeding(call: ast.Call, called: str) -> list[ast.expr]:
+    """Return the arguments of a call that are seeds."""
+    last = called.rpartition(".")[2]
+    if last in SEEDED_CONSTRUCTORS | {
+        "seed",
+        "set_seed",
+        "set_random_seed",
+        "SeedSequence",
+        "SeedGenerator",
+        "PRNGKey",
+    }:
+        return [*call.args, *(word.value for word in call.keywords)]
+    return [word.value for word in call.keywords if word.arg in ("seed", "random_state")]
+
+
+def _order(node: ast.expr, aliases: dict[str, str]) -> str | None:
+    """Return why the order of an iterable is not fixed, if it is not."""
+    called = _name(node.func, aliases) if isinstance(node, ast.Call) else ""
+    if isinstance(node, ast.Call) and called in KEEPS_ORDER:
+        return next((found for found in (_order(part, aliases) for part in node.args) if found), None)
+    if isinstance(node, ast.Set | ast.SetComp) or called in ("set", "frozenset"):
+        return "iteration over a set: its order depends on the hash seed"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+        last = node.func.attr if isinstance(node.func, ast.Attribute) else called.rpartition(".")[2]
+        if last in LISTS_A_FOLDER:
+            return "a folder's order is the file system's: sort it"
+    return None
+
+
+def scan_text(text: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, what) for every place in a module that may draw without a seed point or has no fixed order."""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as error:
+        yield error.lineno or 1, f"cannot be read as Python: {error.msg}"
+        return
+    aliases = _aliases(tree)
+    harmless = {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and _name(node.func, aliases) in FORGETS_ORDER
+        for argument in node.args
+        if isinstance(argument, ast.GeneratorExp | ast.ListComp | ast.SetComp)
+        for part in argument.generators
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = _name(node.func, aliases)
+            found = _draw(node, called)
+            if found is not None:
+                yield node.lineno, found
+            for seed in _is_seeding(node, called):
+                clocks = {_name(part.func, aliases) for part in ast.walk(seed) if isinstance(part, ast.Call)} & CLOCKS
+                for clock in sorted(clocks):
+                    yield node.lineno, f"{called} is seeded by the clock, {clock}"
+        iterated = node.iter if isinstance(node, ast.For | ast.comprehension) and id(node) not in harmless else None
+        found = _order(iterated, aliases) if iterated is not None else None
+        if iterated is not None and found is not None:
+            yield iterated.lineno, found
+
+
+def scan(source: pathlib.Path) -> Iterator[str]:
+    """Yield "file:line: what" for every finding in the code below src/ that a training runs.
+
+    That is every package there; of the harness, the modules that can change bits.
+    """
+    for path in code_files(source):
+        if not decides_bits(path.relative_to(source)):
+            continue
+        for line, what in sorted(scan_text(path.read_text(encoding="utf-8"))):
+            yield f"{path.relative_to(source.parent)}:{line}: {what}"

@@ -1,0 +1,165 @@
+"""Trains the same inputs several times under deliberately hostile conditions and compares everything, bit by bit."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rich.table import Table
+
+from samebits.core.config import Config, check, to_dict
+from samebits.core.errors import ConfigError
+from samebits.core.files import write_yaml
+from samebits.core.terminal import print_table
+from samebits.runs.folder import METRICS, RESULT, TRACE, is_finished, list_attempts, read_json, read_rows
+from samebits.runs.identity import prepare_inputs_folder
+from samebits.runs.trace_diff import first_divergence
+
+BUSY_LOOP = "while True: pass"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What surrounds one run: none of it may reach the bits.
+
+    Attributes:
+        name: In words, for the table.
+        environment: Variables of the parent process.
+        elsewhere: Whether it starts in another working directory, with another temporary folder.
+        one_core: Whether it may use one core alone.
+        busy_processes: Other processes that keep the cores busy meanwhile.
+    """
+
+    name: str
+    environment: dict[str, str] = field(default_factory=dict)
+    elsewhere: bool = False
+    one_core: bool = False
+    busy_processes: int = 0
+
+
+CONDITIONS = (
+    Conditions("as it is"),
+    Conditions(
+        "other folder, TMPDIR, hash seed, time zone, locale; one busy core",
+        {"PYTHONHASHSEED": "4242", "TZ": "Asia/Kathmandu", "LC_ALL": "C", "OMP_NUM_THREADS": "3"},
+        elsewhere=True,
+        one_core=True,
+        busy_processes=1,
+    ),
+    Conditions("hash seed 0, TF and NumPy variables of a hostile parent", {
+        "PYTHONHASHSEED": "0", "TF_ENABLE_ONEDNN_OPTS": "0", "TF_NUM_INTRAOP_THREADS": "1",
+        "NPY_DISABLE_CPU_FEATURES": "",
+        "OPENBLAS_CORETYPE": "Prescott", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+    }),
+    Conditions("all cores busy", {"PYTHONHASHSEED": "random", "TZ": "Pacific/Chatham"}, busy_processes=4),
+    Conditions("one core", {"PYTHONHASHSEED": "77"}, elsewhere=True, one_core=True),
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def _busy(count: int) -> Iterator[None]:
+    processes = [subprocess.Popen([sys.executable, "-c", BUSY_LOOP]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def run_under(conditions: Conditions, config: Config, root: pathlib.Path) -> int:
+    """Train once, in a fresh parent process under these conditions, and return its exit code."""
+    with tempfile.TemporaryDirectory(prefix="samebits verify ") as name, _busy(conditions.busy_processes):
+        folder = pathlib.Path(name)
+        write_yaml(folder / "run.yaml", to_dict(config))
+        environment = os.environ | {"PYTHONPATH": str(root / "src")} | conditions.environment
+        if conditions.elsewhere:
+            (folder / "tmp").mkdir()
+            environment["TMPDIR"] = str(folder / "tmp")
+        command = [sys.executable, "-m", "samebits.launch.run", str(folder / "run.yaml"), str(root)]
+        if conditions.one_core and shutil.which("taskset"):
+            core = min(os.sched_getaffinity(0))
+            command = ["taskset", "--cpu-list", str(core), *command]
+        return subprocess.run(
+            command, cwd=folder if conditions.elsewhere else root, env=environment, check=False
+        ).returncode
+
+
+def compare_attempts(a: pathlib.Path, b: pathlib.Path) -> str:
+    """Return in words the first difference of two finished attempts: trace, then metrics, weights, optimizer.
+
+    Returns:
+        "" if every record of both is bit-identical.
+    """
+    found = first_divergence(read_rows(a / TRACE), read_rows(b / TRACE))
+    if found is not None:
+        return str(found)
+    metrics_a, metrics_b = read_rows(a / METRICS), read_rows(b / METRICS)
+    for row_a, row_b in zip(metrics_a, metrics_b, strict=False):
+        if row_a != row_b:
+            return f"epoch {row_a['epoch']}, step {row_a['step']}, metrics"
+    if len(metrics_a) != len(metrics_b):
+        return "number of metric rows"
+    result_a, result_b = read_json(a / RESULT), read_json(b / RESULT)
+    for key in ("data_digest", "weights_digest", "optimizer_digest", "predictions_digest", "metrics"):
+        if result_a.get(key) != result_b.get(key):
+            return key.replace("_", " ")
+    return ""
+
+
+def verify(config: Config, root: pathlib.Path, runs: int) -> int:
+    """Train the same inputs `runs` times and print a table and one verdict.
+
+    Args:
+        config: The configuration of every run.
+        root: The project's folder.
+        runs: How often, at least 2.
+
+    Returns:
+        0: bit-identical; 1: not, or a run failed.
+
+    Raises:
+        ConfigError: Fewer than two runs.
+    """
+    config = dataclasses.replace(config, resume="never")  # each run from its beginning, under its own conditions
+    check(config)
+    if runs < 2:  # noqa: PLR2004
+        raise ConfigError("RUNS", expected="at least 2", received=runs, fix="make verify RUNS=2")
+    folder = prepare_inputs_folder(config, root)
+    attempts: list[tuple[Conditions, pathlib.Path]] = []
+    for number in range(runs):
+        conditions = CONDITIONS[number % len(CONDITIONS)]
+        print(f"--- run {number + 1} of {runs}: {conditions.name}", flush=True)
+        before = {attempt for attempt in list_attempts(folder) if is_finished(attempt)}
+        code = run_under(conditions, config, root)
+        new = [attempt for attempt in list_attempts(folder) if is_finished(attempt) and attempt not in before]
+        if not new:
+            print(f"NOT VERIFIED: run {number + 1} did not finish (exit code {code})")
+            return 1
+        attempts.append((conditions, new[-1]))
+
+    first = attempts[0][1]
+    table = Table("run", "conditions", "weights", "optimizer", "val_loss (bits)", "compared with the first")
+    verdicts = []
+    for conditions, attempt in attempts:
+        result, last = read_json(attempt / RESULT), read_rows(attempt / TRACE)[-1]
+        difference = compare_attempts(first, attempt) if attempt != first else ""
+        verdicts.append(difference)
+        said = difference or ("every record bit-identical" if attempt != first else "-")
+        digests = (result["weights_digest"][:12], result["optimizer_digest"][:12], last["bits"]["val_loss"])
+        table.add_row(attempt.name, conditions.name, *digests, said)
+    print_table(table)
+    different = next((difference for difference in verdicts if difference), "")
+    records = len(read_rows(first / TRACE)) + len(read_rows(first / METRICS))
+    if different:
+        print(f"NOT VERIFIED: {runs} runs of {config.name} diverged; first divergence: {different}")
+        return 1
+    what = f"{runs} runs of {config.name}, seed {config.seed.root}, bitwise identical in weights, optimizer"
+    print(f"VERIFIED: {what} and all {records} records ({config.runtime.promise}, on this machine)")
+    return 0

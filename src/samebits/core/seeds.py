@@ -1,0 +1,239 @@
+"""Seed points: named places that consume randomness, and their independent streams.
+
+A seed point is a path ("data/order", "model/lstm/recurrent"). Its value is derived from the root seed and its
+name, unless it is set alone. Whoever draws takes the value here and says who it is; what nobody takes, and what
+nobody listed, is an error. Pure: no TensorFlow, no Hydra, no I/O. None means unseeded, on purpose; zero is a seed.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from samebits.core.errors import SeedError
+
+ROOT_SEED_END = 2**32
+POINT_SEED_END = 2**31 - 2  # Keras takes seeds modulo this number: below it no two are the same (Keras 3.15)
+POLICIES = ("derived", "data_only", "root_everywhere", "unseeded")
+CONSUMERS = {
+    "python/hash": "PYTHONHASHSEED of the training process",
+    "python/random": "Python's global generator (random.seed)",
+    "numpy/global": "NumPy's global generator (numpy.random.seed)",
+    "tensorflow/global": "TensorFlow's global seed (tf.random.set_seed)",
+    "data/load": "order of the raw rows",
+    "data/split": "training and validation split",
+    "data/folds": "K-fold and leave-one-out splits",
+    "data/oversample": "copies of minority-class training rows",
+    "data/bootstrap": "bootstrap sample of the training rows",
+    "data/order": "batches of each epoch",
+    "algorithm/forest": "bootstrap samples and features of a random forest",
+}
+
+
+def _name_words(point: str) -> tuple[int, ...]:
+    """Return a point's name as eight 32-bit words, for SeedSequence's spawn key."""
+    sha = hashlib.sha256(point.encode()).digest()
+    return tuple(int.from_bytes(sha[i : i + 4], "little") for i in range(0, 32, 4))
+
+
+def check_seed(value: object, name: str, end: int) -> int:
+    """Return `value` if it is a seed: an int (bool excluded), 0 <= value < end.
+
+    Raises:
+        SeedError: It is something else.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < end:
+        raise SeedError(
+            name,
+            expected=f"an integer from 0 to {end - 1}",
+            received=f"{value!r} ({type(value).__name__})",
+            fix=f"give a whole number in that range, e.g. {name}=56",
+        )
+    return value
+
+
+def derive_seed(root_seed: int, point: str) -> int:
+    """Return the seed of one seed point.
+
+    Points are independent: adding or renaming one leaves every other seed unchanged, unlike drawing them in turn
+    from one generator.
+
+    Args:
+        root_seed: The user's seed, 0 <= root_seed < 2**32. Zero is a seed.
+        point: Path of the seed point, e.g. "model/lstm/recurrent".
+
+    Returns:
+        An int in [0, 2**31 - 2), the range in which no two Keras seeds alias.
+
+    Raises:
+        SeedError: `root_seed` is not an int (bool included) or out of range.
+
+    Source: NumPy's SeedSequence (spawn keys); SHA-256 per FIPS 180-4.
+    """
+    check_seed(root_seed, "seed.root", ROOT_SEED_END)
+    sequence = np.random.SeedSequence(root_seed, spawn_key=_name_words(point))
+    return int(sequence.generate_state(1, np.uint64)[0] % POINT_SEED_END)
+
+
+def dotted_key(point: str) -> str:
+    """Return the key of the configuration that sets a point alone."""
+    return "seed.points." + point.replace("/", ".")
+
+
+def describe_consumer(point: str) -> str:
+    """Return in words what draws from a point."""
+    if point in CONSUMERS:
+        return CONSUMERS[point]
+    owner, _, part = point.rpartition("/")
+    kind, _, path = owner.partition("/")
+    return f"layer {path}: {part}" if kind == "model" and path else f"{owner}: {part}"
+
+
+def make_rng(seed: int | None, point: str, *index: int) -> np.random.Generator:
+    """Return the NumPy generator of a point, e.g. one for each epoch.
+
+    Args:
+        seed: The point's seed, or None for entropy of the operating system (unseeded).
+        point: The point's path; two points with one seed still have different streams.
+        index: Numbers below 2**32 that select one stream of the point, e.g. the epoch.
+    """
+    if seed is None:
+        return np.random.Generator(np.random.PCG64())
+    sequence = np.random.SeedSequence(seed, spawn_key=(*_name_words(point), *index))
+    return np.random.Generator(np.random.PCG64(sequence))
+
+
+def flatten_points(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (path, value) of a nested mapping of points: {"data": {"order": None}} gives ("data/order", None)."""
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from flatten_points(value, f"{path}/")
+        else:
+            yield path, value
+
+
+Seed = Callable[[str], int | None]  # what a model function gets: seed("lstm/recurrent") is the seed of that point
+
+
+@dataclass(frozen=True)
+class SeedPoint:
+    """One point: its path, its value (None: unseeded) and how the value came about."""
+
+    name: str
+    value: int | None
+    source: str
+
+
+def resolve_points(root_seed: int, policy: str, points: Mapping[str, Any]) -> dict[str, SeedPoint]:
+    """Return every listed point with its value.
+
+    Args:
+        root_seed: The root seed, 0 <= root_seed < 2**32.
+        policy: "derived": each point's null becomes a seed derived from root and name. "data_only": so for `data/`
+            alone, the rest is unseeded. "root_everywhere": every null becomes the root seed itself. "unseeded".
+        points: Nested mapping of the points; an integer sets a point alone, under any policy.
+
+    Raises:
+        SeedError: A value is no seed, or the policy is unknown.
+    """
+    check_seed(root_seed, "seed.root", POINT_SEED_END if policy == "root_everywhere" else ROOT_SEED_END)
+    if policy not in POLICIES:
+        raise SeedError("seed.policy", expected=" or ".join(POLICIES), received=repr(policy), fix="choose one of them")
+    resolved = {}
+    for name, value in flatten_points(points):
+        if value is not None:
+            resolved[name] = SeedPoint(name, check_seed(value, dotted_key(name), POINT_SEED_END), "set")
+        elif policy == "root_everywhere":
+            resolved[name] = SeedPoint(name, root_seed, "root")
+        elif policy == "derived" or (policy == "data_only" and name.startswith("data/")):
+            resolved[name] = SeedPoint(name, derive_seed(root_seed, name), "derived")
+        else:
+            resolved[name] = SeedPoint(name, None, "unseeded")
+    return resolved
+
+
+class Seeds:
+    """The points of one run and which of them have been consumed.
+
+    Example:
+        >>> seeds = Seeds(resolve_points(56, "derived", {"data": {"order": None}}))
+        >>> rng = seeds.rng("data/order", 1)
+    """
+
+    def __init__(self, points: Mapping[str, SeedPoint]) -> None:
+        self._points = dict(points)
+        self._consumed: set[str] = set()
+        self._resting: dict[str, str] = {}
+
+    def take(self, point: str) -> int | None:
+        """Return a point's seed (None: unseeded) and record that it is consumed.
+
+        Raises:
+            SeedError: No such point is listed in the configuration.
+        """
+        if point not in self._points:
+            raise SeedError(
+                f"seed point {point} ({describe_consumer(point)})",
+                expected="a listed seed point",
+                received="one that the configuration does not list",
+                fix=f"list {point.replace('/', '.')} as null under seed.points in the file that brings its consumer, "
+                "e.g. conf/model/*.yaml for a layer",
+            )
+        self._consumed.add(point)
+        return self._points[point].value
+
+    def rng(self, point: str, *index: int) -> np.random.Generator:
+        """Return a NumPy generator of a point; see `make_rng`."""
+        return make_rng(self.take(point), point, *index)
+
+    def for_model(self) -> Seed:
+        """Return the function that a model builder calls: `seed("lstm/recurrent")` takes "model/lstm/recurrent".
+
+        A path below "algorithm/" is the point itself: the seed of an algorithm that is random by nature.
+        """
+        return lambda path: self.take(path if path.startswith("algorithm/") else f"model/{path}")
+
+    def rest(self, point: str, reason: str) -> None:
+        """Declare that this configuration has no use for a point of the harness, and why."""
+        self._resting[point] = reason
+
+    def check_consumed(self) -> None:
+        """Refuse points that nothing consumes: their seed would be an illusion.
+
+        Raises:
+            SeedError: A listed point was never taken, or one that was set on purpose rests.
+        """
+        for name, point in self._points.items():
+            if name in self._consumed or (name in self._resting and point.source != "set"):
+                continue
+            raise SeedError(
+                f"seed point {name}",
+                expected="a consumer",
+                received=f"none: {self._resting.get(name, 'nothing in this run draws from it')}",
+                fix="remove it from seed.points, or give the layer or weight the name that is listed",
+            )
+
+    def is_seeded(self, point: str) -> bool:
+        """Return whether a listed point has a seed."""
+        return point in self._points and self._points[point].value is not None
+
+    def all_seeded(self, prefix: str) -> bool:
+        """Return whether every listed point below a prefix has a seed."""
+        return all(point.value is not None for name, point in self._points.items() if name.startswith(prefix))
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return one row a point: point, value, source, consumer, and why it rests (empty: it does not)."""
+        return [
+            {
+                "point": name,
+                "value": point.value,
+                "source": point.source,
+                "consumer": describe_consumer(name),
+                "consumed": name in self._consumed,
+                "rests": "" if name in self._consumed else self._resting.get(name, ""),
+            }
+            for name, point in self._points.items()
+        ]

@@ -1,0 +1,116 @@
+"""What a waiting person sees: a bar with rate and time left on a terminal, plain lines elsewhere; both in the log."""
+
+import logging
+import pathlib
+import sys
+import time
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as ProgressTask
+from rich.table import Table
+from rich.text import Text
+
+logger = logging.getLogger("samebits.core.terminal")
+LINES_AN_EPOCH = 5
+WIDTH_ELSEWHERE = 160  # characters
+
+
+def print_table(table: Table) -> None:
+    """Print a table: as wide as the terminal, and wide enough for digests elsewhere."""
+    Console(width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE).print(table)
+
+
+def shown_path(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
+    """Return a path as a person reads it: relative to the project where it lies in it."""
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: ProgressTask) -> Text:
+        return Text(f"{task.speed or 0:.0f} steps/s")
+
+
+class TrainingProgress:
+    """Shows the steps of one training.
+
+    Args:
+        epochs: Epochs in all.
+        steps: Steps of an epoch.
+    """
+
+    def __init__(self, epochs: int, steps: int) -> None:
+        self._epochs, self._steps = epochs, steps
+        self._line_every = max(1, steps // LINES_AN_EPOCH)
+        self._began, self._began_at = time.monotonic(), 0
+        self._bar: Progress | None = None
+        if sys.stdout.isatty():
+            columns = (BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeRemainingColumn())
+            self._bar = Progress(TextColumn("{task.description}"), *columns, console=Console(), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("training", total=epochs * steps)
+
+    def start_at(self, epoch: int, step: int) -> None:
+        """Say where the training begins: `step` steps of `epoch` are already done."""
+        self._began, self._began_at = time.monotonic(), (epoch - 1) * self._steps + step
+
+    def show(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
+        """Show that `step` steps of `epoch` (from 1) are done, with the epoch's running loss and accuracy."""
+        done = (epoch - 1) * self._steps + step
+        if self._bar is not None:
+            text = f"epoch {epoch}/{self._epochs}  loss {loss:.4f}  accuracy {accuracy:.4f}"
+            self._bar.update(self._task, completed=done, description=text)
+        if step % self._line_every == 0 and step < self._steps:
+            elapsed_s = max(time.monotonic() - self._began, 1e-9)
+            rate = (done - self._began_at) / elapsed_s
+            left_s = (self._epochs * self._steps - done) / max(rate, 1e-9)
+            line = f"epoch {epoch}/{self._epochs}  step {step}/{self._steps}  loss {loss:.4f}  accuracy {accuracy:.4f}"
+            self.say(f"{line}  {rate:.0f} steps/s  {left_s:.0f} s left", on_terminal=False)
+
+    def say(self, text: str, *, on_terminal: bool = True) -> None:
+        """Print a line, above the bar where there is one, and log it."""
+        logger.info("%s", text)
+        if self._bar is None:
+            print(text, flush=True)
+        elif on_terminal:
+            self._bar.console.print(text, highlight=False)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class RunsProgress:
+    """Shows the runs of a study: a bar with the time left on a terminal, a line for each finished run elsewhere.
+
+    Args:
+        runs: How many there are to do.
+    """
+
+    def __init__(self, runs: int) -> None:
+        self._runs, self._done, self._began = runs, 0, time.monotonic()
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if sys.stdout.isatty():
+            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(TextColumn("{task.description}"), *columns, console=Console(), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("runs", total=self._runs)
+        return self
+
+    def show(self, text: str) -> None:
+        """Say that one more run has ended."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done)
+            self._bar.console.print(text, highlight=False, markup=False)
+            return
+        left_s = (time.monotonic() - self._began) / self._done * (self._runs - self._done)
+        print(f"[{self._done}/{self._runs}] {text}  {left_s:.0f} s left", flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()

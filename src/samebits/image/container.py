@@ -1,0 +1,251 @@
+"""What people ask of the project's image: build it, run a command in it, and see that two builds are the same.
+
+Only the standard library. Every command line is printed before it is run.
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from samebits.core.errors import EngineError, SamebitsError
+from samebits.image import build_context, oci_diff
+from samebits.image.engines import (
+    FOLDERS,
+    Engine,
+    Recipe,
+    Session,
+    build_command,
+    capture,
+    chroot_command,
+    export_command,
+    find_engine,
+    inspect_command,
+    run_command,
+)
+
+# What buildah itself makes or mounts in a container that it runs.
+BUILDAH_WRITES = {"/", "/etc", "/etc/hosts", "/etc/resolv.conf", "/run", "/run/.containerenv"}
+
+
+def do(command: Sequence[str]) -> int:
+    """Print a command, run it, and return its exit code."""
+    print(f"+ {shlex.join(command)}", flush=True)
+    return subprocess.run(command, check=False).returncode
+
+
+def must(command: Sequence[str]) -> None:
+    """Print a command and run it.
+
+    Raises:
+        EngineError: It failed; its own words are above.
+    """
+    code = do(command)
+    if code:
+        raise EngineError(
+            f"{command[0]} {command[1]}", expected="exit code 0", received=code, fix="see what it says above"
+        )
+
+
+def inspect(engine: Engine, tag: str) -> tuple[str, str]:
+    """Return an image's digest and what it was made from (two empty texts: there is no such image)."""
+    done = capture(inspect_command(engine, tag))
+    if done.returncode:
+        return "", ""
+    digest, _, made_from = done.stdout.strip().partition(" ")
+    return "sha256:" + digest.removeprefix("sha256:"), made_from
+
+
+def build(engine: Engine, recipe: Recipe, *, as_is: bool = False) -> str:
+    """Build the image unless it is there and was made from the same files; returns its digest.
+
+    Args:
+        engine: Who builds.
+        recipe: What.
+        as_is: Take the image that is there, whatever it was made from.
+
+    Raises:
+        EngineError: The build failed, or there is no image to take as it is.
+    """
+    digest, made_from = inspect(engine, recipe.tag)
+    if as_is and not digest:
+        raise EngineError(recipe.tag, expected="an image of this name", received="none", fix="build or pull it first")
+    if made_from != recipe.made_from and not as_is:
+        must(build_command(engine, recipe))
+        digest, _ = inspect(engine, recipe.tag)
+    print(f"image {recipe.tag} {digest}", flush=True)
+    return digest
+
+
+def ask_buildah(*words: str) -> str:
+    """Return what buildah prints; copying an image may take it minutes.
+
+    Raises:
+        EngineError: It failed; in its words.
+    """
+    done = capture(["buildah", *words], timeout_s=None)
+    if done.returncode:
+        raise EngineError(
+            f"buildah {words[0]}", expected="exit code 0", received=done.stderr.strip(), fix="see buildah's words"
+        )
+    return done.stdout
+
+
+@contextlib.contextmanager
+def working_container(tag: str) -> Iterator[str]:
+    """Make a container of an image for buildah, and remove it afterwards."""
+    container = ask_buildah("from", tag).split()[-1]
+    try:
+        yield container
+    finally:
+        capture(["buildah", "rm", container], timeout_s=None)  # a failure must not hide what went wrong before
+
+
+def run(engine: Engine, recipe: Recipe, session: Session, command: Sequence[str], *, as_is: bool = False) -> int:
+    """Run a command in the image, which is built first if it is not there or old; returns the command's exit code.
+
+    Raises:
+        EngineError: No image, or (buildah) the command wrote where a read-only root would not have let it.
+    """
+    digest = build(engine, recipe, as_is=as_is)
+    for name in FOLDERS:
+        (session.mounts / name).mkdir(parents=True, exist_ok=True)
+    if engine.name != "buildah":
+        return do(run_command(engine, recipe.tag, digest, session, command, os.environ))
+    with working_container(recipe.tag) as container, tempfile.TemporaryDirectory() as tmp:
+        pathlib.Path(tmp).chmod(0o1777)
+        root = pathlib.Path(ask_buildah("mount", container).strip())
+        begun_ns = time.time_ns()
+        code = do(chroot_command(container, digest, session, pathlib.Path(tmp), command))
+        written = [path for path in changed_since(root, begun_ns) if path not in BUILDAH_WRITES]
+    if written:
+        raise EngineError(
+            "the container's root",
+            expected="nothing written outside /tmp, runs and .cache, as on a read-only root",
+            received=", ".join(written[:9]),
+            fix="write below one of these three",
+        )
+    return code
+
+
+def changed_since(root: pathlib.Path, moment_ns: int) -> list[str]:
+    """Return the files and folders below a container's root that changed after a moment, as paths inside it."""
+    paths = (path for folder, _, names in os.walk(root) for path in (folder, *(f"{folder}/{name}" for name in names)))
+    return sorted("/" + path[len(str(root)) + 1 :] for path in paths if os.lstat(path).st_ctime_ns > moment_ns)
+
+
+def _build_apart(engine: Engine, recipe: Recipe, folder: pathlib.Path) -> tuple[str, oci_diff.Image | None]:
+    """Build without any cache; returns the image's digest, and with docker the image itself (written to a folder)."""
+    if engine.name == "docker":
+        archive = folder / "image.tar"
+        must(build_command(engine, recipe, fresh=True, output=archive))
+        with tarfile.open(archive) as opened:
+            opened.extractall(folder, filter="data")
+        image = oci_diff.read_layout(folder)
+        return image.digest, image
+    must(build_command(engine, recipe, fresh=True))
+    return inspect(engine, recipe.tag)[0], None
+
+
+def verify(engine: Engine, recipe: Recipe) -> int:
+    """Build twice without cache, the second time from a copy with other times and permissions, and compare.
+
+    With buildah, which keeps no cache, the image of `make image` is the first build where it is current.
+
+    Returns:
+        0: one digest; 1: two, and each file that differs was printed.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        copy, *folders = (pathlib.Path(scratch) / name for name in ("copy", "first", "second"))
+        for folder in (copy, *folders):
+            folder.mkdir()
+        build_context.copy_context(recipe.root, copy)
+        builds = [
+            replace(recipe, tag=f"{recipe.tag}-verify-1"),
+            replace(recipe, tag=f"{recipe.tag}-verify-2", root=copy),
+        ]
+        if engine.name == "buildah":
+            builds[0] = recipe
+            first: tuple[str, oci_diff.Image | None] = (build(engine, recipe), None)
+        else:
+            first = _build_apart(engine, builds[0], folders[0])
+        second = _build_apart(engine, builds[1], folders[1])
+        same = first[0] == second[0]
+        lines = [] if same else _list_differences(engine, builds, folders, (first[1], second[1]))
+        for one in builds if engine.name != "docker" else []:
+            if one is not recipe:
+                capture([engine.name, "rmi", one.tag])
+    if same:
+        print(f"IMAGE VERIFIED: two builds, one digest {first[0]}")
+        return 0
+    print("\n".join(f"  {line}" for line in lines[:200]))
+    print(f"THE IMAGES DIFFER in {len(lines)} places: {first[0]} and {second[0]}")
+    return 1
+
+
+def _list_differences(
+    engine: Engine,
+    builds: Sequence[Recipe],
+    folders: Sequence[pathlib.Path],
+    read: Sequence[oci_diff.Image | None],
+) -> list[str]:
+    found = []
+    for one, folder, image in zip(builds, folders, read, strict=True):
+        if image is None:
+            must(export_command(engine, one.tag, folder / "layout"))
+        found.append(image or oci_diff.read_layout(folder / "layout"))
+    return oci_diff.differences(*found)
+
+
+def describe_source(root: pathlib.Path) -> tuple[str, int]:
+    """Return the commit ("-dirty" where the tree is not clean) and its time; without git "unknown" and 0."""
+    git = ["git", "-C", str(root)]
+    commit = capture([*git, "log", "-1", "--format=%H %ct"])
+    if commit.returncode:
+        return "unknown", 0
+    revision, epoch = commit.stdout.split()
+    dirty = capture([*git, "status", "--porcelain"]).stdout.strip()
+    return revision + ("-dirty" if dirty else ""), int(epoch)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("action", choices=("build", "run", "verify"))
+    parser.add_argument("--engine", default="", help="docker, podman or buildah; none: the first that works")
+    parser.add_argument("--tag", default="samebits", help="the image's name")
+    parser.add_argument("--base", default="", help="another base image than the Dockerfile's")
+    parser.add_argument("--variant", default="cpu", choices=("cpu", "gpu"))
+    parser.add_argument("--as-is", action="store_true", help="run the image that is there, old or not")
+    parser.add_argument("--mounts", type=pathlib.Path, help="folder with runs and .cache; none: the project's")
+    parser.add_argument("--user", default="", help="uid:gid in the container; none: the caller")
+    parser.add_argument("--network", default="none")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="what runs in the container")
+    return parser.parse_args(arguments)
+
+
+def main(root: pathlib.Path, arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; returns the exit code, with an error of this project as its message."""
+    given = parse(arguments)
+    revision, epoch = describe_source(root)
+    recipe = Recipe(given.tag, root, given.base, given.variant, revision, epoch, os.environ.get("PIP_CERT", ""))
+    try:
+        engine = find_engine(given.engine)
+        if given.action == "verify":
+            return verify(engine, recipe)
+        if given.action == "build":
+            build(engine, recipe)
+            return 0
+        session = Session(given.mounts or root, given.user, given.network, sys.stdin.isatty() and sys.stdout.isatty())
+        return run(engine, recipe, session, given.command, as_is=given.as_is)
+    except SamebitsError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code

@@ -1,0 +1,78 @@
+"""What an image checks before it runs a command: its packages are those of the lock, and its CPU can keep `portable`.
+
+Runs inside the container, as its entry point, and then becomes the command.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from samebits.core.config import RuntimeConfig
+from samebits.core.errors import EngineError, MachineError
+from samebits.runtime.lockfile import locked_versions
+from samebits.runtime.machine import image_digest, package_versions
+from samebits.runtime.pins import check_machine
+
+
+def check_packages(locked: Mapping[str, str], installed: Mapping[str, str]) -> None:
+    """Compare what the lock names with what is installed.
+
+    TensorFlow's CPU build counts as TensorFlow: the GPU variant of the image has the other one, of the same version.
+
+    Raises:
+        MachineError: Names every package that is missing or has another version.
+    """
+    locked, have = (
+        {name.removesuffix("-cpu"): version for name, version in versions.items()} for versions in (locked, installed)
+    )
+    wrong = [name for name in sorted(locked) if have.get(name) != locked[name]]
+    if wrong:
+        raise MachineError(
+            "the image's packages",
+            expected=", ".join(f"{name} {locked[name]}" for name in wrong) + " as in requirements.lock",
+            received=", ".join(f"{name} {have.get(name, 'absent')}" for name in wrong),
+            fix="build the image anew with make image",
+        )
+
+
+def check_cpu() -> None:
+    """Refuse a machine that cannot keep the promise of `portable`, whatever is to be run.
+
+    Raises:
+        MachineError: Not Linux on x86-64 with AVX2 and FMA.
+    """
+    try:
+        check_machine(RuntimeConfig())
+    except MachineError as error:
+        raise MachineError(
+            "the image",
+            expected=error.expected,
+            received=error.received,
+            fix="run it on such a machine; outside the image runtime=machine promises less and asks for less",
+        ) from error
+
+
+def start(root: pathlib.Path, command: Sequence[str]) -> int:
+    """Check the pins, then become the command; comes back only where that fails.
+
+    Args:
+        root: The project's folder, with requirements.lock.
+        command: Program and arguments.
+
+    Raises:
+        MachineError: Other packages than the lock's, or a CPU without AVX2.
+        ConfigError: The image's digest was given and is none.
+        EngineError: There is no such program.
+    """
+    check_packages(locked_versions(root), package_versions())
+    check_cpu()
+    image_digest()
+    try:
+        os.execvp(command[0], list(command))  # noqa: S606  what the user asked the container to run
+    except (OSError, IndexError) as error:
+        raise EngineError(
+            "the container's command",
+            expected="a program that is in the image",
+            received=" ".join(command) or "nothing",
+            fix="see docs/container.md",
+        ) from error

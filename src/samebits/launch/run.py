@@ -1,0 +1,371 @@
+"""The parent: names a run by its inputs, starts one pinned child process, and compares what it left with its siblings.
+
+    runs/<name>/<inputs digest>/inputs.json         the identity: configuration, code digest, lock digest
+    runs/<name>/<inputs digest>/source/             the code of that digest, for `explain`
+    runs/<name>/<inputs digest>/<attempt>/          one training
+
+Never imports TensorFlow.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from samebits.core.config import Config, PathsConfig, check, flatten, from_dict, to_dict
+from samebits.core.errors import ConfigError, RecordError
+from samebits.core.files import hold_lock, make_folder, write_yaml
+from samebits.core.seeds import resolve_points
+from samebits.runs.compare import Comparison, compare_with_siblings, describe_comparison
+from samebits.runs.folder import (
+    CONFIG,
+    LOCK,
+    LOG,
+    RESULT,
+    SOURCE,
+    TRACE,
+    find_attempt,
+    is_finished,
+    list_attempts,
+    list_leftovers,
+    make_attempt,
+    read_json,
+    read_yaml,
+    remove_attempt,
+    remove_leftovers,
+)
+from samebits.runs.identity import import_path, name_inputs, prepare_inputs_folder
+from samebits.runtime.pins import check_machine, child_environment
+
+# Settings of the command and not of the run, which keeps all others from its beginning to its end.
+OF_A_COMMAND = ("paths.", "resume", "confirm")
+USAGE, STOPPED = 2, (130, 143)  # exit codes of the training process; see samebits.train.worker
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run ended: its folder (None: it never began), the exit code, and the comparison if it finished."""
+
+    attempt: pathlib.Path | None
+    exit_code: int
+    comparison: Comparison | None = None
+
+
+def stopped_attempts(folder: pathlib.Path, config: Config, root: pathlib.Path) -> list[pathlib.Path]:
+    """Return the attempts that a run may go on with, newest first: what `resume` says.
+
+    Raises:
+        ConfigError: The attempt that it names has other inputs, or is finished.
+    """
+    if config.resume == "never":
+        return []
+    if config.resume != "auto":
+        attempt = find_attempt(root / config.paths.runs, config.resume)
+        other = attempt.parent.resolve() != folder.resolve()
+        if other or is_finished(attempt):
+            raise ConfigError(
+                "resume",
+                expected=f"an unfinished run of these inputs ({folder.name})",
+                received=f"{attempt.parent.name}/{attempt.name}, " + ("of other inputs" if other else "finished"),
+                fix="make resume RUN=… goes on with a run's own configuration; resume=auto finds one by itself",
+            )
+        return [attempt]
+    attempts = reversed(list_attempts(folder))
+    return [attempt for attempt in attempts if (attempt / CONFIG).exists() and not is_finished(attempt)]
+
+
+@contextlib.contextmanager
+def claim_attempt(folder: pathlib.Path, config: Config, root: pathlib.Path) -> Iterator[tuple[pathlib.Path, bool]]:
+    """Yield (attempt, whether it goes on): an attempt that was stopped and is nobody's now, or a new one.
+
+    Raises:
+        ConfigError: The attempt that `resume` names is being trained by another process.
+    """
+    with contextlib.ExitStack() as stack:
+        for attempt in stopped_attempts(folder, config, root):
+            if stack.enter_context(hold_lock(attempt / LOCK)) and not is_finished(attempt):
+                yield attempt, True
+                return
+        if config.resume not in ("auto", "never"):
+            raise ConfigError(
+                "resume", expected="a run that was stopped", received=f"{config.resume}, which is running",
+                fix="wait for it, or stop it first",
+            )  # fmt: skip
+        attempt = make_attempt(folder)
+        stack.enter_context(hold_lock(attempt / LOCK))
+        write_yaml(attempt / CONFIG, to_dict(config))
+        yield attempt, False
+
+
+@contextlib.contextmanager
+def answered(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[None]:
+    """Answer signals while the block runs, but for those that this process was started to ignore, as by nohup."""
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+@contextlib.contextmanager
+def forwarded_signals() -> Iterator[Callable[["subprocess.Popen[bytes]"], None]]:
+    """Send SIGINT, SIGTERM and SIGHUP on to a child while the block runs; the child decides how it ends.
+
+    SIGHUP, a closed terminal, is a SIGTERM to the child: it saves a checkpoint.
+    Yields a function that takes the child, once it is there; what came before is sent to it then.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
+
+    def forward(number: int, _frame: object) -> None:
+        sent = signal.SIGTERM if number == signal.SIGHUP else number
+        if children:
+            children[0].send_signal(sent)
+        else:
+            early.append(sent)
+
+    def adopt(child: "subprocess.Popen[bytes]") -> None:
+        children.append(child)
+        for number in early:
+            child.send_signal(number)
+
+    with answered(forward, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        yield adopt
+
+
+def ignored_settings(own: Config, command: Config) -> dict[str, Any]:
+    """Return what a run that goes on keeps of its own and a command would have otherwise: key -> its own value."""
+    asked = flatten(to_dict(command))
+    settings = flatten(to_dict(own)).items()
+    return {key: value for key, value in settings if not key.startswith(OF_A_COMMAND) and asked.get(key) != value}
+
+
+def clear_leftovers(folder: pathlib.Path) -> None:
+    """Remove what killed processes left in the finished attempts of a folder of equal inputs."""
+    for attempt in list_attempts(folder):
+        if is_finished(attempt) and list_leftovers(attempt):
+            with hold_lock(attempt / LOCK) as free, contextlib.suppress(OSError):
+                if free:
+                    remove_leftovers(attempt)
+
+
+def child_command(
+    config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command of the training process and its whole environment.
+
+    Args:
+        config: The configuration; decides the environment.
+        attempt: The folder with config.yaml.
+        root: The project's folder.
+        source: Folder of the code to run, None: the project's src/.
+    """
+    points = resolve_points(config.seed.root, config.seed.policy, config.seed.points)
+    hash_point = points.get("python/hash")
+    environment = child_environment(config.runtime, hash_point.value if hash_point else None, os.environ)
+    environment["PYTHONPATH"] = str(source) if source else import_path(root)
+    # The child ends when this process is not its parent any more.
+    return [sys.executable, "-m", "samebits.train.worker", str(attempt), str(root), str(os.getpid())], environment
+
+
+def run_child(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None) -> int:
+    """Start the training process, wait for it, and return its exit code.
+
+    Takes what `child_command` takes.
+
+    Returns:
+        What the worker exits with; negative: killed by that signal, other than the two that ask it to stop.
+    """
+    command, environment = child_command(config, attempt, root, source)
+    # A session of its own: Ctrl-C reaches the parent alone, which forwards it once.
+    with (
+        forwarded_signals() as adopt,
+        subprocess.Popen(command, env=environment, cwd=root, start_new_session=True, stdin=subprocess.DEVNULL) as child,
+    ):
+        adopt(child)
+        code = child.wait()
+    # A signal that came before the child could answer it: asked to stop all the same.
+    return 128 - code if code in (-signal.SIGINT, -signal.SIGTERM) else code
+
+
+def start_tracker(config: Config, attempt: pathlib.Path, root: pathlib.Path) -> "subprocess.Popen[bytes] | None":
+    """Start the process that follows the attempt's record; the training neither waits for it nor knows of it.
+
+    The end of its standard input is the end of the training, also when this process is killed.
+    """
+    if config.tracker.name == "none":
+        return None
+    command = [sys.executable, "-m", "samebits.launch.comet", str(attempt)]
+    with (attempt / "tracker.txt").open("ab") as log:
+        return subprocess.Popen(
+            command, cwd=root, start_new_session=True, stdin=subprocess.PIPE, stdout=log, stderr=log
+        )
+
+
+def finish_tracker(tracker: "subprocess.Popen[bytes] | None", config: Config, attempt: pathlib.Path) -> str:
+    """Wait a bounded time for the tracker; returns one line about what it did (empty: no tracker)."""
+    if tracker is None or tracker.stdin is None:
+        return ""
+    name = f"{attempt.parent.name}/{attempt.name}" if config.paths.runs == PathsConfig().runs else attempt
+    advice = f"make comet RUN={name} rebuilds or sends it"
+    tracker.stdin.close()
+    try:
+        code = tracker.wait(config.tracker.finish_timeout_s)
+    except subprocess.TimeoutExpired:
+        tracker.kill()
+        tracker.wait()
+        return f"Comet did not take everything within {config.tracker.finish_timeout_s:g} s; {advice}"
+    if code:
+        return f"Comet could not be used (reason in tracker.txt); {advice}"
+    with contextlib.suppress(RecordError):
+        return str(read_json(attempt / "comet" / "state.json")["summary"])
+    return ""
+
+
+def describe_failure(code: int, attempt: pathlib.Path) -> str:
+    """Return what to say of a child that did not finish."""
+    if code in STOPPED:
+        return "stopped; what was trained is saved, and the same command goes on from there"
+    reason = f"exit code {code}"
+    if code < 0:
+        reason = f"killed by {signal.Signals(-code).name}"
+        if code == -signal.SIGKILL:
+            reason += " (out of memory, or somebody's kill -9)"
+    try:
+        tail = (attempt / LOG).read_text(errors="replace").splitlines()[-5:]
+    except OSError:
+        tail = []
+    lines = "".join(f"\n  | {line}" for line in tail) if code < 0 else ""
+    return f"the training process ended: {reason}; log: {attempt / LOG}{lines}"
+
+
+def _show(text: str, *, red: bool = False) -> None:
+    Console(highlight=False, soft_wrap=True, markup=False).print(text, style="bold red" if red else None)
+
+
+def show_result(attempt: pathlib.Path, root: pathlib.Path, comparison: Comparison) -> bool:
+    """Print the last lines that a user wants to read; returns whether a promise was broken."""
+    result = read_json(attempt / RESULT)
+    metrics = result["metrics"]
+    line, broken = describe_comparison(comparison, result["promise"])
+    duration_s = sum(result["timing"].values())
+    _show(f"val_accuracy {metrics['val_accuracy']:.4f}   val_loss {metrics['val_loss']:.4f}   {duration_s:.0f} s")
+    _show(f"weights {result['weights_digest'][:12]}…   {line}", red=broken)
+    _show(str(attempt.relative_to(root) if attempt.is_relative_to(root) else attempt))
+    return broken
+
+
+def run(config: Config, root: pathlib.Path) -> Outcome:
+    """Train once: check, name, claim a folder, start the child, compare.
+
+    Args:
+        config: The composed configuration.
+        root: The project's folder, with src/ and requirements.lock.
+
+    Raises:
+        UsageError: Something is wrong with the configuration, the folder or the machine; nothing was begun.
+    """
+    check(config)
+    check_machine(config.runtime)
+    folder = prepare_inputs_folder(config, root)
+    clear_leftovers(folder)
+    with claim_attempt(folder, config, root) as (attempt, goes_on):
+        verb = "goes on with" if goes_on else "run"
+        title = f"{config.name}   seed {config.seed.root}   {config.runtime.promise}"
+        _show(f"{title}   {verb} {folder.name}/{attempt.name}")
+        if goes_on:
+            own = from_dict(read_yaml(attempt / CONFIG))
+            ignored = ignored_settings(own, config)
+            if ignored:
+                kept = ", ".join(f"{key}={value}" for key, value in ignored.items())
+                _show(f"as it was begun, not as this command says: {kept}   (resume=never begins anew)")
+            config = own
+        tracker = start_tracker(config, attempt, root)
+        code = run_child(config, attempt, root)
+        if is_finished(attempt):  # whatever befell the process after the result, which is the last that it writes
+            code = 0
+        if code == USAGE and not (attempt / TRACE).exists():  # nothing was begun, so nothing is left
+            if tracker is not None:
+                tracker.kill()
+                tracker.wait()
+            remove_attempt(attempt)
+            return Outcome(None, code)
+        tracked = finish_tracker(tracker, config, attempt)
+        if code != 0:
+            _show(describe_failure(code, attempt), red=code not in STOPPED)
+            return Outcome(attempt, code if code in (USAGE, *STOPPED) else 1)
+    comparison = compare_with_siblings(attempt)
+    if tracked:
+        _show(tracked)
+    broken = show_result(attempt, root, comparison)
+    return Outcome(attempt, int(broken), comparison)
+
+
+def resume(attempt: pathlib.Path, root: pathlib.Path) -> Outcome:
+    """Go on with an attempt that was stopped, with the configuration that it was begun with.
+
+    Raises:
+        ConfigError: It is finished, is being trained, or the project's inputs are others by now.
+    """
+    config = from_dict(read_yaml(attempt / CONFIG))
+    config.resume, config.paths.runs = str(attempt), str(attempt.parents[2])
+    check(config)
+    now = name_inputs(config, root)
+    if now != attempt.parent.name:
+        raise ConfigError(
+            f"run {attempt.parent.name}/{attempt.name}",
+            expected="the code, lock and configuration that it was begun with",
+            received=f"other inputs ({now})",
+            fix=f"bring the code back (it is in {attempt.parent / SOURCE}), or begin a new run with make train",
+        )
+    return run(config, root)
+
+
+def run_again(attempt: pathlib.Path, folder: pathlib.Path, root: pathlib.Path, epoch: int) -> int:
+    """Run an attempt's own code and configuration again up to an epoch, with that epoch traced by stage.
+
+    Args:
+        attempt: Any attempt, finished or not.
+        folder: Where the new run's files go; made anew.
+        root: The project's folder.
+        epoch: The epoch to trace, from 1; the run ends after it.
+
+    Returns:
+        The training process's exit code.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder)
+    tree = read_yaml(attempt / CONFIG)
+    tree["trace"] = {"level": "stage", "epoch": epoch}
+    tree["training"]["epochs"] = epoch
+    write_yaml(folder / CONFIG, tree)
+    return run_child(from_dict(tree), folder, root, source=attempt.parent / SOURCE)
+
+
+def own_process(path: pathlib.Path, root: pathlib.Path) -> tuple[list[str], dict[str, str]]:
+    """Return the command that runs the configuration of a YAML file in a fresh process, and its environment."""
+    environment = os.environ | {"PYTHONPATH": str(root / "src")}
+    return [sys.executable, "-m", "samebits.launch.run", str(path), str(root)], environment
+
+
+def main() -> int:
+    """Run the configuration of a YAML file: python -m samebits.launch.run CONFIG ROOT."""
+    # Slurm's word, before it ends a job, goes to all its processes. It is meant for the one above, which queues the job
+    # again and ends: then the training saves a checkpoint. Ignoring is inherited.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    config, root = from_dict(read_yaml(pathlib.Path(sys.argv[1]))), pathlib.Path(sys.argv[2])
+    return run(config, root).exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""Finds what is not portable in a traced step and a model: operations that round differently on other CPUs.
+
+What is refused, and what is known to be portable, was measured by `make zoo` (docs/zoo.md).
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from samebits.core.errors import NotPortableError
+
+APPROXIMATE = "an approximate instruction that differs between CPU vendors"
+CACHE_SIZED = "sums in blocks that are sized by the CPU's caches"
+COMPILED = "compiled for the instruction set of the CPU at hand"
+# Keras 3.15 compiles a convolution with groups by itself.
+XLA_ADVICE = "no jit_compile, and for a convolution with groups one of each slice, concatenated,"
+REFUSED = {
+    **dict.fromkeys(
+        ("Reciprocal", "Inv", "ReciprocalGrad", "InvGrad", "Rsqrt", "RsqrtGrad", "Erfc", "Erfinv", "Ndtri", "Atan",
+         "Atan2", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "FusedBatchNormGrad",
+         "FusedBatchNormGradV2", "FusedBatchNormGradV3"),
+        APPROXIMATE,
+    ),
+    **dict.fromkeys(
+        ("Qr", "Svd", "Cholesky", "CholeskyGrad", "MatrixInverse", "MatrixSolve", "MatrixSolveLs",
+         "MatrixTriangularSolve", "MatrixDeterminant", "LogMatrixDeterminant", "SelfAdjointEigV2", "Eig", "Lu"),
+        CACHE_SIZED,
+    ),
+}  # fmt: skip
+REPLACED = frozenset(
+    ("BatchNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization", "UnitNormalization",
+     "BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCrossentropy", "RMSprop", "Adagrad", "Adam")
+)  # fmt: skip
+ADVICE = {
+    "Erfc": "samebits.portable.layers.gelu, or gelu with approximate=True",
+    "Atan": "samebits.portable.layers.atan",
+    "Rsqrt": "samebits.portable.layers.rsqrt or l2_normalize",
+    "Reciprocal": "samebits.portable.layers.log or log1p where the gradient of a logarithm reaches it, else a division",
+}
+MEASURED = pathlib.Path(__file__).with_name("measured_operations.json")
+LOSS_SCOPE, OPTIMIZER_SCOPE = "loss", "optimizer"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not portable.
+
+    Attributes:
+        owner: Who brought it, e.g. "layer norm (BatchNormalization)".
+        what: The operation or the initialiser.
+        reason: Why its bits depend on the CPU.
+        instead: What to use instead.
+    """
+
+    owner: str
+    what: str
+    reason: str
+    instead: str
+
+
+def _layer_of(path: str, layers: dict[str, keras.Layer]) -> keras.Layer | None:
+    """Return the innermost layer in an operation's path; TensorFlow numbers scopes that repeat."""
+    for part in reversed(path.split("/")[:-1]):
+        layer = layers.get(part) or layers.get(re.sub(r"_\d+$", "", part))
+        if layer is not None:
+            return layer
+    return None
+
+
+def _owner(path: str, layers: dict[str, keras.Layer], loss: str, optimizer: str) -> tuple[str, str]:
+    """Return who brought an operation, in words and as a class's name."""
+    layer = _layer_of(path, layers)
+    if layer is not None:
+        return f"layer {layer.name} ({type(layer).__name__})", type(layer).__name__
+    parts = [re.sub(r"_\d+$", "", part) for part in path.split("/")]
+    for scope, name in ((OPTIMIZER_SCOPE, optimizer), (LOSS_SCOPE, loss)):
+        if scope in parts:
+            short = name.rpartition(".")[2]
+            return f"{scope} {name}", short
+    return f"operation {path}", ""
+
+
+def inexact_operations(nodes: list[Any], model: keras.Model, loss: str, optimizer: str) -> Iterator[Finding]:
+    """Yield the operations of a traced function that are not portable.
+
+    Args:
+        nodes: The nodes of its graph.
+        model: The model; its layers' names stand in the operations' paths.
+        loss: The loss's name, for the message.
+        optimizer: The optimiser's name, for the message.
+    """
+    layers = {layer.name: layer for layer in model._flatten_layers()}  # noqa: SLF001  no public name (Keras 3.15)
+    compiled = [node.name for node in nodes if node.attr["_XlaMustCompile"].b]
+    # Inside another function the call has no path of its own; its caller has one.
+    for path in [path for path in compiled if "/" in path] or compiled:
+        yield Finding(_owner(path, layers, loss, optimizer)[0], "XLA", COMPILED, XLA_ADVICE)
+    for node in nodes:
+        if node.op not in REFUSED or _is_float64(node):
+            continue
+        owner, name = _owner(node.name, layers, loss, optimizer)
+        instead = (
+            f"samebits.portable.layers.{name}" if name in REPLACED else ADVICE.get(node.op, "another layer or formula")
+        )
+        yield Finding(owner, node.op, REFUSED[node.op], instead)
+
+
+def _is_float64(node: Any) -> bool:
+    """Return whether an elementwise operation works in float64, for which there are no approximate instructions."""
+    return bool(node.attr["T"].type == 2) and REFUSED[node.op] == APPROXIMATE  # noqa: PLR2004  DT_DOUBLE
+
+
+def inexact_initializers(model: keras.Model) -> Iterator[Finding]:
+    """Yield the layers whose initialiser decomposes a matrix."""
+    for layer in model._flatten_layers():  # noqa: SLF001  no public name (Keras 3.15)
+        for name, value in vars(layer).items():
+            if type(value) is keras.initializers.Orthogonal:
+                owner = f"layer {layer.name} ({type(layer).__name__})"
+                yield Finding(owner, f"{name} Orthogonal", CACHE_SIZED, "samebits.portable.layers.Orthogonal")
+
+
+def check_portable(findings: Iterable[Finding]) -> None:
+    """Refuse what is not portable.
+
+    Raises:
+        NotPortableError: Names every culprit with what to use instead.
+    """
+    unique = list(dict.fromkeys(findings))
+    if not unique:
+        return
+    culprits = "; ".join(f"{found.owner} brings {found.what}, {found.reason}" for found in unique)
+    instead = "; ".join(dict.fromkeys(f"{found.instead} for {found.owner}" for found in unique))
+    raise NotPortableError(
+        f"not portable: {culprits}",
+        expected="operations with the same bits on every CPU under runtime=portable",
+        received=", ".join(dict.fromkeys(found.what for found in unique)),
+        fix=f"use {instead}; or choose runtime=machine, which promises the same bits on this kind of machine",
+    )
+
+
+def unmeasured_operations(nodes: list[Any]) -> list[str]:
+    """Return the types of operations that `make zoo` has not measured; nothing is known of their bits elsewhere."""
+    measured = set(json.loads(MEASURED.read_text(encoding="utf-8")))
+    found = {node.op for node in nodes} - measured - set(REFUSED)
+    # TensorFlow fuses these into one kernel of oneDNN, which the emulator cannot run.
+    if any(node.op == "Tanh" and "BiasAdd" in node.input[0] for node in nodes):
+        found.add("Tanh fused with BiasAdd")
+    return sorted(found)

@@ -1,0 +1,242 @@
+"""The folder of a run: the names of its files, what they must hold, and how they are read.
+
+A torn last line is left out on reading. Writes nothing but folders of attempts.
+"""
+
+import contextlib
+import json
+import pathlib
+import re
+import shutil
+from typing import Any
+
+import yaml
+
+from samebits.core.errors import FolderError, RecordError
+from samebits.core.files import storage_error, write_bytes
+
+INPUTS = "inputs.json"
+RESULT = "result.json"
+CONFIG = "config.yaml"
+SOURCE = "source"  # beside the inputs: all of src/, so that an old run can be run again
+SEEDS = "seeds.json"
+MACHINE = "machine.json"
+METRICS = "metrics.jsonl"
+TRACE = "trace.jsonl"
+PREDICTIONS = "predictions.arrays"
+LOG = "log.txt"
+LOCK = "running.lock"
+WORKER_LOCK = "worker.lock"
+
+# What the readers of a run's files lean on; a nested key has a dot.
+OPTIONAL_INT, OPTIONAL_DICT = (int, type(None)), (dict, type(None))
+SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
+    INPUTS: {"name": str, "config": dict, "code.digest": str, "code.files": dict, "code.files.*": str, "lock": str},
+    RESULT: {
+        "metrics.val_accuracy": float, "metrics.val_loss": float, "weights_digest": str, "optimizer_digest": str,
+        "data_digest": str, "promise": str, "fingerprint": str, "timing": dict,
+        "timing.*": (int, float), "resumed_at": (dict, type(None)),
+    },
+    MACHINE: {
+        "arithmetic.promise": str, "arithmetic.fingerprint": str, "arithmetic.settings": dict, "cpu": dict,
+        "packages": dict,
+    },
+    SEEDS: {"points": list, "points.*.point": str, "points.*.rests": str},
+    METRICS: {"epoch": int, "step": int, "loss": float, "accuracy": float},
+    TRACE: {
+        "epoch": int, "step": OPTIONAL_INT, "data": OPTIONAL_DICT, "data.*": str, "generators": OPTIONAL_DICT,
+        "gradients": OPTIONAL_DICT, "gradients.*": str, "bits": OPTIONAL_DICT, "bits.*": str, "weights": str,
+        "tensors": dict, "tensors.*": str,
+    },
+    CONFIG: {"name": str, "seed.policy": str, "seed.points": dict, "data": dict, "model": dict, "training": dict},
+}  # fmt: skip
+
+
+def list_leftovers(attempt: pathlib.Path) -> list[pathlib.Path]:
+    """Return what a killed process left in an attempt: files half written, and checkpoints beside a result."""
+    return sorted([*attempt.glob(".*partial*"), *(attempt.glob("checkpoint-*.arrays") if is_finished(attempt) else [])])
+
+
+def remove_leftovers(attempt: pathlib.Path) -> None:
+    """Remove what `list_leftovers` lists; only for one who holds the attempt's lock."""
+    for path in list_leftovers(attempt):
+        path.unlink(missing_ok=True)
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Return the data of a JSON file.
+
+    Raises:
+        RecordError: The file is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        check_shape(value, SHAPES.get(path.name, {}))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecordError(
+            f"{path} could not be read.",
+            expected="a JSON file written by a run",
+            received=str(error),
+            fix="name another run, or remove this one's folder.",
+        ) from error
+    return value
+
+
+def _members(part: Any) -> list[Any]:
+    if isinstance(part, dict):
+        return list(part.values())
+    return part if isinstance(part, list) else []
+
+
+def check_shape(value: Any, shape: dict[str, type | tuple[type, ...]]) -> None:
+    """Refuse data that lack a key, or have something of another type there; "*" is every member of a list or mapping.
+
+    Raises:
+        ValueError: Names the key.
+    """
+    for key, kind in shape.items():
+        parts = [value]
+        for name in key.split("."):
+            if name == "*":
+                parts = [inner for part in parts for inner in _members(part)]
+            else:
+                parts = [part.get(name) if isinstance(part, dict) else None for part in parts]
+        if not all(isinstance(part, kind) for part in parts):
+            raise ValueError(f"no {key} in it")
+
+
+def read_yaml(path: pathlib.Path) -> Any:
+    """Return the data of a YAML file.
+
+    Raises:
+        RecordError: The file is missing or damaged.
+    """
+    try:
+        value = yaml.safe_load(path.read_bytes())
+        check_shape(value, SHAPES.get(path.name, {}))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RecordError(
+            f"{path} could not be read.",
+            expected="a YAML file written by a run",
+            received=" ".join(str(error).split()),
+            fix="name another run, or remove this one's folder.",
+        ) from error
+    return value
+
+
+def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Return the complete lines of a JSON-lines file; a torn last line is left out, a missing file is empty.
+
+    Raises:
+        RecordError: A line other than the last is damaged.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RecordError(
+            f"{path} could not be read.",
+            expected="a file of JSON lines written by a run",
+            received=error.strerror or str(error),
+            fix="name another run, or remove this one's folder.",
+        ) from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            check_shape(row, SHAPES.get(path.name, {}))
+        except (ValueError, RecursionError) as error:
+            raise RecordError(
+                f"{path} is damaged in line {number}.",
+                expected="one JSON object a line",
+                received=repr(line[:60]),
+                fix="remove this attempt's folder and give the same command again.",
+            ) from error
+        rows.append(row)
+    return rows
+
+
+def keep_rows(path: pathlib.Path, count: int) -> None:
+    """Cut a JSON-lines file back to its first `count` rows, for a run that goes on from a checkpoint."""
+    rows = read_rows(path)
+    if path.exists():
+        write_bytes(path, b"".join((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows[:count]))
+
+
+def is_finished(attempt: pathlib.Path) -> bool:
+    """Return whether an attempt has its result, which is the last file that a run writes."""
+    return (attempt / RESULT).is_file()
+
+
+def list_attempts(inputs_folder: pathlib.Path) -> list[pathlib.Path]:
+    """Return the attempts in a folder of equal inputs, oldest first."""
+    found = [path for path in inputs_folder.glob("*") if path.name.isdecimal() and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def list_all_attempts(runs: pathlib.Path) -> list[pathlib.Path]:
+    """Return every attempt below a folder of runs, sorted by name, digest and number."""
+    return [attempt for inputs in sorted(runs.glob("*/*")) for attempt in list_attempts(inputs)]
+
+
+def find_attempt(runs: pathlib.Path, name: str) -> pathlib.Path:
+    """Return the attempt that a user names.
+
+    Args:
+        runs: The folder of runs.
+        name: A path; the start of an inputs digest, with "/<attempt>" or for its newest; or "last", "last~1", …
+
+    Raises:
+        FolderError: There is none, or more than one.
+    """
+    given = pathlib.Path(name)
+    if (given / CONFIG).is_file():
+        return given.resolve()
+    attempts = [attempt for attempt in list_all_attempts(runs) if (attempt / CONFIG).is_file()]
+    last = re.fullmatch(r"last(?:~(\d+))?", name)
+    if last:
+        attempts.sort(key=lambda attempt: ((attempt / CONFIG).stat().st_mtime_ns, attempt.as_posix()))
+        back = int(last[1] or 0)
+        found = attempts[-1 - back : len(attempts) - back] if back < len(attempts) else []
+    else:
+        start, _, number = "/".join(
+            given.parts[-2:] if given.parts[-1:] and given.parts[-1].isdecimal() else given.parts[-1:]
+        ).partition("/")
+        found = [a for a in attempts if start and a.parent.name.startswith(start) and number in ("", a.name)]
+        if found and not number and len({a.parent for a in found}) == 1:
+            found = found[-1:]
+    if len(found) != 1:
+        raise FolderError(
+            f"run {name}",
+            expected="a run's folder, the start of its inputs digest (with /attempt), or last",
+            received=f"{len(found)} runs of {len(attempts)} in {runs}",
+            fix="name one as make train printed it",
+        )
+    return found[0]
+
+
+def make_attempt(inputs_folder: pathlib.Path) -> pathlib.Path:
+    """Make and return the folder of a new attempt; two processes at once get two numbers."""
+    attempts = list_attempts(inputs_folder)
+    number = int(attempts[-1].name) if attempts else 0
+    while True:
+        number += 1
+        attempt = inputs_folder / str(number)
+        try:
+            attempt.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise storage_error(attempt, error) from error
+        return attempt
+
+
+def remove_attempt(attempt: pathlib.Path) -> None:
+    """Remove an attempt that never began, and the folders above it that are empty then."""
+    shutil.rmtree(attempt, ignore_errors=True)
+    inputs_folder = attempt.parent
+    if not list_attempts(inputs_folder):
+        shutil.rmtree(inputs_folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            inputs_folder.parent.rmdir()

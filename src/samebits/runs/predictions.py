@@ -1,0 +1,95 @@
+"""What a model says of the validation rows: kept by every run, and averaged over models with the same bits everywhere.
+
+    predictions.arrays      labels int32[rows]; logits float32[rows, outputs] or probabilities float64[rows, classes]
+
+Exponentials and logarithms are those of the standard library's decimal module, which rounds them correctly, and sums
+are exact: an average has the same bits on every machine. Knows no TensorFlow.
+"""
+
+import decimal
+import math
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from samebits.core.digest import array_digest, arrays_digest
+from samebits.core.errors import RecordError
+from samebits.core.files import read_arrays, write_arrays
+from samebits.runs.folder import PREDICTIONS, RESULT, read_json
+
+FLOOR = 1e-7  # of a probability in a loss, as Keras has it: a forest may say 0
+EXACT = decimal.Context(prec=20, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[decimal.InvalidOperation])
+
+
+def write_predictions(attempt: pathlib.Path, arrays: dict[str, np.ndarray]) -> str:
+    """Write a run's predictions and return their digest.
+
+    Args:
+        attempt: The run's folder.
+        arrays: "labels" and "logits", or "labels" and "probabilities".
+
+    Raises:
+        RecordError: They could not be written.
+    """
+    write_arrays(attempt / PREDICTIONS, arrays)
+    return arrays_digest({name: array_digest(name, array) for name, array in arrays.items()})
+
+
+def read_predictions(attempt: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return a finished run's probabilities, float64[rows, classes], and labels, int32[rows].
+
+    Raises:
+        RecordError: They are missing, damaged, or not those of the run's result.
+    """
+    try:
+        arrays = read_arrays(attempt / PREDICTIONS)
+    except RecordError as error:
+        arrays, received = {}, str(error.received)
+    else:
+        received = arrays_digest({name: array_digest(name, array) for name, array in arrays.items()})
+    expected = read_json(attempt / RESULT).get("predictions_digest")
+    if received != expected:
+        raise RecordError(
+            f"{attempt / PREDICTIONS} does not hold what the run predicted.",
+            expected=expected,
+            received=received,
+            fix=f"remove {attempt} and give the same command again.",
+        )
+    found = arrays["probabilities"] if "probabilities" in arrays else to_probabilities(arrays["logits"])
+    return found, arrays["labels"]
+
+
+def to_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Return the probability of each class: float64[rows, classes], rounded once from exact arithmetic.
+
+    Args:
+        logits: float32[rows, outputs]; one output is the logit of class 1 against class 0.
+    """
+    rows = [[0.0, row[0]] if len(row) == 1 else row for row in logits.tolist()]
+    return np.array([_softmax(row) for row in rows], dtype=np.float64)
+
+
+def _softmax(row: Sequence[float]) -> list[float]:
+    values = [decimal.Decimal(value) for value in row]
+    most = max(values)
+    powers = [EXACT.exp(EXACT.subtract(value, most)) for value in values]
+    total = powers[0]
+    for power in powers[1:]:
+        total = EXACT.add(total, power)
+    return [float(EXACT.divide(power, total)) for power in powers]
+
+
+def average(members: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean of the members' probabilities, whatever their order: float64[rows, classes]."""
+    stacked = np.stack(members)
+    flat = stacked.reshape(len(members), -1).T.tolist()
+    return np.array([math.fsum(values) / len(members) for values in flat]).reshape(stacked.shape[1:])
+
+
+def score(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Return (mean cross-entropy, accuracy); of equally probable classes the first is predicted."""
+    right = np.take_along_axis(probabilities, labels.astype(np.int64)[:, None], 1)[:, 0]
+    losses = [-float(EXACT.ln(decimal.Decimal(value))) for value in np.maximum(right, FLOOR).tolist()]
+    correct = int((probabilities.argmax(1) == labels).sum())
+    return math.fsum(losses) / len(losses), correct / len(labels)

@@ -1,0 +1,138 @@
+"""Removes what earlier runs left and nobody needs: says what first, and touches only what this project made."""
+
+import contextlib
+import pathlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from samebits.core.errors import ConfigError
+from samebits.core.files import hold_lock
+from samebits.runs.folder import (
+    CONFIG,
+    INPUTS,
+    LOCK,
+    LOG,
+    MACHINE,
+    METRICS,
+    PREDICTIONS,
+    RESULT,
+    SEEDS,
+    SOURCE,
+    TRACE,
+    WORKER_LOCK,
+    is_finished,
+    list_attempts,
+    list_leftovers,
+)
+
+SCRATCH = (".audit", ".explain", ".portability", ".torture", ".zoo")  # each by the command of that name
+MADE = (CONFIG, LOCK, LOG, MACHINE, METRICS, RESULT, SEEDS, TRACE, WORKER_LOCK, "tracker.txt", "model.keras",
+        "model.arrays", PREDICTIONS, "curves.png", "comet")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something that can go: a file or a folder, and why."""
+
+    path: pathlib.Path
+    reason: str
+
+    @property
+    def size_bytes(self) -> int:
+        """What its removal frees."""
+        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
+        return sum(path.lstat().st_size for path in files if path.is_file())
+
+
+def foreign_files(attempt: pathlib.Path) -> list[str]:
+    """Return the names in an attempt's folder that no run writes."""
+    ours = {*MADE, *(path.name for path in attempt.glob("checkpoint-*.arrays"))}
+    ours |= {path.name for path in attempt.glob(".*partial*")}
+    return sorted(path.name for path in attempt.iterdir() if path.name not in ours)
+
+
+def _candidates(inputs_folder: pathlib.Path, keep: int | None) -> Iterator[Candidate]:
+    attempts = list_attempts(inputs_folder)
+    done = [attempt for attempt in attempts if is_finished(attempt)]
+    for attempt in attempts:
+        if attempt in done:
+            for path in list_leftovers(attempt):
+                yield Candidate(path, "left by a killed process")
+        elif done:
+            yield Candidate(attempt, f"stopped, and attempt {done[-1].name} of the same inputs is finished")
+    if keep is not None:
+        for attempt in done[: max(0, len(done) - keep)]:
+            yield Candidate(attempt, f"finished, older than the newest {keep} of its inputs")
+
+
+def find_candidates(runs: pathlib.Path, keep: int | None) -> list[Candidate]:
+    """Return what can go below a folder of runs, in order of its paths.
+
+    Args:
+        runs: The folder of runs.
+        keep: How many finished attempts of equal inputs stay, the newest; None: all of them.
+    """
+    found = [
+        Candidate(runs / name, "scratch of a command that was stopped") for name in SCRATCH if (runs / name).is_dir()
+    ]
+    for inputs in sorted(runs.glob("*/*/" + INPUTS)):
+        if not inputs.parent.parent.name.startswith("."):
+            found += _candidates(inputs.parent, keep)
+    return found
+
+
+def _remove(candidate: Candidate, runs: pathlib.Path) -> str:
+    """Remove one candidate, and its folder of inputs once that is empty; returns why it was not ("": it was)."""
+    path = candidate.path
+    if path.parent == runs:
+        with contextlib.ExitStack() as stack:
+            locks = [lock for name in (LOCK, WORKER_LOCK) for lock in path.rglob(name)]
+            if not all(stack.enter_context(hold_lock(lock)) for lock in locks):
+                return "its command is running"
+            shutil.rmtree(path)
+        return ""
+    attempt = path if path.is_dir() else path.parent
+    with hold_lock(attempt / LOCK) as free:
+        if not free:
+            return "it is being trained"
+        if path != attempt:
+            path.unlink(missing_ok=True)
+            return ""
+        foreign = foreign_files(attempt)
+        if foreign:
+            return f"it holds files of yours: {', '.join(foreign)}"
+        shutil.rmtree(attempt)
+    inputs = attempt.parent
+    if {path.name for path in inputs.iterdir()} <= {INPUTS, SOURCE}:
+        shutil.rmtree(inputs)
+    return ""
+
+
+def prune(runs: pathlib.Path, keep: int | None, *, confirmed: bool) -> int:
+    """Print what can go, and remove it if that is confirmed.
+
+    Args:
+        runs: The folder of runs.
+        keep: How many finished attempts of equal inputs stay; None: all of them.
+        confirmed: Whether to remove it.
+
+    Returns:
+        0.
+
+    Raises:
+        ConfigError: `keep` is negative.
+    """
+    if keep is not None and keep < 0:
+        raise ConfigError("KEEP", expected="an integer of at least 0", received=keep, fix="make prune KEEP=1")
+    candidates = find_candidates(runs, keep)
+    freed = 0
+    for candidate in candidates:
+        size_bytes = candidate.size_bytes
+        refused = _remove(candidate, runs) if confirmed else ""
+        verb = "kept" if refused else "removed" if confirmed else "would remove"
+        freed += 0 if refused else size_bytes
+        print(f"{verb} {candidate.path.relative_to(runs)}: {size_bytes / 1e6:.1f} MB ({refused or candidate.reason})")
+    verb = "freed" if confirmed else "would free"
+    print(f"{verb} {freed / 1e6:.1f} MB" + ("" if confirmed or not candidates else "; CONFIRM=yes removes it"))
+    return 0

@@ -1,0 +1,272 @@
+"""The pinned environment of a training process, and the check that it is in effect.
+
+Half of it must be set before the interpreter starts (`child_environment`), half after TensorFlow is imported
+(`apply_pins`); `check_pins` then compares every setting with what is really in effect. Must not read the
+configuration's other parts. TensorFlow is imported inside functions alone.
+"""
+
+import atexit
+import contextlib
+import os
+import platform
+import random
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+
+from samebits.core.config import RuntimeConfig
+from samebits.core.digest import bytes_digest
+from samebits.core.errors import MachineError, RuntimePinError
+from samebits.core.seeds import Seeds
+from samebits.runtime.machine import usable_cores
+
+# Variables that change arithmetic, threads or imports of the child; removed unless pinned below.
+SCRUBBED_PREFIXES = (
+    "TF_", "ONEDNN_", "DNNL_", "XLA_", "KERAS_", "NPY_", "OPENBLAS_", "GOTO_", "MKL_", "BLIS_", "OMP_", "KMP_",
+    "GOMP_", "VECLIB_", "NUMEXPR_", "PYTHON", "GLIBC_TUNABLES", "LD_PRELOAD", "CUDA_", "NVIDIA_TF32", "COMET_",
+)  # fmt: skip
+KEPT = ("KERAS_HOME",)  # a folder of data
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+# NumPy 2.4 and 2.5 dispatch above AVX2 to these; the older names of the same features do nothing there.
+NUMPY_ABOVE_AVX2 = "X86_V4 AVX512_ICL AVX512_SPR"
+X86_64 = ("x86_64", "AMD64")
+GRAPH_REWRITES = ("arithmetic_optimization", "constant_folding")
+RANDOM_HASH_SEED = "random"
+# Keras imports these where it finds them, for its wrappers, galleries and file editor (3.15): 90 MB and over a second.
+OPTIONAL_FOR_KERAS = ("IPython", "matplotlib", "sklearn")
+
+
+def pinned_variables(runtime: RuntimeConfig, hash_seed: int | None) -> dict[str, str]:
+    """Return the variables that a level sets in the training process.
+
+    Args:
+        runtime: The runtime level.
+        hash_seed: PYTHONHASHSEED, or None for Python's own salt.
+    """
+    pinned = {"PYTHONHASHSEED": RANDOM_HASH_SEED if hash_seed is None else str(hash_seed), "TF_CPP_MIN_LOG_LEVEL": "1"}
+    if runtime.promise == "free":
+        return pinned
+    pinned |= {"PYTHONNOUSERSITE": "1", "LC_ALL": "C.UTF-8", "TZ": "UTC", "KERAS_BACKEND": "tensorflow"}
+    if runtime.intra_op_threads is not None:
+        pinned |= dict.fromkeys(THREAD_VARIABLES, "1")
+    if runtime.op_determinism:
+        pinned["TF_ENABLE_ONEDNN_OPTS"] = "1"
+    if runtime.instruction_set is not None:
+        pinned |= {
+            "ONEDNN_MAX_CPU_ISA": runtime.instruction_set,
+            "OPENBLAS_CORETYPE": "Haswell",
+            "NPY_DISABLE_CPU_FEATURES": NUMPY_ABOVE_AVX2,
+            "CUDA_VISIBLE_DEVICES": "-1",
+        }
+    return pinned
+
+
+def child_environment(runtime: RuntimeConfig, hash_seed: int | None, parent: Mapping[str, str]) -> dict[str, str]:
+    """Return the whole environment of a training process: the parent's, cleaned, with the pins.
+
+    No secret of the tracker reaches it: the tracker is a process of its own.
+    """
+    kept = {k: value for k, value in parent.items() if k in KEPT or not k.startswith(SCRUBBED_PREFIXES)}
+    if runtime.promise == "free":
+        kept |= {key: value for key, value in parent.items() if key.startswith(("TF_", "OMP_", "CUDA_", "LD_PRELOAD"))}
+    # No bits, but a tenth of the memory: TensorFlow's threads free what others allocated (docs/performance.md).
+    return {"MALLOC_ARENA_MAX": "1"} | kept | pinned_variables(runtime, hash_seed)
+
+
+def cpu_features() -> dict[str, bool]:
+    """Return the CPU's instruction sets as this process's CPUID reports them, less those that are disabled."""
+    from numpy._core._multiarray_umath import __cpu_features__  # noqa: PLC0415  no public name (NumPy 2.4)
+
+    return dict(__cpu_features__)
+
+
+def check_machine(runtime: RuntimeConfig) -> None:
+    """Refuse a level whose promise this machine cannot keep, before anything starts.
+
+    Raises:
+        MachineError: `portable` on another system than Linux on x86-64, or on a CPU without AVX2 and FMA.
+    """
+    if runtime.promise != "portable":
+        return
+    features = cpu_features()
+    system, architecture = platform.system(), platform.machine()
+    missing = [name for name, has in (("AVX2", "AVX2"), ("FMA", "FMA3")) if not features.get(has)]
+    received = f"{system} on {architecture}"
+    if architecture in X86_64 and missing:
+        received += f" without {' and '.join(missing)}"
+    elif system == "Linux" and architecture in X86_64:
+        return
+    raise MachineError(
+        "runtime=portable",
+        expected="Linux on an x86-64 CPU with AVX2 and FMA",
+        received=received,
+        fix="choose runtime=machine, which promises the same bits on this kind of machine",
+    )
+
+
+def side_by_side(most: int) -> int:
+    """Return how many operations run side by side: no more than there are cores, which changes no bits (decision 5).
+
+    With more, they take the cores from each other.
+    """
+    return min(most, usable_cores())
+
+
+@contextlib.contextmanager
+def left_out(packages: tuple[str, ...]) -> Iterator[None]:
+    """Let packages look as if they were not installed while the block imports others; later they can be imported."""
+    absent = [name for name in packages if name not in sys.modules]
+    hidden: dict[str, Any] = dict.fromkeys(absent)  # None makes an import of it a ModuleNotFoundError
+    sys.modules.update(hidden)
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
+def apply_pins(runtime: RuntimeConfig) -> None:
+    """Set what can only be set after TensorFlow is imported and before its first operation."""
+    with left_out(OPTIONAL_FOR_KERAS):
+        import keras  # noqa: PLC0415
+    import tensorflow as tf  # noqa: PLC0415
+
+    keras.backend.set_floatx("float32")
+    keras.backend.set_image_data_format("channels_last")
+    if runtime.intra_op_threads is not None:
+        tf.config.threading.set_intra_op_parallelism_threads(runtime.intra_op_threads)
+    if runtime.inter_op_threads is not None:
+        tf.config.threading.set_inter_op_parallelism_threads(side_by_side(runtime.inter_op_threads))
+    if runtime.op_determinism:
+        tf.config.experimental.enable_op_determinism()
+    if runtime.promise != "free":
+        tf.config.optimizer.set_jit(False)
+        # Both rewrite divisions into multiplications by approximate reciprocals.
+        tf.config.optimizer.set_experimental_options(dict.fromkeys(GRAPH_REWRITES, runtime.arithmetic_rewrites))
+
+
+def seed_global_generators(seeds: Seeds) -> None:
+    """Seed the three global generators, for code that is not the project's own; unseeded points are left alone."""
+    import tensorflow as tf  # noqa: PLC0415
+
+    python_seed = seeds.take("python/random")
+    if python_seed is not None:
+        random.seed(python_seed)
+    numpy_seed = seeds.take("numpy/global")
+    if numpy_seed is not None:
+        np.random.seed(numpy_seed)  # noqa: NPY002  the global generator is the point
+    tensorflow_seed = seeds.take("tensorflow/global")
+    if tensorflow_seed is not None:
+        tf.random.set_seed(tensorflow_seed)
+
+
+def global_generator_states() -> dict[str, Any]:
+    """Return the states of Python's and NumPy's global generators, to see later whether something drew from them."""
+    numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
+    key, position = numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"]
+    gauss = (numpy_state["has_gauss"], numpy_state["gauss"])
+    return {"python/random": random.getstate(), "numpy/global": (key, position, *gauss)}
+
+
+def first_draws() -> dict[str, str]:
+    """Return what each global generator stands at, as digests, without moving it: evidence that its seed arrived."""
+    from tensorflow.python.eager import context  # noqa: PLC0415  no public name (TensorFlow 2.21)
+
+    states = global_generator_states()
+    standing = {
+        "python/hash": hash("samebits"),
+        "python/random": states["python/random"],
+        "numpy/global": states["numpy/global"],
+        "tensorflow/global": context.global_seed(),
+    }
+    return {point: bytes_digest(repr(state).encode()) for point, state in standing.items()}
+
+
+def effective_settings() -> dict[str, Any]:
+    """Return every setting that decides bits as it is in effect in this process, for the check and the record."""
+    import tensorflow as tf  # noqa: PLC0415
+    from tensorflow.python.framework.config import is_op_determinism_enabled  # noqa: PLC0415
+    from tensorflow.python.util import _pywrap_util_port  # noqa: PLC0415  no public name (TensorFlow 2.21)
+    from threadpoolctl import threadpool_info  # noqa: PLC0415
+
+    features = cpu_features()
+    rewrites = tf.config.optimizer.get_experimental_options()
+    blas = [pool for pool in threadpool_info() if pool["internal_api"] == "openblas" and "numpy" in pool["filepath"]]
+    environment = {
+        key: value for key, value in os.environ.items() if key.startswith(SCRUBBED_PREFIXES) or key in ("LC_ALL", "TZ")
+    }
+    return {
+        "environment": dict(sorted(environment.items())),
+        "hash_randomized": bool(sys.flags.hash_randomization),
+        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+        "op_determinism": is_op_determinism_enabled(),
+        "onednn": bool(_pywrap_util_port.IsMklEnabled()),
+        "jit": tf.config.optimizer.get_jit() or "off",
+        "arithmetic_rewrites": [name for name in GRAPH_REWRITES if rewrites.get(name, True)],
+        "gpus": [device.name for device in tf.config.get_visible_devices("GPU")],
+        "numpy_dispatch": sorted(name for name in ("X86_V3", *NUMPY_ABOVE_AVX2.split()) if features.get(name)),
+        "openblas": [{"architecture": pool["architecture"], "threads": pool["num_threads"]} for pool in blas],
+    }
+
+
+def expected_settings(runtime: RuntimeConfig, hash_seed: int | None) -> dict[str, Any]:
+    """Return the settings that a level promises, in the form of `effective_settings`; only those it pins."""
+    expected: dict[str, Any] = {"environment": pinned_variables(runtime, hash_seed)}
+    if hash_seed is not None:
+        expected["hash_randomized"] = hash_seed != 0
+    if runtime.intra_op_threads is not None:
+        expected["intra_op_threads"] = runtime.intra_op_threads
+    if runtime.inter_op_threads is not None:
+        expected["inter_op_threads"] = side_by_side(runtime.inter_op_threads)
+    if runtime.promise != "free":
+        expected |= {"op_determinism": runtime.op_determinism, "jit": "off"}
+        expected["arithmetic_rewrites"] = list(GRAPH_REWRITES) if runtime.arithmetic_rewrites else []
+    if runtime.op_determinism:
+        expected["onednn"] = True
+    if runtime.instruction_set is not None:
+        expected |= {"numpy_dispatch": ["X86_V3"], "openblas": [{"architecture": "Haswell", "threads": 1}], "gpus": []}
+    return expected
+
+
+def check_pins(runtime: RuntimeConfig, hash_seed: int | None, effective: dict[str, Any]) -> None:
+    """Compare what is in effect with what the level pins.
+
+    Args:
+        runtime: The runtime level.
+        hash_seed: The seed of the point `python/hash`, None: unseeded.
+        effective: What `effective_settings` returned.
+
+    Raises:
+        RuntimePinError: Names the first setting that is not in effect.
+    """
+    expected = expected_settings(runtime, hash_seed)
+    wanted, received = dict(expected), dict(effective)
+    wanted_variables, variables = wanted.pop("environment"), received.pop("environment")
+    pairs = [(name, value, variables.get(name, "unset")) for name, value in wanted_variables.items()]
+    pairs += [(name, value, received[name]) for name, value in wanted.items()]
+    for name, value, actual in pairs:
+        if value != actual:
+            what = f"{name} must be set before Python starts." if name in wanted_variables else f"{name} is not pinned."
+            raise RuntimePinError(
+                what,
+                expected=value,
+                received=actual,
+                fix="start runs with `make train` or scripts/train.py, which start the child process with it.",
+            )
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process at once: everything is written, and to take TensorFlow down object by object takes a second."""
+    atexit._run_exitfuncs()  # noqa: SLF001  no public name; what logging and the user's code asked for
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,208 @@
+"""How the runs of a study are started: each a fresh pinned process, below one of Hydra's launchers.
+
+    runs/studies/<name>-<digest>/launcher.txt       what the launcher's process said
+    runs/studies/<name>-<digest>/hydra/slurm/       a cluster's jobs, as submitit keeps them
+
+scripts/job.py is the process below which Hydra starts them; this module knows no Hydra.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from samebits.core.errors import ConfigError
+from samebits.core.files import hold_lock, make_folder, write_bytes
+from samebits.core.terminal import RunsProgress
+from samebits.launch.run import answered, own_process
+from samebits.runtime.machine import usable_cores
+from samebits.studies.plan import Study, describe_record
+
+LAUNCHERS = {"basic": "basic", "joblib": "joblib", "submitit_local": "submitit_local", "submitit_slurm": "slurm"}
+CLUSTER = "hydra/launcher=slurm"  # the override that says that the runs are a cluster's jobs
+JOBS = "hydra/slurm"  # as conf/hydra/launcher/slurm.yaml says
+LOCK = "study.lock"
+MOST_AT_ONCE = 1000  # given to a launcher: Slurm takes arrays of up to 1001 jobs where nobody raised its limit
+POLL_S = 0.3
+STOP_S = 60.0  # a stopped training writes a checkpoint first
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How many runs at once, and by which of Hydra's launchers, as a command line gives it.
+
+    Attributes:
+        launcher: A key of `LAUNCHERS`; "basic": one after another. Empty: joblib.
+        jobs: Runs at once, empty: one a core; the threads of a run stay what the recipe says.
+        settings: Overrides of the launcher's own, e.g. "hydra.launcher.partition=short".
+    """
+
+    launcher: str = ""
+    jobs: str = ""
+    settings: tuple[str, ...] = ()
+
+    def overrides(self) -> list[str]:
+        """Return the launcher as Hydra's overrides.
+
+        Raises:
+            ConfigError: No such launcher, or less than one run at once.
+        """
+        launcher, jobs = self.launcher or "joblib", self.jobs or str(usable_cores())
+        if launcher not in LAUNCHERS:
+            raise ConfigError(
+                "LAUNCHER", expected=" or ".join(LAUNCHERS), received=repr(launcher), fix="choose one of them"
+            )
+        if not jobs.isdecimal() or int(jobs) < 1:
+            raise ConfigError("JOBS", expected="a number, at least 1", received=repr(jobs), fix="JOBS=2: two at once")
+        at_once = {
+            "joblib": [f"hydra.launcher.n_jobs={jobs}"],
+            "submitit_local": [f"hydra.sweeper.max_batch_size={jobs}"],  # it starts all that it is given at once
+            "submitit_slurm": [f"hydra.launcher.array_parallelism={jobs}"] if self.jobs else [],
+        }
+        return [f"hydra/launcher={LAUNCHERS[launcher]}", *at_once.get(launcher, []), *self.settings]
+
+
+def run_job(folder: pathlib.Path, number: int, root: pathlib.Path) -> int:
+    """Train one prepared run in a fresh process, and leave its exit code beside its configuration.
+
+    Never raises what a run may raise: one run that fails does not stop the others.
+    """
+    job = folder / "jobs" / f"{number}.yaml"
+    command, environment = own_process(job, root)
+    with job.with_suffix(".txt").open("wb") as log:
+        done = subprocess.run(
+            command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
+        )
+    write_bytes(job.with_suffix(".exit"), f"{done.returncode}\n".encode())
+    return done.returncode
+
+
+@contextlib.contextmanager
+def started(study: Study, numbers: Sequence[int], launch: Launch) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start Hydra's launcher on some runs while the block runs; on leaving early, stop it and them.
+
+    The launcher holds the other end of a pipe: it also stops when this process is killed.
+    """
+    script = str(study.root / "scripts" / "job.py")
+    jobs = "job=" + ",".join(map(str, numbers))
+    command = [sys.executable, script, "--multirun", f"folder='{study.folder}'", *launch.overrides(), jobs]
+    environment = os.environ | {"PYTHONPATH": str(study.root / "src")}
+    with (
+        (study.folder / "launcher.txt").open("wb") as log,
+        subprocess.Popen(
+            command, cwd=study.root, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log,
+            start_new_session=True,
+        ) as process,
+    ):  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_S)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def cluster_jobs(folder: pathlib.Path) -> list[Any]:
+    """Return the jobs that a launcher gave to Slurm for a study, and that left no result.
+
+    Args:
+        folder: The study's.
+    """
+    import submitit  # noqa: PLC0415  slow to import
+
+    names = sorted(path.parent.name for path in (folder / JOBS).glob("*/*_submitted.pkl"))
+    found: list[Any] = [submitit.SlurmJob(folder=folder / JOBS / "%j", job_id=name) for name in names]
+    return [job for job in found if not job.paths.result_pickle.exists()]
+
+
+def await_others(folder: pathlib.Path) -> None:
+    """Wait for what a launcher started and does not wait for any more, because one of its jobs was lost."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
+    for job in cluster_jobs(folder):
+        job.wait()
+
+
+def cancel_jobs(folder: pathlib.Path) -> None:
+    """Cancel a study's jobs on the cluster, and wait a bounded time until they are over: they save what they have."""
+    jobs = cluster_jobs(folder)
+    arrays = sorted({job.job_id.partition("_")[0] for job in jobs})
+    if not jobs or not shutil.which("scancel"):
+        return
+    subprocess.run(["scancel", *arrays], check=False)
+    until = time.monotonic() + STOP_S * 2 / 3
+    while time.monotonic() < until and not all(job.done() for job in jobs):
+        time.sleep(1)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """End the block by SIGTERM or SIGHUP as Ctrl-C ends it, so that what it started is stopped too."""
+
+    def stop(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    try:
+        with answered(stop, signal.SIGTERM, signal.SIGHUP):
+            yield
+    except (KeyboardInterrupt, SystemExit):
+        print("stopped; what was trained is saved, and the same command goes on from there")
+        raise
+
+
+def train(study: Study, launch: Launch) -> int:
+    """Train what is not finished, showing progress; returns how many runs there were to do.
+
+    Raises:
+        ConfigError: The launcher is unknown, or another process trains this study now.
+    """
+    launch.overrides()
+    make_folder(study.folder / "jobs")
+    with hold_lock(study.folder / LOCK) as free, stoppable():
+        if not free:
+            raise ConfigError(
+                f"study {study.name}", expected="one process that trains it", received="another one is at it",
+                fix="wait for it, or stop it first",
+            )  # fmt: skip
+        pending = study.missing()
+        if pending:
+            cancel_jobs(study.folder)  # of a command that was killed together with its launcher
+            with RunsProgress(len(pending)) as progress:
+                for start in range(0, len(pending), MOST_AT_ONCE):
+                    train_some(study, pending[start : start + MOST_AT_ONCE], launch, progress)
+        return len(pending)
+
+
+def train_some(study: Study, numbers: Sequence[int], launch: Launch, progress: RunsProgress) -> None:
+    """Train some runs of a study by one launcher."""
+    shutil.rmtree(study.folder / "hydra", ignore_errors=True)
+    for number in numbers:
+        study.prepare(number)
+    with started(study, numbers, launch) as process:
+        waiting = set(numbers)
+        while waiting:
+            is_over = process.poll() is not None
+            for path in sorted((study.folder / "jobs").glob("*.exit")):
+                number = int(path.stem)
+                if number in waiting:
+                    waiting.discard(number)
+                    progress.show(describe_record(study.record(number)))
+            if is_over:
+                break
+            time.sleep(POLL_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S)
+    for number in sorted(waiting):
+        progress.show(describe_record(study.record(number)))

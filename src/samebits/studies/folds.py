@@ -1,0 +1,108 @@
+"""Cross-validation: every fold is a run of its own, found by its inputs; what it costs is said before it begins.
+
+`data.folds=5 data.fold=null` (training=kfold) stands for the five runs data.fold=0 to 4, which have the digests that
+they have alone. As many folds as rows leave one out.
+"""
+
+import pathlib
+from typing import Any
+
+from samebits.core.config import Config, check, flatten
+from samebits.core.errors import ConfigError, RecordError
+from samebits.core.terminal import shown_path
+from samebits.launch import run
+from samebits.runs.folder import INPUTS, RESULT, is_finished, list_attempts, read_json
+from samebits.runs.identity import identity
+from samebits.studies.execute import Launch
+from samebits.studies.execute import train as train_study
+from samebits.studies.plan import Run, Study
+from samebits.studies.study import BASE, STUDY, show_failed, show_records, write_summary
+
+MOST_RUNS = 200  # more want confirm=true
+START_S = 12.0  # of a run nobody has seen: Python and TensorFlow start, and nothing is trained
+RESAMPLING = ("seed.", "data.fold", "data.folds", "data.oversample", "data.bootstrap")
+
+
+def wants_every_fold(config: Config) -> bool:
+    """Return whether a configuration stands for all of its folds."""
+    folds = config.data.get("folds")
+    return isinstance(folds, int) and folds > 1 and config.data.get("fold", 0) is None
+
+
+def one_fold(config: Config, fold: int) -> Run:
+    """Return the run of one fold."""
+    return Run(BASE, fold, config, (("data.fold", fold),), varied="fold")
+
+
+def run_duration(config: Config, root: pathlib.Path) -> tuple[float, str]:
+    """Return how long a run takes, in seconds, and how that is known.
+
+    A finished run of the same configuration says it, whatever its seeds, folds and resampling; else it is a floor.
+    """
+
+    def kind(tree: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in flatten(tree).items() if not key.startswith(RESAMPLING)}
+
+    wanted = kind(identity(config))
+    for inputs in sorted((root / config.paths.runs / config.name).glob("*")):
+        try:
+            if kind(read_json(inputs / INPUTS)["config"]) != wanted:
+                continue
+            attempt = next(attempt for attempt in list_attempts(inputs) if is_finished(attempt))
+            return sum(read_json(attempt / RESULT)["timing"].values()), "as a finished run of this kind took"
+        except (RecordError, StopIteration):
+            continue
+    return START_S, "which is the start alone: no run of this kind is finished yet"
+
+
+def describe_duration(duration_s: float) -> str:
+    """Return a duration in the unit that fits it."""
+    for unit, size_s in (("days", 172_800), ("h", 7_200), ("min", 120)):
+        if duration_s >= size_s:
+            return f"{duration_s / {'days': 86_400, 'h': 3_600, 'min': 60}[unit]:.1f} {unit}"
+    return f"{duration_s:.0f} s"
+
+
+def describe_cost(config: Config, root: pathlib.Path, runs: int) -> str:
+    """Return what so many runs cost, in a sentence, one after another."""
+    each_s, known = run_duration(config, root)
+    return f"{runs} runs, {describe_duration(runs * each_s)} one after another ({each_s:.0f} s each, {known})"
+
+
+def train(config: Config, root: pathlib.Path) -> int:
+    """Train one run, or every fold; returns the exit code.
+
+    Raises:
+        UsageError: Something is wrong with the configuration, the folder or the machine; nothing was begun.
+    """
+    return train_folds(config, root) if wants_every_fold(config) else run.run(config, root).exit_code
+
+
+def train_folds(config: Config, root: pathlib.Path) -> int:
+    """Train every fold that is not finished, print the table of folds, and write study.json.
+
+    Returns:
+        0: all folds finished; 1: not.
+
+    Raises:
+        ConfigError: The configuration is wrong, or stands for more runs than `MOST_RUNS` and is not confirmed.
+    """
+    folds = config.data["folds"]
+    check(one_fold(config, 0).config())
+    if folds > MOST_RUNS and not config.confirm:
+        raise ConfigError(
+            "data.folds",
+            expected=f"at most {MOST_RUNS}, or confirm=true",
+            received=describe_cost(config, root, folds),
+            fix="fewer rows (data.rows=100) or folds; CONFIRM=yes (confirm=true) starts them all the same",
+        )
+    study = Study(f"folds-{config.name}", [one_fold(config, fold) for fold in range(folds)], root)
+    missing = len(study.missing())
+    cost = f"; to do: {describe_cost(config, root, missing)}" if missing else ""
+    print(f"{config.name}: {folds} folds, {folds - missing} finished before{cost}", flush=True)
+    train_study(study, Launch())
+    records = list(study.records())
+    concluded, failed = write_summary(study, records)
+    show_records(records, concluded)
+    print(f"folds: {shown_path(study.folder / STUDY, root)}")
+    return show_failed(failed, folds)

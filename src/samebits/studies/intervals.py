@@ -1,0 +1,247 @@
+"""What a sample of runs says: location, spread, intervals, and two configurations compared by seed. Pure: no I/O.
+
+Every random number comes from a named generator with a fixed seed, so the same values, in any order, give the same
+intervals. scipy is imported where it is needed: it takes a second.
+"""
+
+import itertools
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from samebits.core.errors import ConfigError
+from samebits.core.seeds import derive_seed, make_rng
+
+CONFIDENCE = 0.95
+RESAMPLES = 9_999
+MOST_DRAWS = 10_000_000  # of a bootstrap: with more than 1000 values it has fewer resamples, and no BCa
+FEWEST_RESAMPLES = 999
+FEWEST_FOR_A_SHARE = 5  # values: the variance of fewer is off by more than a factor of two either way
+MOST_TRIPLES = 10_000
+ELEMENTS_A_BATCH = 1_000_000  # bounds the memory of a bootstrap: 8 MB
+TRIM = 0.25  # of each end: the interquartile mean
+SEEDS_OF_A_PAPER = 3
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a sample says. None: the sample is too small to say.
+
+    Attributes:
+        n: How many values.
+        sd: Standard deviation with n - 1 (None: one value).
+        interquartile_mean: Mean without the lowest and highest quarter.
+        interval: 95 % bootstrap interval of the mean (None: one value).
+        three_seeds: Share of triples whose mean lies in the interval (None: fewer than four values).
+    """
+
+    n: int
+    mean: float
+    sd: float | None
+    median: float
+    interquartile_mean: float
+    interval: Interval | None
+    best_seed: int
+    worst_seed: int
+    three_seeds: float | None
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Two configurations, compared by seed.
+
+    Attributes:
+        n: How many seeds.
+        difference: Mean of b - a.
+        interval: Its 95 % bootstrap interval (None: one seed).
+        probability_of_improvement: Share of seeds with which b is better; a tie counts half.
+        probability_interval: Its 95 % bootstrap interval (None: one seed).
+        wins: Seeds with which b is better.
+        ties: Seeds with which they are equal.
+        losses: Seeds with which a is better.
+        three_seeds: Share of triples whose mean difference has the sign of the whole (None: fewer than four
+            seeds, or no difference).
+    """
+
+    n: int
+    difference: float
+    interval: Interval | None
+    probability_of_improvement: float
+    probability_interval: Interval | None
+    wins: int
+    ties: int
+    losses: int
+    three_seeds: float | None
+
+
+def standard_deviation(values: np.ndarray, axis: int = -1) -> Any:
+    """Return the standard deviation with n - 1."""
+    return np.std(values, ddof=1, axis=axis)
+
+
+def bootstrap_interval(values: Sequence[float], statistic: Callable[..., Any] = np.mean) -> Interval | None:
+    """Return the 95 % bootstrap interval of a statistic: BCa, or percentiles where BCa is undefined.
+
+    BCa corrects what small samples bend, and costs the square of their size: above 1000 values it is percentiles too.
+
+    Args:
+        values: float64[n], in any order.
+        statistic: Of an array along `axis`.
+
+    Returns:
+        (low, high); None: fewer than two values, from which no spread can be seen.
+
+    Source: Efron (1987), "Better bootstrap confidence intervals"; scipy.stats.bootstrap.
+    """
+    sample = np.sort(np.asarray(values, dtype=np.float64))
+    if len(sample) < 2:  # noqa: PLR2004  a spread needs two
+        return None
+    if sample[0] == sample[-1]:
+        value = float(statistic(sample, axis=-1))
+        return value, value
+    from scipy import stats  # noqa: PLC0415  slow to import
+
+    found: Interval = (float("nan"), float("nan"))
+    large = RESAMPLES * len(sample) > MOST_DRAWS
+    resamples = max(FEWEST_RESAMPLES, MOST_DRAWS // len(sample)) if large else RESAMPLES
+    for method in ("percentile",) if large else ("BCa", "percentile"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # BCa says so where it is undefined, and gives NaN
+            interval = stats.bootstrap(
+                (sample,),
+                statistic,
+                n_resamples=resamples,
+                batch=max(1, ELEMENTS_A_BATCH // len(sample)),
+                confidence_level=CONFIDENCE,
+                method=method,
+                rng=make_rng(derive_seed(0, "study/bootstrap"), "study/bootstrap"),
+            ).confidence_interval
+        found = float(interval.low), float(interval.high)
+        if np.isfinite(found).all():
+            break
+    return found
+
+
+def variance_ratio(part: Sequence[float], whole: Sequence[float]) -> tuple[float, Interval] | None:
+    """Return the variance of one sample as a share of another's, with its 95 % bootstrap interval (percentiles).
+
+    Args:
+        part: float64[n], in any order.
+        whole: float64[m], drawn independently of it.
+
+    Returns:
+        (share, (low, high)); None: a sample has fewer than five values, from which no share can be told, or the whole
+        has no spread.
+    """
+    samples = [np.sort(np.asarray(values, dtype=np.float64)) for values in (part, whole)]
+    if min(len(sample) for sample in samples) < FEWEST_FOR_A_SHARE or samples[1][0] == samples[1][-1]:
+        return None
+    rng = make_rng(derive_seed(0, "study/shares"), "study/shares")
+    resamples = min(RESAMPLES, max(FEWEST_RESAMPLES, MOST_DRAWS // max(map(len, samples))))
+    spreads = [
+        np.array([np.var(rng.choice(sample, len(sample)), ddof=1) for _ in range(resamples)]) for sample in samples
+    ]
+    defined = spreads[1] > 0
+    low, high = np.percentile(spreads[0][defined] / spreads[1][defined], [2.5, 97.5])
+    share = np.var(samples[0], ddof=1) / np.var(samples[1], ddof=1)
+    return float(share), (float(low), float(high))
+
+
+def triple_means(values: Sequence[float]) -> np.ndarray:
+    """Return the means of all triples, or of 10,000 drawn ones where there are more: float64[triples]."""
+    sample = np.sort(np.asarray(values, dtype=np.float64))
+    n = len(sample)
+    if n * (n - 1) * (n - 2) // 6 <= MOST_TRIPLES:
+        chosen = np.array(list(itertools.combinations(range(n), SEEDS_OF_A_PAPER)), dtype=np.int64)
+    else:
+        rng = make_rng(derive_seed(0, "study/triples"), "study/triples")
+        # Three different places, uniformly: a place of n, of n - 1 and of n - 2, moved up past those taken.
+        first = rng.integers(0, n, MOST_TRIPLES)
+        second = rng.integers(0, n - 1, MOST_TRIPLES)
+        second += second >= first
+        third = rng.integers(0, n - 2, MOST_TRIPLES)
+        third += third >= np.minimum(first, second)
+        third += third >= np.maximum(first, second)
+        chosen = np.stack([first, second, third], axis=1)
+    return np.asarray(sample[chosen].mean(axis=1))
+
+
+def summarize(values: Sequence[float], seeds: Sequence[int], *, higher_is_better: bool = True) -> Summary:
+    """Return what a sample says.
+
+    Args:
+        values: float64[n], one a seed.
+        seeds: The seed of each.
+        higher_is_better: Decides which seed is the best; among equals it is the smallest.
+
+    Raises:
+        ConfigError: There is no value, or not one a seed.
+    """
+    if not values or len(values) != len(seeds):
+        raise ConfigError(
+            "sample", expected="one value a seed, and at least one", received=f"{len(values)} of {len(seeds)} seeds",
+            fix="summarize runs that are finished",
+        )  # fmt: skip
+    from scipy import stats  # noqa: PLC0415  slow to import
+
+    sample = np.asarray(values, dtype=np.float64)
+    sign = -1 if higher_is_better else 1
+    order = sorted(range(len(values)), key=lambda place: (sign * values[place], seeds[place]))
+    worst = min(order, key=lambda place: (-sign * values[place], seeds[place]))
+    interval = bootstrap_interval(values)
+    truth = None
+    if interval is not None and len(sample) > SEEDS_OF_A_PAPER:
+        means = triple_means(values)
+        tolerance = 1e-12 * max(1.0, float(np.abs(sample).max()))  # a mean of equal values may round
+        truth = float(np.mean((means >= interval[0] - tolerance) & (means <= interval[1] + tolerance)))
+    return Summary(
+        n=len(sample),
+        mean=float(sample.mean()),
+        sd=float(standard_deviation(sample)) if len(sample) > 1 else None,
+        median=float(np.median(sample)),
+        interquartile_mean=float(stats.trim_mean(sample, TRIM)),
+        interval=interval,
+        best_seed=seeds[order[0]],
+        worst_seed=seeds[worst],
+        three_seeds=truth,
+    )
+
+
+def compare_paired(a: Sequence[float], b: Sequence[float], *, higher_is_better: bool = True) -> PairedComparison:
+    """Return how configuration b differs from a, where the values at one place have one seed.
+
+    Args:
+        a: float64[n] of the first configuration.
+        b: float64[n] of the second, in the same order of seeds.
+        higher_is_better: Decides what a win is.
+
+    Raises:
+        ConfigError: They are not of equal length, or empty.
+    """
+    if not a or len(a) != len(b):
+        raise ConfigError(
+            "paired comparison", expected="as many values of each, and at least one",
+            received=f"{len(a)} and {len(b)}", fix="compare the seeds that both configurations finished",
+        )  # fmt: skip
+    differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
+    gains = differences if higher_is_better else -differences
+    outcomes = (np.sign(gains) + 1) / 2
+    difference = float(differences.mean())
+    truth = None
+    if len(differences) > SEEDS_OF_A_PAPER and difference:
+        truth = float(np.mean(np.sign(triple_means(differences.tolist())) == np.sign(difference)))
+    return PairedComparison(
+        n=len(differences),
+        difference=difference,
+        interval=bootstrap_interval(differences.tolist()),
+        probability_of_improvement=float(outcomes.mean()),
+        probability_interval=bootstrap_interval(outcomes.tolist()),
+        wins=int((gains > 0).sum()),
+        ties=int((gains == 0).sum()),
+        losses=int((gains < 0).sum()),
+        three_seeds=truth,
+    )

@@ -1,0 +1,245 @@
+"""Reads run folders into the plain data that a report draws. Reads only; draws nothing, judges nothing itself."""
+
+import json
+import math
+import pathlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from samebits.core.config import flatten
+from samebits.core.digest import json_digest
+from samebits.core.errors import SamebitsError
+from samebits.runs.compare import PROMISED, Comparison, compare_with_siblings
+from samebits.runs.folder import (
+    CONFIG,
+    INPUTS,
+    MACHINE,
+    METRICS,
+    RESULT,
+    SEEDS,
+    is_finished,
+    list_all_attempts,
+    read_json,
+)
+from samebits.runs.folder import read_rows as read_metric_rows
+
+POINTS = "seed.points."
+METRIC_NAMES = ("val_accuracy", "val_loss", "accuracy", "loss")
+# Where a copy of the project lies, and what a run is called: no input of the training.
+LEFT_OUT = ("setting environment.PYTHONPATH",)
+FIGURES = 6  # significant digits of a curve's numbers
+
+
+@dataclass
+class Run:
+    """One finished attempt.
+
+    Attributes:
+        key: "<name>/<inputs digest>/<attempt>", as a run's folder ends.
+        seed: The root seed.
+        metrics: The last values, exact.
+        verdict: "held", "broken", "alone", "elsewhere", "same" or "differs" (nothing promised), or "unknown".
+        verdict_text: The verdict in words.
+        configuration: Digest of the inputs without the seeds; which points were set alone is part of it.
+        curves: Metric -> its points: pairs of step (training) or epoch (validation) and value.
+        inputs: Everything that two runs can differ in, by item, as text.
+        facts: What the table shows besides.
+    """
+
+    key: str
+    seed: Any
+    metrics: dict[str, float]
+    verdict: str
+    verdict_text: str
+    configuration: str
+    configuration_items: dict[str, str]
+    curves: dict[str, list[list[float]]]
+    inputs: dict[str, str]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An attempt that looks finished and cannot be read."""
+
+    key: str
+    reason: str
+
+
+def run_key(attempt: pathlib.Path) -> str:
+    """Return the last three parts of an attempt's folder: they name it wherever the runs folder lies."""
+    return "/".join(attempt.parts[-3:])
+
+
+def finished_attempts(runs: pathlib.Path) -> list[pathlib.Path]:
+    """Return every attempt below a folder of runs that has a result, sorted by name, digest and number."""
+    return [attempt for attempt in list_all_attempts(runs) if is_finished(attempt)]
+
+
+def as_text(value: Any) -> str:
+    """Return a value of a configuration as one line; text stays as it is."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def judge(comparison: Comparison, promise: str) -> tuple[str, str]:
+    """Return whether a run's promise held, and the same in words."""
+    promised = promise in PROMISED
+    if comparison.different:
+        names = ", ".join(comparison.different)
+        text = f"other bits than attempt {names}; first divergence: {comparison.first_difference}"
+        return ("broken", text) if promised else ("differs", f"{text} ({promise} promises nothing)")
+    if comparison.equal:
+        text = f"same bits as attempt {', '.join(comparison.equal)}"
+        return ("held", text) if promised else ("same", f"{text} (though {promise} promises nothing)")
+    if comparison.elsewhere:
+        return "elsewhere", f"attempts on other kinds of machine are not compared: {', '.join(comparison.elsewhere)}"
+    if comparison.unreadable:
+        return "unknown", f"other attempts of these inputs cannot be read: {', '.join(comparison.unreadable)}"
+    return "alone", "the only finished attempt of these inputs: run it again to compare"
+
+
+def _judge(attempt: pathlib.Path, promise: str) -> tuple[str, str]:
+    try:
+        return judge(compare_with_siblings(attempt), promise)
+    except SamebitsError as error:
+        return "unknown", f"another attempt of these inputs cannot be read: {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    """Return an error's reason without the folder, which differs from copy to copy of the same runs."""
+    if isinstance(error, SamebitsError):
+        what = pathlib.PurePath(error.what.split(" could not")[0].split(" is damaged")[0]).name
+        return " ".join(f"{what}: expected {error.expected}, received {error.received}".split())
+    return f"{type(error).__name__}: {error}"
+
+
+def _without_folder(text: str, attempt: pathlib.Path) -> str:
+    return text.replace(str(attempt.resolve()), "…").replace(str(attempt), "…").replace(str(attempt.parent), "…")
+
+
+def _figure(value: Any) -> float:
+    """Return a curve's number with few digits.
+
+    Raises:
+        ValueError: It is no finite number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{METRICS} holds {value!r} where a number belongs")
+    return float(f"{value:.{FIGURES}g}")
+
+
+def thin(points: list[list[float]], most: int) -> list[list[float]]:
+    """Return at most so many points, evenly spread, the first and the last among them."""
+    if len(points) <= most:
+        return points
+    return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
+
+
+def read_curves(rows: list[dict[str, Any]]) -> dict[str, list[list[float]]]:
+    """Return the points of each metric: training by step from the beginning, validation by epoch.
+
+    Raises:
+        ValueError: There are none, or a row lacks its numbers.
+    """
+    if not rows:
+        raise ValueError(f"{METRICS} is missing or empty")
+    steps = max(int(_figure(row.get("step"))) for row in rows)
+    curves: dict[str, list[list[float]]] = {name: [] for name in METRIC_NAMES}
+    for row in rows:
+        for name in METRIC_NAMES:
+            if name.startswith("val_"):
+                if name in row:
+                    curves[name].append([row["epoch"], _figure(row[name])])
+            else:
+                curves[name].append([(row["epoch"] - 1) * steps + row["step"], _figure(row.get(name))])
+    return curves
+
+
+def _machine_items(machine: dict[str, Any]) -> dict[str, Any]:
+    items = {f"package {name}": version for name, version in machine["packages"].items()}
+    items |= {f"setting {name}": value for name, value in flatten(machine["arithmetic"]["settings"]).items()}
+    items |= {f"cpu {name}": value for name, value in flatten(machine["cpu"]).items()}
+    items |= {f"git {name}": value for name, value in flatten(machine["git"]).items()}
+    named = ("python", "libc", "system", "memory_bytes", "image_digest")
+    return items | {f"machine {name}": machine.get(name) for name in named}
+
+
+def _input_items(inputs: dict[str, Any], machine: dict[str, Any], seeds: dict[str, Any]) -> dict[str, str]:
+    items = {f"config {key}": value for key, value in flatten(inputs["config"]).items() if not key.startswith(POINTS)}
+    items |= {f"seed {row['point']}": row["value"] for row in seeds["points"]}
+    items |= {f"code {path}": digest[:12] for path, digest in inputs["code"]["files"].items()}
+    items |= {"lock requirements.lock": inputs["lock"][:12]} | _machine_items(machine)
+    return {key: as_text(value) for key, value in items.items() if key not in LEFT_OUT}
+
+
+def _read(attempt: pathlib.Path) -> Run:
+    result, inputs = read_json(attempt / RESULT), read_json(attempt.parent / INPUTS)
+    machine, seeds = read_json(attempt / MACHINE), read_json(attempt / SEEDS)
+    if not (attempt / CONFIG).is_file():
+        raise ValueError(f"{CONFIG} is missing")
+    rows = read_metric_rows(attempt / METRICS)
+    verdict, words = _judge(attempt, result["promise"])
+    config = flatten(inputs["config"])
+    fixed = {key: as_text(value) for key, value in config.items() if not key.startswith(("seed.root", POINTS))}
+    # Runs in which the same points were set alone are a distribution of their own.
+    alone = [key for key, value in config.items() if key.startswith(POINTS) and value is not None]
+    fixed["seed.alone"] = " ".join(key.removeprefix(POINTS) for key in alone) or "none"
+    fixed |= {"code": inputs["code"]["digest"][:8], "requirements.lock": inputs["lock"][:8]}
+    metrics = {name: float(result["metrics"][name]) for name in METRIC_NAMES}
+    if not all(math.isfinite(value) for value in metrics.values()):
+        raise ValueError(f"{RESULT} holds a metric that is no number")
+    cpu = machine["cpu"]
+    return Run(
+        key=run_key(attempt),
+        seed=config.get("seed.root"),
+        metrics=metrics,
+        verdict=verdict,
+        verdict_text=_without_folder(words, attempt),
+        configuration=json_digest(fixed)[:12],
+        configuration_items=fixed,
+        curves=read_curves(rows),
+        inputs=_input_items(inputs, machine, seeds),
+        facts={
+            "promise": result["promise"],
+            "weights": result["weights_digest"],
+            "data": result["data_digest"],
+            "fingerprint": result["fingerprint"],
+            "epochs": max(row["epoch"] for row in rows),
+            "steps": result.get("steps"),
+            "resumed": result["resumed_at"] is not None,
+            "training_s": result["timing"].get("training_s"),
+            "machine": f"{cpu['model']}, {cpu.get('cores_usable')} cores, Python {machine['python']}",
+            "consumers": {row["point"]: [row["source"], row["consumer"], row["rests"]] for row in seeds["points"]},
+        },
+    )
+
+
+def read_run(attempt: pathlib.Path) -> Run | Unreadable:
+    """Return a finished attempt's data; for one that cannot be read, whatever its files hold, the reason."""
+    try:
+        return _read(attempt)
+    except (SamebitsError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else _reason(error)
+        return Unreadable(run_key(attempt), _without_folder(reason, attempt))
+
+
+def read_variance(runs: pathlib.Path) -> list[dict[str, Any]]:
+    """Return what studies below runs/ found of the variance by source; a study without it, or damaged, is left out."""
+    found = []
+    for path in sorted((runs / "studies").glob("*/study.json")):
+        try:
+            parts = read_json(path)["variance"]
+            rows = [
+                {
+                    "study": path.parent.name,
+                    "source": str(part["source"]),
+                    "metric": str(part["metric"]),
+                    **{key: _figure(part[key]) for key in ("sd", "low", "high") if part.get(key) is not None},
+                    "values": [_figure(value) for value in part.get("values") or []],
+                }
+                for part in parts
+            ]
+        except (SamebitsError, ValueError, TypeError, KeyError, AttributeError):
+            continue
+        found += [row for row in rows if "sd" in row]
+    return found

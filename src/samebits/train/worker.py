@@ -1,0 +1,271 @@
+"""The training process: pins, then data, model, training and result, in that order.
+
+Started by `samebits.launch.run` as `python -m samebits.train.worker ATTEMPT ROOT PARENT`, in an environment that is
+pinned before Python starts. A run is a pure function of what is in its folder. Exit code 0: done; 1: failed; 2:
+unusable input, nothing begun; 130 or 143: asked to stop by SIGINT or SIGTERM, or left by its parent, after a
+checkpoint.
+"""
+
+import faulthandler
+import fcntl
+import importlib
+import inspect
+import logging
+import os
+import pathlib
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from samebits.core.config import Config, from_dict, split_target
+from samebits.core.digest import bytes_digest, changed_names, json_digest
+from samebits.core.errors import ConfigError, RecordError, SamebitsError, StopRequestedError
+from samebits.core.files import write_json
+from samebits.core.seeds import Seeds, resolve_points
+from samebits.runs.folder import (
+    CONFIG,
+    INPUTS,
+    LOG,
+    MACHINE,
+    RESULT,
+    SEEDS,
+    WORKER_LOCK,
+    is_finished,
+    read_json,
+    read_yaml,
+    remove_leftovers,
+)
+from samebits.runs.identity import source_files
+from samebits.runtime.pins import end_process
+
+logger = logging.getLogger(__name__)
+
+_received: list[int] = []  # signals that asked this process to stop
+_asked_at: list[float] = []  # when the first of them came
+ONE_REQUEST_S = 1.0  # a cluster signals every process of a job, and the parent forwards what it got
+_saves: list[bool] = []  # not empty: the training has begun, and saves a checkpoint before it stops
+_held: list[Any] = []  # files whose locks live as long as this process
+OUT_OF_MEMORY = ("MemoryError", "_ArrayMemoryError", "ResourceExhaustedError")  # Python's, NumPy's, TensorFlow's
+
+
+def find_function(key: str, target: str, arguments: dict[str, Any]) -> Callable[..., Any]:
+    """Return the user's function that the configuration names, after a look at its arguments.
+
+    Args:
+        key: "data" or "model", for the message.
+        target: Dotted name, package.module.function.
+        arguments: Keyword arguments that the configuration gives.
+
+    Raises:
+        ConfigError: No such function, or it takes other arguments.
+    """
+    module_name, _, name = target.rpartition(".")
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{key}._target_", expected="package.module.function", received=f"{target} ({error})", fix="mend the name"
+        ) from error
+    try:
+        inspect.signature(function).bind(None, **arguments)
+    except TypeError as error:
+        takes = [f"{key}.{name}" for name in list(inspect.signature(function).parameters)[1:]]
+        raise ConfigError(
+            key, expected="the keys " + ", ".join(takes), received=str(error), fix="mend that key"
+        ) from error
+    return function
+
+
+def apply_runtime(config: Config, seeds: Seeds, attempt: pathlib.Path, root: pathlib.Path) -> str:
+    """Pin, check, seed the global generators and record the machine; returns the arithmetic fingerprint."""
+    from samebits.runtime import machine, pins  # noqa: PLC0415  NumPy is imported with the pins in place, either way
+
+    hash_seed = seeds.take("python/hash")
+    pins.check_machine(config.runtime)
+    pins.apply_pins(config.runtime)
+    effective = pins.effective_settings()
+    pins.check_pins(config.runtime, hash_seed, effective)
+    pins.seed_global_generators(seeds)
+    described = machine.describe_machine(root)
+    fingerprint = machine.arithmetic_fingerprint(described, effective, config.runtime.promise)
+    arithmetic = {"promise": config.runtime.promise, "fingerprint": fingerprint, "settings": effective}
+    earlier = earlier_machines(attempt)
+    if any(machine["fingerprint"] != fingerprint for machine in earlier):
+        to_user = logging.getLogger(
+            "samebits.train.worker"
+        )  # this module runs as __main__, whose messages stay in the log
+        to_user.warning("the run goes on with another arithmetic (machine.json): %s", earlier[-1]["cpu"])
+        fingerprint = json_digest([*(machine["fingerprint"] for machine in earlier), fingerprint])
+    write_json(attempt / MACHINE, {"arithmetic": arithmetic, **described, "earlier": earlier})
+    return fingerprint
+
+
+def earlier_machines(attempt: pathlib.Path) -> list[dict[str, Any]]:
+    """Return where a run that goes on was trained before: fingerprint, CPU and commit of each start."""
+    try:
+        before = read_json(attempt / MACHINE)
+        mine = {
+            "fingerprint": before["arithmetic"]["fingerprint"],
+            "cpu": before["cpu"]["model"],
+            "git": before["git"],
+        }
+        return [*before["earlier"], mine]
+    except (RecordError, KeyError, TypeError):
+        return []
+
+
+def check_code(config: Config, attempt: pathlib.Path, root: pathlib.Path) -> None:
+    """Refuse code that was saved anew between the moment that named the run and this process's imports.
+
+    Raises:
+        ConfigError: Names the files.
+    """
+    if not (attempt.parent / INPUTS).exists():
+        return  # scratch of another command
+    named = read_json(attempt.parent / INPUTS)["code"]["files"]
+    changed = changed_names(named, {path: bytes_digest(data) for path, data in source_files(config, root).items()})
+    if changed:
+        raise ConfigError(
+            "src/", expected="the code that this run is named by", fix="give the same command again",
+            received=f"{', '.join(changed)} saved while it was starting",
+        )  # fmt: skip
+
+
+def run(attempt: pathlib.Path, root: pathlib.Path, stop_requested: Callable[[], bool]) -> None:
+    """Train what the attempt's config.yaml says, and write result.json last of all."""
+    began = time.monotonic()
+    config = from_dict(read_yaml(attempt / CONFIG))
+    seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+    fingerprint = apply_runtime(config, seeds, attempt, root)
+    import keras  # noqa: PLC0415  after the pins
+
+    from samebits.train import draws, loop  # noqa: PLC0415
+    from samebits.train.data import DataContext  # noqa: PLC0415
+
+    # --- data ---
+    target, arguments = split_target(config.data)
+    load_data = find_function("data", target, arguments)
+    data_began = time.monotonic()
+    dataset = load_data(DataContext(seeds, config.data, root / config.paths.cache), **arguments)
+    data_s = time.monotonic() - data_began
+
+    # --- model ---
+    target, arguments = split_target(config.model)
+    model = find_function("model", target, arguments)(seeds.for_model(), **arguments)
+    check_code(config, attempt, root)
+    is_network = isinstance(model, keras.Model)
+    if is_network:
+        loop.check_batch_size(config.training, len(dataset.train.labels))
+        seeds.take("data/order")
+    else:
+        from samebits.train import forest  # noqa: PLC0415  a second that networks need not wait
+
+        forest.check_forest(model, config.training)
+        seeds.rest("data/order", "a forest takes all rows at once")
+    if is_network and all(seeds.is_seeded(row["point"]) for row in seeds.table() if row["point"].startswith("model/")):
+        draws.check_layers_seeded(model)
+    seeds.check_consumed()
+    write_json(attempt / SEEDS, {"root": config.seed.root, "policy": config.seed.policy, "points": seeds.table()})
+
+    # --- training ---
+    training_began = time.monotonic()
+    trained: Any
+    if is_network:
+        trained = loop.Training(
+            model, dataset, config.training, seeds, attempt, config.trace, config.runtime.promise, stop_requested
+        )
+        _saves.append(True)
+    else:
+        trained = forest.Fitting(model, dataset, seeds, attempt)
+    outcome = trained.run()
+    training_s = time.monotonic() - training_began
+
+    # --- result ---
+    trained.save_model()
+    timing = {"start_s": data_began - began, "data_s": data_s, "training_s": training_s}
+    result = {
+        **outcome,
+        "promise": config.runtime.promise,
+        "fingerprint": fingerprint,
+        "data_digest": dataset.digest(),
+        "timing": timing,
+    }
+    write_json(attempt / RESULT, result)
+    remove_leftovers(attempt)
+
+
+def wait_for_predecessor(attempt: pathlib.Path) -> None:
+    """Hold the attempt for this process; one whose parent was killed may take a step to notice and to save."""
+    held = (attempt / WORKER_LOCK).open("a")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    _held.append(held)
+    remove_leftovers(attempt)
+
+
+def describe_exception(error: Exception) -> str:
+    """Return what a person at the terminal reads of an error that is not one of this project's."""
+    name = type(error).__name__
+    lines = str(error).splitlines()
+    if name in OUT_OF_MEMORY:
+        what = f"out of memory ({lines[0] if lines else name})"
+        return f"{name}: {what}; fix: a smaller model, loop.batch_size or data set, or a machine with more memory"
+    return f"{name}: {lines[0] if lines else 'no message'}; the traceback is in {LOG}"
+
+
+def _request_stop(number: int, _frame: object) -> None:
+    now = time.monotonic()
+    again = bool(_asked_at) and now > _asked_at[0] + ONE_REQUEST_S
+    if again or not _saves:  # asked a second time, or there is nothing to save: at once
+        os._exit(128 + number)
+    _received.append(number)
+    _asked_at.append(now)
+
+
+def main() -> int:
+    """Run the attempt named on the command line, with the process's messages in its log."""
+    attempt, root, parent = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
+    terminal = os.fdopen(os.dup(2), "w", buffering=1)
+    log = os.open(attempt / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(log, 2)  # TensorFlow's own messages and any crash go to the log
+    faulthandler.enable()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    to_terminal = logging.StreamHandler(terminal)
+    to_terminal.setLevel(logging.WARNING)
+    to_terminal.setFormatter(logging.Formatter("warning: %(message)s"))
+    logging.getLogger("samebits").addHandler(to_terminal)
+    signal.signal(signal.SIGINT, _request_stop)
+    signal.signal(signal.SIGTERM, _request_stop)
+    wait_for_predecessor(attempt)
+
+    def stop_requested() -> bool:
+        return bool(_received) or os.getppid() != parent
+
+    if is_finished(attempt):  # by the predecessor
+        return 0
+    try:
+        if stop_requested():
+            raise StopRequestedError  # noqa: TRY301  answered below as in the middle of the training
+        run(attempt, root, stop_requested)
+    except SamebitsError as error:
+        text = f"{type(error).__name__}: {error}"
+        logger.error(text)  # noqa: TRY400  the message is for a user; a traceback would hide it
+        print(text, file=terminal)
+        return error.exit_code
+    except SystemExit as error:
+        print(f"the data or model function ended the process: sys.exit({error.code!r})", file=terminal)
+        traceback.print_exc()
+        return 1
+    except StopRequestedError:
+        return 128 + (_received[0] if _received else signal.SIGTERM)
+    except Exception as error:  # noqa: BLE001  the last line of defence: every failure ends in the log
+        traceback.print_exc()
+        print(describe_exception(error), file=terminal)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    end_process(main())

@@ -1,0 +1,92 @@
+"""Seed liveness: the verdict on hand-made differences, planted dead and leaking wiring."""
+
+import pathlib
+
+import pytest
+from conftest import PACKAGE, run_script
+
+from samebits.checks.audit import judge
+from samebits.runs.trace_diff import Divergence
+
+CONV = "imdb_cnn_lstm/conv/kernel"
+
+
+@pytest.mark.parametrize(
+    ("point", "found", "is_right"),
+    [
+        ("data/order", [Divergence(1, 1, "order")], True),
+        ("data/order", [], False),
+        ("data/order", [Divergence(1, 2, "order")], False),
+        ("data/order", [Divergence(0, None, "weights", (CONV,)), Divergence(1, 1, "order")], False),
+        ("data/split", [Divergence(0, None, "data", ("train/inputs",))], True),
+        ("model/conv/kernel", [Divergence(0, None, "weights", (CONV,))], True),
+        ("model/conv/kernel", [Divergence(0, None, "weights", (CONV, "imdb_cnn_lstm/output/kernel"))], False),
+        ("model/conv/kernel", [Divergence(0, None, "weights", ("imdb_cnn_lstm/output/kernel",))], False),
+        ("model/embedding_dropout/dropout", [Divergence(1, 1, "loss")], True),
+        ("model/embedding_dropout/dropout", [Divergence(1, 1, "order")], False),
+        ("python/random", [Divergence(0, None, "generators", ("python/random",))], True),
+        ("python/random", [], False),
+        ("algorithm/forest", [Divergence(1, 1, "weights", ("trees/000/feature",))], True),
+        ("algorithm/forest", [Divergence(1, 2, "weights", ("trees/001/feature",))], False),
+        ("algorithm/forest", [Divergence(0, None, "data", ("train/inputs",))], False),
+        ("python/random", [Divergence(0, None, "generators", ("python/random", "numpy/global"))], False),
+        (
+            "python/random",
+            [Divergence(0, None, "generators", ("python/random",)), Divergence(0, None, "weights", (CONV,))],
+            False,
+        ),
+    ],
+)
+def test_a_point_is_judged_by_what_it_moves(point: str, found: list[Divergence], *, is_right: bool) -> None:
+    """Only the stage that consumes a point may change first, and it must."""
+    assert is_right == judge(point, found).is_right
+
+
+def test_a_live_point_passes_the_audit(project: pathlib.Path) -> None:
+    """The audit of one initialiser and the order ends with LIVE."""
+    done = run_script(project, "audit.py", "model/conv/kernel", "data/order")
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "LIVE: 2 seed points, each changes exactly what consumes it" in done.stdout
+
+
+def test_an_unknown_point_is_refused(project: pathlib.Path) -> None:
+    """Not "LIVE: 0 seed points"."""
+    done = run_script(project, "audit.py", "data/ordr")
+
+    assert 2 == done.returncode, done.stdout
+    assert "received data/ordr; fix: mend the name" in done.stderr
+
+
+def test_oversampling_of_even_classes_has_nothing_to_copy(project: pathlib.Path) -> None:
+    """Classes of equal size that the data set cannot make uneven: the point rests, and is no dead seed."""
+    path = project / "conf" / "data" / "synthetic.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith("positive_share")))
+    done = run_script(project, "audit.py", "data/oversample")
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "at rest in this configuration" in done.stdout
+
+
+def test_a_dead_seed_is_found(project: pathlib.Path) -> None:
+    """A point that is taken but not used changes nothing, and the audit says so."""
+    path = project / "src" / PACKAGE / "model.py"
+    path.write_text(path.read_text().replace('seed=seed("conv/kernel")', 'seed=(seed("conv/kernel"), 7)[1]'))
+    done = run_script(project, "audit.py", "model/conv/kernel")
+
+    assert 1 == done.returncode
+    assert "nothing: the seed is dead" in done.stdout
+    assert "NOT LIVE: 1 seed points; wrong: model/conv/kernel" in done.stdout
+
+
+def test_a_leaking_seed_is_found(project: pathlib.Path) -> None:
+    """A point that moves two tensors leaks, and the audit names it."""
+    path = project / "src" / PACKAGE / "model.py"
+    path.write_text(
+        path.read_text().replace('seed=seed("output/kernel")', 'seed=seed("output/kernel") ^ seed("conv/kernel")')
+    )
+    done = run_script(project, "audit.py", "model/conv/kernel")
+
+    assert 1 == done.returncode
+    assert "NOT LIVE: 1 seed points; wrong: model/conv/kernel" in done.stdout

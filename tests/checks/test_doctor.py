@@ -1,0 +1,299 @@
+"""make doctor: nothing is found in a sound copy, and each weakness that is planted in it is named where it is."""
+
+import functools
+import pathlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from conftest import PACKAGE, QUIET, ROOT, copy_project, run_script
+
+from samebits.checks import doctor
+from samebits.compose import compose
+from samebits.core.config import RuntimeConfig
+from samebits.runtime.machine import package_versions
+from samebits.runtime.pins import SCRUBBED_PREFIXES, child_environment
+
+DIGEST = "@sha256:" + "0" * 64
+COMMIT = "0" * 40
+INSTALLED = functools.cache(package_versions)
+SOUND_FILES = {
+    "Dockerfile": f"ARG BASE=python:3.12{DIGEST}\nFROM ${{BASE}} AS build\nRUN true\nFROM build AS b\nFROM scratch\n",
+    ".github/workflows/ci.yml": (
+        f"jobs:\n  a:\n    container: debian{DIGEST}\n    steps:\n      - uses: actions/checkout@{COMMIT}  # v4\n"
+        "      - uses: ./.github/actions/own\n        with:\n          image: ${{ matrix.image }}\n"
+    ),
+    ".gitlab-ci.yml": f'image: "debian{DIGEST}"\nimage:\n  name: x\n',
+    ".devcontainer/devcontainer.json": f'{{"image": "debian{DIGEST}"}}\n',
+}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Return a committed copy of the project with goldens, a Dockerfile and CI files in which everything is pinned."""
+    root = copy_project(tmp_path_factory.mktemp("sound"))
+    shutil.copytree(ROOT / "golden", root / "golden")
+    shutil.copy(ROOT / ".gitignore", root)
+    for name, text in SOUND_FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    commit(root, "init", "-q")
+    commit(root, "add", "-A")
+    commit(root, "commit", "-qm", "all")
+    return root
+
+
+def commit(root: pathlib.Path, *arguments: str) -> None:
+    """Run git as somebody."""
+    person = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", *person, *arguments], cwd=root, check=True)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask for the installed packages once."""
+    monkeypatch.setattr(doctor, "package_versions", INSTALLED)
+
+
+@pytest.fixture
+def copy(sound: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """Return a copy of the sound project to plant a weakness in."""
+    return pathlib.Path(shutil.copytree(sound, tmp_path / "project"))
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this shell's variables without those that the doctor looks at."""
+    return {
+        key: value
+        for key, value in QUIET.items()
+        if not key.startswith((*SCRUBBED_PREFIXES, *doctor.REACHING, "TZ", "LC_ALL"))
+    }
+
+
+def examine(root: pathlib.Path, **variables: str) -> dict[str, list[str]]:
+    """Return what weakens a project, by check: where and what."""
+    environment = clean_environment() | variables
+    found = doctor.examine(root, functools.partial(compose, root), environment)
+    return {name: [f"{each.where}: {each.what}" for each in rows if each.fix] for name, rows in found.items() if rows}
+
+
+def replace(name: str, old: str, new: str) -> Callable[[pathlib.Path], object]:
+    """Return an edit of one file; the old text must be there."""
+
+    def edit(root: pathlib.Path) -> None:
+        path = root / name
+        text = path.read_text()
+        assert old in text, f"{name}: {old}"
+        path.write_text(text.replace(old, new, 1))
+
+    return edit
+
+
+def append(name: str, text: str) -> Callable[[pathlib.Path], object]:
+    """Return an edit that adds text to a file, or makes it."""
+
+    def edit(root: pathlib.Path) -> None:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        with (root / name).open("a") as stream:
+            stream.write(text)
+
+    return edit
+
+
+MODEL = f"src/{PACKAGE}/model.py"
+MODEL_LINES = len((ROOT / MODEL).read_text().splitlines())
+INPUTS_OF_SMOKE = "golden/smoke.json: was made from other inputs: "
+# What is planted, the check that must find it, and what it must say.
+PLANTED: dict[str, tuple[Callable[[pathlib.Path], object], str, str]] = {
+    "a base by tag": (
+        replace("Dockerfile", f"python:3.12{DIGEST}", "python:3.12-slim"),
+        "tags that move", "Dockerfile:2: FROM python:3.12-slim has no digest",
+    ),
+    "a base without a default": (
+        append("Dockerfile", "FROM debian AS last\n"), "tags that move", "Dockerfile:6: FROM debian has no digest",
+    ),
+    "an action by tag": (
+        replace(".github/workflows/ci.yml", f"@{COMMIT}", "@v4"),
+        "tags that move", ".github/workflows/ci.yml:5: action actions/checkout@v4 is not pinned by a commit",
+    ),
+    "a job's container by tag": (
+        replace(".github/workflows/ci.yml", f"debian{DIGEST}", "debian:12"),
+        "tags that move", ".github/workflows/ci.yml:3: image debian:12 has no digest",
+    ),
+    "GitLab's image by tag": (
+        replace(".gitlab-ci.yml", DIGEST, ":12"), "tags that move", ".gitlab-ci.yml:1: image debian:12 has no digest",
+    ),
+    "a devcontainer by tag": (
+        replace(".devcontainer/devcontainer.json", DIGEST, ":12"),
+        "tags that move", ".devcontainer/devcontainer.json:1: image debian:12 has no digest",
+    ),
+    "a range in the lock": (
+        replace("requirements.lock", "six==", "six>="), "the lock", "names no exact version",
+    ),
+    "a package without a hash": (
+        append("requirements.lock", "zzz==1.0\n"), "the lock", "zzz==1.0 has no hash",
+    ),
+    "a line of the lock that is no requirement": (
+        append("requirements.lock", "???\n"), "the lock", "??? names no exact version",
+    ),
+    "a pyproject.toml that is torn": (
+        append("pyproject.toml", "[project\n"), "the lock", "pyproject.toml: cannot be read: ",
+    ),
+    "a dependency that is no requirement": (
+        replace("pyproject.toml", '"rich>=14,<16"', '"rich>=14,<16", "no requirement"'),
+        "the lock", "pyproject.toml: no requirement is no requirement",
+    ),
+    "a source file that is torn": (
+        append(MODEL, "def torn(:\n"), "randomness", f"{MODEL}:",
+    ),
+    "an open version of what decides bits": (
+        replace("pyproject.toml", '"keras==3.15.1"', '"keras>=3.15"'),
+        "the lock", "pyproject.toml: keras>=3.15 leaves the version open, and it decides bits",
+    ),
+    "a dependency that is not locked": (
+        replace("pyproject.toml", '"rich>=14,<16"', '"rich>=14,<16", "polars>=1"'),
+        "the lock", "pyproject.toml: polars>=1 is not served by the lock, which has None",
+    ),
+    "a lock that is too old": (
+        replace("pyproject.toml", '"rich>=14,<16"', '"rich>=99"'), "the lock", "pyproject.toml: rich>=99 is not served",
+    ),
+    "another version than the lock's": (
+        replace("requirements.lock", "six==", "six==0."), "installed packages", "package six: ",
+    ),
+    "a draw from the system": (
+        append(MODEL, "\nimport os\nSALT = os.urandom(3)\n"),
+        "randomness", f"{MODEL}:{MODEL_LINES + 3}: os.urandom draws from the operating system",
+    ),
+    "a layer without a seed": (
+        replace(MODEL, ', seed=seed("embedding_dropout/dropout")', ""),
+        "randomness", "samebits.portable.layers.Dropout without seed=",
+    ),
+    "no golden file": (
+        lambda root: (root / "golden" / "smoke.json").unlink(), "golden digests", "golden/smoke.json: is missing",
+    ),
+    "an experiment of one's own without a golden file": (
+        append("conf/experiment/mine.yaml", "# @package _global_\nname: mine\n"),
+        "golden digests", "golden/mine.json: is missing",
+    ),
+    "a golden file of other code": (
+        append(MODEL, "# changed\n"), "golden digests", f"{INPUTS_OF_SMOKE}code.{MODEL.removeprefix('src/')}",
+    ),
+    "a golden file of another configuration": (
+        replace("conf/experiment/smoke.yaml", "learning_rate: 0.01", "learning_rate: 0.02"),
+        "golden digests", f"{INPUTS_OF_SMOKE}config.training.learning_rate",
+    ),
+    "a golden file of another lock": (
+        append("requirements.lock", "# \n"), "golden digests", f"{INPUTS_OF_SMOKE}lock",
+    ),
+    "a torn golden file": (
+        lambda root: (root / "golden" / "smoke.json").write_text("{"),
+        "golden digests", "golden/smoke.json: cannot be judged: ",
+    ),
+    "an experiment that does not compose": (
+        replace("conf/experiment/smoke.yaml", "epochs: 2", "epoch: 2"),
+        "golden digests", "golden/smoke.json: cannot be judged: ",
+    ),
+    "a change without a commit": (append("notes.txt", "later\n"), "git", "git: changes that commit "),
+    "no repository": (
+        lambda root: shutil.rmtree(root / ".git"), "git", "git: no commit: a run's record can name none",
+    ),
+}  # fmt: skip
+
+
+def test_a_sound_copy_has_no_findings(sound: pathlib.Path) -> None:
+    """Everything pinned and committed: no check finds anything, also beside files that only look alike."""
+    assert {} == examine(sound)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_weakness_is_named(name: str, copy: pathlib.Path) -> None:
+    """The check that is for it says where and what; no other check but git's and that of the goldens' inputs minds."""
+    plant, check, said = PLANTED[name]
+    plant(copy)
+    found = examine(copy)
+
+    assert check in found, found
+    assert any(said in line for line in found[check]), found[check]
+    assert set(found) <= {check, "git", "golden digests", "installed packages"}
+
+
+def test_a_machine_without_avx2_is_named(sound: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would refuse the training is said before: no AVX2, with the way out."""
+    monkeypatch.setattr("samebits.runtime.pins.cpu_features", lambda: {"AVX2": False, "FMA3": True})
+
+    assert ["this machine: Linux on x86_64 without AVX2, where Linux on an x86-64 CPU with AVX2 and FMA is needed"] == (
+        examine(sound)["the machine"]
+    )
+
+    config = compose(sound, ["runtime=machine"])
+
+    assert "machine" == config.runtime.promise
+    assert [] == list(doctor.check_cpu(config))
+
+
+def test_missing_and_additional_packages_are_named(sound: pathlib.Path) -> None:
+    """A package that is not there, another version, and one that nobody locked; pip itself is none of them."""
+    installed = {name: version for name, version in package_versions().items() if name != "six"}
+    found = {
+        each.where: each.what for each in doctor.check_installed(sound, installed | {"numpy": "2.5.5", "zzz": "1"})
+    }
+
+    assert {"package six", "package numpy", "package zzz"} == set(found)
+    assert found["package six"].startswith("nothing is installed, ")
+    assert "2.5.5 is installed, 2.4.6 is locked" == found["package numpy"]
+    assert "1 is installed, nothing is locked" == found["package zzz"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reaches"),
+    [
+        ("LD_LIBRARY_PATH", "/opt/blas", True),
+        ("KERAS_HOME", "/data", True),
+        ("PYTHONHASHSEED", "7", False),
+        ("TF_ENABLE_ONEDNN_OPTS", "0", False),
+        ("OMP_NUM_THREADS", "4", False),
+        ("TZ", "Asia/Kathmandu", False),
+    ],
+)
+def test_variables_that_reach_a_training_are_told_from_those_that_do_not(name: str, value: str, reaches: bool) -> None:
+    """What the child really gets decides: a variable that comes through is a finding, one that is set aside a note."""
+    config = compose(ROOT, [])
+    (found,) = doctor.check_variables(config, {name: value, "HOME": "/root"})
+    child = child_environment(RuntimeConfig(), 0, {name: value})
+
+    assert (name, reaches) == (found.where, bool(found.fix))
+    assert reaches == (child.get(name) == value)
+
+
+def test_the_command_says_what_it_found_and_exits_by_it(sound: pathlib.Path, copy: pathlib.Path) -> None:
+    """0 and SOUND for a sound copy, without TensorFlow; 1, the finding and its remedy for a weak one."""
+    environment = dict.fromkeys(doctor.REACHING, "")
+    healthy = run_script(sound, "doctor.py", environment=environment | {"PYTHONPROFILEIMPORTTIME": "1"})
+    imported = {line.rpartition("|")[2].strip() for line in healthy.stderr.splitlines()}
+    (copy / "golden" / "smoke.json").unlink()
+    weak = run_script(copy, "doctor.py", environment=environment)
+
+    assert 0 == healthy.returncode, healthy.stdout + healthy.stderr
+    assert "SOUND: 8 checks" in healthy.stdout
+    assert "samebits.checks.doctor" in imported
+    assert "tensorflow" not in imported
+    assert 1 == weak.returncode
+    assert "golden/smoke.json: is missing; fix: make golden-update EXPERIMENTS=smoke" in weak.stdout
+    assert weak.stdout.endswith("WEAKENED: 2 findings in 8 checks\n")
+
+
+def test_the_doctor_imports_no_tensorflow() -> None:
+    """It answers before TensorFlow could be imported."""
+    slow = {"tensorflow", "keras", "comet_ml", "sklearn"}
+    code = f"import sys, samebits.checks.doctor; print(sorted({slow} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=QUIET | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert "[]" == done.stdout.strip()

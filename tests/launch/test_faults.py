@@ -1,0 +1,589 @@
+"""Faults of every kind, brought about for real: a clear end, nothing lost that was said to be saved, no orphan.
+
+The table of docs/reliability.md names a test for each row.
+"""
+
+import json
+import os
+import pathlib
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import (
+    LONG,
+    PACKAGE,
+    QUIET,
+    ROOT,
+    at_full_speed,
+    check_continued,
+    children,
+    count_rows,
+    digest,
+    finished,
+    is_gone,
+    needs_example,
+    run_script,
+    slowly,
+    start_and_wait,
+    start_and_wait_for_rows,
+    train,
+    wait_until,
+)
+
+from samebits.checks.source_scan import scan
+from samebits.compose import compose
+from samebits.runs.identity import name_inputs
+
+SMALL = (  # the real reviews, encoded anew, with a model whose files are small
+    f"experiment={PACKAGE}", "tracker=none", "model.embedding_dim=4", "training.epochs=1",
+    "training.steps_per_epoch=3",
+)  # fmt: skip
+WITHOUT_ROOTS_RIGHTS = (
+    "setpriv",
+    "--inh-caps=-dac_override,-dac_read_search",
+    "--bounding-set=-dac_override,-dac_read_search",
+)
+
+
+def attempt_of(root: pathlib.Path) -> pathlib.Path:
+    """Return the one attempt that a project has."""
+    (found,) = (root / "runs").glob("*/*/[0-9]*")
+    return found
+
+
+def training_process(process: "subprocess.Popen[bytes]") -> int:
+    """Return the process that trains, waiting until it is there."""
+    while not children(process.pid):
+        assert process.poll() is None
+        time.sleep(0.01)
+    return children(process.pid)[0]
+
+
+# --- a full disk: the kernel lets no file grow beyond a limit ---
+
+
+def test_a_disk_that_is_full_for_the_metrics(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    """What does not fit is an error that names the file; with room again the run ends with the same bits.
+
+    Which file is the first to outgrow the limit depends on the step at which the process was stopped.
+    """
+    process = start_and_wait_for_rows(project, 20, "training.checkpoint_every=30")
+    child = training_process(process)
+    os.kill(child, signal.SIGSTOP)
+    size_bytes = (attempt_of(project) / "metrics.jsonl").stat().st_size
+    resource.prlimit(child, resource.RLIMIT_FSIZE, (size_bytes + 10, resource.RLIM_INFINITY))
+    os.kill(child, signal.SIGCONT)
+    output = process.communicate(timeout=600)[0].decode()
+
+    assert 1 == process.returncode
+    assert re.search(r"RecordError: .*(metrics\.jsonl|trace\.jsonl|checkpoint-.*) could not be written", output), output
+    assert "Fix: free space or mend the folder" in output
+    assert "Traceback" not in output
+    assert not [path for path in attempt_of(project).iterdir() if "partial" in path.name]
+    check_continued(project, undisturbed)
+
+
+def test_a_run_that_failed_after_its_last_epoch(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    """What it predicts is worked out again from the restored weights, with the same bits."""
+    process = start_and_wait_for_rows(project, 5)
+    attempt = next((project / "runs").glob("*/*/[0-9]*"))
+    (attempt / "model.keras" / "in the way").mkdir(parents=True)
+    at_full_speed(project)
+    out = process.communicate()[0].decode()
+    shutil.rmtree(attempt / "model.keras")
+    (attempt / "predictions.arrays").unlink()
+
+    assert 1 == process.returncode
+    assert "model.keras could not be written" in out
+    check_continued(project, undisturbed)
+
+
+def test_a_disk_that_is_full_for_the_checkpoint(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    """The checkpoint that does not fit leaves the ones before whole; with room again the run goes on from them."""
+    process = start_and_wait_for_rows(project, 5)  # its metrics are smaller than the limit, its checkpoints are not
+    child = training_process(process)
+    resource.prlimit(child, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    output = process.communicate(timeout=600)[0].decode()
+
+    assert 1 == process.returncode
+    assert re.search(r"RecordError: .*checkpoint-.* could not be written", output), output
+    assert 2 == len(list(attempt_of(project).glob("checkpoint-*")))
+    check_continued(project, undisturbed)
+
+
+@needs_example
+def test_a_disk_that_is_full_for_the_cache_costs_a_warning(project: pathlib.Path) -> None:
+    """The encoded reviews (10 MB) do not fit: the run says so and trains; with room it is made; no bit moves."""
+    full = run_script(project, "train.py", *SMALL, prefix=("prlimit", f"--fsize={4 * 2**20}"))
+
+    assert 0 == full.returncode, full.stderr
+    assert "the encoded data are not kept for the next run" in full.stderr
+    assert [] == list((project / ".cache").glob("*"))
+
+    room = run_script(project, "train.py", *SMALL)
+
+    assert "same bits as 1 earlier run" in room.stdout
+    assert 1 == len(list((project / ".cache").glob("*.arrays")))
+
+
+@needs_example
+def test_read_only_folders_are_refused_or_done_without(project: pathlib.Path) -> None:
+    """A runs folder without write permission is one line and exit 2; a cache folder without it is a warning."""
+    for name in ("runs", ".cache"):
+        (project / name).mkdir()
+        (project / name).chmod(0o555)
+    prefix = WITHOUT_ROOTS_RIGHTS if os.geteuid() == 0 else ()
+    refused = run_script(project, "train.py", *SMALL, prefix=prefix)
+
+    assert 2 == refused.returncode
+    assert "expected a folder that can be written, received Permission denied; fix: choose another" in refused.stderr
+    assert 1 == len(refused.stderr.strip().splitlines())
+
+    (project / "runs").chmod(0o755)
+    done = run_script(project, "train.py", *SMALL, prefix=prefix)
+
+    assert 0 == done.returncode, done.stderr
+    assert "the encoded data are not kept for the next run" in done.stderr
+
+
+# --- two at once, damaged caches ---
+
+
+@needs_example
+def test_two_trainings_of_the_same_inputs_at_once(project: pathlib.Path) -> None:
+    """Both finish, as two attempts with the same bits, and the cache that both made is whole."""
+    command = [sys.executable, str(project / "scripts" / "train.py"), *SMALL]
+    environment = QUIET | {"PYTHONPATH": str(project / "src")}
+    processes = [
+        subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=600)[0].decode() for process in processes]
+
+    assert [0, 0] == [process.returncode for process in processes], outputs
+    assert {"1", "2"} == {attempt.name for attempt in finished(project)}
+    assert 1 == len({digest(attempt) for attempt in finished(project)})
+    assert not list((project / ".cache").glob(".*partial*"))
+
+    third = run_script(project, "train.py", *SMALL)
+
+    assert "same bits as 2 earlier runs" in third.stdout
+    assert "the cache is made again" not in third.stderr
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut short"])
+@needs_example
+def test_a_damaged_cache_is_made_again(damage: str, project: pathlib.Path) -> None:
+    """A cache file with a flipped bit or cut short is never used: a warning, a new file, the same bits."""
+    run_script(project, "train.py", *SMALL)
+    (cache,) = (project / ".cache").glob("*.arrays")
+    whole = cache.read_bytes()
+    data = bytearray(whole)
+    data[len(data) // 2] ^= 1
+    cache.write_bytes(bytes(data) if damage == "a flipped bit" else whole[: len(whole) // 2])
+    done = run_script(project, "train.py", *SMALL)
+
+    assert f"the cache is made again: {cache} is damaged." in done.stderr
+    assert "same bits as 1 earlier run" in done.stdout
+    assert whole == cache.read_bytes()
+
+
+# --- signals ---
+
+
+def test_a_stop_in_the_first_instants(project: pathlib.Path) -> None:
+    """SIGTERM before the training process can answer: exit 143 all the same, and the same command trains."""
+    process = start_and_wait(project, lambda: list((project / "runs").glob("*/*/*/config.yaml")))
+    child = training_process(process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0].decode()
+
+    assert 143 == process.returncode, output
+    assert "the same command goes on from there" in output
+    assert wait_until(lambda: is_gone(child))
+    assert 0 == train(project, *LONG).returncode
+
+
+def test_ctrl_c_in_a_terminal(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    """Ctrl-C typed into a real terminal reaches every process of it once: checkpoint, exit 130, no traceback."""
+    words = [sys.executable, str(project / "scripts" / "train.py"), "experiment=smoke", "tracker=none", *LONG]
+    command = ["script", "-qefc", " ".join(words), "/dev/null"]
+    environment = QUIET | {"PYTHONPATH": str(project / "src")} | slowly(project, 20)
+    terminal = subprocess.Popen(
+        command, cwd=project, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert wait_until(lambda: count_rows(project) >= 20)
+    output = terminal.communicate(b"\x03", timeout=120)[0].decode()
+
+    assert 130 == terminal.returncode, output
+    assert "stopped; what was trained is saved" in output
+    assert "Traceback" not in output
+    check_continued(project, undisturbed)
+
+
+def test_a_closed_terminal(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    """SIGHUP saves a checkpoint; a run that was started to ignore it (nohup) does not hear it."""
+    process = start_and_wait_for_rows(project, 20)
+    process.send_signal(signal.SIGHUP)
+    output = process.communicate(timeout=600)[0].decode()
+
+    assert 143 == process.returncode, output
+    assert "stopped; what was trained is saved" in output
+
+    command = [sys.executable, "scripts/train.py", "experiment=smoke", "tracker=none", *LONG]
+    environment = QUIET | {"PYTHONPATH": str(project / "src")}
+    ignoring = subprocess.Popen(
+        ["nohup", *command], cwd=project, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    training_process(ignoring)
+    ignoring.send_signal(signal.SIGHUP)
+    output = ignoring.communicate(timeout=600)[0].decode()
+
+    assert 0 == ignoring.returncode, output
+    assert "goes on with" in output
+    assert digest(undisturbed) == digest(finished(project)[0])
+
+
+@pytest.mark.parametrize("moment", ["at once", "while it imports", "while it trains"])
+def test_a_killed_parent_leaves_no_orphan(moment: str, project: pathlib.Path) -> None:
+    """Whenever the parent is killed, the training process ends too, and takes nothing from the start that follows."""
+    if moment == "while it trains":
+        process = start_and_wait_for_rows(project, 10)
+    else:
+        process = start_and_wait(project, lambda: list((project / "runs").glob("*/*/*/config.yaml")))
+    child = training_process(process)
+    if moment == "while it imports":
+        while "libtensorflow" not in pathlib.Path(f"/proc/{child}/maps").read_text():
+            time.sleep(0.01)
+    os.kill(child, signal.SIGSTOP)
+    process.kill()
+    os.kill(child, signal.SIGCONT)
+    process.communicate()
+
+    assert wait_until(lambda: is_gone(child))
+    assert [] == finished(project)
+    assert 0 == train(project, *LONG).returncode
+
+
+def test_a_result_that_is_there_is_not_trained_again(project: pathlib.Path) -> None:
+    """A start that finds the attempt finished by its predecessor takes the result as it is: not a byte changes."""
+    train(project)
+    attempt = finished(project)[0]
+    before = {path.name: path.read_bytes() for path in attempt.iterdir() if path.name != "log.txt"}
+    command = [sys.executable, "-m", "samebits.train.worker", str(attempt), str(project), str(os.getpid())]
+    environment = QUIET | {"PYTHONPATH": str(project / "src")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert 0 == done.returncode, done.stderr
+    assert before == {name: (attempt / name).read_bytes() for name in before}
+
+
+# --- memory, and the kernel ---
+
+
+def test_out_of_memory_in_tensorflow_says_so(project: pathlib.Path) -> None:
+    """A model that no machine has the memory for: exit 1, and the words a person looks for."""
+    done = train(project, "model.embedding_dim=2000000000", prefix=("prlimit", f"--as={16 * 2**30}"))
+
+    assert 1 == done.returncode
+    assert "out of memory" in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_out_of_memory_in_the_data_says_so(project: pathlib.Path) -> None:
+    """A data set that does not fit (as NumPy says): the same words, and nothing that looks like a finished run."""
+    path = project / "src" / PACKAGE / "synthetic.py"
+    path.write_text(
+        path.read_text() + "\n\ndef load_much(context, **sizes):\n    return np.zeros((2**60,), np.uint8)\n"
+    )
+    done = train(project, f"data._target_={PACKAGE}.synthetic.load_much")
+    shown = done.stderr + done.stdout
+
+    assert 1 == done.returncode, shown
+    assert "out of memory" in shown
+    assert "Traceback" not in shown
+    assert [] == finished(project)
+
+
+def test_code_that_is_saved_while_a_run_starts(project: pathlib.Path) -> None:
+    """The run would be recorded under the name of other code: it is refused, and leaves nothing."""
+    path = project / "src" / PACKAGE / "synthetic.py"
+    path.write_text(
+        path.read_text() + "\n\ndef save_anew(context, **sizes):\n"
+        "    open(__file__, 'a').write('# saved')\n    return make_synthetic_reviews(context, **sizes)\n"
+    )
+    done = train(project, f"data._target_={PACKAGE}.synthetic.save_anew")
+
+    assert 2 == done.returncode, done.stdout
+    assert f"received {PACKAGE}/synthetic.py saved while it was starting; fix: give the same" in done.stderr
+    assert [] == list((project / "runs").glob("*/*/[0-9]*"))
+
+
+def test_a_function_that_ends_the_process(project: pathlib.Path) -> None:
+    """Its sys.exit is an error that is named, and its exit code is not taken for the run's."""
+    path = project / "src" / PACKAGE / "synthetic.py"
+    path.write_text(path.read_text() + "\n\ndef leave(context, **sizes):\n    raise SystemExit(2)\n")
+    done = train(project, f"data._target_={PACKAGE}.synthetic.leave")
+
+    assert 1 == done.returncode, done.stdout
+    assert "the data or model function ended the process: sys.exit(2)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_editors_hidden_files_are_no_code(project: pathlib.Path) -> None:
+    """The dangling link of an unsaved buffer, and a notebook's checkpoint: no error, and the run keeps its name."""
+    config = compose(project, ["experiment=smoke"])
+    before = name_inputs(config, project)
+    package = project / "src" / PACKAGE
+    (package / ".#model.py").symlink_to("somebody@somewhere.1234")
+    (package / ".ipynb_checkpoints").mkdir()
+    (package / ".ipynb_checkpoints" / "model-checkpoint.py").write_text("import time\n")
+
+    assert before == name_inputs(config, project)
+    assert [] == [found for found in scan(project / "src") if "checkpoint" in found]
+
+
+def test_what_the_code_of_ones_own_imports_is_in_a_runs_name(project: pathlib.Path) -> None:
+    """A module beside the package, and what that one imports; one that nobody imports is in no name."""
+    config, source = compose(project, ["experiment=smoke"]), project / "src"
+    (source / "helper.py").write_text("CONSTANT = 1\n")
+    (source / "other").mkdir()
+    (source / "other" / "constants.py").write_text("import helper\n")
+    before = name_inputs(config, project)
+    (source / "helper.py").write_text("CONSTANT = 2\n")
+
+    assert before == name_inputs(config, project)
+
+    with (source / PACKAGE / "model.py").open("a") as stream:
+        stream.write("\nfrom other import constants\n")
+    importing = name_inputs(config, project)
+    (source / "helper.py").write_text("CONSTANT = 3\n")
+
+    assert before != importing != name_inputs(config, project)
+
+
+def test_a_child_that_the_kernel_kills(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    """The kernel's own SIGKILL (here: a limit of CPU time) is named; the same command ends with the same bits."""
+    process = start_and_wait_for_rows(project, 20)
+    child = training_process(process)
+    resource.prlimit(child, resource.RLIMIT_CPU, (1, 1))
+    output = process.communicate(timeout=600)[0].decode()
+
+    assert 1 == process.returncode
+    assert "killed by SIGKILL (out of memory, or somebody's kill -9)" in output
+    check_continued(project, undisturbed)
+
+
+# --- the clock, and folders that go away ---
+
+
+def test_a_clock_that_was_set_back(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    """Files from the future, as a clock set back leaves them, confuse neither resume nor the bits."""
+    process = start_and_wait_for_rows(project, 60)
+    os.kill(training_process(process), signal.SIGKILL)
+    process.communicate()
+    later = time.time() + 10 * 86400
+    for path in [*(project / "runs").rglob("*"), *(project / ".cache").rglob("*")]:
+        os.utime(path, (later, later))
+
+    check_continued(project, undisturbed)
+
+
+@pytest.mark.parametrize("what", ["the attempt", "all runs", "the metrics"])
+def test_a_folder_that_is_deleted_under_a_running_process(what: str, project: pathlib.Path) -> None:
+    """The run ends with an error that names the file, never as a finished one; the same command trains anew."""
+    process = start_and_wait_for_rows(project, 10)
+    child = training_process(process)
+    attempt = attempt_of(project)
+    os.kill(child, signal.SIGSTOP)
+    if what == "the metrics":
+        (attempt / "metrics.jsonl").unlink()
+    else:
+        shutil.rmtree(attempt if what == "the attempt" else project / "runs")
+    os.kill(child, signal.SIGCONT)
+    at_full_speed(project)
+    output = process.communicate(timeout=600)[0].decode()
+
+    assert 1 == process.returncode, output
+    assert "RecordError: " in output
+    assert "Traceback" not in output
+    assert wait_until(lambda: is_gone(child))
+    assert [] == finished(project)
+    assert 0 == train(project, *LONG, "resume=never").returncode
+
+
+# --- secrets and code ---
+
+SECRETS = {
+    "COMET_API_KEY": "c0ffee5ec2e7c0ffee5ec2e7",
+    "AWS_SECRET_ACCESS_KEY": "aws5ec2e7aws5ec2e7",
+    "GITHUB_TOKEN": "ghp_5ec2e75ec2e75ec2e7",
+    "HF_TOKEN": "hf_5ec2e75ec2e75ec2e7",
+    "DATABASE_PASSWORD": "pa55-5ec2e7-w02d",
+}
+
+
+def holders(root: pathlib.Path, secrets: dict[str, str]) -> list[str]:
+    """Return the files below a folder, archives opened, that hold a secret."""
+    for archive in root.rglob("*.zip"):
+        shutil.unpack_archive(archive, archive.parent / (archive.name + ".opened"))
+    files = [path for path in root.rglob("*") if path.is_file()]
+    held = [path for path in files if any(secret.encode() in path.read_bytes() for secret in secrets.values())]
+    return [path.relative_to(root).as_posix() for path in held]
+
+
+def test_no_secret_reaches_a_file_or_the_terminal(project: pathlib.Path) -> None:
+    """Keys, tokens and passwords of the environment and of a git remote: in no file, archive or line of output."""
+    remote = "token-5ec2e7-in-an-address"
+    for words in (("init", "-q"), ("remote", "add", "origin", f"https://me:{remote}@example.invalid/x.git")):
+        subprocess.run(["git", *words], cwd=project, check=True)
+    shutil.copytree(project / ".git", project.parent / "git")
+    shutil.rmtree(project / ".git")
+    (project / ".git").write_text(f"gitdir: {project.parent / 'git'}\n")
+    environment = SECRETS | {"COMET_URL_OVERRIDE": "http://127.0.0.1:9/clientlib/"}  # nobody listens there
+    done = run_script(
+        project,
+        "train.py",
+        "experiment=smoke",
+        "tracker.mode=offline",
+        "tracker.finish_timeout_s=300",
+        "training.epochs=1",
+        environment=environment,
+    )
+    secrets = SECRETS | {"remote": remote}
+
+    assert 0 == done.returncode, done.stderr
+    assert list((project / "runs").rglob("*.zip"))
+    assert [] == holders(project, secrets)
+    assert [] == [name for name, secret in secrets.items() if secret in done.stdout + done.stderr]
+
+
+def test_the_look_for_secrets_can_fail(tmp_path: pathlib.Path) -> None:
+    """A secret in a file and one inside an archive are both found."""
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "a.txt").write_text("key=" + SECRETS["GITHUB_TOKEN"])
+    shutil.make_archive(str(tmp_path / "archive"), "zip", tmp_path / "inside")
+
+    assert ["archive.zip.opened/a.txt", "inside/a.txt"] == sorted(holders(tmp_path, SECRETS))
+
+
+FOREIGN = {
+    "model._target_=os.system": "model._target_",
+    "data._target_=subprocess.run": "data._target_",
+    "data._target_=samebits.train.worker.main": "data._target_",
+    "data._target_=hydra.utils.get_method": "data._target_",
+    "training.loss=os.system": "training.loss",
+    "training.optimizer=builtins.exec": "training.optimizer",
+    "+model.x._target_=os.system": "",  # an argument that the model function does not take, and nobody calls
+}
+
+
+@pytest.mark.parametrize("override", FOREIGN)
+def test_a_configuration_runs_no_foreign_function(override: str, project: pathlib.Path) -> None:
+    """`_target_`, loss and optimiser reach packages below src/ alone (and Keras's losses and optimisers)."""
+    done = train(project, override)
+
+    assert 2 == done.returncode
+    assert f"ConfigError: {FOREIGN[override]}" in done.stderr
+
+
+def test_a_stopped_runs_configuration_runs_no_foreign_function(project: pathlib.Path) -> None:
+    """A config.yaml that somebody changed names another function: the run is refused before anything is imported."""
+    process = start_and_wait_for_rows(project, 5)
+    os.kill(training_process(process), signal.SIGKILL)
+    process.communicate()
+    path = attempt_of(project) / "config.yaml"
+    path.write_text(path.read_text().replace(f"{PACKAGE}.model.build_model", "os.system"))
+    done = run_script(project, "resume.py", "last")
+
+    assert 2 == done.returncode
+    assert "model._target_: expected a function in a package of your own below src/, received os.system" in done.stderr
+
+
+def test_no_module_reads_pickles_or_unsafe_yaml() -> None:
+    """No source of the project mentions a reader that can execute what it reads."""
+    dangerous = re.compile(
+        r"import pickle|pickle\.load|allow_pickle=True|yaml\.(load|unsafe_load|full_load)\("
+        r"|load_model\(|\beval\(|\bexec\("
+    )
+    sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
+
+    assert len(sources) > 30
+    assert [] == [path.name for path in sources if dangerous.search(path.read_text())]
+    assert dangerous.search("np.load(path, allow_pickle=True)")
+
+
+def test_packages_are_installed_by_hash_only(tmp_path: pathlib.Path) -> None:
+    """The set-up asks pip for hashes; a lock in which one digit of one hash is wrong installs nothing of it."""
+    assert "--require-hashes" in (ROOT / "scripts" / "setup_env.py").read_text()
+
+    lock = (ROOT / "requirements.lock").read_text()
+    entry = re.search(r"^six==.*?(?=^\S)", lock, re.MULTILINE | re.DOTALL)
+    assert entry
+    wrong = re.sub(r"sha256:.", lambda found: "sha256:" + ("0" if found[0][-1] != "0" else "1"), entry[0])
+    (tmp_path / "lock.txt").write_text(wrong)
+    command = [
+        sys.executable, "-m", "pip", "download", "--require-hashes", "--no-deps", "-d", str(tmp_path), "-r",
+        str(tmp_path / "lock.txt"),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert 0 != done.returncode
+    assert "do not match the hashes" in (done.stdout + done.stderr).lower()
+    assert [] == list(tmp_path.glob("six*"))
+
+
+@needs_example
+def test_every_row_of_the_faults_table_names_a_test() -> None:
+    """docs/reliability.md names tests that exist, and every test of this file."""
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", text))
+    there = {
+        name
+        for path in (ROOT / "tests").glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    here = set(re.findall(r"^def (test_\w+)", pathlib.Path(__file__).read_text(), re.MULTILINE))
+
+    assert set() == named - there
+    assert {"test_every_row_of_the_faults_table_names_a_test"} == here - named
+
+
+def test_a_finished_attempt_is_swept_of_what_a_kill_left(project: pathlib.Path) -> None:
+    """A checkpoint and a torn file beside a result go with the next start of these inputs; nothing else does."""
+    train(project)
+    attempt = finished(project)[0]
+    names = sorted(path.name for path in attempt.iterdir())
+    (attempt / "checkpoint-00001-00000005.arrays").write_bytes(b"x")
+    (attempt / ".result.json.1.partial").write_bytes(b"x")
+    done = train(project)
+
+    assert "same bits as 1 earlier run" in done.stdout
+    assert names == sorted(path.name for path in attempt.iterdir())
+
+
+def test_a_checkpoint_of_another_model_is_left_out(project: pathlib.Path) -> None:
+    """Arrays that are whole but not this model's: a warning, and the run begins anew with the undisturbed bits."""
+    process = start_and_wait_for_rows(project, 20)
+    os.kill(training_process(process), signal.SIGKILL)
+    process.communicate()
+    code = (
+        "import pathlib, sys, numpy, samebits.core.files as r\n"
+        "for path in pathlib.Path(sys.argv[1]).glob('checkpoint-*'):\n"
+        "    r.write_arrays(path, {'state': numpy.zeros(3, 'u1')})"
+    )
+    environment = QUIET | {"PYTHONPATH": str(project / "src")}
+    subprocess.run([sys.executable, "-c", code, str(attempt_of(project))], env=environment, check=True)
+    done = train(project, *LONG)
+
+    assert 0 == done.returncode, done.stderr
+    log = (attempt_of(project) / "log.txt").read_text()
+    assert "is none of this model and left out" in log
+    assert json.loads((attempt_of(project) / "result.json").read_text())["resumed_at"] is None

@@ -1,0 +1,280 @@
+"""What is not portable is refused by name before it trains, what replaces it is not, and nothing else is."""
+
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import PACKAGE, train
+
+from samebits.core.errors import NotPortableError
+
+NORMALISATIONS = ("BatchNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization",
+                  "UnitNormalization")  # fmt: skip
+
+
+def find(layer: Any, loss: str = "binary_crossentropy", optimizer: str = "adam") -> list[Any]:
+    """Return what is found in a model of one layer and a head, its loss and its optimiser."""
+    import keras
+
+    from samebits.portable import graph_check
+    from samebits.train import draws, loop
+    from samebits.train.data import Split
+
+    model = keras.Sequential([keras.Input((4, 4, 8)), layer, keras.layers.Flatten(), keras.layers.Dense(1)])
+    rows = loop.find_loss(loss)
+    data = Split(np.zeros((6, 4, 4, 8), np.float32), np.zeros(6, np.int32))
+    made = loop.find_named("training.optimizer", optimizer, loop.OPTIMIZERS)()
+    steps: list[Any] = [
+        loop.make_train_step(model, made, rows, data),
+        loop.make_evaluation_step(model, rows, data),
+    ]
+    nodes = [node for step in steps for node in draws.graph_nodes(step.get_concrete_function())]
+    operations = graph_check.inexact_operations(nodes, model, loss, optimizer)
+    return [*graph_check.inexact_initializers(model), *operations]
+
+
+@pytest.mark.parametrize("kind", NORMALISATIONS)
+def test_keras_normalisations_are_found_and_ours_are_not(kind: str) -> None:
+    """The layer is named with its class and its replacement; the replacement itself passes."""
+    import keras
+
+    from samebits.portable import layers
+
+    options = {"groups": 2} if kind == "GroupNormalization" else {}
+    found = find(getattr(keras.layers, kind)(name="norm", **options))
+
+    assert {(f"layer norm ({kind})", f"samebits.portable.layers.{kind}")} == {
+        (each.owner, each.instead) for each in found
+    }
+    assert [] == find(getattr(layers, kind)(name="norm", **options))
+
+
+@pytest.mark.parametrize(
+    ("activation", "operation", "instead"),
+    [
+        ("gelu", "Erfc", "samebits.portable.layers.gelu"),
+        ("rsqrt", "Rsqrt", "samebits.portable.layers.rsqrt"),
+        ("log1p", "Reciprocal", "samebits.portable.layers.log"),
+        ("arctan", "Atan", "samebits.portable.layers.atan"),
+    ],
+)
+def test_an_inexact_function_in_a_layer_is_found(activation: str, operation: str, instead: str) -> None:
+    """The operation is named with the layer whose activation brought it, also where only the gradient reaches it."""
+    import keras
+
+    functions = {"gelu": lambda x: keras.activations.gelu(x, approximate=False)}
+    function = functions.get(activation) or getattr(keras.ops, activation)
+    found = find(keras.layers.Dense(8, activation=function, name="hidden"))
+
+    assert operation in [each.what for each in found]
+    assert {"layer hidden (Dense)"} == {each.owner for each in found}
+    assert all(instead in each.instead for each in found if each.what == operation)
+
+
+def test_a_grouped_convolution_is_found() -> None:
+    """Keras compiles it by XLA, which is named with the layer; other convolutions, and depthwise ones, pass."""
+    import keras
+
+    found = find(keras.layers.Conv2D(6, 2, groups=2, name="grouped"))
+
+    assert {("layer grouped (Conv2D)", "XLA")} == {(each.owner, each.what) for each in found}
+    assert [] == find(keras.layers.Conv2D(6, 2)) == find(keras.layers.DepthwiseConv2D(2))
+
+
+def test_a_layer_inside_another_is_named() -> None:
+    """Of nested layers the innermost that owns the operation is named."""
+    import keras
+
+    inner = keras.Sequential([keras.layers.Dense(8), keras.layers.LayerNormalization(name="inner_norm")], name="inner")
+    found = find(inner)
+
+    assert {"layer inner_norm (LayerNormalization)"} == {each.owner for each in found}
+
+
+def test_a_normalisation_in_a_loop_is_found() -> None:
+    """An operation inside a recurrent layer's loop is found as well."""
+    import keras
+
+    @keras.saving.register_keras_serializable("tests")
+    class Cell(keras.layers.SimpleRNNCell):
+        def call(self, sequence: Any, states: Any, training: bool = False) -> Any:
+            output, states = super().call(sequence, states, training=training)
+            return keras.ops.normalize(output), states
+
+    cell = Cell(5, recurrent_initializer="glorot_uniform")
+    found = find(keras.Sequential([keras.layers.Reshape((16, 8)), keras.layers.RNN(cell, name="loop")]))
+
+    assert "Rsqrt" in [each.what for each in found]
+
+
+def test_keras_orthogonal_is_found() -> None:
+    """Keras's orthogonal initialiser, the default of recurrent layers, is named with the cell; ours passes."""
+    import keras
+
+    from samebits.portable import layers
+
+    def recurrent(**options: Any) -> Any:
+        return keras.Sequential([keras.layers.Reshape((16, 8)), keras.layers.LSTM(3, name="memory", **options)])
+
+    found = find(recurrent())
+
+    assert ["samebits.portable.layers.Orthogonal"] == list({each.instead for each in found})
+    assert [] == find(recurrent(recurrent_initializer=layers.Orthogonal(seed=1)))
+
+
+@pytest.mark.parametrize("loss", ["keras.losses.BinaryCrossentropy", "keras.losses.binary_crossentropy"])
+def test_keras_loss_is_found(loss: str) -> None:
+    """The loss is named, as the configuration names it."""
+    import keras
+
+    found = find(keras.layers.Dense(8), loss=loss)
+
+    assert {f"loss {loss}"} == {each.owner for each in found}
+    assert {"Reciprocal"} == {each.what for each in found}
+
+
+def test_an_optimizer_is_found() -> None:
+    """An optimiser that divides by an approximate root is named, as the configuration names it."""
+    import keras
+
+    from samebits.portable.graph_check import inexact_operations
+
+    class Inexact(keras.optimizers.SGD):
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            super().update_step(gradient * keras.ops.rsqrt(keras.ops.abs(gradient) + 1), variable, learning_rate)
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    nodes = step_nodes(model, Inexact())
+    found = list(inexact_operations(nodes, model, "a loss", "mine.Inexact"))
+
+    assert {"optimizer mine.Inexact"} == {each.owner for each in found}
+    assert {"Rsqrt"} == {each.what for each in found}
+
+
+def step_nodes(model: Any, optimizer: Any) -> list[Any]:
+    """Return the nodes of a model's traced step."""
+    from samebits.train import draws, loop
+    from samebits.train.data import Split
+
+    data = Split(np.zeros((6, 3), np.float32), np.zeros(6, np.int32))
+    step: Any = loop.make_train_step(model, optimizer, loop.find_loss("binary_crossentropy"), data)
+    return draws.graph_nodes(step.get_concrete_function())
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "adagrad", "sgd"])
+def test_the_optimizers_of_the_configuration_pass(optimizer: str) -> None:
+    """Nothing in them is refused."""
+    import keras
+
+    assert [] == find(keras.layers.Dense(8), optimizer=optimizer)
+
+
+def test_float64_is_exact() -> None:
+    """There are no approximate instructions for float64: the reciprocal root of doubles passes."""
+    import keras
+
+    def root(x: Any) -> Any:
+        return keras.ops.cast(keras.ops.rsqrt(keras.ops.cast(keras.ops.abs(x) + 1, "float64")), "float32")
+
+    assert [] == find(keras.layers.Dense(8, activation=root))
+
+
+def test_the_message_names_everything() -> None:
+    """All culprits stand in one line, with what to use instead and the other level."""
+    from samebits.portable.graph_check import Finding, check_portable
+
+    check_portable([])
+    with pytest.raises(NotPortableError) as caught:
+        check_portable([Finding("layer a (A)", "Rsqrt", "why", "B"), Finding("loss c", "Reciprocal", "why", "D")] * 2)
+
+    assert 2 == caught.value.exit_code
+    assert 1 == str(caught.value).count("layer a (A) brings Rsqrt")
+    for part in ("loss c brings Reciprocal", "B for layer a (A)", "D for loss c", "runtime=machine"):
+        assert part in str(caught.value)
+
+
+# --- whole runs ---
+
+
+def plant(project: pathlib.Path, before: str, after: str) -> None:
+    """Change the example's model."""
+    path = project / "src" / PACKAGE / "model.py"
+    text = path.read_text()
+
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+
+
+POOL = 'keras.layers.MaxPooling1D(pool_size, name="pool"),'
+
+
+def test_a_run_with_batch_normalization(project: pathlib.Path) -> None:
+    """Keras's layer is refused under portable and leaves nothing behind; under machine, and with ours, it trains."""
+    plant(project, POOL, f'keras.layers.BatchNormalization(name="norm"), {POOL}')
+    refused = train(project)
+
+    assert 2 == refused.returncode
+    assert 1 == len(refused.stderr.strip().splitlines())
+    assert "layer norm (BatchNormalization) brings Rsqrt" in refused.stderr
+    assert "use samebits.portable.layers.BatchNormalization for layer norm" in refused.stderr
+    assert [] == list((project / "runs" / "smoke").glob("*/[0-9]*"))
+    assert 0 == train(project, "runtime=machine", "training.epochs=1").returncode
+
+    plant(project, "keras.layers.BatchNormalization", "samebits.portable.layers.BatchNormalization")
+    plant(project, "import keras\n", "import keras\n\nimport samebits.portable.layers\n")
+    done = train(project, "training.epochs=1")
+
+    assert 0 == done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "training.loss=keras.losses.BinaryCrossentropy",
+            "loss keras.losses.BinaryCrossentropy brings Reciprocal.*use samebits.portable.layers.BinaryCrossentropy",
+        ),
+        ("training.loss=keras.losses.Nothing", "training.loss: expected .*received keras.losses.Nothing"),
+        ("training.optimizer=keras.optimizers.Nothing", "training.optimizer: expected .*fix: mend the name"),
+        ("training.loss=os.path.join", "training.loss: expected a function in a package of your own below src/"),
+        ("training.loss=mse", "training.loss: expected binary_crossentropy, sparse_categorical_crossentropy or "),
+    ],
+)
+def test_a_loss_or_optimizer_that_will_not_do(project: pathlib.Path, override: str, said: str) -> None:
+    """It is refused in one line, with exit code 2, and nothing is left."""
+    done = train(project, override)
+
+    assert 2 == done.returncode
+    assert re.search(said, done.stderr), done.stderr
+    assert [] == list((project / "runs" / "smoke").glob("*/[0-9]*"))
+
+
+def test_a_loss_of_ones_own(project: pathlib.Path) -> None:
+    """A function in a package below src/ is the loss, and its file decides the run's name; Keras's optimiser works."""
+    package = project / "src" / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text('"""Mine."""\n')
+    code = '"""Mine."""\n\n\ndef squares(labels, outputs):\n    return (labels - outputs)[:, 0] ** 2\n'
+    (package / "losses.py").write_text(code)
+    overrides = ("training.loss=mine.losses.squares", "training.optimizer=keras.optimizers.AdamW", "training.epochs=1")
+    first = train(project, *overrides)
+    second = train(project, *overrides)
+    (package / "losses.py").write_text(code.replace("** 2", "** 4"))
+    third = train(project, *overrides)
+
+    assert [0, 0, 0] == [done.returncode for done in (first, second, third)], first.stderr
+    assert "same bits as 1 earlier run" in second.stdout
+    assert "first run of these inputs" in third.stdout
+
+
+def test_an_unmeasured_operation_is_said(project: pathlib.Path) -> None:
+    """An operation that the zoo never trained is no error, but a warning and a line of the result."""
+    plant(project, POOL, f"keras.layers.Activation(keras.ops.arcsinh), {POOL}")
+    done = train(project, "training.epochs=1")
+
+    assert 0 == done.returncode, done.stderr
+    assert "portable was never measured for these operations: Asinh" in done.stderr
+    results = [path.read_text() for path in (project / "runs" / "smoke").glob("*/1/result.json")]
+    assert '"Asinh"' in results[0]

@@ -1,0 +1,77 @@
+"""The house: layers, the lock, and the files that a newcomer relies on."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import grimp
+from conftest import QUIET, ROOT
+
+from samebits.runs.identity import ARITHMETIC_MODULES
+
+
+def lint_imports(root: pathlib.Path) -> "subprocess.CompletedProcess[str]":
+    """Check the layers of a copy of the project."""
+    program = pathlib.Path(sys.executable).parent / "lint-imports"
+    environment = QUIET | {"PYTHONPATH": str(root / "src")}
+    return subprocess.run(
+        [str(program), "--no-cache"], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_an_import_from_a_higher_line_is_found(project: pathlib.Path) -> None:
+    """The contract holds as it is, and breaks when seeds imports launch."""
+    assert 0 == lint_imports(project).returncode
+
+    with (project / "src" / "samebits" / "core" / "seeds.py").open("a") as stream:
+        stream.write("\nimport samebits.launch.run\n")
+
+    assert 1 == lint_imports(project).returncode
+
+
+def test_every_module_that_can_change_bits_is_in_a_runs_name() -> None:
+    """What the training process and a model import is there, but for what only refuses, describes, shows or stores."""
+    graph = grimp.build_graph("samebits", cache_dir=None)
+    entrances = {f"samebits.{name}" for name in ("worker", "layers", "initializers")}
+    reached = entrances.union(*(graph.find_upstream_modules(name) for name in entrances))
+    others = {"config", "draws", "errors", "exactness", "inputs", "machine", "progress", "record"}
+
+    assert others | set(ARITHMETIC_MODULES) == {name.removeprefix("samebits.") for name in reached} - {"samebits"}
+
+
+def test_a_module_outside_the_picture_is_found(project: pathlib.Path) -> None:
+    """A new module must take its place in the layers."""
+    (project / "src" / "samebits" / "utils.py").write_text('"""A grab-bag."""\n')
+
+    assert 1 == lint_imports(project).returncode
+
+
+def test_the_lock_has_a_hash_for_every_package_and_no_address() -> None:
+    """Each requirement is exact and followed by SHA-256 hashes; nothing names an index."""
+    text = (ROOT / "requirements.lock").read_text()
+    requirements = re.findall(r"^[a-z0-9].*$", text, re.MULTILINE)
+    blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
+
+    assert all("==" in requirement for requirement in requirements)
+    assert all("--hash=sha256:" in block for block in blocks)
+    assert "://" not in text
+
+
+def test_scripts_are_short() -> None:
+    """An entry point is at most 25 lines, but for the set-up, which may import nothing of the project."""
+    lengths = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "scripts").glob("*.py")}
+
+    assert {} == {name: lines for name, lines in lengths.items() if lines > 25 and name != "setup_env.py"}
+
+
+def test_the_readme_is_at_most_200_lines() -> None:
+    """More goes to docs/."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+def test_every_link_of_the_documents_leads_to_a_file() -> None:
+    """Relative links in README and docs/ name files that are there."""
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"

@@ -1,0 +1,108 @@
+"""A data set and a model of one's own: docs/your-own.md, followed to the letter in a copy of the project."""
+
+import pathlib
+import re
+import shutil
+
+import pytest
+from conftest import ROOT, Result, copy_project, digest, finished, run_script
+
+EXAMPLE = ROOT / "tests" / "own_example"
+DIGITS = ("experiment=digits", "tracker=none")
+AUDITED = ("data/split", "data/oversample", "model/conv/kernel", "model/drop/dropout")
+
+
+def files() -> dict[str, str]:
+    """Return the example's files by path."""
+    paths = sorted(path for path in EXAMPLE.rglob("*") if path.suffix in {".py", ".yaml"})
+    return {path.relative_to(EXAMPLE).as_posix(): path.read_text() for path in paths}
+
+
+def snippets(text: str) -> dict[str, str]:
+    """Return the files that a document shows: a path on a line of its own, and a block."""
+    return dict(re.findall(r"^`(\S+)`\n\n```(?:python|yaml)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
+
+
+def test_the_document_shows_the_example() -> None:
+    """Every file of the example stands in the document, and nothing else; a changed letter is seen."""
+    text = (ROOT / "docs" / "your-own.md").read_text()
+
+    assert files() == snippets(text)
+    assert files() != snippets(text.replace("seed=seed", "seed=need"))
+
+
+def test_the_example_is_less_than_50_lines() -> None:
+    """Data, model and configuration together, comments and blank lines included, as the document says."""
+    lines = sum(len(text.splitlines()) for text in files().values())
+
+    assert lines < 50
+    assert f" {lines} lines." in (ROOT / "docs" / "your-own.md").read_text()
+
+
+def own_project(folder: pathlib.Path) -> pathlib.Path:
+    """Return a copy of the project with the example put in."""
+    root = copy_project(folder)
+    shutil.copytree(EXAMPLE, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def verified(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, Result]:
+    """Return a project with the example, trained twice in fresh processes by verify."""
+    root = own_project(tmp_path_factory.mktemp("own"))
+    return root, run_script(root, "verify.py", "2", *DIGITS)
+
+
+def test_the_example_verifies_green(verified: tuple[pathlib.Path, Result]) -> None:
+    """Two runs, the second under hostile conditions, end with the same bits; nothing in them was never measured."""
+    root, done = verified
+    first, second = finished(root)
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "VERIFIED: 2 runs of digits" in done.stdout
+    assert digest(first) == digest(second)
+    assert "never measured" not in done.stdout + done.stderr
+
+
+def test_another_root_seed_gives_other_bits(verified: tuple[pathlib.Path, Result]) -> None:
+    """Root seed 57 ends with other weights than 56, and the model has learnt: nine digits in ten are right."""
+    root, _ = verified
+    done = run_script(root, "train.py", *DIGITS, "seed.root=57")
+    accuracy = re.search(r"^val_accuracy (0\.\d+)", done.stdout, re.MULTILINE)
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert digest(finished(root)[0]) != digest(finished(root)[-1])
+    assert accuracy is not None
+    assert float(accuracy[1]) > 0.9
+
+
+def test_a_moved_point_of_the_example_moves_its_own_part_alone(verified: tuple[pathlib.Path, Result]) -> None:
+    """The audit moves each point by one: the data, one initial tensor or the first forward loss changes first."""
+    done = run_script(verified[0], "audit.py", *AUDITED, *DIGITS)
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert f"LIVE: {len(AUDITED)} seed points, each changes exactly what consumes it" in done.stdout
+    assert "at rest" not in done.stdout
+
+
+def test_the_example_becomes_golden(verified: tuple[pathlib.Path, Result]) -> None:
+    """Without a golden file there is nothing to compare; update writes one, and a plain `make golden` then finds it."""
+    root, _ = verified
+    none = run_script(root, "golden.py")
+    update = run_script(root, "golden.py", "--update", "digits")
+    done = run_script(root, "golden.py")
+
+    assert (1, True) == (none.returncode, "no experiment has a file in golden/." in none.stderr)
+    assert 0 == update.returncode, update.stderr
+    assert (0, True) == (done.returncode, "GOLDEN digits: seed 56" in done.stdout), done.stdout
+
+
+def test_keras_own_normalisation_is_refused_by_name(tmp_path: pathlib.Path) -> None:
+    """The example with Keras's BatchNormalization does not train under portable; the message has the replacement."""
+    root = own_project(tmp_path)
+    path = root / "src" / "digits" / "model.py"
+    path.write_text(path.read_text().replace("from samebits.portable.layers import", "from keras.layers import"))
+    done = run_script(root, "train.py", *DIGITS)
+
+    assert 2 == done.returncode
+    assert "use samebits.portable.layers.BatchNormalization for layer norm" in done.stderr + done.stdout

@@ -1,0 +1,89 @@
+"""Predictions that every run keeps, probabilities with the same bits everywhere, and their average."""
+
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+
+from samebits.core.digest import array_digest
+from samebits.core.errors import RecordError
+from samebits.core.files import write_json
+from samebits.runs.folder import PREDICTIONS
+from samebits.runs.predictions import average, read_predictions, score, to_probabilities, write_predictions
+
+LABELS = np.array([1, 0, 1], np.int32)
+LOGITS = np.array([[0.5], [-3.25], [40.0]], np.float32)
+
+
+def make_attempt(folder: pathlib.Path) -> pathlib.Path:
+    """Write predictions and a result that has their digest."""
+    digest = write_predictions(folder, {"labels": LABELS, "logits": LOGITS})
+    write = {"metrics": {"val_accuracy": 1.0, "val_loss": 0.5}, "timing": {}, "resumed_at": None}
+    names = ("weights_digest", "optimizer_digest", "data_digest", "promise", "fingerprint")
+    write_json(folder / "result.json", write | dict.fromkeys(names, "x") | {"predictions_digest": digest})
+    return folder
+
+
+def test_probabilities_are_right_and_frozen() -> None:
+    """They agree with the formula, rows sum to one, and their bits are these in every version on every machine."""
+    whole = np.random.Generator(np.random.PCG64(1)).integers(-(2**20), 2**20, (500, 1))
+    values = (whole / 2**17).astype(np.float32)
+    found = to_probabilities(values)
+
+    assert np.allclose(found[:, 1], 1 / (1 + np.exp(-values[:, 0].astype(np.float64))), rtol=1e-14, atol=0)
+    assert np.allclose(found.sum(1), 1, rtol=1e-15, atol=0)
+    assert "2135d2d5d890d3be" == array_digest("p", found)[:16]
+
+
+def test_one_output_is_two_classes_against_zero() -> None:
+    """A single logit gives what the two logits 0 and z give; extreme logits neither overflow nor fail."""
+    both = np.array([[0.0, z] for z in (0.5, -3.25, 40.0)], np.float32)
+    extreme = to_probabilities(np.array([[1e4, -1e4, 0.0]], np.float32))
+
+    assert to_probabilities(both).tobytes() == to_probabilities(LOGITS).tobytes()
+    assert [[1.0, 0.0, 0.0]] == extreme.tolist()
+
+
+def test_an_average_does_not_depend_on_the_order() -> None:
+    """Sums are exact, so members in any order give the same bits; added up one by one they do not."""
+    members = [to_probabilities(np.array([[i / 7], [-i / 3]], np.float32)) for i in range(30)]
+    shuffled = [members[i * 7 % 30] for i in range(30)]
+
+    assert average(members).tobytes() == average(shuffled).tobytes()
+    assert sum(members[1:], members[0]).tobytes() != sum(shuffled[1:], shuffled[0]).tobytes()
+
+
+def test_a_score_is_loss_and_accuracy() -> None:
+    """Cross-entropy and share of right rows; a tie is class 0; a probability of zero has a finite loss."""
+    loss, accuracy = score(np.array([[0.25, 0.75], [0.5, 0.5], [1.0, 0.0]]), LABELS)
+
+    assert 2 / 3 == accuracy
+    assert math.isclose((-math.log(0.75) - math.log(0.5) - math.log(1e-7)) / 3, loss, rel_tol=1e-14)
+
+
+def test_what_is_read_is_what_was_predicted(tmp_path: pathlib.Path) -> None:
+    """Probabilities and labels come back."""
+    probabilities, labels = read_predictions(make_attempt(tmp_path))
+
+    assert to_probabilities(LOGITS).tobytes() == probabilities.tobytes()
+    assert LABELS.tobytes() == labels.tobytes()
+
+
+@pytest.mark.parametrize("harm", ["missing", "torn", "others"])
+def test_predictions_that_are_not_the_runs_are_refused(harm: str, tmp_path: pathlib.Path) -> None:
+    """A file that is gone, cut or that of other weights, whole as it is, is an error that names it."""
+    path = make_attempt(tmp_path) / PREDICTIONS
+    if harm == "missing":
+        path.unlink()
+    elif harm == "torn":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        other = LOGITS.copy()
+        other[0, 0] = np.nextafter(other[0, 0], np.float32(1))
+        write_predictions(tmp_path, {"labels": LABELS, "logits": other})
+    with pytest.raises(RecordError, match="does not hold what the run predicted") as caught:
+        read_predictions(tmp_path)
+
+    assert json.loads((tmp_path / "result.json").read_text())["predictions_digest"] == caught.value.expected

@@ -1,0 +1,232 @@
+"""Studies that are stopped, killed or run by a cluster: nothing is left running, and the bits are the same."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+from conftest import QUIET, ROOT, Result, children, copy_project, finished, run_script, wait_until
+from fake_comet import read_archive
+
+ASKED_ALONE = ("training.checkpoint_every=100000",)  # checkpoints are written where the training is asked to stop
+LONG = ("experiment=smoke", "data.rows=2000", "training.epochs=100")  # long enough to be stopped in the middle, thrice
+SEEDS = (56, 57)
+STUDY = ("--seeds=56..57", *LONG, "tracker.finish_timeout_s=300")
+SLURM_PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "sbatch")
+PATH = os.environ["PATH"] + ":/usr/sbin"
+MISSING = [name for name in SLURM_PROGRAMS if not shutil.which(name, path=PATH)]
+# What a node may have set; a run must not follow it.
+FOREIGN = "export OMP_NUM_THREADS=3 TF_ENABLE_ONEDNN_OPTS=0 PYTHONHASHSEED=5 TZ=Asia/Tokyo ONEDNN_MAX_CPU_ISA=SSE41"
+
+
+def digests(root: pathlib.Path) -> dict[int, str]:
+    """Return the weights digest of every finished seed of the project's one study."""
+    (path,) = (root / "runs" / "studies").glob("*/study.json")
+    return {run["seed"]: run["weights_digest"] for run in json.loads(path.read_text())["runs"] if run["attempt"]}
+
+
+def rows(root: pathlib.Path, seed: int) -> int:
+    """Return how many rows of metrics the runs of a seed have."""
+    found = [path for path in (root / "runs").glob("smoke/*/1/config.yaml") if f"root: {seed}\n" in path.read_text()]
+    metrics = [path.with_name("metrics.jsonl") for path in found]
+    return sum(len(path.read_bytes().splitlines()) for path in metrics if path.exists())
+
+
+def lost_steps(root: pathlib.Path) -> int:
+    """Return how many steps lie between the newest checkpoint of the one unfinished run and its last row of metrics."""
+    (newest, *_) = sorted((root / "runs").glob("smoke/*/1/checkpoint-*.arrays"), reverse=True)
+    _, epoch, step = newest.stem.split("-")
+    told = [json.loads(line) for line in newest.with_name("metrics.jsonl").read_text().splitlines()]
+    steps = max(row["step"] for row in told)  # of an epoch
+    return abs((int(epoch) - int(told[-1]["epoch"])) * int(steps) + int(step) - int(told[-1]["step"]))
+
+
+def processes(root: pathlib.Path) -> list[str]:
+    """Return the command lines of all processes that run in a project's folder."""
+    found = []
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink() == root and "State:\tZ" not in (process / "status").read_text():
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def trainings(root: pathlib.Path) -> list[str]:
+    """Return the command lines of the processes that train."""
+    return [line for line in processes(root) if "samebits.train.worker" in line]
+
+
+def wait_until_trained(root: pathlib.Path, least: int) -> bool:
+    """Wait until every seed has more rows than that."""
+    return wait_until(lambda: all(rows(root, seed) > least for seed in SEEDS))
+
+
+def start(root: pathlib.Path, *options: str, **variables: str) -> "subprocess.Popen[str]":
+    """Start the study."""
+    command = [sys.executable, str(root / "scripts" / "study.py"), *STUDY, *options]
+    environment = QUIET | {"PYTHONPATH": str(root / "src")} | variables
+    return subprocess.Popen(
+        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+    """Return the digests of a study that nobody disturbed, one run after another."""
+    root = copy_project(tmp_path_factory.mktemp("undisturbed"))
+    done = run_script(root, "study.py", *STUDY, "--launcher=basic", "tracker=none")
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return digests(root)
+
+
+@pytest.mark.timeout(3600)
+def test_a_stopped_study_leaves_no_process_and_goes_on(project: pathlib.Path, undisturbed: dict[int, str]) -> None:
+    """SIGKILL, SIGTERM and Ctrl-C: each time everything below ends, and the last command has the undisturbed bits.
+
+    In Comet the runs share a group and a variant's tag, and each has its seed.
+    """
+    kinds = (
+        "scripts/study.py",
+        "scripts/job.py",
+        "samebits.launch.run",
+        "samebits.train.worker",
+        "samebits.launch.comet",
+    )
+    begun = 0
+    for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        process = start(project, "--jobs=2")
+
+        assert wait_until_trained(project, begun + 5)
+        before = processes(project)
+        assert all(any(kind in line for line in before) for kind in kinds), before
+        process.send_signal(number)
+        output = process.communicate(timeout=600)[0]
+        assert code == process.returncode, output
+        assert wait_until(lambda: not processes(project)), processes(project)
+        assert "Traceback" not in output
+        assert [] == finished(project)
+        begun = max(rows(project, seed) for seed in SEEDS)
+    done = run_script(project, "study.py", *STUDY, "--jobs=2")
+    (study,) = (project / "runs" / "studies").iterdir()
+    archives = sorted((project / "runs").glob("smoke/*/1/comet/*.zip"))
+    told = [read_archive(path) for path in archives]
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert undisturbed == digests(project)
+    assert {study.name} == {one.others["group"] for one in told}
+    assert all({"base", "smoke"} < set(one.tags) for one in told)
+    assert set(SEEDS) == {one.others["random seed"] for one in told}
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[str]:
+    """Start a Slurm with one node on this machine; yields its configuration."""
+    if MISSING or os.geteuid() != 0:
+        pytest.skip(f"a real Slurm: {', '.join(MISSING) or 'root'} is missing (tools/slurm.sh)")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="slurm"))
+    script = str(ROOT / "scripts" / "slurm.sh")
+    try:
+        subprocess.run([script, "start", str(folder / "s")], check=True)
+        yield str(folder / "s" / "slurm.conf")
+    finally:
+        subprocess.run([script, "stop", str(folder / "s")], check=True)
+        left = [
+            path.name
+            for path in (folder / "s").glob("*.pid")
+            if pathlib.Path("/proc", path.read_text().strip()).exists()
+        ]
+        shutil.rmtree(folder)
+    assert [] == left
+
+
+def jobs(slurm: str, *options: str) -> list[str]:
+    """Return the jobs that are queued or run."""
+    command = ["squeue", "--noheader", "--array", "--format=%i", *options]
+    done = subprocess.run(command, env=QUIET | {"SLURM_CONF": slurm}, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def set_partition(slurm: str, state: str) -> None:
+    """Let Slurm start jobs (UP) or not (DOWN); those that run go on."""
+    command = ["scontrol", "update", "PartitionName=main", f"State={state}"]
+    subprocess.run(command, env=QUIET | {"SLURM_CONF": slurm}, check=True)
+
+
+def array_process(number: int) -> int:
+    """Return the process of a job of the array: the one that Slurm's srun started."""
+    task = f"SLURM_ARRAY_TASK_ID={number}".encode()
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_text().split("\0")
+            is_job = words[0] == sys.executable and "submitit.core._submit" in words
+            if is_job and task in (process / "environ").read_bytes().split(b"\0"):
+                return int(process.name)
+    pytest.fail("no such job is running")
+
+
+@pytest.mark.slurm
+@pytest.mark.timeout(3600)
+def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
+    slurm: str, project: pathlib.Path, undisturbed: dict[int, str]
+) -> None:
+    """A killed study, a lost, a preempted and a cancelled job, on a node that sets other variables: the same bits."""
+    options = ("--launcher=submitit_slurm", "tracker=none", "hydra.launcher.cpus_per_task=1", *ASKED_ALONE,
+               f"hydra.launcher.setup=['{FOREIGN}']")  # fmt: skip
+    environment = {"SLURM_CONF": slurm}
+
+    # Killed: its jobs are cancelled, and leave what they have.
+    killed = start(project, *options, **environment)
+    assert wait_until_trained(project, 5)
+    assert 2 == len(jobs(slurm, "--states=RUNNING"))
+    killed.kill()
+    killed.communicate()
+    assert wait_until(lambda: not jobs(slurm) and not processes(project)), jobs(slurm)
+    assert [] == finished(project)
+
+    # Lost without a word: it is listed, and stops no other.
+    study = start(project, *options, **environment)
+    assert wait_until_trained(project, max(rows(project, seed) for seed in SEEDS) + 5)
+    job = array_process(0)
+    for process in (job, *children(job)):
+        with contextlib.suppress(ProcessLookupError):  # Slurm ends what is left of a job
+            os.kill(process, signal.SIGKILL)
+    output = study.communicate(timeout=900)[0]
+    assert 1 == study.returncode, output
+    assert "base  seed 56  FAILED: its job was killed, cancelled or lost" in output
+    assert {57: undisturbed[57]} == digests(project)
+
+    # Preempted: Slurm queues the job again by itself, and it goes on. Cancelled: it saves what it has.
+    reached = rows(project, 56)
+    study = start(project, *options, **environment)
+    assert wait_until(lambda: rows(project, 56) > reached + 5)
+    (name,) = jobs(slurm, "--states=RUNNING")
+    set_partition(slurm, "DOWN")  # it is queued, and does not start
+    subprocess.run(["scancel", "--signal=USR2", name], env=QUIET | environment, check=True)
+    assert wait_until(lambda: jobs(slurm, "--states=PENDING") and not trainings(project))  # it saves first
+    assert lost_steps(project) < 5
+    preempted = rows(project, 56)
+    set_partition(slurm, "UP")
+    assert wait_until(lambda: rows(project, 56) > preempted + 5)
+    subprocess.run(["scancel", name], env=QUIET | environment, check=True)
+    output = study.communicate(timeout=900)[0]
+    assert 1 == study.returncode, output
+    assert "base  seed 56  FAILED: stopped; what was trained is saved" in output
+    assert lost_steps(project) < 5
+
+    # The same command does what is left, and no more.
+    done: Result = run_script(project, "study.py", *STUDY, *options, environment=environment)
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "2 runs: 1 begun, 1 finished before" in done.stdout
+    assert undisturbed == digests(project)
+    assert ["1", "1"] == [attempt.name for attempt in finished(project)]

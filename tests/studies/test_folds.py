@@ -1,0 +1,118 @@
+"""Cross-validation: every fold is an ordinary run, its cost is said first, and nobody else takes all folds at once."""
+
+import json
+import pathlib
+
+import pytest
+from conftest import ROOT, copy_project, digest, finished, run_script, train
+
+import samebits.compose
+from samebits.core.config import Config
+from samebits.studies.folds import START_S, describe_duration, run_duration, wants_every_fold
+
+SHORT = ("training.epochs=1", "training.steps_per_epoch=3", "data.rows=60")
+FOLDS = ("training=kfold", "data.folds=3", *SHORT)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
+    """Return a project in which three folds were trained, and what was said."""
+    root = copy_project(tmp_path_factory.mktemp("folds"))
+    done = train(root, *FOLDS)
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return root, done.stdout
+
+
+def compose(*overrides: str) -> Config:
+    """Return a smoke configuration."""
+    return samebits.compose.compose(ROOT, ["experiment=smoke", "tracker=none", *overrides])
+
+
+def test_every_fold_is_a_run_with_a_row_of_its_own(trained: tuple[pathlib.Path, str]) -> None:
+    """Cost first, a table with mean, deviation and interval, and study.json; the folds have three digests."""
+    root, said = trained
+    lines = said.splitlines()
+    study = json.loads(next((root / "runs" / "studies").glob("folds-smoke-*/study.json")).read_text())
+
+    assert (
+        "3 folds, 0 finished before; to do: 3 runs, 36 s one after another (12 s each, which is the start" in lines[0]
+    )
+    assert {"mean", "sd", "95 % interval of the mean"} <= {line.split("│")[1].strip() for line in lines if "│" in line}
+    assert [("fold", 0), ("fold", 1), ("fold", 2)] == [(run["varied"], run["seed"]) for run in study["runs"]]
+    assert 3 == study["summary"]["base"]["val_loss"]["n"]
+    assert 3 == len({run["weights_digest"] for run in study["runs"]})
+    assert all(run["weights_digest"][:12] in said for run in study["runs"])
+
+
+def test_a_fold_has_the_bits_that_it_has_alone(trained: tuple[pathlib.Path, str]) -> None:
+    """Fold 1 by itself is another attempt of the same inputs, with the same weights; again, no fold is trained."""
+    root, _ = trained
+    alone = train(root, "data.folds=3", "data.fold=1", *SHORT)
+    again = train(root, *FOLDS)
+
+    assert "same bits as 1 earlier run" in alone.stdout
+    assert 4 == len(finished(root))
+    assert 3 == len({digest(attempt) for attempt in finished(root)})
+    assert "3 folds, 3 finished before\n" in again.stdout
+
+
+def test_a_finished_run_of_the_same_kind_says_what_one_takes(trained: tuple[pathlib.Path, str]) -> None:
+    """Other seeds and folds are the same kind; another number of epochs is not, and says the floor."""
+    root, _ = trained
+    same_s, how = run_duration(compose("training=leave_one_out", "seed.root=9", *SHORT), root)
+    other_s, _ = run_duration(compose("training=leave_one_out", *SHORT, "training.epochs=2"), root)
+    timings = [json.loads((attempt / "result.json").read_text())["timing"] for attempt in finished(root)]
+
+    assert same_s in [sum(timing.values()) for timing in timings]
+    assert "as a finished run of this kind took" == how
+    assert START_S == other_s
+
+
+def test_thousands_of_runs_want_to_be_confirmed(project: pathlib.Path) -> None:
+    """Leaving one out of 2,000 is refused with its cost, before anything is made; with fewer rows it is not."""
+    done = run_script(project, "train.py", "experiment=smoke", "training=leave_one_out", "data.rows=2000")
+
+    assert 2 == done.returncode
+    assert "expected at most 200, or confirm=true, received 2000 runs, 6.7 h one after another" in done.stderr
+    assert 1 == len(done.stderr.splitlines())
+    assert not (project / "runs").exists()
+
+
+def test_confirmed_thousands_begin(project: pathlib.Path) -> None:
+    """Confirmed, the same is not refused for its number, but here for what else is wrong."""
+    overrides = ("experiment=smoke", "training=leave_one_out", "data.rows=2000", "confirm=true", "training.epochs=0")
+    done = run_script(project, "train.py", *overrides)
+
+    assert "training.epochs: expected an integer of at least 1" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["verify", "study", "seeds", "rounds", "portability", "variance", "torture"])
+def test_commands_for_one_configuration_refuse_every_fold(script: str, project: pathlib.Path) -> None:
+    """The message says which fold may be chosen, and that make train takes all; nothing is begun."""
+    done = run_script(project, f"{script}.py", "training=kfold", "experiment=smoke", "tracker=none")
+
+    assert 2 == done.returncode, done.stdout + done.stderr
+    assert "data.fold: expected one fold, 0 to 4, received null, which is every fold" in done.stderr
+    assert not list((project / "runs").rglob("config.yaml"))
+
+
+def test_the_audit_refuses_every_fold(project: pathlib.Path) -> None:
+    """It brings its own experiment, and says the same."""
+    done = run_script(project, "audit.py", "training=kfold")
+
+    assert 2 == done.returncode, done.stdout + done.stderr
+    assert "data.fold: expected one fold" in done.stderr
+
+
+def test_every_fold_means_folds() -> None:
+    """Without folds, null is no fold: the ordinary check answers."""
+    assert wants_every_fold(compose("training=kfold"))
+    assert not wants_every_fold(compose("data.fold=null"))
+    assert not wants_every_fold(compose("training=kfold", "data.fold=0"))
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(36, "36 s"), (600, "10.0 min"), (9000, "2.5 h"), (400_000, "4.6 days")])
+def test_durations_are_said_in_fitting_units(seconds: float, text: str) -> None:
+    """From seconds to days."""
+    assert text == describe_duration(seconds)

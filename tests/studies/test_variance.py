@@ -1,0 +1,116 @@
+"""Variance by source: which points a source has, what is held, and the shares."""
+
+import json
+import pathlib
+
+import pytest
+from conftest import ROOT
+
+from samebits import compose
+from samebits.core.config import Config
+from samebits.core.errors import ConfigError
+from samebits.core.seeds import derive_seed, dotted_key, resolve_points
+from samebits.studies.read_runs import read_variance
+from samebits.studies.study import Sample
+from samebits.studies.variance import ALL, PICTURES, draw, list_spreads, make_runs, measure_spreads, show, sources_of
+
+
+@pytest.fixture
+def config() -> Config:
+    """Return the smoke configuration."""
+    return compose.compose(ROOT, ["experiment=smoke", "tracker=none"])
+
+
+def resolved(config: Config) -> dict[str, int | None]:
+    """Return the value of every point."""
+    points = resolve_points(config.seed.root, config.seed.policy, config.seed.points)
+    return {name: point.value for name, point in points.items()}
+
+
+def test_a_source_moves_its_points_alone(config: Config) -> None:
+    """Against the base exactly the points of the source differ, and they have what the other root gives them."""
+    base = resolved(config)
+    sources = sources_of(list(base))
+    for run in make_runs(config, [7]):
+        values = resolved(run.config())
+
+        assert set(sources[run.variant]) == {point for point in values if values[point] != base[point]}
+        assert [(dotted_key(point), derive_seed(7, point)) for point in sources[run.variant]] == list(run.settings)
+        assert all(values[point] == derive_seed(7, point) for point in sources[run.variant])
+
+
+def test_a_source_without_points_is_left_out() -> None:
+    """A model without dropout has no such row; all together is what is left."""
+    expected = {
+        "data/order": ("data/order",),
+        "initialisation": ("model/a/kernel",),
+        ALL: ("data/order", "model/a/kernel"),
+    }
+
+    assert expected == sources_of(["data/order", "model/a/kernel", "data/load"])
+
+
+def test_points_that_are_not_derived_cannot_be_held(config: Config) -> None:
+    """With nothing seeded every run varies by itself."""
+    config.seed.policy = "unseeded"
+    with pytest.raises(ConfigError, match="expected derived"):
+        make_runs(config, [1])
+
+
+def test_a_share_is_a_ratio_of_variances(tmp_path: pathlib.Path) -> None:
+    """Half the spread is a quarter of the variance; equal runs drew a picture twice with the same bytes."""
+    values, seeds = [0.0, 1.0, 2.0, 4.0, 8.0], [1, 2, 3, 4, 5]
+    whole = Sample(seeds, {"val_accuracy": values, "val_loss": values})
+    half = [value / 2 for value in values]
+    spreads = measure_spreads({"data/order": Sample(seeds, dict.fromkeys(whole.values, half)), ALL: whole})
+    pictures = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        draw(spreads, tmp_path / name)
+        pictures.append([(tmp_path / name / picture).read_bytes() for picture in PICTURES])
+
+    part = spreads["data/order"]["val_accuracy"]
+    assert 0.25 == part.share
+    assert part.share_interval is not None
+    assert part.share_interval[0] < 0.25 < part.share_interval[1]
+    assert spreads[ALL]["val_loss"].share is None
+    assert pictures[0] == pictures[1]
+
+
+def test_few_seeds_have_no_shares(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two runs of a source, or of all together, give no percentages, and a line says how many it takes."""
+    two = Sample([1, 2], {"val_accuracy": [0.5, 0.9], "val_loss": [0.5, 0.9]})
+    five = Sample([1, 2, 3, 4, 5], {key: [0.5, 0.6, 0.7, 0.8, 0.85] for key in two.values})
+    for samples in ({"data/order": two, ALL: two}, {"data/order": two, ALL: five}, {"data/order": five, ALL: two}):
+        show(measure_spreads(samples))
+        said = capsys.readouterr().out
+
+        assert "%" not in said.replace("95 %", "")
+        assert "2 runs of a source say nothing of shares" in said
+    show(measure_spreads({"data/order": five, ALL: five}))
+
+    assert "100% (" in capsys.readouterr().out
+
+
+def test_one_run_has_no_spread() -> None:
+    """Nothing is said of what one run cannot show."""
+    spreads = measure_spreads({ALL: Sample([1], {"val_accuracy": [0.5], "val_loss": [0.5]})})
+
+    assert (None, None) == (spreads[ALL]["val_accuracy"].sd, spreads[ALL]["val_accuracy"].share)
+
+
+def test_the_report_reads_what_is_written(tmp_path: pathlib.Path) -> None:
+    """Every source and metric with a spread is found again in study.json by the report's own reader."""
+    sample = Sample([1, 2, 3], {"val_accuracy": [0.5, 0.75, 1.0], "val_loss": [0.25, 0.5, 1.0]})
+    samples = {"data/order": sample, ALL: sample}
+    folder = tmp_path / "studies" / "one"
+    folder.mkdir(parents=True)
+    rows = list_spreads(measure_spreads(samples), samples)
+    (folder / "study.json").write_text(json.dumps({"variance": rows}))
+    found = read_variance(tmp_path)
+
+    assert 4 == len(found)
+    assert [(row["source"], row["metric"], row["values"]) for row in rows] == [
+        (each["source"], each["metric"], each["values"]) for each in found
+    ]
+    assert {"sd", "low", "high"} <= set(found[0])

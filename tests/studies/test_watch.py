@@ -1,0 +1,131 @@
+"""Watching: what it says of a training that runs, and that it disturbs none."""
+
+import json
+import os
+import pathlib
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import QUIET, ROOT, at_full_speed, run_script, start_and_wait_for_rows
+
+from samebits.core.files import hold_lock
+from samebits.runs.folder import LOCK
+from samebits.studies import watch
+
+
+def make_training(runs: pathlib.Path, *, age_s: float = 3600) -> pathlib.Path:
+    """Write the folder of a training in its second epoch, whose last row is so old."""
+    attempt = runs / "made" / "0123456789abcdef" / "1"
+    attempt.mkdir(parents=True)
+    config = {"name": "made", "seed": {"policy": "derived", "points": {}}, "data": {}, "model": {}}
+    (attempt / "config.yaml").write_text(json.dumps(config | {"training": {"epochs": 4}}))
+    (attempt / LOCK).touch()
+    rows = [
+        {"epoch": 1, "step": 15, "loss": 0.7, "accuracy": 0.5},
+        {"epoch": 2, "step": 5, "loss": 0.25, "accuracy": 0.9},
+    ]
+    (attempt / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"epoch": 2, "st')
+    (attempt / "log.txt").write_text("INFO epoch 2/4  step 3/15  loss 0.3  accuracy 0.8  31 steps/s  1 s left\n")
+    then = time.time() - age_s
+    os.utime(attempt / "metrics.jsonl", (then, then))
+    return attempt
+
+
+def test_a_training_whose_lock_is_held_is_shown(tmp_path: pathlib.Path) -> None:
+    """With its last whole row, however old, and the rate that it logged; without the lock it does not run."""
+    attempt = make_training(tmp_path)
+
+    assert [] == watch.find_trainings(tmp_path)
+    with hold_lock(attempt / LOCK):
+        (found,) = watch.find_trainings(tmp_path)
+    assert ("made/0123456789abcdef/1", "2/4", "5/15") == (found.key, found.epoch, found.step)
+    assert (0.25, 0.9, "31 steps/s") == (found.loss, found.accuracy, found.rate)
+    assert 3600 <= (found.age_s or 0) < 3700
+
+
+def test_a_finished_run_is_not_shown(tmp_path: pathlib.Path) -> None:
+    """Also while something, such as a tracker, holds its lock."""
+    attempt = make_training(tmp_path, age_s=0)
+    (attempt / "result.json").write_text("{}")
+
+    with hold_lock(attempt / LOCK):
+        assert [] == watch.find_trainings(tmp_path)
+
+
+def test_where_no_lock_is_told_a_growing_run_is_shown(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is a few seconds old is sign enough; one that is an hour old is not."""
+    monkeypatch.setattr(watch, "locked_files", set)
+    make_training(tmp_path / "young", age_s=5)
+    make_training(tmp_path / "old")
+
+    assert 1 == len(watch.find_trainings(tmp_path / "young"))
+    assert [] == watch.find_trainings(tmp_path / "old")
+
+
+def test_damaged_files_end_nothing(tmp_path: pathlib.Path) -> None:
+    """A torn configuration or rows that are none leave their cells empty."""
+    attempt = make_training(tmp_path)
+    (attempt / "config.yaml").write_bytes(b"\xff{")
+    (attempt / "metrics.jsonl").write_bytes(b"[1]\n\xff\n")
+
+    with hold_lock(attempt / LOCK):
+        (found,) = watch.find_trainings(tmp_path)
+    assert ("", "", None) == (found.epoch, found.step, found.loss)
+
+
+def test_it_takes_no_lock(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it looks, a training can take its lock: nothing calls flock."""
+    make_training(tmp_path, age_s=0)
+    monkeypatch.setattr("fcntl.flock", lambda *_: pytest.fail("watch took a lock"))
+
+    assert 1 == len(watch.find_trainings(tmp_path))
+
+
+def test_on_a_terminal_it_goes_on_until_ctrl_c(project: pathlib.Path) -> None:
+    """It draws anew, and Ctrl-C ends it with 130 and no traceback."""
+    make_training(project / "runs", age_s=0)
+    screen, terminal = pty.openpty()
+    environment = QUIET | {"PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "COLUMNS": "150"}
+    # A shell's background job ignores Ctrl-C, and so would what this test starts in one.
+    command = ["env", "--default-signal=INT", sys.executable, str(project / "scripts" / "watch.py")]
+    process = subprocess.Popen(command, env=environment, stdout=terminal, stderr=subprocess.STDOUT)
+    os.close(terminal)
+    said = b""
+    deadline = time.monotonic() + 300
+    while said.count(b"1 running") < 3 and time.monotonic() < deadline:
+        said += os.read(screen, 65536)
+    process.send_signal(signal.SIGINT)
+    code = process.wait(timeout=120)
+    while True:
+        try:
+            part = os.read(screen, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        said += part
+    os.close(screen)
+
+    assert 130 == code
+    assert said.count(b"1 running") >= 3
+    assert b"Traceback" not in said
+
+
+def test_a_real_training_is_seen_from_another_process_and_then_gone(project: pathlib.Path) -> None:
+    """Elsewhere than on a terminal one picture is printed; the training goes on to its end."""
+    process = start_and_wait_for_rows(project, 3)
+    seen = run_script(project, "watch.py")
+    at_full_speed(project)
+    code = process.wait(timeout=600)
+    if process.stdout is not None:
+        process.stdout.close()
+    gone = run_script(project, "watch.py")
+
+    assert (0, 0, 0) == (seen.returncode, code, gone.returncode)
+    assert "1 running" in seen.stdout
+    assert "smoke/" in seen.stdout
+    assert "0 running" in gone.stdout

@@ -1,0 +1,509 @@
+"""Data: splits, resampling, order, cache, and the synthetic reviews. Every draw has its own point."""
+
+import importlib
+import logging
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import PACKAGE, ROOT
+
+from samebits.core import files
+from samebits.core.digest import array_digest
+from samebits.core.errors import ConfigError, DataError, SeedError
+from samebits.core.seeds import Seeds, make_rng, resolve_points
+from samebits.train.data import DataContext, Dataset, Split, epoch_order, oversample, stratified_split
+
+DATA_POINTS = ("load", "split", "folds", "oversample", "bootstrap", "order")
+synthetic = importlib.import_module(f"{PACKAGE}.synthetic")
+SYNTHETIC_OPTIONS: dict[str, Any] = {"rows": 300, "num_words": 60, "sequence_length": 12}
+
+
+def make_seeds(root: int = 56, policy: str = "derived", **points: Any) -> Seeds:
+    """Return the data's seed points, some of them set alone."""
+    return Seeds(resolve_points(root, policy, {"data": {name: points.get(name) for name in DATA_POINTS}}))
+
+
+def make_context(cache: pathlib.Path, seeds: Seeds | None = None, **options: Any) -> DataContext:
+    """Return a context, by default with 60 validation rows."""
+    return DataContext(seeds or make_seeds(), {"validation_size": 60, **options}, cache)
+
+
+def make_labels(*counts: int) -> np.ndarray:
+    """Return shuffled labels, so many of each class."""
+    labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    return make_rng(1, "labels").permutation(labels)
+
+
+# --- split ---
+
+
+@pytest.mark.parametrize("counts", [(500, 500), (900, 100), (997, 3), (333, 333, 334), (1000,), (1, 999)])
+@pytest.mark.parametrize("validation_size", [1, 7, 100, 500, 999])
+def test_a_split_keeps_every_labels_share(counts: tuple[int, ...], validation_size: int) -> None:
+    """The parts are disjoint, cover all rows, have the exact size, and each label's share is right to within a row."""
+    labels = make_labels(*counts)
+    train, validation = stratified_split(labels, validation_size, make_rng(56, "data/split"))
+
+    assert validation_size == len(validation)
+    assert list(range(1000)) == sorted([*train, *validation])
+    for label, count in enumerate(counts):
+        assert abs((labels[validation] == label).sum() - count * validation_size / 1000) < 1
+
+
+def test_both_parts_of_a_split_are_in_random_order() -> None:
+    """Neither part is sorted by row or by label, and each row is as likely in one part as any other."""
+    labels = make_labels(500, 500)
+    train, validation = stratified_split(labels, 250, make_rng(56, "data/split"))
+    often = np.zeros(1000)
+    for seed in range(200):
+        often[stratified_split(labels, 250, make_rng(seed, "data/split"))[1]] += 1
+
+    for rows in (train, validation):
+        assert 0.4 < (np.diff(rows) > 0).mean() < 0.6
+        assert (np.diff(labels[rows]) != 0).mean() > 0.4
+    assert often.min() > 20
+    assert often.max() < 80
+
+
+@pytest.mark.parametrize("validation_size", [0, 1000, 1001, -1])
+def test_a_split_leaves_rows_on_both_sides(validation_size: int) -> None:
+    """A validation part of none or of all rows is refused with the range."""
+    with pytest.raises(ConfigError) as caught:
+        stratified_split(make_labels(1000), validation_size, make_rng(56, "data/split"))
+
+    expected = (
+        f"data.validation_size: expected 1 to 999 (1000 rows in all), received {validation_size}; "
+        "fix: choose fewer validation rows"
+    )
+
+    assert expected == str(caught.value)
+
+
+# --- folds ---
+
+
+@pytest.mark.parametrize(("rows", "folds"), [(100, 2), (100, 5), (103, 10), (12, 12), (13, 13)])
+def test_folds_validate_on_every_row_once(rows: int, folds: int, tmp_path: pathlib.Path) -> None:
+    """Over all folds each row validates once, and trains in all others; as many folds as rows leave one out."""
+    labels = make_labels(rows // 2, rows - rows // 2)
+    validated: list[int] = []
+    for fold in range(folds):
+        train, validation = make_context(tmp_path, folds=folds, fold=fold).split(labels)
+
+        assert list(range(rows)) == sorted([*train, *validation])
+        assert abs(len(validation) - rows / folds) < 2
+        if folds < rows:
+            assert abs((labels[validation] == 0).sum() - (labels == 0).sum() / folds) < 1
+        validated += validation.tolist()
+
+    assert list(range(rows)) == sorted(validated)
+
+
+def test_folds_are_shuffled_by_their_own_point(tmp_path: pathlib.Path) -> None:
+    """The folds are those of data/folds: another seed cuts others, another data/split does not."""
+    labels = make_labels(50, 50)
+
+    def validation(**points: Any) -> list[int]:
+        rows: list[int] = make_context(tmp_path, make_seeds(**points), folds=5).split(labels)[1].tolist()
+        return rows
+
+    assert validation() == validation(load=1)
+    assert validation() != validation(folds=1)
+    assert sorted(validation()) != sorted(validation(folds=1))
+    assert (np.diff(validation()) > 0).mean() < 0.8
+
+
+@pytest.mark.parametrize("folds", [7, 9, 11])
+def test_more_folds_than_rows_of_a_class_are_refused(folds: int, tmp_path: pathlib.Path) -> None:
+    """Ten rows in two classes of four and six make up to six folds, or ten."""
+    with pytest.raises(ConfigError) as caught:
+        make_context(tmp_path, folds=folds).split(make_labels(4, 6))
+
+    expected = (
+        "data.folds: expected at most 6, the rows of the largest class, or 10 to leave one out, "
+        f"received {folds}; fix: choose fewer folds"
+    )
+
+    assert expected == str(caught.value)
+
+
+# --- resampling ---
+
+
+@pytest.mark.parametrize("counts", [(90, 10), (10, 90), (50, 30, 20), (99, 1), (50, 50)])
+def test_oversampling_balances_with_copies(counts: tuple[int, ...]) -> None:
+    """All training rows stay, in order; only copies of rows of the smaller classes come; all classes are as large."""
+    labels = make_labels(*counts)
+    train = make_rng(2, "train").permutation(100)[: len(labels)]
+    rows = oversample(train, labels, make_rng(56, "data/oversample"))
+    copies = rows[len(train) :]
+
+    assert train.tolist() == rows[: len(train)].tolist()
+    assert set(copies) <= set(train)
+    assert [max(counts)] * len(counts) == np.bincount(labels[rows]).tolist()
+    assert int(np.argmax(counts)) not in labels[copies]
+
+
+def test_oversampling_draws_from_the_training_rows_alone(tmp_path: pathlib.Path) -> None:
+    """After a split, no validation row is among the copies, and the validation rows stay as they are."""
+    labels = make_labels(250, 50)
+    plain_train, plain_validation = make_context(tmp_path).split(labels)
+    train, validation = make_context(tmp_path, oversample=True).split(labels)
+
+    assert plain_validation.tolist() == validation.tolist()
+    assert plain_train.tolist() == train[: len(plain_train)].tolist()
+    assert set(plain_train) == set(train)
+    assert np.bincount(labels[train]).tolist() == [200, 200]
+
+
+def leaked(train: np.ndarray, validation: np.ndarray) -> int:
+    """Return how many validation rows are also trained on."""
+    return int(np.isin(validation, train).sum())
+
+
+@pytest.mark.parametrize("options", [{}, {"folds": 5}, {"folds": 300}], ids=["split", "folds", "leave one out"])
+def test_oversampling_never_leaks_a_validation_row(options: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    """With many seeds no row that validates is trained on, every other row is, and the classes are balanced."""
+    for root in range(100):
+        labels = make_rng(root, "labels").permutation(make_labels(270, 30))
+        fold = {"fold": root % options["folds"]} if options else {}
+        context = make_context(tmp_path, make_seeds(root), oversample=True, **options, **fold)
+        train, validation = context.split(labels)
+
+        assert 0 == leaked(train, validation)
+        assert set(range(300)) - set(validation.tolist()) == set(train.tolist())
+        assert (labels[train] == 0).sum() == (labels[train] == 1).sum()
+
+
+def test_oversampling_before_the_split_is_caught(tmp_path: pathlib.Path) -> None:
+    """The usual mistake, copies first and the split afterwards, fails the check above with every seed."""
+    labels = make_labels(270, 30)
+    for root in range(100):
+        seeds = make_seeds(root)
+        rows = oversample(np.arange(300), labels, seeds.rng("data/oversample"))
+        train, validation = make_context(tmp_path, seeds).split(labels[rows])
+
+        assert leaked(rows[train], rows[validation]) > 0
+
+
+def test_oversampling_draws_every_row_of_the_small_class() -> None:
+    """Copies are drawn over the whole class, with replacement."""
+    labels = make_labels(900, 10)
+    copies = oversample(np.arange(910), labels, make_rng(56, "data/oversample"))[910:]
+
+    assert set(np.flatnonzero(labels == 1)) == set(copies)
+
+
+@pytest.mark.parametrize("options", [{"folds": 0}, {"folds": 5}])
+def test_a_bootstrap_draws_from_the_training_rows_alone(options: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    """A bag is as large as the training rows, drawn from them with replacement: about 63 in 100 are in it."""
+    labels = make_labels(250, 50)
+    plain_train, plain_validation = make_context(tmp_path, **options).split(labels)
+    train, validation = make_context(tmp_path, bootstrap=True, **options).split(labels)
+
+    assert plain_validation.tolist() == validation.tolist()
+    assert len(plain_train) == len(train)
+    assert set(train) <= set(plain_train)
+    assert 0.5 < len(set(train)) / len(train) < 0.75
+
+
+# --- one point a draw ---
+
+
+def load_toy(cache: pathlib.Path, options: Mapping[str, Any], **points: Any) -> dict[str, str]:
+    """Return the digests of 300 numbers in an order of data/load, 240 of them in one class."""
+    context = make_context(cache, make_seeds(**points), **options)
+    labels = make_labels(240, 60)
+    train, validation = context.split(labels)
+    rows = context.rng("data/load").permutation(300)
+    return Dataset(Split(rows[train], labels[train]), Split(rows[validation], labels[validation])).digests()
+
+
+DRAWS: dict[str, tuple[dict[str, Any], bool]] = {
+    "load": ({}, True),
+    "split": ({}, True),
+    "folds": ({"folds": 5}, True),
+    "oversample": ({"oversample": True}, False),
+    "bootstrap": ({"bootstrap": True}, False),
+}
+
+
+@pytest.mark.parametrize("point", DRAWS)
+def test_each_data_point_moves_what_it_draws(point: str, tmp_path: pathlib.Path) -> None:
+    """Same seeds, same arrays; another seed of a point in use, other training rows; of any other point, the same."""
+    options, moves_validation = DRAWS[point]
+    before, moved = load_toy(tmp_path, options), load_toy(tmp_path, options, **{point: 1})
+    idle = {"order", *DRAWS} - {"load", point} - ({"split"} if point != "folds" else set())
+
+    assert before == load_toy(tmp_path, options)
+    assert before["train/inputs"] != moved["train/inputs"]
+    assert moves_validation == (before["validation/inputs"] != moved["validation/inputs"])
+    for other in sorted(idle):
+        assert before == load_toy(tmp_path, options, **{other: 1})
+
+
+def test_points_without_a_use_rest(tmp_path: pathlib.Path) -> None:
+    """The split says which points it has no use for; setting one of those is refused with the reason."""
+    for options, resting in (
+        ({}, {"folds", "oversample", "bootstrap"}),
+        ({"folds": 5, "oversample": True}, {"split", "bootstrap"}),
+    ):
+        seeds = make_seeds()
+        make_context(tmp_path, seeds, **options).split(make_labels(100, 100))
+        rests = {row["point"].removeprefix("data/") for row in seeds.table() if row["rests"]}
+
+        assert resting == rests
+
+    seeds = make_seeds(folds=3)
+    make_context(tmp_path, seeds).split(make_labels(100, 100))
+    seeds.take("data/load")
+
+    with pytest.raises(SeedError, match=r"^seed point data/folds: .*received none: data.folds is 0"):
+        seeds.check_consumed()
+
+
+# --- order ---
+
+
+def test_the_order_of_an_epoch_is_a_pure_function() -> None:
+    """Epoch 3 has one order for a seed, whatever was drawn before it and in whichever process."""
+    seeds = make_seeds()
+    for epoch in (1, 2):
+        epoch_order(seeds, epoch, 1000)
+
+    assert epoch_order(seeds, 3, 1000).tobytes() == epoch_order(make_seeds(), 3, 1000).tobytes()
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    """Each epoch visits every row once, in another order; another seed gives other orders."""
+    orders = [epoch_order(make_seeds(), epoch, 1000) for epoch in range(1, 21)]
+    others = [epoch_order(make_seeds(order=1), epoch, 1000) for epoch in range(1, 21)]
+
+    assert all(list(range(1000)) == sorted(order) for order in orders)
+    assert len({order.tobytes() for order in [*orders, *others]}) == 40
+
+
+def test_the_order_is_frozen() -> None:
+    """Seed 56 orders ten rows of epochs 1 and 2 so, in every version."""
+    orders = [epoch_order(make_seeds(), epoch, 10).tolist() for epoch in (1, 2)]
+
+    assert orders == [[7, 1, 5, 0, 6, 3, 2, 8, 9, 4], [1, 6, 2, 9, 7, 8, 0, 4, 5, 3]]
+
+
+def test_unseeded_orders_differ() -> None:
+    """Without a seed no two orders of an epoch are the same."""
+    seeds = make_seeds(policy="unseeded")
+
+    assert epoch_order(seeds, 1, 1000).tobytes() != epoch_order(seeds, 1, 1000).tobytes()
+
+
+# --- data set ---
+
+
+def test_every_array_counts_in_the_data_digest() -> None:
+    """One moved number or label in either part, or two swapped parts, are another digest; the arrays have names."""
+    inputs, labels = np.arange(6, dtype=np.int32).reshape(3, 2), np.array([0, 1, 1], np.int32)
+    whole = Split(inputs, labels)
+    moved = [Split(inputs + np.eye(3, 2, dtype=np.int32), labels), Split(inputs, labels[::-1])]
+    datasets = [
+        Dataset(whole, whole),
+        *(Dataset(part, whole) for part in moved),
+        *(Dataset(whole, part) for part in moved),
+    ]
+
+    assert len({dataset.digest() for dataset in datasets}) == 5
+    assert list(datasets[0].digests()) == ["train/inputs", "train/labels", "validation/inputs", "validation/labels"]
+    assert datasets[0].digests()["train/labels"] == array_digest("train/labels", labels)
+
+
+# --- cache ---
+
+CACHED = """
+import pathlib, sys
+import numpy
+from samebits.train.data import DataContext
+from samebits.core.seeds import Seeds
+
+def make():
+    return {"words": numpy.arange(2_000_000)}
+
+print("ready", flush=True)
+sys.stdin.readline()
+context = DataContext(Seeds({}), {}, pathlib.Path(sys.argv[1]))
+for number in range(5):
+    assert context.cached("words", {"number": number}, make)["words"].sum() == 1999999000000
+"""
+
+
+@pytest.fixture
+def calls() -> list[str]:
+    """Return what the tests below append to whenever arrays are made."""
+    return []
+
+
+@pytest.fixture
+def make(calls: list[str]) -> Callable[[], dict[str, np.ndarray]]:
+    """Return a function that makes arrays and says so."""
+
+    def make() -> dict[str, np.ndarray]:
+        calls.append("made")
+        return {"words": np.arange(5, dtype=np.int32)}
+
+    return make
+
+
+Make = Callable[[], dict[str, np.ndarray]]
+
+
+def test_the_cache_makes_arrays_once(tmp_path: pathlib.Path, make: Make, calls: list[str]) -> None:
+    """The second call, also of another process's context, reads the same bits and makes nothing."""
+    first = make_context(tmp_path / "cache").cached("words", {"a": 1}, make)
+    second = make_context(tmp_path / "cache").cached("words", {"a": 1}, make)
+
+    assert calls == ["made"]
+    assert (first["words"].dtype, first["words"].tobytes()) == (second["words"].dtype, second["words"].tobytes())
+
+
+def test_another_key_is_another_entry(tmp_path: pathlib.Path, make: Make, calls: list[str]) -> None:
+    """Everything in the key, and the name, decides which arrays are read."""
+    context = make_context(tmp_path)
+    for name, key in (("words", {"a": 1}), ("words", {"a": 2}), ("words", {"b": 1}), ("other", {"a": 1})):
+        context.cached(name, key, make)
+
+    assert len(calls) == 4
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_other_code_is_another_entry(tmp_path: pathlib.Path) -> None:
+    """A function whose module's code has changed is called again: old code's arrays are not taken for new ones."""
+    module = tmp_path / "encoder.py"
+    found = []
+    for number in (1, 2, 1):
+        module.write_text(f"import numpy\ndef make():\n    return {{'words': numpy.array([{number}])}}\n")
+        names: dict[str, Any] = {}
+        exec(compile(module.read_text(), str(module), "exec"), names)  # noqa: S102  an edited module, without the caches of import
+        found.append(make_context(tmp_path / "cache").cached("words", {}, names["make"])["words"].tolist())
+
+    assert found == [[1], [2], [1]]
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_cache_file_is_made_again(
+    tmp_path: pathlib.Path, make: Make, calls: list[str], caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    """A flipped bit or a cut file costs a warning and the time to make it, and the next call finds it whole."""
+    context = make_context(tmp_path)
+    context.cached("words", {}, make)
+    (path,) = tmp_path.iterdir()
+    whole = bytearray(path.read_bytes())
+    damaged = {"flip": bytes([*whole[:-1], whole[-1] ^ 1]), "cut": bytes(whole[:-1]), "empty": b""}[damage]
+    path.write_bytes(damaged)
+
+    with caplog.at_level(logging.WARNING):
+        assert context.cached("words", {}, make)["words"].tolist() == [0, 1, 2, 3, 4]
+
+    assert caplog.messages == [f"the cache is made again: {path} is damaged."]
+    assert context.cached("words", {}, make)["words"].tolist() == [0, 1, 2, 3, 4]
+    assert calls == ["made", "made"]
+    assert bytes(whole) == path.read_bytes()
+
+
+def test_a_cache_that_cannot_be_written_costs_only_a_warning(
+    tmp_path: pathlib.Path, make: Make, calls: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a file stands in the cache's place the arrays are made each time, with a warning, and the run goes on."""
+    (tmp_path / "cache").touch()
+    context = make_context(tmp_path / "cache")
+
+    with caplog.at_level(logging.WARNING):
+        arrays = [context.cached("words", {}, make)["words"].tolist() for _ in range(2)]
+
+    assert arrays == [[0, 1, 2, 3, 4]] * 2
+    assert calls == ["made", "made"]
+    assert len(caplog.messages) == 2
+    assert caplog.messages[0].startswith("the encoded data are not kept for the next run: ")
+
+
+def test_a_full_disk_costs_the_cache_only_a_warning(
+    tmp_path: pathlib.Path, make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrays that do not fit on the disk are used all the same, and nothing half-written stays."""
+
+    def full(path: pathlib.Path, _arrays: dict[str, np.ndarray]) -> None:
+        files.write_file(path, lambda _stream: pathlib.Path("/dev/full").write_bytes(b"x"))
+
+    monkeypatch.setattr("samebits.train.data.write_arrays", full)
+
+    with caplog.at_level(logging.WARNING):
+        assert make_context(tmp_path).cached("words", {}, make)["words"].tolist() == [0, 1, 2, 3, 4]
+
+    assert "No space left on device" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_share_a_cache(tmp_path: pathlib.Path) -> None:
+    """Two processes that make the same entries at once both get them whole, and leave them whole."""
+    script, cache = tmp_path / "script.py", tmp_path / "cache"
+    script.write_text(CACHED)
+    command = [sys.executable, str(script), str(cache)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    pipe = subprocess.PIPE
+    children = [
+        subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)
+    ]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+
+    assert [child.communicate(timeout=60)[1] for child in children] == ["", ""]
+    assert [child.returncode for child in children] == [0, 0]
+    assert len(list(cache.iterdir())) == 5
+    assert all(len(files.read_arrays(path)["words"]) == 2_000_000 for path in cache.iterdir())
+
+
+# --- synthetic reviews ---
+
+
+def test_synthetic_reviews_are_as_asked(tmp_path: pathlib.Path) -> None:
+    """Rows, words and length are those of the arguments, labels are balanced, and a label shows in its words."""
+    dataset = synthetic.make_synthetic_reviews(make_context(tmp_path), **SYNTHETIC_OPTIONS)
+    inputs = np.concatenate([dataset.train.inputs, dataset.validation.inputs])
+    labels = np.concatenate([dataset.train.labels, dataset.validation.labels])
+    means = [inputs[labels == label].mean() for label in (0, 1)]
+
+    assert [part.inputs.shape for part in (dataset.train, dataset.validation)] == [(240, 12), (60, 12)]
+    assert {inputs.dtype, labels.dtype} == {np.dtype(np.int32)}
+    assert (inputs.min(), inputs.max()) == (4, 59)
+    assert np.bincount(labels).tolist() == [150, 150]
+    assert means[1] - means[0] > 5
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "expected"),
+    [
+        ("rows", 0, "an integer of at least 1"),
+        ("rows", True, "an integer of at least 1"),
+        ("num_words", "60", "an integer of at least 1"),
+        ("sequence_length", 1.5, "an integer of at least 1"),
+        ("num_words", 5, "at least 6"),
+    ],
+)
+def test_synthetic_reviews_need_sensible_sizes(
+    tmp_path: pathlib.Path, argument: str, value: Any, expected: str
+) -> None:
+    """A size that makes no data is refused by name."""
+    with pytest.raises(DataError) as caught:
+        synthetic.make_synthetic_reviews(make_context(tmp_path), **SYNTHETIC_OPTIONS | {argument: value})
+
+    assert (f"data.{argument}", expected) == (caught.value.what, caught.value.expected)

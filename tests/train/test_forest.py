@@ -1,0 +1,210 @@
+"""The random forest: an algorithm that is random by itself, recorded, compared and explained as a network is."""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import PACKAGE, ROOT, Result, copy_project, digest, finished, needs_example, run_script
+
+from samebits import compose
+from samebits.core.config import TrainingConfig
+from samebits.core.digest import array_digest, arrays_digest
+from samebits.core.errors import ConfigError
+from samebits.core.files import read_arrays
+from samebits.core.seeds import Seeds, resolve_points
+from samebits.runs.folder import PREDICTIONS, read_json, read_rows
+from samebits.studies.variance import ALL, sources_of
+from samebits.train.data import DataContext
+
+forest = importlib.import_module(f"{PACKAGE}.forest")
+build_forest, count_words, make_synthetic_counts = forest.build_forest, forest.count_words, forest.make_synthetic_counts
+Trained = tuple[pathlib.Path, pathlib.Path]
+
+
+def train(root: pathlib.Path, *overrides: str, **options: Any) -> Result:
+    """Train the small forest."""
+    experiment = [] if any(word.startswith("experiment=") for word in overrides) else ["experiment=smoke_forest"]
+    return run_script(root, "train.py", *experiment, "tracker=none", *overrides, **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Return a project with a trained forest, and its attempt."""
+    root = copy_project(tmp_path_factory.mktemp("forest"))
+    done = train(root)
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return root, finished(root)[0]
+
+
+def test_a_forest_leaves_the_record_of_a_run(trained: Trained) -> None:
+    """The files of a run; a row of the trace for each tree; the digest is that of the kept arrays, and golden."""
+    attempt = trained[1]
+    names = {path.name for path in attempt.iterdir()}
+    rows, result = read_rows(attempt / "trace.jsonl"), read_json(attempt / "result.json")
+    arrays = read_arrays(attempt / "model.arrays")
+
+    assert {"config.yaml", "machine.json", "seeds.json", "metrics.jsonl", "model.arrays", PREDICTIONS} <= names
+    assert "model.keras" not in names
+    assert [None, *range(1, 11), None] == [row.get("step") for row in rows]
+    assert arrays_digest({name: array_digest(name, array) for name, array in arrays.items()}) == digest(attempt)
+    assert rows[-1]["weights"] == digest(attempt)
+    assert {name: value.hex() for name, value in result["metrics"].items()} == rows[-1]["bits"]
+    assert json.loads((ROOT / "golden" / "smoke_forest.json").read_text())["weights_digest"] == digest(attempt)
+
+
+@pytest.mark.slow
+@needs_example
+def test_the_forest_of_the_reviews_is_as_claimed(trained: Trained) -> None:
+    """Seed 56 has this digest and this accuracy on the real reviews."""
+    done = train(trained[0], "experiment=imdb_forest")
+
+    assert "val_accuracy 0.8392" in done.stdout
+    assert "weights 538b4e481d00" in done.stdout
+
+
+def test_points_without_a_use_rest_in_a_forest(trained: Trained) -> None:
+    """The order of batches rests with a reason, the forest's own point is consumed."""
+    points = {row["point"]: row for row in read_json(trained[1] / "seeds.json")["points"]}
+
+    assert "a forest takes all rows at once" == points["data/order"]["rests"]
+    assert points["algorithm/forest"]["consumed"]
+    assert "bootstrap samples and features of a random forest" == points["algorithm/forest"]["consumer"]
+
+
+def walk(arrays: dict[str, np.ndarray], tree: int, row: np.ndarray) -> np.ndarray:
+    """Return a tree's vote on one row, from the kept arrays alone."""
+    part = {key: arrays[f"trees/{tree:03d}/{key}"] for key in ("feature", "threshold", "value")}
+    left, right = (arrays[f"trees/{tree:03d}/children_{side}"] for side in ("left", "right"))
+    node = 0
+    while left[node] >= 0:
+        node = (left if row[part["feature"][node]] <= part["threshold"][node] else right)[node]
+    return np.asarray(part["value"][node, 0])
+
+
+def test_the_kept_arrays_are_the_whole_forest(trained: Trained) -> None:
+    """Walked by hand, the arrays alone give the probabilities that the run predicted, bit for bit."""
+    _, attempt = trained
+    config = compose.compose(ROOT, ["experiment=smoke_forest"])
+    seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+    keys = ("rows", "num_words", "sequence_length", "positive_share")
+    context = DataContext(seeds, config.data, attempt)
+    validation = make_synthetic_counts(context, **{key: config.data[key] for key in keys}).validation
+    arrays, predicted = read_arrays(attempt / "model.arrays"), read_arrays(attempt / PREDICTIONS)
+    votes = np.zeros((len(validation.labels), 2))
+    for tree in range(10):
+        votes += np.array([walk(arrays, tree, row) for row in validation.inputs])
+
+    assert validation.labels.tobytes() == predicted["labels"].tobytes()
+    assert (votes / 10).tobytes() == predicted["probabilities"].tobytes()
+
+
+def test_one_core_and_a_killed_fit_change_nothing(trained: Trained, tmp_path: pathlib.Path) -> None:
+    """An attempt with half a record begins anew, here with one tree at a time, and ends with the same bits and rows."""
+    root, attempt = trained
+    stopped = attempt.parent / "2"
+    stopped.mkdir()
+    shutil.copy(attempt / "config.yaml", stopped)
+    (stopped / "trace.jsonl").write_bytes((attempt / "trace.jsonl").read_bytes()[:3000])
+    done = train(root, prefix=("taskset", "--cpu-list", "0"))
+
+    assert f"goes on with {attempt.parent.name}/2\n10 trees, 1 at once" in done.stdout
+    assert "same bits as 1 earlier run" in done.stdout
+    for name in ("metrics.jsonl", "trace.jsonl", "model.arrays", PREDICTIONS):
+        assert (attempt / name).read_bytes() == (stopped / name).read_bytes()
+
+
+def test_explain_names_the_first_tree(trained: Trained) -> None:
+    """With the forest's seed alone moved, the data are equal and the first tree is the first that differs."""
+    root, attempt = trained
+    moved = train(root, "seed.points.algorithm.forest=3")
+    other = moved.stdout.splitlines()[-1]
+    done = run_script(root, "explain.py", f"{attempt.parent.name}/1", other)
+
+    assert 0 == moved.returncode, moved.stderr
+    assert 1 == done.returncode, done.stderr
+    assert "seed algorithm/forest" in done.stdout
+    assert "first divergence: epoch 1, step 1, weights after the update of trees/000/feature" in done.stdout
+    assert "data train" not in done.stdout
+
+
+def test_a_forest_is_verified(trained: Trained) -> None:
+    """Under hostile conditions, every record of two runs."""
+    done = run_script(trained[0], "verify.py", "2", "experiment=smoke_forest", "tracker=none")
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "VERIFIED: 2 runs of smoke_forest, seed 56, bitwise identical" in done.stdout
+
+
+def test_forests_can_be_bagged(trained: Trained) -> None:
+    """A study of forests: two bags, two digests, one average."""
+    done = run_script(trained[0], "bagging.py", "--bags=2", "experiment=smoke_forest", "tracker=none")
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "ensemble of 2: probabilities" in done.stdout
+
+
+def test_settings_that_a_forest_would_ignore_are_refused(trained: Trained) -> None:
+    """In the training process, before anything is begun."""
+    done = train(trained[0], "training.optimizer=sgd")
+
+    assert 2 == done.returncode, done.stdout + done.stderr
+    assert "training.optimizer: expected adam: a forest has no epochs, batches, loss, optimizer" in done.stderr
+
+
+def test_what_is_no_forest_is_refused() -> None:
+    """Only the estimator that was measured is taken, and each setting of the loop is looked at."""
+    from sklearn.linear_model import LogisticRegression
+
+    from samebits.train.forest import check_forest
+
+    forest = build_forest({"algorithm/forest": 1}.get, trees=1, max_depth=None, min_samples_leaf=1)
+    check_forest(forest, TrainingConfig(epochs=1, log_every=3))
+    with pytest.raises(ConfigError, match=r"received sklearn\.linear_model\._logistic\.LogisticRegression"):
+        check_forest(LogisticRegression(), TrainingConfig(epochs=1))
+    others: dict[str, Any] = {
+        "epochs": 2,
+        "batch_size": 7,
+        "loss": "a.b",
+        "optimizer": "sgd",
+        "learning_rate": 1.0,
+        "steps_per_epoch": 3,
+    }
+    for key, value in others.items():
+        with pytest.raises(ConfigError, match=f"training.{key}: expected "):
+            check_forest(forest, dataclasses.replace(TrainingConfig(epochs=1), **{key: value}))
+
+
+@pytest.mark.parametrize("arguments", [{"trees": 0}, {"max_depth": 0}, {"min_samples_leaf": True}, {"trees": 2.5}])
+def test_a_forest_needs_sensible_arguments(arguments: dict[str, Any]) -> None:
+    """Refused by name."""
+    (name,) = arguments
+    with pytest.raises(ConfigError, match=f"model.{name}: expected an integer of at least 1"):
+        build_forest(lambda _: 1, **({"trees": 1, "max_depth": None, "min_samples_leaf": 1} | arguments))
+
+
+def test_words_are_counted() -> None:
+    """Padding is not, and more than 255 are 255; many reviews are counted in parts."""
+    inputs = np.zeros((2001, 300), np.int32)
+    inputs[0, :3], inputs[1000, :], inputs[2000, -2:] = [3, 1, 3], 4, [4, 2]
+    counts = count_words(inputs, 5)
+
+    assert [[0, 1, 0, 2, 0], [0, 0, 0, 0, 255], [0, 0, 1, 0, 1]] == counts[[0, 1000, 2000]].tolist()
+    assert 0 == counts[1:1000].sum()
+    assert "uint8" == counts.dtype.name
+
+
+def test_the_spread_of_a_forest_has_other_sources() -> None:
+    """Its own algorithm is one; without batches their order is none."""
+    points = [*resolve_points(56, "derived", compose.compose(ROOT, ["experiment=smoke_forest"]).seed.points)]
+
+    assert {
+        "data/split": ("data/split",),
+        "algorithm": ("algorithm/forest",),
+        ALL: ("data/split", "algorithm/forest"),
+    } == sources_of(points)

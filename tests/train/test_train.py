@@ -1,0 +1,469 @@
+"""`make train` end to end, on the smoke experiment: the same bits in fresh processes, and clear ends of every kind."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from conftest import (
+    PACKAGE,
+    QUIET,
+    ROOT,
+    Result,
+    check_continued,
+    children,
+    copy_project,
+    digest,
+    finished,
+    is_gone,
+    needs_example,
+    run_script,
+    start_and_wait_for_rows,
+    train,
+    wait_until,
+)
+
+from samebits.runtime.pins import OPTIONAL_FOR_KERAS
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, Result]:
+    """Return a project in which the smoke experiment was trained once, and what it printed."""
+    root = copy_project(tmp_path_factory.mktemp("trained"))
+    return root, train(root)
+
+
+def test_a_run_ends_with_metrics_digest_and_folder(trained: tuple[pathlib.Path, Result]) -> None:
+    """The last lines say accuracy, loss, time, digest, siblings and the folder, and the exit code is 0."""
+    root, done = trained
+    last = done.stdout.splitlines()[-3:]
+
+    assert 0 == done.returncode
+    assert last[0].startswith("val_accuracy 0.9")
+    assert last[1] == f"weights {digest(finished(root)[0])[:12]}…   first run of these inputs; run it again to compare"
+    assert last[2] == finished(root)[0].relative_to(root).as_posix()
+
+
+def test_a_run_folder_holds_its_whole_record(trained: tuple[pathlib.Path, Result]) -> None:
+    """Inputs, configuration, machine, seeds, metrics, trace, model, result and log are there; no checkpoint is left."""
+    root, _ = trained
+    attempt = finished(root)[0]
+    names = {
+        "config.yaml",
+        "machine.json",
+        "seeds.json",
+        "metrics.jsonl",
+        "trace.jsonl",
+        "model.keras",
+        "predictions.arrays",
+        "result.json",
+        "log.txt",
+    }
+
+    assert names <= {path.name for path in attempt.iterdir()}
+    assert [] == list(attempt.glob("checkpoint-*"))
+    assert {"inputs.json", "source"} <= {path.name for path in attempt.parent.iterdir()}
+
+
+HOSTILE = {
+    "another working directory, locale and time zone": {"LC_ALL": "C", "LANG": "tr_TR.UTF-8", "TZ": "Asia/Kathmandu"},
+    "another hash seed": {"PYTHONHASHSEED": "4242"},
+    "oneDNN off, one thread and XLA in the parent": {
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "TF_XLA_FLAGS": "--tf_xla_auto_jit=2",
+        "OMP_NUM_THREADS": "3",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "OPENBLAS_CORETYPE": "Prescott",
+        "NPY_DISABLE_CPU_FEATURES": "X86_V3",
+    },
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_the_parents_environment_does_not_reach_the_bits(
+    name: str, trained: tuple[pathlib.Path, Result], tmp_path: pathlib.Path
+) -> None:
+    """Variables, folder, locale and time zone of the parent change no record of the run."""
+    root, _ = trained
+    done = train(root, environment=HOSTILE[name], cwd=tmp_path)
+
+    assert 0 == done.returncode, done.stderr
+    assert "same bits as" in done.stdout
+    assert digest(finished(root)[0]) == digest(finished(root)[-1])
+
+
+def test_one_busy_core_gives_the_same_bits(trained: tuple[pathlib.Path, Result]) -> None:
+    """A run on one core, shared with another process, ends with the digest of a run on all cores."""
+    root, _ = trained
+    core = str(min(os.sched_getaffinity(0)))
+    with subprocess.Popen(["taskset", "-c", core, sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            done = train(root, prefix=("taskset", "-c", core))
+        finally:
+            busy.kill()
+
+    assert 0 == done.returncode, done.stderr
+    assert digest(finished(root)[0]) == digest(finished(root)[-1])
+
+
+def test_another_seed_gives_other_bits(project: pathlib.Path, trained: tuple[pathlib.Path, Result]) -> None:
+    """SEED=57 ends with another digest than SEED=56."""
+    train(project, "seed.root=57")
+
+    assert digest(finished(trained[0])[0]) != digest(finished(project)[0])
+
+
+def test_a_detailed_trace_changes_no_bits(trained: tuple[pathlib.Path, Result]) -> None:
+    """trace.level=stage ends with the same digest, and records every step."""
+    root, _ = trained
+    train(root, "trace.level=stage")
+    newest = finished(root)[-1]
+    steps = [row for row in map(json.loads, (newest / "trace.jsonl").read_text().splitlines()) if "gradients" in row]
+
+    assert digest(finished(root)[0]) == digest(newest)
+    assert 30 == len(steps)
+
+
+@pytest.mark.parametrize("level", ["portable", "machine"])
+def test_how_many_steps_go_in_one_call_decides_no_bits(level: str, project: pathlib.Path) -> None:
+    """As many as 0.2 s hold, one, and one with all its gradients recorded: every row and digest is the same."""
+    source = project / "src" / "samebits" / "train" / "loop.py"
+    text = source.read_text()
+    words = f"runtime={level}", "training.log_every=7"
+    train(project, *words)
+    source.write_text(text.replace("CALL_S = 0.2", "CALL_S = 0.0"))
+    assert source.read_text() != text
+    train(project, *words)
+    train(project, *words, "trace.level=stage")
+    many, one, traced = (json.loads((attempt / "result.json").read_text()) for attempt in finished(project))
+    rows = [(attempt / "metrics.jsonl").read_text() for attempt in finished(project)]
+
+    assert many["weights_digest"] == one["weights_digest"] == traced["weights_digest"]
+    assert many["optimizer_digest"] == one["optimizer_digest"] == traced["optimizer_digest"]
+    assert rows[0] == rows[1] == rows[2]
+    assert len(rows[0].splitlines()) > 4
+
+
+def test_a_result_says_where_the_seconds_went(trained: tuple[pathlib.Path, Result]) -> None:
+    """Its phases add up to the training's time."""
+    root, _ = trained
+    result = json.loads((finished(root)[0] / "result.json").read_text())
+    phases = result["phases"]
+
+    assert {"prepare_s", "first_step_s", "steps_s", "evaluate_s", "record_s"} == set(phases)
+    assert all(seconds > 0 for seconds in phases.values())
+    assert 0.8 < sum(phases.values()) / result["timing"]["training_s"] <= 1
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
+def test_every_script_says_what_it_does(script: str, project: pathlib.Path) -> None:
+    """`--help` prints it, ends with 0 and begins nothing; job.py alone is for Hydra."""
+    if script == "job.py":
+        pytest.skip("is started by Hydra's launchers")
+    before = sorted(path for path in project.rglob("*") if "__pycache__" not in path.parts)
+    done = run_script(project, script, "--help")
+
+    assert 0 == done.returncode, done.stderr
+    assert len(done.stdout.splitlines()) >= 1
+    assert before == sorted(path for path in project.rglob("*") if "__pycache__" not in path.parts)
+
+
+@pytest.mark.parametrize("level", ["machine", "article", "free"])
+def test_every_runtime_level_trains_and_records_its_promise(level: str, project: pathlib.Path) -> None:
+    """The other levels finish too, and the record says which promise was made."""
+    done = train(project, f"runtime={level}", "training.epochs=1")
+    machine = json.loads((finished(project)[0] / "machine.json").read_text())
+
+    assert 0 == done.returncode, done.stderr
+    assert level == machine["arithmetic"]["promise"]
+
+
+def test_nothing_seeded_gives_other_bits_each_time_and_is_no_error(project: pathlib.Path) -> None:
+    """seed=none with runtime=free differs between two runs, and says so without failing: nothing was promised."""
+    first = train(project, "seed=none", "runtime=free", "training.epochs=1")
+    second = train(project, "seed=none", "runtime=free", "training.epochs=1")
+
+    assert (0, 0) == (first.returncode, second.returncode)
+    assert digest(finished(project)[0]) != digest(finished(project)[1])
+    assert "DIFFERENT BITS" in second.stdout
+    assert "free promises nothing" in second.stdout
+
+
+def test_different_bits_under_a_promise_are_an_error_that_names_the_record(project: pathlib.Path) -> None:
+    """A model that draws from the operating system breaks the promise: exit 1, and the first differing tensor."""
+    path = project / "src" / PACKAGE / "model.py"
+    text = path.read_text().replace(
+        'seed=seed("output/kernel")', 'seed=seed("output/kernel") and int.from_bytes(__import__("os").urandom(3))'
+    )
+    path.write_text(text)
+    first, second = train(project, "training.epochs=1"), train(project, "training.epochs=1")
+
+    assert 0 == first.returncode
+    assert 1 == second.returncode
+    assert "DIFFERENT BITS than attempt 1 of these inputs (portable promises the same bits)" in second.stdout
+    assert "first divergence: initial weights of imdb_cnn_lstm/output/kernel" in second.stdout
+
+
+# --- killed and stopped ---
+
+
+def test_a_run_whose_child_was_killed_goes_on_to_the_same_bits(
+    project: pathlib.Path, undisturbed: pathlib.Path
+) -> None:
+    """SIGKILL of the training process: exit 1 with the reason; the same command ends with the undisturbed bits."""
+    process = start_and_wait_for_rows(project, 20)
+    (child,) = children(process.pid)
+    os.kill(child, signal.SIGKILL)
+    output = process.communicate()[0].decode()
+
+    assert 1 == process.returncode
+    assert "killed by SIGKILL (out of memory, or somebody's kill -9)" in output
+    check_continued(project, undisturbed)
+
+
+def test_a_run_whose_parent_was_killed_leaves_no_orphan_and_goes_on(
+    project: pathlib.Path, undisturbed: pathlib.Path
+) -> None:
+    """SIGKILL of the parent: the training process notices, saves and ends; the same command goes on."""
+    process = start_and_wait_for_rows(project, 20)
+    (child,) = children(process.pid)
+    process.kill()
+    process.communicate()
+
+    assert wait_until(lambda: is_gone(child))
+    check_continued(project, undisturbed)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_saves_and_goes_on(
+    number: signal.Signals, code: int, project: pathlib.Path, undisturbed: pathlib.Path
+) -> None:
+    """SIGTERM and Ctrl-C reach the training process: checkpoint, exit 143 or 130, and the same command goes on."""
+    process = start_and_wait_for_rows(project, 20)
+    process.send_signal(number)
+    output = process.communicate(timeout=120)[0].decode()
+
+    assert code == process.returncode
+    assert "stopped; what was trained is saved, and the same command goes on from there" in output
+    check_continued(project, undisturbed)
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "empty"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    damage: str, project: pathlib.Path, undisturbed: pathlib.Path
+) -> None:
+    """Damage to the newest checkpoint is seen, said, and costs some steps, not the bits."""
+    process = start_and_wait_for_rows(project, 60)
+    (child,) = children(process.pid)
+    os.kill(child, signal.SIGKILL)
+    process.communicate()
+    newest = max((project / "runs").glob("*/*/*/checkpoint-*"))
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes({"a flipped bit": bytes(data), "cut short": bytes(data[:1000]), "empty": b""}[damage])
+
+    check_continued(project, undisturbed)
+    assert f"checkpoint {newest.name} is damaged" in (finished(project)[0] / "log.txt").read_text()
+
+
+def test_a_crash_says_its_reason_and_the_log(project: pathlib.Path) -> None:
+    """A native abort in the model ends with exit 1, the signal's name and the log's path."""
+    path = project / "src" / PACKAGE / "model.py"
+    path.write_text(path.read_text().replace("    sizes = {", "    __import__('os').abort()\n    sizes = {", 1))
+    done = train(project)
+
+    assert 1 == done.returncode
+    assert "killed by SIGABRT; log: " in done.stdout
+    assert "Fatal Python error: Aborted" in next((project / "runs").glob("*/*/1/log.txt")).read_text()
+
+
+ENDING = """
+import atexit, importlib, pathlib, sys
+
+loaded = [name for name in ("IPython", "matplotlib", "sklearn") if name in sys.modules]
+usable = importlib.import_module("sklearn.base") is not None
+
+
+def report():
+    pathlib.Path("ending.txt").write_text(f"loaded {loaded} usable {usable}")
+
+
+atexit.register(report)
+"""
+
+
+def test_the_training_process_runs_what_the_users_code_wants_at_its_end(project: pathlib.Path) -> None:
+    """It ends without taking TensorFlow down, but not without atexit; and what Keras need not import is not loaded."""
+    path = project / "src" / PACKAGE / "model.py"
+    path.write_text(path.read_text() + ENDING)
+    done = train(project, "training.epochs=1")
+
+    assert 0 == done.returncode, done.stderr
+    assert "loaded [] usable True" == (project / "ending.txt").read_text()
+
+
+def test_keras_imports_what_the_training_process_leaves_out() -> None:
+    """Else `runtime.OPTIONAL_FOR_KERAS` would be for nothing."""
+    installed = {name for name in OPTIONAL_FOR_KERAS if importlib.util.find_spec(name)}
+
+    assert installed <= set(imported_modules("import keras"))
+    assert "sklearn" in installed
+
+
+def test_a_layer_without_a_seed_is_an_error_that_names_it(project: pathlib.Path) -> None:
+    """A Dropout without seed= is refused before training, with the layer's name."""
+    path = project / "src" / PACKAGE / "model.py"
+    path.write_text(
+        path.read_text().replace(
+            "keras.layers.MaxPooling1D(", 'keras.layers.Dropout(0.1, name="loose"),\n keras.layers.MaxPooling1D('
+        )
+    )
+    done = train(project)
+
+    assert 1 == done.returncode
+    assert "layer loose draws random numbers that no seed point covers" in done.stderr
+
+
+# --- bad input ---
+
+BAD = {
+    "seed.root=abc": "seed.root: expected an integer from 0 to 4294967295, received 'abc' (str)",
+    "seed.root=-1": "seed.root: expected an integer from 0 to 4294967295, received -1 (int)",
+    "seed.root=1.5": "seed.root: expected an integer from 0 to 4294967295, received 1.5 (float)",
+    "seed.root=2**40": "seed.root: expected an integer from 0 to 4294967295, received '2**40' (str)",
+    "seed.root=1099511627776": "received 1099511627776 (int)",
+    "seed.root=true": "received True (bool)",
+    "seed.points.data.order=1.5": "seed.points.data.order: expected an integer from 0 to 2147483645",
+    "seed.points.data.ordr=3": "Could not override 'seed.points.data.ordr'",
+    "foo=1": "Could not override 'foo'",
+    "+foo=1": "foo: expected one of name, resume, confirm, seed, data",
+    "+training.foo=1": "training.foo: expected one of training.epochs",
+    "data=imdb_revews": "Could not find 'data/imdb_revews'",
+    "modle=tiny": "Could not override 'modle'",
+    "training.epochs=0": "training.epochs: expected an integer of at least 1, received 0",
+    "training.epochs=two": "Value 'two' of type 'str' could not be converted to Integer",
+    "training.batch_size=0": "training.batch_size: expected an integer of at least 1, received 0",
+    "runtime.promise=perhaps": "runtime.promise: expected portable or machine or article or free",
+    "runtime.op_determinism=false": "fixed threads and op_determinism under portable",
+    "data._target_=os.system": "data._target_: expected a function in a package of your own below src/",
+    "paths.runs=/dev/null/runs": "folder /dev/null/runs",
+    # from here on the training process finds it
+    "training.batch_size=481": "training.batch_size: expected 1 to 480, the training rows, received 481",
+    "model.dropout_rate=nan": "model.dropout_rate: expected a finite number, received nan",
+    "model.dropout_rate=1.5": "model.dropout_rate: expected a number from 0 to below 1, received 1.5",
+    "+model.foo=1": "got an unexpected keyword argument 'foo'",
+    "data.validation_size=600": "data.validation_size: expected 1 to 599",
+    "seed.points.data.folds=3": "seed point data/folds: expected a consumer, received none: data.folds is 0",
+}
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_multirun_ends_with_the_code_of_one_that_failed(launcher: str, project: pathlib.Path) -> None:
+    """Also where the combinations run in other processes; the others go on, and the project's root stays as it is."""
+    files = set(project.iterdir())
+    words = ("experiment=smoke", "tracker=none", f"hydra/launcher={launcher}", "training.epochs=0,1")
+    done = run_script(project, "train.py", "--multirun", *words)
+
+    assert 2 == done.returncode, done.stdout
+    assert "training.epochs: expected an integer of at least 1, received 0" in done.stderr
+    assert 1 == len(finished(project))
+    assert {"runs", ".cache"} >= {path.name for path in set(project.iterdir()) - files}
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(override: str, project: pathlib.Path) -> None:
+    """Exit code 2, one line with what was expected, what came and what to do, and no file of a run."""
+    done = train(project, override)
+
+    assert 2 == done.returncode
+    assert 1 == len(done.stderr.strip().splitlines()), done.stderr
+    assert BAD[override] in done.stderr
+    assert "; fix: " in done.stderr
+    assert [] == [path for path in (project / "runs").rglob("*") if path.is_file()]
+
+
+@needs_example
+def test_a_truncated_data_file_is_refused(project: pathlib.Path) -> None:
+    """A CSV that was cut short is named with its digest and size; nothing is begun."""
+    short = project / "short.csv"
+    short.write_text("text,label,source\nfine,1,imdb\n")
+    done = run_script(project, "train.py", "tracker=none", f"data.path={short}")
+
+    assert 2 == done.returncode
+    assert f"data file {short}: expected SHA-256 d4acac55fe7f…, received" in done.stderr
+    assert not (project / "runs" / PACKAGE).exists()
+
+
+# --- set-up and imports ---
+
+
+def test_a_python_outside_the_range_is_refused(tmp_path: pathlib.Path, project: pathlib.Path) -> None:
+    """The set-up of a project that serves no such Python stops with one line before it makes anything."""
+    path = project / "scripts" / "setup_env.py"
+    path.write_text(path.read_text().replace("(3, 11), (3, 13)", "(3, 8), (3, 10)"))
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    assert 2 == done.returncode
+    assert done.stderr.startswith("error: Python 3.8 to 3.10 expected, received 3.")
+    assert not (project / ".venv").exists()
+
+
+WITHOUT_TENSORFLOW = ("entry", "launch", "tracking", "verify", "explain", "rounds", "golden", "audit", "portability",
+                      "zoo")  # fmt: skip
+
+
+def imported_modules(statement: str) -> list[str]:
+    """Return the names of all modules after a statement in a fresh process."""
+    code = f"{statement}; import sys, json; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names: list[str] = json.loads(done.stdout)
+    return names
+
+
+@pytest.mark.parametrize("module", WITHOUT_TENSORFLOW)
+def test_the_parents_modules_do_not_import_tensorflow(module: str) -> None:
+    """What runs beside a training starts fast: no TensorFlow, Keras, Comet or scikit-learn."""
+    loaded = set(imported_modules(f"import samebits.{module}"))
+
+    assert set() == loaded & {"tensorflow", "keras", "comet_ml", "sklearn", "matplotlib"}
+
+
+def test_the_import_check_can_fail() -> None:
+    """The same look at a module that does import Keras finds it."""
+    assert "keras" in imported_modules("import keras")
+
+
+def test_help_and_completion_and_seeds_answer_without_training(project: pathlib.Path) -> None:
+    """--help shows groups and examples, -sc installs completion, seeds.py prints every point with its consumer."""
+    shown = run_script(project, "train.py", "--help")
+    completion = run_script(project, "train.py", "-sc", "install=bash")
+    seeds = run_script(project, "seeds.py", "seed.root=56")
+
+    assert "python scripts/train.py seed.root=57 training.epochs=3" in shown.stdout
+    assert ", ".join(sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml"))) in shown.stdout
+    assert "complete -o nospace" in completion.stdout
+    assert "model/lstm/recurrent" in seeds.stdout
+    assert "batches of each epoch" in seeds.stdout
+
+
+def test_the_worker_refuses_an_environment_that_is_not_pinned(trained: tuple[pathlib.Path, Result]) -> None:
+    """Started by hand, without the pins, the training process says which one is missing."""
+    root, _ = trained
+    attempt = root / "by hand"
+    attempt.mkdir()
+    shutil.copy(finished(root)[0] / "config.yaml", attempt)
+    environment: dict[str, Any] = QUIET | {"PYTHONPATH": str(root / "src")}
+    environment.pop("PYTHONHASHSEED", None)
+    command = [sys.executable, "-m", "samebits.train.worker", str(attempt), str(root), str(os.getpid())]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert 1 == done.returncode
+    assert "RuntimePinError: PYTHONHASHSEED must be set before Python starts." in done.stderr
+    assert "Received: unset" in done.stderr

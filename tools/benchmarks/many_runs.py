@@ -1,0 +1,106 @@
+"""What 10,000 finished runs cost: the summary of a study, and the report: make bench-many [PICTURE=…].
+
+One real run (the smoke experiment) is trained; the others are copies of its folder with another seed and other numbers,
+where `make train` would put them. Then the real commands run over a tenth, half and all of them, as fresh processes:
+seconds, and the most memory that each had. Nothing is left.
+"""
+
+import argparse
+import copy
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from measuring import ROOT, Measured, describe_this_machine, run
+from rich.table import Table
+
+from samebits.compose import compose
+from samebits.core.terminal import print_table
+from samebits.runs.folder import INPUTS, RESULT, SOURCE, read_json
+from samebits.studies.plan import Run, Study
+from samebits.studies.report.report import MOST_RUNS
+
+OVERRIDES = ["experiment=smoke", "tracker=none"]
+
+
+def copy_project(folder: pathlib.Path) -> pathlib.Path:
+    """Return a copy of the project, so that its runs are apart."""
+    for name in ("conf", "scripts", "src"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def make_runs(root: pathlib.Path, runs: int) -> None:
+    """Train seed 0, and make the folders of the seeds that follow from its files."""
+    command = [sys.executable, str(root / "scripts" / "train.py"), *OVERRIDES, "seed.root=0"]
+    subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL)
+    base = compose(root, OVERRIDES)
+    study = Study("made", [Run("base", seed, base) for seed in range(runs)], root)
+    (real,) = (root / "runs" / "smoke").iterdir()
+    inputs, result = read_json(real / INPUTS), read_json(real / "1" / RESULT)
+    for seed in range(1, runs):
+        folder = study.inputs_folder(seed)
+        shutil.copytree(real, folder, ignore=shutil.ignore_patterns(SOURCE, "model.keras", "curves.png"))
+        other, mine = copy.deepcopy(result), copy.deepcopy(inputs)
+        mine["config"]["seed"]["root"] = seed
+        other["metrics"]["val_accuracy"] = 0.8 + seed * 7919 % 1000 / 10_000
+        other["metrics"]["val_loss"] = 0.4 - seed * 104_729 % 1000 / 10_000
+        other["weights_digest"] = f"{seed:064x}"
+        (folder / INPUTS).write_text(json.dumps(mine, indent=1))
+        (folder / "1" / RESULT).write_text(json.dumps(other, indent=1))
+
+
+def draw(found: dict[str, dict[int, Measured]], picture: pathlib.Path) -> None:
+    """Draw seconds and memory of each command against the number of runs."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  slow to import
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes: Any = figure.subplots(1, 2)
+    for axis, name, label in zip(axes, ("seconds", "megabytes"), ("seconds", "MB"), strict=True):
+        for command, rows in found.items():
+            axis.plot(list(rows), [getattr(done, name) for done in rows.values()], "o-", label=command)
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("runs")
+        axis.set_ylabel(label)
+    axes[0].legend()
+    figure.savefig(picture, dpi=110, metadata={"Software": None})
+
+
+def main() -> int:
+    """Make the runs, measure, and print a table; ends at a command that fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, help="where the figure goes")
+    parser.add_argument("runs", nargs="?", type=int, default=10_000)
+    given = parser.parse_args()
+    table = Table("command", "runs", "seconds", "most memory", title=describe_this_machine())
+    found: dict[str, dict[int, Measured]] = {}
+
+    def measure(name: str, some: int, script: str, *arguments: str) -> None:
+        done = found.setdefault(name, {})[some] = run([sys.executable, f"scripts/{script}", *arguments], cwd=root)
+        table.add_row(name, str(some), f"{done.seconds:.1f}", f"{done.megabytes:.0f} MB")
+
+    with tempfile.TemporaryDirectory() as name:
+        root = copy_project(pathlib.Path(name))
+        make_runs(root, given.runs)
+        for some in (given.runs // 10, given.runs // 2, given.runs):
+            measure("make study, all finished", some, "study.py", f"--seeds=0..{some - 1}", *OVERRIDES)
+        for some in (MOST_RUNS // 10, MOST_RUNS // 2, MOST_RUNS):
+            for path in sorted((root / "runs" / "smoke").iterdir())[some:]:
+                path.rename(root / path.name)
+            measure("make report", some, "report.py")
+            for path in root.glob("[0-9a-f]" * 16):
+                path.rename(root / "runs" / "smoke" / path.name)
+    print_table(table)
+    if given.out:
+        draw(found, given.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

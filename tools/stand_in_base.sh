@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# A stand-in for the base image where no image registry is reached: bash tools/stand_in_base.sh [NAME]
+# Debian 12 by debootstrap from the mirror that this machine's apt uses, and a Python 3.12 of this machine under /usr/local, as in the
+# image python:3.12-slim-bookworm; without one, Debian's own python3. For buildah, as root. A second call keeps what the first made.
+set -euo pipefail
+name=${1:-localhost/samebits-stand-in}
+suite=bookworm
+for program in buildah debootstrap; do
+  command -v "$program" >/dev/null || { echo "stand-in: $program expected, not found; fix: apt-get install $program" >&2; exit 2; }
+done
+mark="$(sha256sum "$0" | cut -c1-12)"
+if [ "$(buildah inspect --type=image --format '{{index .OCIv1.Config.Labels "stand-in"}}' "$name" 2>/dev/null)" = "$mark" ]; then
+  echo "stand-in: $name is there"
+  exit 0
+fi
+
+mirror=$(apt-get indextargets --format '$(SITE) $(COMPONENT) $(TARGET_OF) $(RELEASE)' 'Created-By: Packages' |
+  sed -n "s/ main deb $suite\$//p" | head -1)
+[ -n "$mirror" ] || { echo "stand-in: a mirror of Debian $suite in apt's configuration expected, none found; fix: run this on Debian 12" >&2; exit 2; }
+
+python=""  # any 3.12 that lives in a folder of its own, so that it can be copied
+for candidate in "$(command -v python3.12 || true)" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.12.*/bin/python3.12; do
+  [ -x "$candidate" ] || continue
+  prefix=$("$candidate" -c 'import sys; print(sys.base_prefix if sys.version_info[:2] == (3, 12) else "/usr")' 2>/dev/null || echo /usr)
+  [ "$prefix" = /usr ] || { python=$prefix; break; }
+done
+libraries=ca-certificates,libssl3,libffi8,libsqlite3-0,libreadline8,zlib1g,libbz2-1.0,liblzma5,libncursesw6,libuuid1,libexpat1
+[ -n "$python" ] || libraries=$libraries,python3,python3-venv
+
+work=$(mktemp -d)
+container=""
+trap 'rm -rf "$work"; [ -z "$container" ] || buildah rm "$container" >/dev/null' EXIT
+debootstrap --variant=minbase --include="$libraries" "$suite" "$work/root" "$mirror" >"$work/log" 2>&1 || { tail -5 "$work/log" >&2; exit 1; }
+if [ -n "$python" ]; then
+  mkdir -p "$work/root/usr/local/lib/python3.12/site-packages"
+  cp -a "$python/bin/python3.12" "$work/root/usr/local/bin/"
+  ln -s python3.12 "$work/root/usr/local/bin/python3"
+  find "$python/lib" -maxdepth 1 -name 'libpython3*.so*' -exec cp -a {} "$work/root/usr/local/lib/" \;
+  tar -C "$python/lib" -c --exclude=site-packages --exclude=test --exclude=__pycache__ --exclude='config-*' python3.12 |
+    tar -C "$work/root/usr/local/lib" -x --no-same-owner
+  chroot "$work/root" ldconfig
+fi
+rm -rf "$work"/root/var/cache/apt/* "$work"/root/var/cache/ldconfig/aux-cache "$work"/root/var/lib/apt/lists/* "$work"/root/var/log/*
+container=$(buildah from scratch)
+cp -a "$work/root/." "$(buildah mount "$container")/"
+buildah config --label "stand-in=$mark" "$container"
+buildah commit --quiet "$container" "$name" >/dev/null
+if [ -n "$python" ]; then from="this machine's 3.12"; else from="Debian (no Python 3.12 that can be copied was found)"; fi
+echo "stand-in: $name made; its Python: $from"

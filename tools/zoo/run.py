@@ -1,0 +1,227 @@
+"""Which pieces of Keras are portable: each trained some steps on this CPU and on emulated ones, as a table."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from samebits.checks.portability import NO_EMULATOR
+from samebits.core.config import RuntimeConfig
+from samebits.core.errors import MachineError
+from samebits.core.files import make_folder, write_bytes
+from samebits.runtime.emulators import CACHES_KIB, Job, Machine, emulated_machines, probe, run_jobs
+from samebits.runtime.machine import describe_cpu
+from samebits.runtime.pins import check_machine, child_environment
+
+DEFAULT_MACHINES = (*CACHES_KIB, "EPYC-Milan")
+CHUNK = 48  # cases of one process
+OURS = "samebits "
+TABLE = "docs/zoo.md"
+MEASURED = "src/samebits/portable/measured_operations.json"
+KINDS = {
+    "layer": "Layers",
+    "activation": "Activations and functions",
+    "loss": "Losses",
+    "optimizer": "Optimisers",
+    "initializer": "Initialisers",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of one case.
+
+    Attributes:
+        name: "kind piece".
+        difference: The first machine and stage that differ from this CPU; "": none.
+        refused: What a portable run refuses; empty: nothing.
+        error: Why it could not be trained, "": it was.
+    """
+
+    name: str
+    difference: str
+    refused: tuple[str, ...]
+    error: str = ""
+
+    @property
+    def is_hole(self) -> bool:
+        """Whether the promise is broken: the bits differ and nothing refuses it, or it could not be tried."""
+        ours_refused = OURS in self.name and self.refused
+        return bool(self.error or (self.difference and not self.refused) or ours_refused)
+
+
+def first_difference(name: str, rows: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Return the first machine and stage at which a case differs from the first machine's, "" if none does.
+
+    Args:
+        name: The case.
+        rows: By machine, by case: what `zoo.cases` wrote.
+    """
+    reference, *others = rows
+    stages = rows[reference][name]["stages"]
+    for machine in others:
+        for stage, digest in rows[machine][name]["stages"].items():
+            if digest != stages[stage]:
+                return f"{stage} ({machine})"
+    return ""
+
+
+def judge(rows: dict[str, dict[str, dict[str, Any]]]) -> list[Verdict]:
+    """Return a verdict for every case of the first machine."""
+    verdicts = []
+    for name, first in next(iter(rows.values())).items():
+        errors = [side[name]["error"] if name in side else "no result" for side in rows.values()
+                  if "stages" not in side.get(name, {})]  # fmt: skip
+        if errors:
+            verdicts.append(Verdict(name, "", (), errors[0]))
+            continue
+        verdicts.append(Verdict(name, first_difference(name, rows), tuple(first["refused"])))
+    return verdicts
+
+
+def measured_operations(verdicts: list[Verdict], rows: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the types of operations in all cases that were trained with the same bits everywhere."""
+    good = [verdict.name for verdict in verdicts if not verdict.difference and not verdict.error]
+    return sorted({operation for name in good for operation in rows[name]["operations"]})
+
+
+def describe(verdict: Verdict, ours: Verdict | None) -> tuple[str, str, str]:
+    """Return a table's cells of one piece: its bits, what portable does, what to use instead."""
+    if verdict.error:
+        return f"could not be tried: {verdict.error}", "-", "-"
+    bits = f"other from {verdict.difference}" if verdict.difference else "same"
+    if not verdict.refused:
+        return bits, "**portable as is**" if not verdict.difference else "**NOT REFUSED**", ""
+    instead = "-"
+    if ours is not None:
+        bits_of_ours = f", but its bits differ at {ours.difference}" if ours.difference else ": same bits"
+        instead = f"`samebits.portable.layers`{bits_of_ours}"
+    return bits, f"refused: {', '.join(verdict.refused)}", instead
+
+
+def render(verdicts: list[Verdict], machines: list[Machine]) -> str:
+    """Return the table as Markdown."""
+    by_name = {verdict.name: verdict for verdict in verdicts}
+    seen = {machine.name: probe(machine) for machine in machines}
+    where = "; ".join(f"{name} ({' '.join(facts['sets'])}; {facts['caches']})" for name, facts in seen.items())
+    lines = [
+        "# The zoo: which pieces of Keras are portable",
+        "",
+        "Made by `make zoo`; do not edit. Each piece was trained for 6 steps and evaluated under `runtime=portable`,",
+        "on this CPU and on emulated ones, and every stage compared: initial weights, each step's loss, gradients and",
+        "weights, the evaluation.",
+        "",
+        f'CPUs (instruction sets; L1 data and L2 cache): {where}. "This CPU" is {describe_cpu()["model"]}.',
+        "",
+        '"Other from" names the first stage that differs from this CPU. What is refused stops a portable run before it',
+        "trains, with the name of the layer, loss or optimiser that brought it; where the bits are the same and it is",
+        "refused all the same, these CPUs could not show the difference.",
+    ]
+    for kind, heading in KINDS.items():
+        lines += [
+            "",
+            f"## {heading}",
+            "",
+            "| piece | bits | under portable | instead |",
+            "|---|---|---|---|",
+        ]
+        for verdict in verdicts:
+            piece = verdict.name.removeprefix(f"{kind} ")
+            if verdict.name == piece or piece.startswith(OURS):
+                continue
+            ours = by_name.get(f"{kind} {OURS}{piece}")
+            lines.append(f"| {piece} | {' | '.join(describe(verdict, ours))} |")
+        others = [v for v in verdicts if v.name.startswith(f"{kind} {OURS}")]
+        for verdict in others:
+            bits, said, _ = describe(verdict, None)
+            lines.append(f"| {verdict.name.removeprefix(f'{kind} ')} | {bits} | {said} | |")
+    return "\n".join(lines) + "\n"
+
+
+def list_cases(environment: dict[str, str]) -> list[str]:
+    """Return the names of all cases, from a process that imports Keras."""
+    code = "from zoo.cases import all_cases; print('\\n'.join(all_cases()))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def read_cases(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Return what the processes of one machine wrote, by case."""
+    lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {row["name"]: row for row in map(json.loads, lines)}
+
+
+def zoo(root: pathlib.Path, names: list[str], pattern: str = "", *, write: bool = False) -> int:
+    """Train every case on every machine and say what is portable.
+
+    Args:
+        root: The project's folder.
+        names: Emulated CPUs; empty: `DEFAULT_MACHINES`.
+        pattern: Only the cases whose names contain this.
+        write: Write the table and the list of measured operations.
+
+    Returns:
+        0: whatever differs is refused, and all of ours are the same everywhere; 1: not.
+
+    Raises:
+        MachineError: No emulator, without which there is nothing to compare.
+    """
+    runtime = RuntimeConfig()
+    check_machine(runtime)
+    emulated = emulated_machines(names or list(DEFAULT_MACHINES), root / ".cache")
+    if not emulated:
+        raise MachineError("make zoo", expected="qemu-x86_64", received="none", fix=NO_EMULATOR)
+    machines = [Machine("this CPU"), *emulated]
+    environment = child_environment(runtime, 0, os.environ) | {"PYTHONPATH": str(root / "src")}
+    cases = [name for name in list_cases(environment) if pattern in name]
+    folder = root / "runs" / ".zoo"
+    shutil.rmtree(folder, ignore_errors=True)
+    jobs = []
+    for machine in reversed(machines):  # the slow ones first
+        make_folder(folder / machine.folder)
+        for number, start in enumerate(range(0, len(cases), CHUNK)):
+            output = folder / machine.folder / f"{number}.jsonl"
+            command = [*machine.prefix, sys.executable, "-m", "zoo.cases", str(output)]
+            title = f"{machine.name}, part {number + 1}"
+            jobs.append(Job(title, [*command, *cases[start : start + CHUNK]], environment, output.with_suffix(".txt")))
+    print(f"{len(cases)} cases on {len(machines)} CPUs in {len(jobs)} parts", flush=True)
+    began = time.monotonic()
+    done: list[str] = []
+
+    def finished(name: str, code: int) -> None:
+        done.append(name)
+        left_s = (time.monotonic() - began) / len(done) * (len(jobs) - len(done))
+        ended = "" if code == 0 else f" (exit code {code})"
+        print(f"[{len(done)}/{len(jobs)}] {name}{ended}  about {left_s:.0f} s left", flush=True)
+
+    run_jobs(jobs, finished)
+    rows = {machine.name: read_cases(folder / machine.folder) for machine in machines}
+    verdicts = judge(rows)
+    if write:
+        (root / TABLE).write_text(render(verdicts, machines), encoding="utf-8")
+        operations = measured_operations(verdicts, rows[machines[0].name])
+        write_bytes(root / MEASURED, (json.dumps(operations, indent=0) + "\n").encode())
+        print(f"wrote {TABLE} and {len(operations)} measured operations")
+    return conclude(verdicts, cases)
+
+
+def conclude(verdicts: list[Verdict], cases: list[str]) -> int:
+    """Print what is in order and what is not; returns the exit code."""
+    missing = sorted(set(cases) - {verdict.name for verdict in verdicts})
+    holes = [verdict for verdict in verdicts if verdict.is_hole]
+    for verdict in holes:
+        print(f"  {verdict.name}: {verdict.error or verdict.difference or 'refused: ' + ', '.join(verdict.refused)}")
+    for name in missing:
+        print(f"  {name}: no result")
+    refused = sum(bool(verdict.refused) for verdict in verdicts)
+    same = sum(not verdict.difference and not verdict.refused and not verdict.error for verdict in verdicts)
+    if holes or missing:
+        print(f"NOT COVERED: {len(holes) + len(missing)} of {len(cases)} cases")
+        return 1
+    print(f"COVERED: {len(cases)} cases; {same} portable, {refused} refused; nothing that differs is let through")
+    return 0

@@ -92,6 +92,11 @@ def run_script(
     )
 
 
+def run_command(root: pathlib.Path, command: str, *arguments: str, **options: object) -> Result:
+    """Run one of the project's commands in a fresh process and return its output and exit code."""
+    return run_script(root, f"{command}.py", *arguments, **options)  # type: ignore[arg-type]
+
+
 def train(root: pathlib.Path, *overrides: str, **options: object) -> Result:
     """Train the smoke experiment, without a tracker unless an override names one."""
     return run_script(root, "train.py", "experiment=smoke", "tracker=none", *overrides, **options)  # type: ignore[arg-type]

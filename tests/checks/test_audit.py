@@ -3,7 +3,7 @@
 import pathlib
 
 import pytest
-from conftest import PACKAGE, run_script
+from conftest import PACKAGE, run_command
 
 from samebits.checks.audit import judge
 from samebits.runs.trace_diff import Divergence
@@ -44,7 +44,7 @@ def test_a_point_is_judged_by_what_it_moves(point: str, found: list[Divergence],
 
 def test_a_live_point_passes_the_audit(project: pathlib.Path) -> None:
     """The audit of one initialiser and the order ends with LIVE."""
-    done = run_script(project, "audit.py", "model/conv/kernel", "data/order")
+    done = run_command(project, "audit", "model/conv/kernel", "data/order")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "LIVE: 2 seed points, each changes exactly what consumes it" in done.stdout
@@ -52,7 +52,7 @@ def test_a_live_point_passes_the_audit(project: pathlib.Path) -> None:
 
 def test_an_unknown_point_is_refused(project: pathlib.Path) -> None:
     """Not "LIVE: 0 seed points"."""
-    done = run_script(project, "audit.py", "data/ordr")
+    done = run_command(project, "audit", "data/ordr")
 
     assert 2 == done.returncode, done.stdout
     assert "received data/ordr; fix: mend the name" in done.stderr
@@ -63,7 +63,7 @@ def test_oversampling_of_even_classes_has_nothing_to_copy(project: pathlib.Path)
     path = project / "conf" / "data" / "synthetic.yaml"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if not line.startswith("positive_share")))
-    done = run_script(project, "audit.py", "data/oversample")
+    done = run_command(project, "audit", "data/oversample")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "at rest in this configuration" in done.stdout
@@ -73,7 +73,7 @@ def test_a_dead_seed_is_found(project: pathlib.Path) -> None:
     """A point that is taken but not used changes nothing, and the audit says so."""
     path = project / "src" / PACKAGE / "model.py"
     path.write_text(path.read_text().replace('seed=seed("conv/kernel")', 'seed=(seed("conv/kernel"), 7)[1]'))
-    done = run_script(project, "audit.py", "model/conv/kernel")
+    done = run_command(project, "audit", "model/conv/kernel")
 
     assert 1 == done.returncode
     assert "nothing: the seed is dead" in done.stdout
@@ -86,7 +86,7 @@ def test_a_leaking_seed_is_found(project: pathlib.Path) -> None:
     path.write_text(
         path.read_text().replace('seed=seed("output/kernel")', 'seed=seed("output/kernel") ^ seed("conv/kernel")')
     )
-    done = run_script(project, "audit.py", "model/conv/kernel")
+    done = run_command(project, "audit", "model/conv/kernel")
 
     assert 1 == done.returncode
     assert "NOT LIVE: 1 seed points; wrong: model/conv/kernel" in done.stdout

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from conftest import PACKAGE, QUIET, ROOT, copy_project, run_script
+from conftest import PACKAGE, QUIET, ROOT, copy_project, run_command
 
 from samebits.checks import doctor
 from samebits.compose import compose
@@ -270,10 +270,10 @@ def test_variables_that_reach_a_training_are_told_from_those_that_do_not(name: s
 def test_the_command_says_what_it_found_and_exits_by_it(sound: pathlib.Path, copy: pathlib.Path) -> None:
     """0 and SOUND for a sound copy, without TensorFlow; 1, the finding and its remedy for a weak one."""
     environment = dict.fromkeys(doctor.REACHING, "")
-    healthy = run_script(sound, "doctor.py", environment=environment | {"PYTHONPROFILEIMPORTTIME": "1"})
+    healthy = run_command(sound, "doctor", environment=environment | {"PYTHONPROFILEIMPORTTIME": "1"})
     imported = {line.rpartition("|")[2].strip() for line in healthy.stderr.splitlines()}
     (copy / "golden" / "smoke.json").unlink()
-    weak = run_script(copy, "doctor.py", environment=environment)
+    weak = run_command(copy, "doctor", environment=environment)
 
     assert 0 == healthy.returncode, healthy.stdout + healthy.stderr
     assert "SOUND: 8 checks" in healthy.stdout

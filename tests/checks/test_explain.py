@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable
 
 import pytest
-from conftest import PACKAGE, copy_project, run_script, train
+from conftest import PACKAGE, copy_project, run_command, train
 
 from samebits.checks import explain
 from samebits.runs import identity
@@ -96,7 +96,7 @@ def test_explain_names_a_planted_fault(name: str, project: pathlib.Path) -> None
     edit(project)
     train(project, *overrides)
     a, b = attempts(project)
-    done = run_script(project, "explain.py", str(a), str(b))
+    done = run_command(project, "explain", str(a), str(b))
     last = done.stdout.strip().splitlines()[-1]
 
     assert 1 == done.returncode, done.stderr
@@ -121,7 +121,7 @@ def test_explain_names_a_non_deterministic_operation(project: pathlib.Path) -> N
     )
     replace(MODEL, noise, noise + layer)(project)
     first, second = train(project, "training.epochs=1"), train(project, "training.epochs=1")
-    done = run_script(project, "explain.py")
+    done = run_command(project, "explain")
 
     assert (0, 1) == (first.returncode, second.returncode), first.stderr
     assert "inputs: equal in configuration, seeds, code, lock, data, packages and machine" in done.stdout
@@ -147,7 +147,7 @@ def test_explain_names_another_package_version(healthy: pathlib.Path, project: p
 def test_explain_of_equal_runs_finds_nothing(healthy: pathlib.Path) -> None:
     """Two attempts of the same inputs: no divergence, exit code 0, and a picture of both curves."""
     train(healthy)
-    done = run_script(healthy, "explain.py", "last~1", "last")
+    done = run_command(healthy, "explain", "last~1", "last")
 
     assert 0 == done.returncode, done.stderr
     assert "no divergence: every trace record that both have is bit-identical" in done.stdout
@@ -156,7 +156,7 @@ def test_explain_of_equal_runs_finds_nothing(healthy: pathlib.Path) -> None:
 
 def test_explain_refuses_an_unknown_run(healthy: pathlib.Path) -> None:
     """A name that no run has is one line and exit code 2."""
-    done = run_script(healthy, "explain.py", "last", "feedbeef")
+    done = run_command(healthy, "explain", "last", "feedbeef")
 
     assert 2 == done.returncode
     assert "run feedbeef: expected a run's folder" in done.stderr
@@ -164,7 +164,7 @@ def test_explain_refuses_an_unknown_run(healthy: pathlib.Path) -> None:
 
 def test_verify_passes_under_hostile_conditions(healthy: pathlib.Path) -> None:
     """Two runs, the second in another folder, locale, time zone and on one busy core, agree in every record."""
-    done = run_script(healthy, "verify.py", "2", "experiment=smoke", "tracker=none")
+    done = run_command(healthy, "verify", "2", "experiment=smoke", "tracker=none")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert (
@@ -200,7 +200,7 @@ def test_verify_turns_red_on_a_planted_leak(name: str, project: pathlib.Path) ->
     """What the surroundings change by the smallest amount is seen and named."""
     edit, said = LEAKS[name]
     edit(project)
-    done = run_script(project, "verify.py", "2", "experiment=smoke", "tracker=none", "training.epochs=1")
+    done = run_command(project, "verify", "2", "experiment=smoke", "tracker=none", "training.epochs=1")
 
     assert 1 == done.returncode
     assert f"NOT VERIFIED: 2 runs of smoke diverged; first divergence: {said}" in done.stdout, done.stdout[-2000:]
@@ -208,7 +208,7 @@ def test_verify_turns_red_on_a_planted_leak(name: str, project: pathlib.Path) ->
 
 def test_verify_refuses_one_run(healthy: pathlib.Path) -> None:
     """One run proves nothing: exit code 2."""
-    done = run_script(healthy, "verify.py", "1", "experiment=smoke")
+    done = run_command(healthy, "verify", "1", "experiment=smoke")
 
     assert 2 == done.returncode
     assert "RUNS: expected at least 2, received 1" in done.stderr

@@ -5,7 +5,7 @@ import pathlib
 import shutil
 
 import pytest
-from conftest import ROOT, copy_project, run_script
+from conftest import ROOT, copy_project, run_command
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def golden_project(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 def test_the_smoke_experiment_is_golden(golden_project: pathlib.Path) -> None:
     """The committed digests of every epoch come out again."""
-    done = run_script(golden_project, "golden.py", "smoke")
+    done = run_command(golden_project, "golden", "smoke")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "GOLDEN smoke: seed 56" in done.stdout
@@ -26,11 +26,11 @@ def test_the_smoke_experiment_is_golden(golden_project: pathlib.Path) -> None:
 
 def test_another_digest_is_not_golden_and_is_explained(golden_project: pathlib.Path) -> None:
     """A changed recipe fails, names the changed input and the epochs, writes nothing, and runs explain."""
-    run_script(golden_project, "golden.py", "smoke")  # a run with the golden digest is at hand
+    run_command(golden_project, "golden", "smoke")  # a run with the golden digest is at hand
     before = (golden_project / "golden" / "smoke.json").read_bytes()
     path = golden_project / "conf" / "experiment" / "smoke.yaml"
     path.write_text(path.read_text().replace("learning_rate: 0.01", "learning_rate: 0.02"))
-    done = run_script(golden_project, "golden.py", "smoke")
+    done = run_command(golden_project, "golden", "smoke")
 
     assert 1 == done.returncode
     assert "changed input: decided_by.config.training.learning_rate: golden 0.01, now 0.02" in done.stdout
@@ -45,7 +45,7 @@ def test_update_is_the_only_writer_and_shows_what_changed(project: pathlib.Path)
     path = project / "golden" / "smoke.json"
     golden = json.loads(path.read_text())
     path.write_text(json.dumps(golden | {"weights_digest": "0" * 64}))
-    done = run_script(project, "golden.py", "--update", "smoke")
+    done = run_command(project, "golden", "--update", "smoke")
 
     assert 0 == done.returncode, done.stderr
     assert f"weights_digest: golden {'0' * 64}, now {golden['weights_digest']}" in done.stdout
@@ -54,7 +54,7 @@ def test_update_is_the_only_writer_and_shows_what_changed(project: pathlib.Path)
 
 def test_a_missing_golden_file_is_an_error(project: pathlib.Path) -> None:
     """Nothing is compared with nothing."""
-    done = run_script(project, "golden.py", "smoke")
+    done = run_command(project, "golden", "smoke")
 
     assert 1 == done.returncode
     assert "smoke.json could not be read." in done.stderr

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import pytest
-from conftest import PACKAGE, ROOT, Result, run_script, train
+from conftest import PACKAGE, ROOT, Result, run_command, run_script, train
 from zoo import run
 
 from samebits.core.config import RuntimeConfig
@@ -25,7 +25,7 @@ needs_emulator = pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason=
 
 def portability(root: pathlib.Path, *arguments: str, **options: Any) -> Result:
     """Run the smoke experiment on this CPU and on others."""
-    return run_script(root, "portability.py", *SMOKE, *arguments, **options)
+    return run_command(root, "portability", *SMOKE, *arguments, **options)
 
 
 @emulated

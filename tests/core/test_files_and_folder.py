@@ -118,7 +118,7 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: pathlib.Path) -> 
     """A write cut short by the disk's end is an error with its reason; the file holds what it held, nothing else."""
     path = tmp_path / "result.json"
     path.write_bytes(b"old")
-    code, received = run_limited("record.write_bytes(path, bytes(100000))", path, 4096)
+    code, received = run_limited("files.write_bytes(path, bytes(100000))", path, 4096)
 
     assert (1, os.strerror(errno.EFBIG)) == (code, received)
     assert path.read_bytes() == b"old"
@@ -273,7 +273,7 @@ def test_a_row_that_does_not_fit_leaves_the_file_as_before(tmp_path: pathlib.Pat
     row = {"step": 2, "name": "x" * 200}
     if room < 0:
         room += len(json.dumps(row)) + 1
-    code, received = run_limited(f"record.append_row(path, {row!r})", path, len(before) + room)
+    code, received = run_limited(f"files.append_row(path, {row!r})", path, len(before) + room)
 
     assert code == 1
     assert received in (os.strerror(errno.EFBIG), os.strerror(errno.ENOSPC))
@@ -283,7 +283,7 @@ def test_a_row_that_does_not_fit_leaves_the_file_as_before(tmp_path: pathlib.Pat
 def test_a_row_that_just_fits_is_written(tmp_path: pathlib.Path) -> None:
     """With room for exactly one row, that row is there: the limit above is what refuses."""
     path = tmp_path / "rows.jsonl"
-    action = "record.append_row(path, dict(step=1))"
+    action = "files.append_row(path, dict(step=1))"
 
     assert run_limited(action, path, len('{"step": 1}\n')) == (0, "")
     assert read_rows(path) == [{"step": 1}]

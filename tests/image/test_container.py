@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import LONG, QUIET, ROOT, children, digest, finished, run_script
+from conftest import LONG, QUIET, ROOT, children, digest, finished, run_command, run_script
 
 from samebits.core.errors import ConfigError, EngineError, MachineError
 from samebits.image import build_context, container, engines, entrypoint, oci_diff
@@ -62,7 +62,7 @@ def test_the_first_engine_that_works_is_taken() -> None:
 
 def test_a_machine_without_engines_is_told_what_to_do(tmp_path: pathlib.Path) -> None:
     """`make docker-train`'s script, with nothing on the path, ends with 2 and says what each engine said."""
-    done = run_script(ROOT, "container.py", "run", "true", environment={"PATH": str(tmp_path)})
+    done = run_command(ROOT, "container", "run", "true", environment={"PATH": str(tmp_path)})
 
     assert 2 == done.returncode
     assert "EngineError: a container engine: expected docker, podman or (as root) buildah" in done.stderr

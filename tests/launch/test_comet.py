@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import PACKAGE, QUIET, ROOT, Result, copy_project, run_script, slowly, train
+from conftest import PACKAGE, QUIET, ROOT, Result, copy_project, run_command, slowly, train
 from fake_comet import PORT_CLOSED, Answer, FakeComet, Told, read_archive
 
 KEY = "samebits-test-key-that-must-stay-secret"
@@ -353,7 +353,7 @@ def retell(
 ) -> Result:
     """Run what `make comet RUN=…` runs, with a key if there is a server."""
     environment = (comet_environment(url, home) if url else {"HOME": str(home)}) | dict(variables or {})
-    return run_script(root, "comet.py", str(run), environment=environment)
+    return run_command(root, "comet", str(run), environment=environment)
 
 
 def the_archive(attempt: pathlib.Path) -> pathlib.Path:
@@ -640,7 +640,7 @@ def test_a_key_that_carries_an_address_is_used_there(
     with FakeComet() as server:
         address = json.dumps({"baseUrl": server.url.removesuffix("clientlib/")})
         variables = {"COMET_API_KEY": f"{KEY}*{base64.b64encode(address.encode()).decode()}", "HOME": str(home)}
-        told = run_script(root, "comet.py", str(ended), environment=variables | {"NO_PROXY": "127.0.0.1"})
+        told = run_command(root, "comet", str(ended), environment=variables | {"NO_PROXY": "127.0.0.1"})
 
     assert 0 == told.returncode, told.stderr
     assert "Comet: http://comet.invalid/" in told.stdout

@@ -28,6 +28,7 @@ from conftest import (
     finished,
     is_gone,
     needs_example,
+    run_command,
     run_script,
     slowly,
     start_and_wait,
@@ -501,7 +502,7 @@ def test_a_stopped_runs_configuration_runs_no_foreign_function(project: pathlib.
     process.communicate()
     path = attempt_of(project) / "config.yaml"
     path.write_text(path.read_text().replace(f"{PACKAGE}.model.build_model", "os.system"))
-    done = run_script(project, "resume.py", "last")
+    done = run_command(project, "resume", "last")
 
     assert 2 == done.returncode
     assert "model._target_: expected a function in a package of your own below src/, received os.system" in done.stderr

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import QUIET, ROOT, Result, run_script
+from conftest import QUIET, ROOT, Result, run_command, run_script
 
 from samebits.checks.doctor import check_goldens
 from samebits.compose import compose
@@ -323,7 +323,7 @@ def test_a_copys_own_tests_pass(baked: tuple[pathlib.Path, str]) -> None:
 def test_a_copy_is_sound(baked: tuple[pathlib.Path, str]) -> None:
     """Make doctor finds nothing in a fresh copy; its goldens are those of the new names."""
     root, _ = baked
-    done = run_script(root, "doctor.py", environment={"LD_LIBRARY_PATH": "", "KERAS_HOME": ""})
+    done = run_command(root, "doctor", environment={"LD_LIBRARY_PATH": "", "KERAS_HOME": ""})
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "SOUND" in done.stdout
@@ -331,7 +331,7 @@ def test_a_copy_is_sound(baked: tuple[pathlib.Path, str]) -> None:
 
 def test_a_copy_has_this_projects_bits(named: pathlib.Path) -> None:
     """The smoke experiment is golden, from no other input, and its second run has the same bits."""
-    first = run_script(named, "golden.py", "smoke")
+    first = run_command(named, "golden", "smoke")
     second = run_script(named, "train.py", "experiment=smoke", "tracker=none")
     golden = json.loads((ROOT / "golden" / "smoke.json").read_text())["weights_digest"][:12]
 

@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from conftest import ROOT, Result, copy_project, digest, finished, run_script
+from conftest import ROOT, Result, copy_project, digest, finished, run_command, run_script
 
 EXAMPLE = ROOT / "tests" / "own_example"
 DIGITS = ("experiment=digits", "tracker=none")
@@ -50,7 +50,7 @@ def own_project(folder: pathlib.Path) -> pathlib.Path:
 def verified(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, Result]:
     """Return a project with the example, trained twice in fresh processes by verify."""
     root = own_project(tmp_path_factory.mktemp("own"))
-    return root, run_script(root, "verify.py", "2", *DIGITS)
+    return root, run_command(root, "verify", "2", *DIGITS)
 
 
 def test_the_example_verifies_green(verified: tuple[pathlib.Path, Result]) -> None:
@@ -78,7 +78,7 @@ def test_another_root_seed_gives_other_bits(verified: tuple[pathlib.Path, Result
 
 def test_a_moved_point_of_the_example_moves_its_own_part_alone(verified: tuple[pathlib.Path, Result]) -> None:
     """The audit moves each point by one: the data, one initial tensor or the first forward loss changes first."""
-    done = run_script(verified[0], "audit.py", *AUDITED, *DIGITS)
+    done = run_command(verified[0], "audit", *AUDITED, *DIGITS)
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert f"LIVE: {len(AUDITED)} seed points, each changes exactly what consumes it" in done.stdout
@@ -88,9 +88,9 @@ def test_a_moved_point_of_the_example_moves_its_own_part_alone(verified: tuple[p
 def test_the_example_becomes_golden(verified: tuple[pathlib.Path, Result]) -> None:
     """Without a golden file there is nothing to compare; update writes one, and a plain `make golden` then finds it."""
     root, _ = verified
-    none = run_script(root, "golden.py")
-    update = run_script(root, "golden.py", "--update", "digits")
-    done = run_script(root, "golden.py")
+    none = run_command(root, "golden")
+    update = run_command(root, "golden", "--update", "digits")
+    done = run_command(root, "golden")
 
     assert (1, True) == (none.returncode, "no experiment has a file in golden/." in none.stderr)
     assert 0 == update.returncode, update.stderr

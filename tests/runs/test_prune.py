@@ -7,14 +7,23 @@ import shutil
 import signal
 
 import pytest
-from conftest import Result, at_full_speed, children, copy_project, finished, run_script, start_and_wait_for_rows, train
+from conftest import (
+    Result,
+    at_full_speed,
+    children,
+    copy_project,
+    finished,
+    run_command,
+    start_and_wait_for_rows,
+    train,
+)
 
 from samebits.core.files import hold_lock
 
 
 def prune(root: pathlib.Path, *arguments: str) -> Result:
     """Run scripts/prune.py on a project's runs."""
-    return run_script(root, "prune.py", *arguments)
+    return run_command(root, "prune", *arguments)
 
 
 def names(root: pathlib.Path) -> list[str]:
@@ -150,12 +159,12 @@ def test_cleaning_says_first_and_leaves_runs(root: pathlib.Path) -> None:
     (root / ".cache").mkdir(exist_ok=True)
     (root / ".cache" / "a.arrays").write_bytes(b"x" * 1000)
     before = names(root)
-    said = run_script(root, "clean.py")
+    said = run_command(root, "clean")
 
     assert "would remove .cache: 0.0 MB" in said.stdout
     assert (root / ".cache" / "a.arrays").exists()
 
-    run_script(root, "clean.py", "--yes")
+    run_command(root, "clean", "--yes")
 
     assert not (root / ".cache").exists()
     assert before == names(root)

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from conftest import ROOT, copy_project, finished, run_script
+from conftest import ROOT, copy_project, finished, run_command
 
 from samebits import compose
 from samebits.checks.verify import compare_attempts
@@ -23,7 +23,7 @@ TINY = ("experiment=smoke", "tracker=none", "training.epochs=1", "training.steps
 def bagged(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
     """Return a project in which three bags were trained, and what was said."""
     root = copy_project(tmp_path_factory.mktemp("bagging"))
-    done = run_script(root, "bagging.py", "--bags=3", *TINY)
+    done = run_command(root, "bagging", "--bags=3", *TINY)
 
     assert 0 == done.returncode, done.stdout + done.stderr
     return root, done.stdout
@@ -93,7 +93,7 @@ def test_the_ensemble_is_the_average(bagged: tuple[pathlib.Path, str]) -> None:
 def test_again_nothing_is_trained_and_the_ensemble_is_the_same(bagged: tuple[pathlib.Path, str]) -> None:
     """The runs are found by their inputs; the average of the same runs in another order has the same bits."""
     root, said = bagged
-    again = run_script(root, "bagging.py", "--bags=3", "--launcher=basic", *TINY)
+    again = run_command(root, "bagging", "--bags=3", "--launcher=basic", *TINY)
     attempts = finished(root)
     swapped = make_ensemble([attempts[2], attempts[0], attempts[1]])["probabilities"]
 
@@ -156,7 +156,7 @@ def test_a_bag_without_the_rarest_class_counts_as_nothing_for_it(tmp_path: pathl
 )
 def test_bad_usage_of_bagging_is_one_line(option: str, words: str, project: pathlib.Path) -> None:
     """Nothing is begun."""
-    done = run_script(project, "bagging.py", option, *TINY)
+    done = run_command(project, "bagging", option, *TINY)
 
     assert 2 == done.returncode
     assert words in done.stderr
@@ -166,7 +166,7 @@ def test_bad_usage_of_bagging_is_one_line(option: str, words: str, project: path
 
 def test_a_failed_bag_leaves_no_ensemble(project: pathlib.Path) -> None:
     """Without all members there is no average; the failed are listed and the code is 1."""
-    done = run_script(project, "bagging.py", "--bags=2", "--launcher=basic", *TINY, "data.rows=3")
+    done = run_command(project, "bagging", "--bags=2", "--launcher=basic", *TINY, "data.rows=3")
 
     assert 1 == done.returncode, done.stdout + done.stderr
     assert "INCOMPLETE: 2 of 2 runs did not finish" in done.stdout

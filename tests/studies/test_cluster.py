@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from conftest import QUIET, ROOT, Result, children, copy_project, finished, run_script, wait_until
+from conftest import QUIET, ROOT, Result, children, copy_project, finished, run_command, wait_until
 from fake_comet import read_archive
 
 ASKED_ALONE = ("training.checkpoint_every=100000",)  # checkpoints are written where the training is asked to stop
@@ -84,7 +84,7 @@ def start(root: pathlib.Path, *options: str, **variables: str) -> "subprocess.Po
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     """Return the digests of a study that nobody disturbed, one run after another."""
     root = copy_project(tmp_path_factory.mktemp("undisturbed"))
-    done = run_script(root, "study.py", *STUDY, "--launcher=basic", "tracker=none")
+    done = run_command(root, "study", *STUDY, "--launcher=basic", "tracker=none")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     return digests(root)
@@ -117,7 +117,7 @@ def test_a_stopped_study_leaves_no_process_and_goes_on(project: pathlib.Path, un
         assert "Traceback" not in output
         assert [] == finished(project)
         begun = max(rows(project, seed) for seed in SEEDS)
-    done = run_script(project, "study.py", *STUDY, "--jobs=2")
+    done = run_command(project, "study", *STUDY, "--jobs=2")
     (study,) = (project / "runs" / "studies").iterdir()
     archives = sorted((project / "runs").glob("smoke/*/1/comet/*.zip"))
     told = [read_archive(path) for path in archives]
@@ -225,7 +225,7 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     assert lost_steps(project) < 5
 
     # The same command does what is left, and no more.
-    done: Result = run_script(project, "study.py", *STUDY, *options, environment=environment)
+    done: Result = run_command(project, "study", *STUDY, *options, environment=environment)
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "2 runs: 1 begun, 1 finished before" in done.stdout
     assert undisturbed == digests(project)

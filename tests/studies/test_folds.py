@@ -4,7 +4,7 @@ import json
 import pathlib
 
 import pytest
-from conftest import ROOT, copy_project, digest, finished, run_script, train
+from conftest import ROOT, copy_project, digest, finished, run_command, run_script, train
 
 import samebits.compose
 from samebits.core.config import Config
@@ -90,7 +90,7 @@ def test_confirmed_thousands_begin(project: pathlib.Path) -> None:
 @pytest.mark.parametrize("script", ["verify", "study", "seeds", "rounds", "portability", "variance", "torture"])
 def test_commands_for_one_configuration_refuse_every_fold(script: str, project: pathlib.Path) -> None:
     """The message says which fold may be chosen, and that make train takes all; nothing is begun."""
-    done = run_script(project, f"{script}.py", "training=kfold", "experiment=smoke", "tracker=none")
+    done = run_command(project, script, "training=kfold", "experiment=smoke", "tracker=none")
 
     assert 2 == done.returncode, done.stdout + done.stderr
     assert "data.fold: expected one fold, 0 to 4, received null, which is every fold" in done.stderr
@@ -99,7 +99,7 @@ def test_commands_for_one_configuration_refuse_every_fold(script: str, project: 
 
 def test_the_audit_refuses_every_fold(project: pathlib.Path) -> None:
     """It brings its own experiment, and says the same."""
-    done = run_script(project, "audit.py", "training=kfold")
+    done = run_command(project, "audit", "training=kfold")
 
     assert 2 == done.returncode, done.stdout + done.stderr
     assert "data.fold: expected one fold" in done.stderr

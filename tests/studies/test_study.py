@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import QUIET, ROOT, digest, finished, run_script
+from conftest import QUIET, ROOT, digest, finished, run_command
 
 from samebits import compose
 from samebits.core.errors import ConfigError
@@ -38,7 +38,7 @@ def test_other_words_are_refused(text: str) -> None:
 def test_bad_usage_ends_with_two_and_leaves_nothing(project: pathlib.Path) -> None:
     """A wrong range, launcher or number of jobs is one line, and no folder is made."""
     for option in ("--seeds=5..1", "--launcher=cloud", "--jobs=0"):
-        done = run_script(project, "study.py", option, *TINY)
+        done = run_command(project, "study", option, *TINY)
 
         assert 2 == done.returncode, done.stdout + done.stderr
         assert 1 == len(done.stderr.splitlines())
@@ -173,13 +173,13 @@ def test_every_launcher_gives_the_same_bits_and_finished_runs_are_found(project:
     digests = []
     for launcher in ("basic", "joblib", "submitit_local"):
         folder = f"paths.runs=runs/{launcher}"
-        done = run_script(project, "study.py", "--seeds=1..2", f"--launcher={launcher}", *TINY, folder)
+        done = run_command(project, "study", "--seeds=1..2", f"--launcher={launcher}", *TINY, folder)
         attempts = [path.parent for path in sorted((project / "runs" / launcher).glob("smoke/*/*/result.json"))]
 
         assert 0 == done.returncode, done.stdout + done.stderr
         assert "2 runs: 2 begun, 0 finished before" in done.stdout
         digests.append({attempt.parent.name: digest(attempt) for attempt in attempts})
-    again = run_script(project, "study.py", "--seeds=1..2", *TINY, "paths.runs=runs/basic")
+    again = run_command(project, "study", "--seeds=1..2", *TINY, "paths.runs=runs/basic")
 
     assert 2 == len(set(digests[0].values()))
     assert digests[0] == digests[1] == digests[2]
@@ -189,7 +189,7 @@ def test_every_launcher_gives_the_same_bits_and_finished_runs_are_found(project:
 def test_a_failed_run_is_listed_and_does_not_stop_the_rest(project: pathlib.Path) -> None:
     """A configuration that cannot train ends as failed, the other is summarized, and the code is 1."""
     versus = "--versus=data.rows=3"
-    done = run_script(project, "study.py", "--seeds=1", "--launcher=basic", versus, *TINY)
+    done = run_command(project, "study", "--seeds=1", "--launcher=basic", versus, *TINY)
 
     assert 1 == done.returncode, done.stdout + done.stderr
     assert "INCOMPLETE: 1 of 2 runs did not finish" in done.stdout

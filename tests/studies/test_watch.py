@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from conftest import QUIET, ROOT, at_full_speed, run_script, start_and_wait_for_rows
+from conftest import QUIET, ROOT, at_full_speed, run_command, start_and_wait_for_rows
 
 from samebits.core.files import hold_lock
 from samebits.runs.folder import LOCK
@@ -118,12 +118,12 @@ def test_on_a_terminal_it_goes_on_until_ctrl_c(project: pathlib.Path) -> None:
 def test_a_real_training_is_seen_from_another_process_and_then_gone(project: pathlib.Path) -> None:
     """Elsewhere than on a terminal one picture is printed; the training goes on to its end."""
     process = start_and_wait_for_rows(project, 3)
-    seen = run_script(project, "watch.py")
+    seen = run_command(project, "watch")
     at_full_speed(project)
     code = process.wait(timeout=600)
     if process.stdout is not None:
         process.stdout.close()
-    gone = run_script(project, "watch.py")
+    gone = run_command(project, "watch")
 
     assert (0, 0, 0) == (seen.returncode, code, gone.returncode)
     assert "1 running" in seen.stdout

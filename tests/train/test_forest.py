@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PACKAGE, ROOT, Result, copy_project, digest, finished, needs_example, run_script
+from conftest import PACKAGE, ROOT, Result, copy_project, digest, finished, needs_example, run_command, run_script
 
 from samebits import compose
 from samebits.core.config import TrainingConfig
@@ -124,7 +124,7 @@ def test_explain_names_the_first_tree(trained: Trained) -> None:
     root, attempt = trained
     moved = train(root, "seed.points.algorithm.forest=3")
     other = moved.stdout.splitlines()[-1]
-    done = run_script(root, "explain.py", f"{attempt.parent.name}/1", other)
+    done = run_command(root, "explain", f"{attempt.parent.name}/1", other)
 
     assert 0 == moved.returncode, moved.stderr
     assert 1 == done.returncode, done.stderr
@@ -135,7 +135,7 @@ def test_explain_names_the_first_tree(trained: Trained) -> None:
 
 def test_a_forest_is_verified(trained: Trained) -> None:
     """Under hostile conditions, every record of two runs."""
-    done = run_script(trained[0], "verify.py", "2", "experiment=smoke_forest", "tracker=none")
+    done = run_command(trained[0], "verify", "2", "experiment=smoke_forest", "tracker=none")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "VERIFIED: 2 runs of smoke_forest, seed 56, bitwise identical" in done.stdout
@@ -143,7 +143,7 @@ def test_a_forest_is_verified(trained: Trained) -> None:
 
 def test_forests_can_be_bagged(trained: Trained) -> None:
     """A study of forests: two bags, two digests, one average."""
-    done = run_script(trained[0], "bagging.py", "--bags=2", "experiment=smoke_forest", "tracker=none")
+    done = run_command(trained[0], "bagging", "--bags=2", "experiment=smoke_forest", "tracker=none")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "ensemble of 2: probabilities" in done.stdout

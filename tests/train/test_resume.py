@@ -13,7 +13,7 @@ from conftest import (
     children,
     digest,
     finished,
-    run_script,
+    run_command,
     start_and_wait_for_rows,
     train,
 )
@@ -48,7 +48,7 @@ def test_resume_never_begins_anew(project: pathlib.Path) -> None:
 def test_make_resume_takes_the_runs_own_configuration(project: pathlib.Path) -> None:
     """Named alone, a run goes on with what it was begun with; where it was trained before is recorded."""
     stopped = stop(project, "training.learning_rate=0.02")
-    done = run_script(project, "resume.py", f"{stopped.parent.name}/1")
+    done = run_command(project, "resume", f"{stopped.parent.name}/1")
 
     assert 0 == done.returncode, done.stderr
     assert f"goes on with {stopped.parent.name}/1" in done.stdout
@@ -59,7 +59,7 @@ def test_make_resume_takes_the_runs_own_configuration(project: pathlib.Path) -> 
 
     assert "same bits as 1 earlier run" in other.stdout
 
-    finished_already = run_script(project, "resume.py", f"{stopped.parent.name}/1")
+    finished_already = run_command(project, "resume", f"{stopped.parent.name}/1")
 
     assert 2 == finished_already.returncode
     assert "finished; fix: " in finished_already.stderr
@@ -76,7 +76,7 @@ def test_a_run_of_other_inputs_is_not_gone_on_with(project: pathlib.Path) -> Non
 
     with (project / "src" / PACKAGE / "model.py").open("a") as stream:
         stream.write("\n# changed\n")
-    changed = run_script(project, "resume.py", "last")
+    changed = run_command(project, "resume", "last")
 
     assert 2 == changed.returncode
     assert "expected the code, lock and configuration that it was begun with, received other inputs" in changed.stderr
@@ -162,7 +162,7 @@ def test_verify_and_golden_go_on_with_nothing(project: pathlib.Path) -> None:
     """A stopped run of the same inputs was trained under other conditions: it is left as it is."""
     smoke = ("experiment=smoke", "tracker=none", *LONG)
     stopped = stop(project)
-    done = run_script(project, "verify.py", "2", *smoke)
+    done = run_command(project, "verify", "2", *smoke)
 
     assert "VERIFIED: 2 runs" in done.stdout, done.stderr
     assert [None, None] == [
@@ -215,7 +215,7 @@ def test_torture_sees_what_a_checkpoint_forgets(project: pathlib.Path) -> None:
     path.write_text(text.replace("[*model.variables, *optimizer.variables]", "[*model.variables]"))
     # The third kill of this seed is inside the fourth checkpoint's write, so that the training goes on from one.
     often = ("experiment=smoke", "data.rows=1200", "training.checkpoint_every=1")
-    done = run_script(project, "torture.py", "--kills=3", "--kill-seed=2", *often)
+    done = run_command(project, "torture", "--kills=3", "--kill-seed=2", *often)
 
     assert text != path.read_text()
     assert 1 == done.returncode, done.stdout

@@ -23,6 +23,7 @@ from conftest import (
     finished,
     is_gone,
     needs_example,
+    run_command,
     run_script,
     start_and_wait_for_rows,
     train,
@@ -444,7 +445,7 @@ def test_help_and_completion_and_seeds_answer_without_training(project: pathlib.
     """--help shows groups and examples, -sc installs completion, seeds.py prints every point with its consumer."""
     shown = run_script(project, "train.py", "--help")
     completion = run_script(project, "train.py", "-sc", "install=bash")
-    seeds = run_script(project, "seeds.py", "seed.root=56")
+    seeds = run_command(project, "seeds", "seed.root=56")
 
     assert "python scripts/train.py seed.root=57 training.epochs=3" in shown.stdout
     assert ", ".join(sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml"))) in shown.stdout

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from samebits import compose
-from samebits.core.config import Config, check
+from samebits.core.config import Config
+from samebits.core.config_rules import check
 from samebits.core.seeds import describe_consumer, resolve_points
 
 

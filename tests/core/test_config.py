@@ -11,7 +11,8 @@ import pytest
 from conftest import ROOT
 
 from samebits.compose import compose
-from samebits.core.config import HARNESS_DATA_KEYS, Config, check, from_dict, split_target, to_dict
+from samebits.core.config import HARNESS_DATA_KEYS, Config, from_dict, split_target, to_dict
+from samebits.core.config_rules import check
 from samebits.core.digest import json_digest
 from samebits.core.errors import ConfigError, SeedError
 from samebits.core.files import write_yaml

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from samebits.checks import explain
 from samebits.compose import compose
-from samebits.core.config import Config, check, from_dict, to_dict
+from samebits.core.config import Config, from_dict, to_dict
+from samebits.core.config_rules import check
 from samebits.core.errors import SamebitsError
 from samebits.core.files import read_arrays, write_arrays
 from samebits.launch import run

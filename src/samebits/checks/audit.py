@@ -12,7 +12,8 @@ from typing import Any
 from rich.table import Table
 
 from samebits.checks.source_scan import scan
-from samebits.core.config import Config, check, to_dict
+from samebits.core.config import Config, to_dict
+from samebits.core.config_rules import check
 from samebits.core.errors import SeedError
 from samebits.core.files import make_folder, write_yaml
 from samebits.core.seeds import POINT_SEED_END, dotted_key, resolve_points

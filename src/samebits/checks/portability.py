@@ -8,7 +8,8 @@ import time
 from rich.table import Table
 
 from samebits.checks.golden import golden_path
-from samebits.core.config import Config, check, to_dict
+from samebits.core.config import Config, to_dict
+from samebits.core.config_rules import check
 from samebits.core.files import make_folder, write_yaml
 from samebits.core.terminal import print_table
 from samebits.launch.run import child_command

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from rich.table import Table
 
-from samebits.core.config import Config, check, to_dict
+from samebits.core.config import Config, to_dict
+from samebits.core.config_rules import check
 from samebits.core.errors import RecordError
 from samebits.core.files import make_folder, write_yaml
 from samebits.core.terminal import print_table

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
-from samebits.core.config import Config, check, to_dict
+from samebits.core.config import Config, to_dict
+from samebits.core.config_rules import check
 from samebits.core.errors import ConfigError
 from samebits.core.files import write_yaml
 from samebits.core.terminal import print_table

@@ -1,24 +1,21 @@
-"""The typed configuration of a run, its checks, and the part of it that names the run. Pure: no Hydra, no I/O.
+"""The typed configuration of a run. Pure: no Hydra, no I/O. `samebits.core.config_rules` has the rules of its values.
 
 `data` and `model` are the arguments of the user's own functions, named by `_target_`; a few keys of `data` belong to
 the harness (`HARNESS_DATA_KEYS`). Everything else is a dataclass here, so that an unknown key is refused.
 """
 
 import dataclasses
-import math
 import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any
 
 from samebits.core.errors import ConfigError
-from samebits.core.seeds import resolve_points
 
 PROMISES = ("portable", "machine", "article", "free")
 LOSSES = ("binary_crossentropy", "sparse_categorical_crossentropy")
 OPTIMIZERS = ("adagrad", "adam", "rmsprop", "sgd")
 KERAS_PREFIXES = ("keras.losses.", "keras.optimizers.")
-MOST_THREADS = 1024
 TRACE_LEVELS = ("epoch", "step", "stage")
 HARNESS_DATA_KEYS = {"validation_size": 5000, "folds": 0, "fold": 0, "oversample": False, "bootstrap": False}
 
@@ -173,149 +170,3 @@ def split_target(tree: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return a user function's dotted name and its arguments, without the keys of the harness."""
     arguments = {key: value for key, value in tree.items() if key != "_target_" and key not in HARNESS_DATA_KEYS}
     return tree["_target_"], arguments
-
-
-def _require(name: str, value: object, *, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ConfigError(
-            name,
-            expected=expected,
-            received=repr(value),
-            fix=f"choose such a value, e.g. on the command line as {name}=…",
-        )
-
-
-def _is_int(value: object, low: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
-
-
-def _check_data(data: dict[str, Any]) -> None:
-    own = HARNESS_DATA_KEYS | {key: data[key] for key in HARNESS_DATA_KEYS if key in data}
-    _require(
-        "data.validation_size",
-        own["validation_size"],
-        holds=_is_int(own["validation_size"], 1),
-        expected="an integer of at least 1",
-    )
-    folds, fold = own["folds"], own["fold"]
-    _require(
-        "data.folds", folds, holds=_is_int(folds, 0) and folds != 1, expected="0 (no folds) or an integer of at least 2"
-    )
-    if folds and fold is None:
-        raise ConfigError(
-            "data.fold", expected=f"one fold, 0 to {folds - 1}", received="null, which is every fold",
-            fix="make train takes every fold (training=kfold); elsewhere choose one, e.g. data.fold=0",
-        )  # fmt: skip
-    _require(
-        "data.fold",
-        fold,
-        holds=_is_int(fold, 0) and (fold < folds or fold == folds == 0),
-        expected="0 to data.folds - 1",
-    )
-    for key in ("oversample", "bootstrap"):
-        _require(f"data.{key}", own[key], holds=isinstance(own[key], bool), expected="true or false")
-
-
-def check(config: Config) -> None:
-    """Refuse values that are out of range, before anything is written.
-
-    Raises:
-        ConfigError: Names the key, what it may be and what it is.
-        SeedError: A seed is out of range.
-    """
-    training, runtime, tracker = config.training, config.runtime, config.tracker
-    _require(
-        "name",
-        config.name,
-        holds=config.name.replace("_", "").replace("-", "").isalnum(),
-        expected="letters, digits, - and _",
-    )
-    _require("resume", config.resume, holds=bool(config.resume), expected="auto, never or a run's name")
-    for key in ("epochs", "batch_size", "checkpoint_every", "log_every"):
-        _require(
-            f"training.{key}",
-            getattr(training, key),
-            holds=getattr(training, key) >= 1,
-            expected="an integer of at least 1",
-        )
-    _require(
-        "training.steps_per_epoch",
-        training.steps_per_epoch,
-        holds=training.steps_per_epoch is None or training.steps_per_epoch >= 1,
-        expected="an integer of at least 1, or null for all rows",
-    )
-    _require(
-        "trace.level", config.trace.level, holds=config.trace.level in TRACE_LEVELS, expected=" or ".join(TRACE_LEVELS)
-    )
-    _require("trace.epoch", config.trace.epoch, holds=config.trace.epoch >= 0, expected="an epoch from 1, or 0 for all")
-    _require(
-        "training.learning_rate",
-        training.learning_rate,
-        holds=0 < training.learning_rate < float("inf"),
-        expected="a number above 0",
-    )
-    for key, names in (("loss", LOSSES), ("optimizer", OPTIMIZERS)):
-        name = getattr(training, key)
-        _require(
-            f"training.{key}",
-            name,
-            holds=name in names or "." in name.strip("."),
-            expected=", ".join(names) + " or package.module.name",
-        )
-    _require("runtime.promise", runtime.promise, holds=runtime.promise in PROMISES, expected=" or ".join(PROMISES))
-    for key in ("intra_op_threads", "inter_op_threads"):
-        threads = getattr(runtime, key)
-        _require(
-            f"runtime.{key}",
-            threads,
-            holds=threads is None or 1 <= threads <= MOST_THREADS,
-            expected=f"1 to {MOST_THREADS}, or null",
-        )
-    _require(
-        "runtime.instruction_set",
-        runtime.instruction_set,
-        holds=runtime.instruction_set in ("AVX2", None),
-        expected="AVX2 or null",
-    )
-    if runtime.promise in ("portable", "machine"):
-        pinned = runtime.op_determinism and runtime.intra_op_threads is not None
-        _require(
-            "runtime",
-            dataclasses.asdict(runtime),
-            holds=pinned,
-            expected=f"fixed threads and op_determinism under {runtime.promise}",
-        )
-    if runtime.promise == "portable":
-        exact = runtime.instruction_set == "AVX2" and not runtime.arithmetic_rewrites and runtime.intra_op_threads == 1
-        _require(
-            "runtime",
-            dataclasses.asdict(runtime),
-            holds=exact,
-            expected="instruction_set=AVX2, intra_op_threads=1 and arithmetic_rewrites=false under portable",
-        )
-    _require("tracker.name", tracker.name, holds=tracker.name in ("comet", "none"), expected="comet or none")
-    _require(
-        "tracker.mode",
-        tracker.mode,
-        holds=tracker.mode in ("auto", "online", "offline"),
-        expected="auto, online or offline",
-    )
-    _require(
-        "tracker.finish_timeout_s",
-        tracker.finish_timeout_s,
-        holds=0 <= tracker.finish_timeout_s < float("inf"),
-        expected="a number of seconds, 0 or more",
-    )
-    for part in ("data", "model"):
-        tree = getattr(config, part)
-        _require(
-            f"{part}._target_",
-            tree.get("_target_"),
-            holds=isinstance(tree.get("_target_"), str) and "." in tree["_target_"],
-            expected="package.module.function",
-        )
-        for key, value in flatten(tree, part).items():
-            is_finite = not isinstance(value, float) or math.isfinite(value)
-            _require(key, value, holds=is_finite, expected="a finite number")
-    _check_data(config.data)
-    resolve_points(config.seed.root, config.seed.policy, config.seed.points)

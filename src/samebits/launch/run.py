@@ -20,7 +20,8 @@ from typing import Any
 
 from rich.console import Console
 
-from samebits.core.config import Config, PathsConfig, check, flatten, from_dict, to_dict
+from samebits.core.config import Config, PathsConfig, flatten, from_dict, to_dict
+from samebits.core.config_rules import check
 from samebits.core.errors import ConfigError, RecordError
 from samebits.core.files import hold_lock, make_folder, write_yaml
 from samebits.core.seeds import resolve_points

@@ -7,7 +7,8 @@ they have alone. As many folds as rows leave one out.
 import pathlib
 from typing import Any
 
-from samebits.core.config import Config, check, flatten
+from samebits.core.config import Config, flatten
+from samebits.core.config_rules import check
 from samebits.core.errors import ConfigError, RecordError
 from samebits.core.terminal import shown_path
 from samebits.launch import run

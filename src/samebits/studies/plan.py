@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from samebits.core.config import Config, check, from_dict, to_dict
+from samebits.core.config import Config, from_dict, to_dict
+from samebits.core.config_rules import check
 from samebits.core.digest import json_digest
 from samebits.core.errors import ConfigError, RecordError
 from samebits.core.files import write_yaml

@@ -1,0 +1,157 @@
+"""The rules that the values of a configuration must keep: a table of one rule per key, and the few that join keys.
+
+Pure: reads nothing, changes nothing. `samebits.core.config` has the types.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from samebits.core.config import (
+    HARNESS_DATA_KEYS,
+    LOSSES,
+    OPTIMIZERS,
+    PROMISES,
+    TRACE_LEVELS,
+    Config,
+    RuntimeConfig,
+    flatten,
+)
+from samebits.core.errors import ConfigError
+from samebits.core.seeds import resolve_points
+
+MAX_THREADS = 1024
+AT_LEAST_1 = "an integer of at least 1"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of one key.
+
+    Attributes:
+        key: Dotted name.
+        holds: Returns whether a value keeps the rule.
+        expected: What the value may be, in words.
+    """
+
+    key: str
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+def _is_int(value: object, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _is_count(value: object) -> bool:
+    return _is_int(value, 1)
+
+
+def _is_count_or_null(value: object) -> bool:
+    return value is None or _is_count(value)
+
+
+def _is_thread_count_or_null(value: Any) -> bool:
+    return value is None or (_is_int(value, 1) and value <= MAX_THREADS)
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_target(value: object) -> bool:
+    return isinstance(value, str) and "." in value
+
+
+def _one_of(*options: object) -> Callable[[object], bool]:
+    return lambda value: value in options
+
+
+def _one_of_or_dotted(options: tuple[str, ...]) -> Callable[[str], bool]:
+    return lambda value: value in options or "." in value.strip(".")
+
+
+RULES = (
+    Rule("name", lambda name: name.replace("_", "").replace("-", "").isalnum(), "letters, digits, - and _"),
+    Rule("resume", bool, "auto, never or a run's name"),
+    Rule("training.epochs", _is_count, AT_LEAST_1),
+    Rule("training.batch_size", _is_count, AT_LEAST_1),
+    Rule("training.checkpoint_every", _is_count, AT_LEAST_1),
+    Rule("training.log_every", _is_count, AT_LEAST_1),
+    Rule("training.steps_per_epoch", _is_count_or_null, f"{AT_LEAST_1}, or null for all rows"),
+    Rule("training.learning_rate", lambda rate: 0 < rate < math.inf, "a number above 0"),
+    Rule("training.loss", _one_of_or_dotted(LOSSES), ", ".join(LOSSES) + " or package.module.name"),
+    Rule("training.optimizer", _one_of_or_dotted(OPTIMIZERS), ", ".join(OPTIMIZERS) + " or package.module.name"),
+    Rule("trace.level", _one_of(*TRACE_LEVELS), " or ".join(TRACE_LEVELS)),
+    Rule("trace.epoch", lambda epoch: _is_int(epoch, 0), "an epoch from 1, or 0 for all"),
+    Rule("runtime.promise", _one_of(*PROMISES), " or ".join(PROMISES)),
+    Rule("runtime.intra_op_threads", _is_thread_count_or_null, f"1 to {MAX_THREADS}, or null"),
+    Rule("runtime.inter_op_threads", _is_thread_count_or_null, f"1 to {MAX_THREADS}, or null"),
+    Rule("runtime.instruction_set", _one_of("AVX2", None), "AVX2 or null"),
+    Rule("tracker.name", _one_of("comet", "none"), "comet or none"),
+    Rule("tracker.mode", _one_of("auto", "online", "offline"), "auto, online or offline"),
+    Rule("tracker.finish_timeout_s", lambda wait_s: 0 <= wait_s < math.inf, "a number of seconds, 0 or more"),
+    Rule("data._target_", _is_target, "package.module.function"),
+    Rule("model._target_", _is_target, "package.module.function"),
+    Rule("data.validation_size", _is_count, AT_LEAST_1),
+    Rule("data.folds", lambda folds: _is_int(folds, 0) and folds != 1, "0 (no folds) or an integer of at least 2"),
+    Rule("data.oversample", _is_bool, "true or false"),
+    Rule("data.bootstrap", _is_bool, "true or false"),
+)
+
+
+def _value(config: Config, key: str) -> object:
+    """Return the value of a dotted key; a key of the harness that `data` lacks has its default."""
+    part, _, name = key.rpartition(".")
+    if part in ("data", "model"):
+        return getattr(config, part).get(name, HARNESS_DATA_KEYS.get(name))
+    return getattr(getattr(config, part) if part else config, name)
+
+
+def _require(key: str, value: object, expected: str, *, holds: bool) -> None:
+    if not holds:
+        fix = f"choose such a value, e.g. on the command line as {key}=…"
+        raise ConfigError(key, expected=expected, received=repr(value), fix=fix)
+
+
+def _check_runtime(runtime: RuntimeConfig) -> None:
+    """Refuse settings that the level's promise excludes."""
+    settings, promise = dataclasses.asdict(runtime), runtime.promise
+    if promise in ("portable", "machine"):
+        holds = runtime.op_determinism and runtime.intra_op_threads is not None
+        _require("runtime", settings, f"fixed threads and op_determinism under {promise}", holds=holds)
+    if promise == "portable":
+        holds = runtime.instruction_set == "AVX2" and not runtime.arithmetic_rewrites and runtime.intra_op_threads == 1
+        expected = "instruction_set=AVX2, intra_op_threads=1 and arithmetic_rewrites=false under portable"
+        _require("runtime", settings, expected, holds=holds)
+
+
+def _check_fold(folds: int, fold: Any) -> None:
+    """Refuse a fold that is none of `data.folds`."""
+    if folds and fold is None:
+        raise ConfigError(
+            "data.fold", expected=f"one fold, 0 to {folds - 1}", received="null, which is every fold",
+            fix="make train takes every fold (training=kfold); elsewhere choose one, e.g. data.fold=0",
+        )  # fmt: skip
+    holds = _is_int(fold, 0) and (fold < folds or fold == folds == 0)
+    _require("data.fold", fold, "0 to data.folds - 1", holds=holds)
+
+
+def check(config: Config) -> None:
+    """Refuse values that are out of range, before anything is written.
+
+    Raises:
+        ConfigError: Names the key, what it may be and what it is.
+        SeedError: A seed is out of range.
+    """
+    for rule in RULES:
+        value = _value(config, rule.key)
+        _require(rule.key, value, rule.expected, holds=rule.holds(value))
+    for key, value in flatten({"data": config.data, "model": config.model}).items():
+        _require(key, value, "a finite number", holds=not isinstance(value, float) or math.isfinite(value))
+    _check_runtime(config.runtime)
+    folds: Any = _value(config, "data.folds")
+    _check_fold(folds, _value(config, "data.fold"))
+    resolve_points(config.seed.root, config.seed.policy, config.seed.points)

@@ -8,7 +8,7 @@ import pytest
 from conftest import PACKAGE, copy_project, run_command, train
 
 from samebits.checks import explain
-from samebits.runs import identity
+from samebits.runs import effects
 
 Edit = Callable[[pathlib.Path], None]
 MODEL, TRAINING, DATA = f"{PACKAGE}/model.py", "samebits/train/loop.py", f"{PACKAGE}/synthetic.py"
@@ -68,7 +68,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], Edit, tuple[str, ...], str]] = {
     "another thread count": (
         ("runtime=machine", "runtime.intra_op_threads=2", "data.sequence_length=100", "data.num_words=20000",
          "model=cnn_lstm"), nothing,
-        ("runtime.intra_op_threads",), "epoch 1, step 1, gradient of ",
+        ("config runtime.intra_op_threads",), "epoch 1, step 1, gradient of ",
     ),
 }  # fmt: skip
 
@@ -140,8 +140,8 @@ def test_explain_names_another_package_version(healthy: pathlib.Path, project: p
     (b / "machine.json").write_text(json.dumps(machine))
     found = {row.item: row for row in explain.input_differences(a, b)}
 
-    assert ("2.4.5", identity.MAY) == (found["package numpy"].b, found["package numpy"].effect)
-    assert identity.OWN == found["package rich"].effect
+    assert ("2.4.5", effects.MAY) == (found["package numpy"].b, found["package numpy"].effect)
+    assert effects.OWN == found["package rich"].effect
 
 
 def test_explain_of_equal_runs_finds_nothing(healthy: pathlib.Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 from conftest import ROOT, copy_project, finished, run_command
 
 from samebits import compose
-from samebits.checks.verify import compare_attempts
 from samebits.core.errors import RecordError
 from samebits.core.files import read_arrays, write_json
 from samebits.core.seeds import resolve_points
+from samebits.runs.compare import first_difference
 from samebits.runs.folder import PREDICTIONS, read_json, read_rows
 from samebits.runs.predictions import read_predictions, write_predictions
 from samebits.studies.bagging import ENSEMBLE, make_ensemble, make_runs
@@ -112,8 +112,8 @@ def test_verify_compares_predictions(bagged: tuple[pathlib.Path, str], tmp_path:
     result = read_json(attempt / "result.json") | {"predictions_digest": write_predictions(tmp_path, arrays)}
     write_json(tmp_path / "result.json", result)
 
-    assert "" == compare_attempts(attempt, attempt)
-    assert "predictions digest" == compare_attempts(attempt, tmp_path)
+    assert "" == first_difference(attempt, attempt)
+    assert "predictions digest" == first_difference(attempt, tmp_path)
 
 
 def test_runs_of_other_validation_rows_have_no_average(

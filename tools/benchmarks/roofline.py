@@ -25,7 +25,7 @@ from samebits.compose import compose
 from samebits.core.config import Config, split_target
 from samebits.core.seeds import Seeds, resolve_points
 from samebits.core.terminal import print_table
-from samebits.launch.run import child_command
+from samebits.launch.process import child_command
 from samebits.runtime.pins import apply_pins, seed_global_generators
 from samebits.train.worker import find_function
 

@@ -14,6 +14,7 @@ from samebits.checks.portability import NO_EMULATOR
 from samebits.core.config import RuntimeConfig
 from samebits.core.errors import MachineError
 from samebits.core.files import make_folder, write_bytes
+from samebits.launch.process import import_path
 from samebits.runtime.emulators import CACHES_KIB, Job, Machine, emulated_machines, probe, run_jobs
 from samebits.runtime.machine import describe_cpu
 from samebits.runtime.pins import check_machine, child_environment
@@ -177,7 +178,8 @@ def zoo(root: pathlib.Path, names: list[str], pattern: str = "", *, write: bool 
     if not emulated:
         raise MachineError("make zoo", expected="qemu-x86_64", received="none", fix=NO_EMULATOR)
     machines = [Machine("this CPU"), *emulated]
-    environment = child_environment(runtime, 0, os.environ) | {"PYTHONPATH": str(root / "src")}
+    environment = child_environment(runtime, 0, os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join((import_path(root), str(root / "tools")))
     cases = [name for name in list_cases(environment) if pattern in name]
     folder = root / "runs" / ".zoo"
     shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,7 @@ from samebits.core.errors import SeedError
 from samebits.core.files import make_folder, write_yaml
 from samebits.core.seeds import POINT_SEED_END, dotted_key, resolve_points
 from samebits.core.terminal import print_table
-from samebits.launch.run import run_child
+from samebits.launch.process import run_child
 from samebits.runs.folder import CONFIG, SEEDS, TRACE, read_json, read_rows
 from samebits.runs.trace_diff import Divergence, differences
 

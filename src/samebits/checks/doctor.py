@@ -16,6 +16,7 @@ from samebits.checks import golden
 from samebits.checks.source_scan import scan
 from samebits.core.config import Config
 from samebits.core.errors import MachineError, SamebitsError
+from samebits.runs.compare import list_nested_differences
 from samebits.runs.folder import read_json
 from samebits.runtime.lockfile import locked_versions, normalise, read_lock
 from samebits.runtime.machine import ARITHMETIC_PACKAGES, describe_git, package_versions
@@ -154,7 +155,7 @@ def check_goldens(root: pathlib.Path, compose: Compose, installed: Mapping[str, 
             continue
         try:
             now = golden.decided_by(compose([f"experiment={name}", "tracker=none"]), root, dict(installed))
-            changed = [line.partition(":")[0] for line in golden.differences(read_json(path)["decided_by"], now)]
+            changed = [key for key, _, _ in list_nested_differences(read_json(path)["decided_by"], now)]
         except (SamebitsError, KeyError, TypeError) as error:
             yield Finding(where, f"cannot be judged: {' '.join(str(error).split())}", fix)
             continue

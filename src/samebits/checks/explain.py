@@ -2,7 +2,6 @@
 
 import difflib
 import pathlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +12,13 @@ from samebits.core.files import make_folder
 from samebits.core.seeds import resolve_points
 from samebits.core.terminal import print_table
 from samebits.launch.run import run_again
+from samebits.runs.compare import list_differences
+from samebits.runs.effects import DOES_NOT, effect_of, machine_items
 from samebits.runs.folder import CONFIG, INPUTS, MACHINE, METRICS, SEEDS, SOURCE, TRACE, read_json, read_rows, read_yaml
-from samebits.runs.identity import CHANGES, DOES_NOT, MAY, OWN, WITHOUT_EFFECT
 from samebits.runs.trace_diff import Divergence, first_divergence
 
-BITS_PACKAGES = (
-    "keras", "ml-dtypes", "numpy", "opt-einsum", "scikit-learn", "scipy", "tensorflow", "tensorflow-cpu",
-)  # fmt: skip
-MOST_DIFF_LINES = 60
+MAX_DIFF_LINES = 60
+MAX_WIDTH = 60  # of a value
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -34,12 +32,6 @@ class InputDifference:
     effect: str
 
 
-def _pairs(a: dict[str, Any], b: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    for key in sorted({**a, **b}):
-        if a.get(key) != b.get(key):
-            yield key, a.get(key, "absent"), b.get(key, "absent")
-
-
 def _seed_values(attempt: pathlib.Path) -> dict[str, Any]:
     seed = read_yaml(attempt / CONFIG)["seed"]
     return {name: point.value for name, point in resolve_points(seed["root"], seed["policy"], seed["points"]).items()}
@@ -51,61 +43,44 @@ def _resting(attempt: pathlib.Path) -> set[str]:
     return {row["point"] for row in read_json(attempt / SEEDS)["points"] if row["rests"]}
 
 
-def _effect_of_key(key: str) -> str:
-    if key.startswith(WITHOUT_EFFECT):
-        return DOES_NOT
-    return MAY if key.startswith("runtime.") and key != "runtime.intra_op_threads" else CHANGES
+def _promise(attempt: pathlib.Path) -> str:
+    return str(read_json(attempt / MACHINE)["arithmetic"]["promise"]) if (attempt / MACHINE).exists() else ""
+
+
+def _inputs(attempt: pathlib.Path) -> dict[str, Any]:
+    """Return the inputs of an attempt by item; without those of files that it does not have yet."""
+    config = flatten(read_yaml(attempt / CONFIG))
+    items = {f"config {key}": value for key, value in config.items() if not key.startswith("seed.points.")}
+    items |= {f"seed {point}": value for point, value in _seed_values(attempt).items()}
+    inputs, rows = read_json(attempt.parent / INPUTS), read_rows(attempt / TRACE)
+    items |= {f"code {path}": digest[:12] for path, digest in inputs["code"]["files"].items()}
+    items["lock requirements.lock"] = inputs["lock"][:12]
+    data = (rows[0]["data"] if rows else None) or {}
+    items |= {f"data {name}": digest[:12] for name, digest in data.items()}
+    return items | (machine_items(read_json(attempt / MACHINE)) if (attempt / MACHINE).exists() else {})
 
 
 def input_differences(a: pathlib.Path, b: pathlib.Path) -> list[InputDifference]:
-    """Return every input in which two attempts differ: configuration, seeds, code, lock, data, packages, machine."""
-    found: list[InputDifference] = []
+    """Return every input in which two attempts differ: configuration, seeds, code, lock, data, packages, machine.
 
-    def add(item: str, left: Any, right: Any, effect: str) -> None:
-        found.append(InputDifference(item, str(left), str(right), effect))
-
-    config_a, config_b = flatten(read_yaml(a / CONFIG)), flatten(read_yaml(b / CONFIG))
-    for key, left, right in _pairs(config_a, config_b):
-        if not key.startswith("seed.points."):
-            add(key, left, right, _effect_of_key(key))
-    rests = _resting(a) & _resting(b)
-    globals_only = ("python/", "numpy/", "tensorflow/")
-    for point, left, right in _pairs(_seed_values(a), _seed_values(b)):
-        effect = DOES_NOT if point in rests else MAY if point.startswith(globals_only) else CHANGES
-        add(f"seed {point}", left, right, effect)
-    inputs_a, inputs_b = read_json(a.parent / INPUTS), read_json(b.parent / INPUTS)
-    for path, left, right in _pairs(inputs_a["code"]["files"], inputs_b["code"]["files"]):
-        add(f"code {path}", left[:12], right[:12], MAY)
-    if inputs_a["lock"] != inputs_b["lock"]:
-        add("requirements.lock", inputs_a["lock"][:12], inputs_b["lock"][:12], MAY)
-    rows_a, rows_b = read_rows(a / TRACE), read_rows(b / TRACE)
-    if rows_a and rows_b:
-        for name, left, right in _pairs(rows_a[0]["data"], rows_b[0]["data"]):
-            add(f"data {name}", left[:12], right[:12], CHANGES)
-    if (a / MACHINE).exists() and (b / MACHINE).exists():
-        found += _machine_differences(read_json(a / MACHINE), read_json(b / MACHINE))
+    What only one of them has recorded by now is left out.
+    """
+    sides, found = (_inputs(a), _inputs(b)), []
+    kinds = {item.partition(" ")[0] for item in sides[0]} & {item.partition(" ")[0] for item in sides[1]}
+    portable = all(_promise(attempt) == "portable" for attempt in (a, b))
+    unused = {f"seed {point}" for point in _resting(a) & _resting(b)}
+    for item, left, right in list_differences(*sides):
+        if item.partition(" ")[0] in kinds:
+            effect = DOES_NOT if item in unused else effect_of(item, portable=portable)
+            found.append(InputDifference(item, str(left)[:MAX_WIDTH], str(right)[:MAX_WIDTH], effect))
     return found
-
-
-def _machine_differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[InputDifference]:
-    portable = a["arithmetic"]["promise"] == b["arithmetic"]["promise"] == "portable"
-    for name, left, right in _pairs(a["packages"], b["packages"]):
-        yield InputDifference(f"package {name}", str(left), str(right), MAY if name in BITS_PACKAGES else OWN)
-    for name, left, right in _pairs(flatten(a["arithmetic"]["settings"]), flatten(b["arithmetic"]["settings"])):
-        effect = DOES_NOT if name == "environment.PYTHONHASHSEED" else MAY
-        yield InputDifference(f"setting {name}", str(left), str(right), effect)
-    for name, left, right in _pairs(flatten(a["cpu"]), flatten(b["cpu"])):
-        yield InputDifference(f"cpu {name}", str(left)[:60], str(right)[:60], DOES_NOT if portable else MAY)
-    for name in ("python", "libc", "system", "image_digest"):
-        if a[name] != b[name]:
-            yield InputDifference(name, str(a[name]), str(b[name]), MAY if name in ("python", "libc") else DOES_NOT)
 
 
 def code_diff(a: pathlib.Path, b: pathlib.Path) -> list[str]:
     """Return the unified diff of the code that decides bits, of two attempts."""
     files_a, files_b = (read_json(attempt.parent / INPUTS)["code"]["files"] for attempt in (a, b))
     lines: list[str] = []
-    for path, _, _ in _pairs(files_a, files_b):
+    for path, _, _ in list_differences(files_a, files_b):
         texts = []
         for attempt in (a, b):
             source = attempt.parent / SOURCE / path
@@ -181,10 +156,10 @@ def show_inputs(a: pathlib.Path, b: pathlib.Path) -> list[InputDifference]:
         table.add_row(row.item, row.a, row.b, row.effect)
     print_table(table)
     lines = code_diff(a, b)
-    for line in lines[:MOST_DIFF_LINES]:
+    for line in lines[:MAX_DIFF_LINES]:
         print(f"  {line}")
-    if len(lines) > MOST_DIFF_LINES:
-        print(f"  … {len(lines) - MOST_DIFF_LINES} more lines")
+    if len(lines) > MAX_DIFF_LINES:
+        print(f"  … {len(lines) - MAX_DIFF_LINES} more lines")
     return found
 
 

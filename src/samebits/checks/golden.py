@@ -10,6 +10,7 @@ from samebits.core.config import Config, flatten
 from samebits.core.errors import RecordError
 from samebits.core.files import write_json
 from samebits.launch import run as launch_run
+from samebits.runs.compare import list_nested_differences
 from samebits.runs.folder import MACHINE, RESULT, TRACE, is_finished, list_attempts, read_json, read_rows
 from samebits.runs.identity import describe_inputs, source_files
 from samebits.runtime.machine import arithmetic_versions
@@ -54,23 +55,9 @@ def describe(config: Config, root: pathlib.Path, attempt: pathlib.Path) -> dict[
     }
 
 
-def differences(expected: Any, actual: Any) -> list[str]:
+def describe_differences(golden: Any, now: Any) -> list[str]:
     """Return one line for every leaf in which two golden descriptions differ."""
-    left, right = flatten(_keyed(expected)), flatten(_keyed(actual))
-    return [
-        f"{key}: golden {left.get(key, 'absent')}, now {right.get(key, 'absent')}"
-        for key in {**left, **right}
-        if left.get(key) != right.get(key)
-    ]
-
-
-def _keyed(value: Any) -> Any:
-    """Return nested data with lists as mappings, so that it can be flattened."""
-    if isinstance(value, list):
-        return {str(number): _keyed(part) for number, part in enumerate(value)}
-    if isinstance(value, dict):
-        return {key: _keyed(part) for key, part in value.items()}
-    return value
+    return [f"{key}: golden {a}, now {b}" for key, a, b in list_nested_differences(golden, now)]
 
 
 def train(config: Config, root: pathlib.Path) -> pathlib.Path:
@@ -102,7 +89,7 @@ def check(experiment: str, config: Config, root: pathlib.Path) -> int:
     path = golden_path(root, experiment)
     golden = read_json(path)
     attempt = train(config, root)
-    found = differences(golden, describe(config, root, attempt))
+    found = describe_differences(golden, describe(config, root, attempt))
     results = [line for line in found if line.startswith(("epochs.", "weights_digest"))]
     inputs = [line for line in found if line not in results]
     for line in inputs:
@@ -135,7 +122,7 @@ def update(experiment: str, config: Config, root: pathlib.Path) -> int:
     path = golden_path(root, experiment)
     attempt = train(config, root)
     now = describe(config, root, attempt)
-    for line in differences(read_json(path), now) if path.exists() else ["new file"]:
+    for line in describe_differences(read_json(path), now) if path.exists() else ["new file"]:
         print(f"  {line}")
     path.parent.mkdir(exist_ok=True)
     write_json(path, now)

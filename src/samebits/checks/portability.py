@@ -12,9 +12,9 @@ from samebits.core.config import Config, to_dict
 from samebits.core.config_rules import check
 from samebits.core.files import make_folder, write_yaml
 from samebits.core.terminal import print_table
-from samebits.launch.run import child_command
-from samebits.runs.folder import CONFIG, RESULT, TRACE, make_attempt, read_json, read_rows
-from samebits.runs.trace_diff import first_divergence
+from samebits.launch.process import child_command
+from samebits.runs.compare import first_difference
+from samebits.runs.folder import CONFIG, RESULT, make_attempt, read_json
 from samebits.runtime.emulators import (
     CACHES_KIB,
     MODELS,
@@ -78,15 +78,6 @@ def run_on(machines: list[Machine], config: Config, folder: pathlib.Path, root: 
     return {machine.name: codes[machine.name] for machine in machines}
 
 
-def _difference(reference: pathlib.Path, attempt: pathlib.Path) -> str:
-    """Return the first stage in which two attempts differ, "" if none does."""
-    found = first_divergence(read_rows(reference / TRACE), read_rows(attempt / TRACE))
-    if found is not None:
-        return str(found)
-    same = read_json(reference / RESULT)["weights_digest"] == read_json(attempt / RESULT)["weights_digest"]
-    return "" if same else "weights"
-
-
 def portability(config: Config, root: pathlib.Path, names: list[str], *, full: bool) -> int:
     """Train on every machine and print a table and one verdict.
 
@@ -126,7 +117,7 @@ def portability(config: Config, root: pathlib.Path, names: list[str], *, full: b
             continue
         reference = reference or attempt
         result = read_json(attempt / RESULT)
-        difference = _difference(reference, attempt)
+        difference = first_difference(reference, attempt)
         if difference:
             verdicts.append(f"{machine.name} differs; first divergence: {difference}")
         elif golden is not None and result["weights_digest"] != golden:

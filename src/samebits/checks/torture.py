@@ -19,8 +19,10 @@ from samebits.core.config_rules import check
 from samebits.core.errors import RecordError
 from samebits.core.files import make_folder, write_yaml
 from samebits.core.terminal import print_table
-from samebits.launch.run import clear_leftovers, own_process
-from samebits.runs.folder import METRICS, RESULT, TRACE, is_finished, list_all_attempts, list_leftovers, read_json
+from samebits.launch.process import parent_command, project_environment
+from samebits.launch.run import clear_leftovers
+from samebits.runs.compare import first_difference
+from samebits.runs.folder import RESULT, is_finished, list_all_attempts, list_leftovers, read_json
 from samebits.runtime.machine import usable_cores
 
 FOLDER = ".torture"
@@ -143,7 +145,7 @@ def _kill(victim: str, runs: pathlib.Path, parent: "subprocess.Popen[bytes]") ->
 
 def _start(config: Config, folder: pathlib.Path, root: pathlib.Path) -> "subprocess.Popen[bytes]":
     write_yaml(folder / "run.yaml", to_dict(config))
-    command, environment = own_process(folder / "run.yaml", root)
+    command, environment = parent_command(folder / "run.yaml", root), project_environment(root)
     with (folder / "terminal.txt").open("ab") as log:
         return subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True)
 
@@ -191,13 +193,9 @@ def train(
 def compare(undisturbed: pathlib.Path, attempt: pathlib.Path, runs: pathlib.Path) -> str:
     """Return what differs between a killed training and the undisturbed one, or was left behind ("": nothing)."""
     clear_leftovers(attempt.parent)  # as the next start of these inputs does
-    for name in (TRACE, METRICS):
-        if (undisturbed / name).read_bytes() != (attempt / name).read_bytes():
-            return name
-    results = [read_json(each / RESULT) for each in (undisturbed, attempt)]
-    for key in ("weights_digest", "optimizer_digest", "predictions_digest", "metrics", "data_digest"):
-        if results[0][key] != results[1][key]:
-            return key
+    difference = first_difference(undisturbed, attempt, ignore=())
+    if difference:
+        return difference
     left = [path.name for path in list_leftovers(attempt)]
     if left:
         return f"left behind: {', '.join(left)}"

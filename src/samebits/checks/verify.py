@@ -18,9 +18,10 @@ from samebits.core.config_rules import check
 from samebits.core.errors import ConfigError
 from samebits.core.files import write_yaml
 from samebits.core.terminal import print_table
+from samebits.launch.process import parent_command, project_environment
+from samebits.runs.compare import first_difference
 from samebits.runs.folder import METRICS, RESULT, TRACE, is_finished, list_attempts, read_json, read_rows
 from samebits.runs.identity import prepare_inputs_folder
-from samebits.runs.trace_diff import first_divergence
 
 BUSY_LOOP = "while True: pass"
 
@@ -79,39 +80,17 @@ def run_under(conditions: Conditions, config: Config, root: pathlib.Path) -> int
     with tempfile.TemporaryDirectory(prefix="samebits verify ") as name, _busy(conditions.busy_processes):
         folder = pathlib.Path(name)
         write_yaml(folder / "run.yaml", to_dict(config))
-        environment = os.environ | {"PYTHONPATH": str(root / "src")} | conditions.environment
+        environment = project_environment(root) | conditions.environment
         if conditions.elsewhere:
             (folder / "tmp").mkdir()
             environment["TMPDIR"] = str(folder / "tmp")
-        command = [sys.executable, "-m", "samebits.launch.run", str(folder / "run.yaml"), str(root)]
+        command = parent_command(folder / "run.yaml", root)
         if conditions.one_core and shutil.which("taskset"):
             core = min(os.sched_getaffinity(0))
             command = ["taskset", "--cpu-list", str(core), *command]
         return subprocess.run(
             command, cwd=folder if conditions.elsewhere else root, env=environment, check=False
         ).returncode
-
-
-def compare_attempts(a: pathlib.Path, b: pathlib.Path) -> str:
-    """Return in words the first difference of two finished attempts: trace, then metrics, weights, optimizer.
-
-    Returns:
-        "" if every record of both is bit-identical.
-    """
-    found = first_divergence(read_rows(a / TRACE), read_rows(b / TRACE))
-    if found is not None:
-        return str(found)
-    metrics_a, metrics_b = read_rows(a / METRICS), read_rows(b / METRICS)
-    for row_a, row_b in zip(metrics_a, metrics_b, strict=False):
-        if row_a != row_b:
-            return f"epoch {row_a['epoch']}, step {row_a['step']}, metrics"
-    if len(metrics_a) != len(metrics_b):
-        return "number of metric rows"
-    result_a, result_b = read_json(a / RESULT), read_json(b / RESULT)
-    for key in ("data_digest", "weights_digest", "optimizer_digest", "predictions_digest", "metrics"):
-        if result_a.get(key) != result_b.get(key):
-            return key.replace("_", " ")
-    return ""
 
 
 def verify(config: Config, root: pathlib.Path, runs: int) -> int:
@@ -150,7 +129,7 @@ def verify(config: Config, root: pathlib.Path, runs: int) -> int:
     verdicts = []
     for conditions, attempt in attempts:
         result, last = read_json(attempt / RESULT), read_rows(attempt / TRACE)[-1]
-        difference = compare_attempts(first, attempt) if attempt != first else ""
+        difference = first_difference(first, attempt) if attempt != first else ""
         verdicts.append(difference)
         said = difference or ("every record bit-identical" if attempt != first else "-")
         digests = (result["weights_digest"][:12], result["optimizer_digest"][:12], last["bits"]["val_loss"])

@@ -8,13 +8,12 @@ Never imports TensorFlow.
 """
 
 import contextlib
-import os
 import pathlib
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +23,9 @@ from samebits.core.config import Config, PathsConfig, flatten, from_dict, to_dic
 from samebits.core.config_rules import check
 from samebits.core.errors import ConfigError, RecordError
 from samebits.core.files import hold_lock, make_folder, write_yaml
-from samebits.core.seeds import resolve_points
+from samebits.launch.process import run_child
 from samebits.runs.compare import Comparison, compare_with_siblings, describe_comparison
+from samebits.runs.effects import COMMAND_KEYS, is_below
 from samebits.runs.folder import (
     CONFIG,
     LOCK,
@@ -43,11 +43,9 @@ from samebits.runs.folder import (
     remove_attempt,
     remove_leftovers,
 )
-from samebits.runs.identity import import_path, name_inputs, prepare_inputs_folder
-from samebits.runtime.pins import check_machine, child_environment
+from samebits.runs.identity import name_inputs, prepare_inputs_folder
+from samebits.runtime.pins import check_machine
 
-# Settings of the command and not of the run, which keeps all others from its beginning to its end.
-OF_A_COMMAND = ("paths.", "resume", "confirm")
 USAGE, STOPPED = 2, (130, 143)  # exit codes of the training process; see samebits.train.worker
 
 
@@ -106,49 +104,11 @@ def claim_attempt(folder: pathlib.Path, config: Config, root: pathlib.Path) -> I
         yield attempt, False
 
 
-@contextlib.contextmanager
-def answered(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[None]:
-    """Answer signals while the block runs, but for those that this process was started to ignore, as by nohup."""
-    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
-
-
-@contextlib.contextmanager
-def forwarded_signals() -> Iterator[Callable[["subprocess.Popen[bytes]"], None]]:
-    """Send SIGINT, SIGTERM and SIGHUP on to a child while the block runs; the child decides how it ends.
-
-    SIGHUP, a closed terminal, is a SIGTERM to the child: it saves a checkpoint.
-    Yields a function that takes the child, once it is there; what came before is sent to it then.
-    """
-    children: list[subprocess.Popen[bytes]] = []
-    early: list[int] = []
-
-    def forward(number: int, _frame: object) -> None:
-        sent = signal.SIGTERM if number == signal.SIGHUP else number
-        if children:
-            children[0].send_signal(sent)
-        else:
-            early.append(sent)
-
-    def adopt(child: "subprocess.Popen[bytes]") -> None:
-        children.append(child)
-        for number in early:
-            child.send_signal(number)
-
-    with answered(forward, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        yield adopt
-
-
 def ignored_settings(own: Config, command: Config) -> dict[str, Any]:
     """Return what a run that goes on keeps of its own and a command would have otherwise: key -> its own value."""
     asked = flatten(to_dict(command))
     settings = flatten(to_dict(own)).items()
-    return {key: value for key, value in settings if not key.startswith(OF_A_COMMAND) and asked.get(key) != value}
+    return {key: value for key, value in settings if not is_below(key, COMMAND_KEYS) and asked.get(key) != value}
 
 
 def clear_leftovers(folder: pathlib.Path) -> None:
@@ -158,45 +118,6 @@ def clear_leftovers(folder: pathlib.Path) -> None:
             with hold_lock(attempt / LOCK) as free, contextlib.suppress(OSError):
                 if free:
                     remove_leftovers(attempt)
-
-
-def child_command(
-    config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None
-) -> tuple[list[str], dict[str, str]]:
-    """Return the command of the training process and its whole environment.
-
-    Args:
-        config: The configuration; decides the environment.
-        attempt: The folder with config.yaml.
-        root: The project's folder.
-        source: Folder of the code to run, None: the project's src/.
-    """
-    points = resolve_points(config.seed.root, config.seed.policy, config.seed.points)
-    hash_point = points.get("python/hash")
-    environment = child_environment(config.runtime, hash_point.value if hash_point else None, os.environ)
-    environment["PYTHONPATH"] = str(source) if source else import_path(root)
-    # The child ends when this process is not its parent any more.
-    return [sys.executable, "-m", "samebits.train.worker", str(attempt), str(root), str(os.getpid())], environment
-
-
-def run_child(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None) -> int:
-    """Start the training process, wait for it, and return its exit code.
-
-    Takes what `child_command` takes.
-
-    Returns:
-        What the worker exits with; negative: killed by that signal, other than the two that ask it to stop.
-    """
-    command, environment = child_command(config, attempt, root, source)
-    # A session of its own: Ctrl-C reaches the parent alone, which forwards it once.
-    with (
-        forwarded_signals() as adopt,
-        subprocess.Popen(command, env=environment, cwd=root, start_new_session=True, stdin=subprocess.DEVNULL) as child,
-    ):
-        adopt(child)
-        code = child.wait()
-    # A signal that came before the child could answer it: asked to stop all the same.
-    return 128 - code if code in (-signal.SIGINT, -signal.SIGTERM) else code
 
 
 def start_tracker(config: Config, attempt: pathlib.Path, root: pathlib.Path) -> "subprocess.Popen[bytes] | None":
@@ -351,12 +272,6 @@ def run_again(attempt: pathlib.Path, folder: pathlib.Path, root: pathlib.Path, e
     tree["training"]["epochs"] = epoch
     write_yaml(folder / CONFIG, tree)
     return run_child(from_dict(tree), folder, root, source=attempt.parent / SOURCE)
-
-
-def own_process(path: pathlib.Path, root: pathlib.Path) -> tuple[list[str], dict[str, str]]:
-    """Return the command that runs the configuration of a YAML file in a fresh process, and its environment."""
-    environment = os.environ | {"PYTHONPATH": str(root / "src")}
-    return [sys.executable, "-m", "samebits.launch.run", str(path), str(root)], environment
 
 
 def main() -> int:

@@ -1,14 +1,20 @@
-"""Compares a finished run with the other attempts of its inputs: under a promise they must have the same bits."""
+"""Compares runs: two attempts record by record, a finished one with the others of its inputs, two descriptions.
+
+Under a promise, attempts of the same inputs must have the same bits.
+"""
 
 import dataclasses
 import pathlib
 from dataclasses import dataclass
+from typing import Any
 
+from samebits.core.config import flatten
 from samebits.core.errors import RecordError
-from samebits.runs.folder import RESULT, TRACE, is_finished, list_attempts, read_json, read_rows
-from samebits.runs.trace_diff import first_divergence
+from samebits.runs.folder import METRICS, RESULT, TRACE, is_finished, list_attempts, read_json, read_rows
+from samebits.runs.trace_diff import differences, first_divergence
 
 PROMISED = ("portable", "machine")  # the levels under which other bits are an error
+RESULT_KEYS = ("data_digest", "weights_digest", "optimizer_digest", "predictions_digest", "metrics")
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,50 @@ class Comparison:
     unreadable: tuple[str, ...] = ()
 
 
-def first_difference(a: pathlib.Path, b: pathlib.Path) -> str:
-    """Return in words the first trace record in which two attempts differ."""
-    found = first_divergence(read_rows(a / TRACE), read_rows(b / TRACE))
-    return str(found) if found else "nothing in their traces"
+def first_difference(a: pathlib.Path, b: pathlib.Path, ignore: tuple[str, ...] = ("generators",)) -> str:
+    """Return in words the first difference of two finished attempts that were traced alike, "" if there is none.
+
+    Every record counts: trace, metrics, then the digests and metrics of the result.
+
+    Args:
+        a: One attempt.
+        b: The other.
+        ignore: Stages of the trace left out, as `samebits.runs.trace_diff.differences` takes them.
+    """
+    trace_a, trace_b = read_rows(a / TRACE), read_rows(b / TRACE)
+    found = next(differences(trace_a, trace_b, ignore), None)
+    if found is not None:
+        return str(found)
+    if len(trace_a) != len(trace_b):
+        return "number of trace records"
+    metrics_a, metrics_b = read_rows(a / METRICS), read_rows(b / METRICS)
+    for row_a, row_b in zip(metrics_a, metrics_b, strict=False):
+        if row_a != row_b:
+            return f"epoch {row_a['epoch']}, step {row_a['step']}, metrics"
+    if len(metrics_a) != len(metrics_b):
+        return "number of metric records"
+    result_a, result_b = read_json(a / RESULT), read_json(b / RESULT)
+    return next((key.replace("_", " ") for key in RESULT_KEYS if result_a.get(key) != result_b.get(key)), "")
+
+
+def list_differences(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return (key, value in a, value in b) of every key in which two mappings differ; "absent" where one has none."""
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+    return [(key, a.get(key, "absent"), b.get(key, "absent")) for key in keys]
+
+
+def list_nested_differences(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
+    """Return what `list_differences` returns, of the leaves of nested data by their dotted keys."""
+    return list_differences(flatten(_keyed(a)), flatten(_keyed(b)))
+
+
+def _keyed(value: Any) -> Any:
+    """Return nested data with lists as mappings, so that it can be flattened."""
+    if isinstance(value, list):
+        return {str(number): _keyed(part) for number, part in enumerate(value)}
+    if isinstance(value, dict):
+        return {key: _keyed(part) for key, part in value.items()}
+    return value
 
 
 def compare_with_siblings(attempt: pathlib.Path) -> Comparison:
@@ -54,7 +100,10 @@ def compare_with_siblings(attempt: pathlib.Path) -> Comparison:
             elsewhere.append(sibling.name)
         else:
             different.append(sibling.name)
-    first = first_difference(attempt.parent / different[-1], attempt) if different else ""
+    first = ""
+    if different:
+        traces = (read_rows(folder / TRACE) for folder in (attempt.parent / different[-1], attempt))
+        first = str(first_divergence(*traces) or "nothing in their traces")
     return Comparison(equal, different, elsewhere, first, tuple(unreadable))
 
 

@@ -39,7 +39,7 @@ SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
     },
     MACHINE: {
         "arithmetic.promise": str, "arithmetic.fingerprint": str, "arithmetic.settings": dict, "cpu": dict,
-        "packages": dict,
+        "git": dict, "packages": dict,
     },
     SEEDS: {"points": list, "points.*.point": str, "points.*.rests": str},
     METRICS: {"epoch": int, "step": int, "loss": float, "accuracy": float},

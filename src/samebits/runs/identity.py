@@ -1,22 +1,16 @@
 """The identity of a run: everything that decides its bits, apart from the machine; and the folder that it names."""
 
 import ast
-import os
 import pathlib
-import site
 from typing import Any
 
 from samebits.core.config import KERAS_PREFIXES, Config, split_target, to_dict
 from samebits.core.digest import bytes_digest, json_digest
 from samebits.core.errors import ConfigError
 from samebits.core.files import make_folder, write_bytes, write_json
+from samebits.runs.effects import COMMAND_KEYS, RECORD_KEYS
 from samebits.runs.folder import INPUTS, SOURCE
 
-CHANGES, MAY, OWN, DOES_NOT = "changes bits", "may change bits", "only if your data or model use it", "does not"
-WITHOUT_EFFECT = (
-    "tracker.", "trace.", "paths.", "training.checkpoint_every", "training.log_every", "name", "resume", "confirm",
-)  # fmt: skip
-HARNESS = pathlib.Path(__file__).resolve().parent.parent  # where samebits is imported from
 # The modules of the harness that can change a training's bits, by path below it; a folder means all of it.
 ARITHMETIC_MODULES = (
     "core/digest", "core/seeds", "portable/initializers", "portable/layers", "portable/losses", "portable/lstm",
@@ -28,12 +22,16 @@ DIGITS = 16  # of the inputs digest, in a folder's name
 
 def identity(config: Config) -> dict[str, Any]:
     """Return the part of a configuration that decides bits; two runs with the same one are attempts of one run."""
-    tree = to_dict(config)
-    for part in ("tracker", "trace", "paths", "resume", "confirm"):
-        del tree[part]
-    for key in ("checkpoint_every", "log_every"):
-        del tree["training"][key]
-    return tree
+    return _without(to_dict(config), (*COMMAND_KEYS, *RECORD_KEYS))
+
+
+def _without(tree: dict[str, Any], keys: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
+    """Return nested data without some dotted keys."""
+    return {
+        key: _without(value, keys, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in tree.items()
+        if f"{prefix}{key}" not in keys
+    }
 
 
 def code_files(source: pathlib.Path, *patterns: str) -> list[pathlib.Path]:
@@ -44,14 +42,6 @@ def code_files(source: pathlib.Path, *patterns: str) -> list[pathlib.Path]:
         for path in found
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(source).parts)
     )
-
-
-def import_path(root: pathlib.Path) -> str:
-    """Return PYTHONPATH for a process of a project: its packages, and this harness, wherever that is imported from."""
-    folders = [root / "src"]
-    if HARNESS.parent not in (root / "src", *map(pathlib.Path, site.getsitepackages())):
-        folders.append(HARNESS.parent)
-    return os.pathsep.join(map(str, folders))
 
 
 def decides_bits(path: pathlib.PurePath) -> bool:

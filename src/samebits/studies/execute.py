@@ -21,7 +21,7 @@ from typing import Any
 from samebits.core.errors import ConfigError
 from samebits.core.files import hold_lock, make_folder, write_bytes
 from samebits.core.terminal import RunsProgress
-from samebits.launch.run import answered, own_process
+from samebits.launch.process import answered, parent_command, project_environment, stop_group
 from samebits.runtime.machine import usable_cores
 from samebits.studies.plan import Study, describe_record
 
@@ -75,7 +75,7 @@ def run_job(folder: pathlib.Path, number: int, root: pathlib.Path) -> int:
     Never raises what a run may raise: one run that fails does not stop the others.
     """
     job = folder / "jobs" / f"{number}.yaml"
-    command, environment = own_process(job, root)
+    command, environment = parent_command(job, root), project_environment(root)
     with job.with_suffix(".txt").open("wb") as log:
         done = subprocess.run(
             command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
@@ -93,7 +93,7 @@ def started(study: Study, numbers: Sequence[int], launch: Launch) -> Iterator["s
     script = str(study.root / "scripts" / "job.py")
     jobs = "job=" + ",".join(map(str, numbers))
     command = [sys.executable, script, "--multirun", f"folder='{study.folder}'", *launch.overrides(), jobs]
-    environment = os.environ | {"PYTHONPATH": str(study.root / "src")}
+    environment = project_environment(study.root)
     with (
         (study.folder / "launcher.txt").open("wb") as log,
         subprocess.Popen(
@@ -104,13 +104,7 @@ def started(study: Study, numbers: Sequence[int], launch: Launch) -> Iterator["s
         try:
             yield process
         finally:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGTERM)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(STOP_S)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            stop_group(process, STOP_S)
 
 
 def cluster_jobs(folder: pathlib.Path) -> list[Any]:

@@ -10,6 +10,7 @@ from samebits.core.config import flatten
 from samebits.core.digest import json_digest
 from samebits.core.errors import SamebitsError
 from samebits.runs.compare import PROMISED, Comparison, compare_with_siblings
+from samebits.runs.effects import PLACES, machine_items
 from samebits.runs.folder import (
     CONFIG,
     INPUTS,
@@ -25,8 +26,6 @@ from samebits.runs.folder import read_rows as read_metric_rows
 
 POINTS = "seed.points."
 METRIC_NAMES = ("val_accuracy", "val_loss", "accuracy", "loss")
-# Where a copy of the project lies, and what a run is called: no input of the training.
-LEFT_OUT = ("setting environment.PYTHONPATH",)
 FIGURES = 6  # significant digits of a curve's numbers
 
 
@@ -155,21 +154,12 @@ def read_curves(rows: list[dict[str, Any]]) -> dict[str, list[list[float]]]:
     return curves
 
 
-def _machine_items(machine: dict[str, Any]) -> dict[str, Any]:
-    items = {f"package {name}": version for name, version in machine["packages"].items()}
-    items |= {f"setting {name}": value for name, value in flatten(machine["arithmetic"]["settings"]).items()}
-    items |= {f"cpu {name}": value for name, value in flatten(machine["cpu"]).items()}
-    items |= {f"git {name}": value for name, value in flatten(machine["git"]).items()}
-    named = ("python", "libc", "system", "memory_bytes", "image_digest")
-    return items | {f"machine {name}": machine.get(name) for name in named}
-
-
 def _input_items(inputs: dict[str, Any], machine: dict[str, Any], seeds: dict[str, Any]) -> dict[str, str]:
     items = {f"config {key}": value for key, value in flatten(inputs["config"]).items() if not key.startswith(POINTS)}
     items |= {f"seed {row['point']}": row["value"] for row in seeds["points"]}
     items |= {f"code {path}": digest[:12] for path, digest in inputs["code"]["files"].items()}
-    items |= {"lock requirements.lock": inputs["lock"][:12]} | _machine_items(machine)
-    return {key: as_text(value) for key, value in items.items() if key not in LEFT_OUT}
+    items |= {"lock requirements.lock": inputs["lock"][:12]} | machine_items(machine)
+    return {key: as_text(value) for key, value in items.items() if key not in PLACES}
 
 
 def _read(attempt: pathlib.Path) -> Run:

@@ -15,8 +15,8 @@ from typing import Any
 
 from samebits.core.errors import UsageError
 from samebits.core.files import storage_error, write_bytes
+from samebits.runs.effects import effect_of
 from samebits.runs.folder import find_attempt, is_finished
-from samebits.runs.identity import CHANGES, DOES_NOT, MAY, WITHOUT_EFFECT
 from samebits.studies.distributions import configurations
 from samebits.studies.read_runs import (
     METRIC_NAMES,
@@ -33,7 +33,6 @@ FOLDER = pathlib.Path(__file__).parent
 MOST_RUNS = 1000
 MOST_POINTS = 50_000  # of one metric's curves together: about 1 MB of page
 FEWEST, MOST = 20, 400  # points of one curve
-WITHOUT_SIGNIFICANCE = ("git ", "machine system", "machine memory_bytes", "machine image_digest")
 NOWHERE = "base-uri 'none'; form-action 'none'"
 COLUMNS = (
     ("run", "run"), ("seed", "seed"), ("val_accuracy", "val accuracy"), ("val_loss", "val loss"),
@@ -45,18 +44,10 @@ NUMBERS, NUMBER = ("seed", *METRIC_NAMES, "epochs", "training_s"), ' class="numb
 SIGNS = {"held": "✓", "broken": "✗", "alone": "·", "elsewhere": "·", "same": "=", "differs": "≠", "unknown": "?"}
 
 
-def effect_of(item: str) -> str:
-    """Return whether an input reaches the bits, as make explain says it."""
-    kind, _, name = item.partition(" ")
-    if item.startswith(WITHOUT_SIGNIFICANCE) or (kind == "config" and name.startswith(WITHOUT_EFFECT)):
-        return DOES_NOT
-    certain = kind in ("config", "seed") and not name.startswith(("runtime.", "python/", "numpy/", "tensorflow/"))
-    return CHANGES if certain else MAY
-
-
 def split_inputs(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     """Return the items that are equal in all runs, and the others as a list of values and each run's index in it."""
     keys = sorted({key for run in runs for key in run.inputs})
+    portable = all(run.facts["promise"] == "portable" for run in runs)
     equal, varying = {}, {}
     for key in keys:
         column = [run.inputs.get(key, "absent") for run in runs]
@@ -65,7 +56,8 @@ def split_inputs(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, dict[st
             equal[key] = values[0]
         else:
             places = {value: place for place, value in enumerate(values)}
-            varying[key] = {"values": values, "of": [places[value] for value in column], "effect": effect_of(key)}
+            effect = effect_of(key, portable=portable)
+            varying[key] = {"values": values, "of": [places[value] for value in column], "effect": effect}
     return equal, varying
 
 

@@ -18,7 +18,7 @@ from samebits.core.config import Config
 from samebits.core.errors import MachineError, SamebitsError
 from samebits.runs.compare import list_nested_differences
 from samebits.runs.folder import read_json
-from samebits.runtime.lockfile import locked_versions, normalise, read_lock
+from samebits.runtime.lockfile import exact_version, locked_versions, normalise, read_lock
 from samebits.runtime.machine import ARITHMETIC_PACKAGES, describe_git, package_versions
 from samebits.runtime.pins import KEPT, SCRUBBED_PREFIXES, check_machine, child_environment
 
@@ -88,16 +88,12 @@ def check_tags(root: pathlib.Path) -> Iterator[Finding]:
 def check_lock(root: pathlib.Path) -> Iterator[Finding]:
     """Find requirements of the lock that are not exact or have no hash."""
     again = "make lock writes it anew from pyproject.toml"
-    for number, words, hashed in read_lock(root):
-        where = f"requirements.lock:{number}"
-        try:
-            exact = re.fullmatch(r"==[^*,]+", str(Requirement(words).specifier)) is not None
-        except InvalidRequirement:
-            exact = False
-        if not exact:
-            yield Finding(where, f"{words} names no exact version", again)
-        if not hashed:
-            yield Finding(where, f"{words} has no hash", again)
+    for locked in read_lock(root):
+        where = f"requirements.lock:{locked.line}"
+        if exact_version(locked.requirement) is None:
+            yield Finding(where, f"{locked.requirement} names no exact version", again)
+        if not locked.has_hash:
+            yield Finding(where, f"{locked.requirement} has no hash", again)
 
 
 def check_dependencies(root: pathlib.Path) -> Iterator[Finding]:
@@ -106,7 +102,7 @@ def check_dependencies(root: pathlib.Path) -> Iterator[Finding]:
     try:
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
-        yield Finding("pyproject.toml", f"cannot be read: {error}", "mend it: expected TOML")
+        yield Finding("pyproject.toml", f"cannot be read: {error}", "write valid TOML")
         return
     for words in (*project["project"]["dependencies"], *project.get("dependency-groups", {}).get("dev", ())):
         try:
@@ -115,7 +111,7 @@ def check_dependencies(root: pathlib.Path) -> Iterator[Finding]:
             yield Finding("pyproject.toml", f"{words} is no requirement", "write it as in name>=1.2,<2")
             continue
         name = normalise(requirement.name)
-        if name in ARITHMETIC_PACKAGES and not re.fullmatch(r"==[^*,]+", str(requirement.specifier)):
+        if name in ARITHMETIC_PACKAGES and exact_version(words) is None:
             yield Finding(
                 "pyproject.toml", f"{words} leaves the version open, and it decides bits", "write == and the version"
             )

@@ -1,41 +1,80 @@
-"""Reads requirements.lock: which packages it names, in which version, and which of them have a hash."""
+"""Reads requirements.lock: which packages it names, in which version, and with which hashes.
+
+The one reader. Importing it needs the standard library alone, because the set-up reads the lock before anything is
+installed; only `exact_version` and `locked_versions` need the package `packaging`.
+"""
 
 import pathlib
 import re
 from collections.abc import Iterator
-
-from packaging.requirements import InvalidRequirement, Requirement
+from dataclasses import dataclass
 
 LOCK = "requirements.lock"
 
 
+@dataclass(frozen=True)
+class Locked:
+    """One package of the lock.
+
+    Attributes:
+        line: Where it begins in the file, from 1.
+        requirement: Without hashes, e.g. "numpy==2.4.6 ; python_version < '3.14'".
+        text: Requirement and hashes as they stand in the file, for pip or uv.
+    """
+
+    line: int
+    requirement: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        """The package's name as indexes compare it."""
+        return normalise(re.split(r"[^\w.-]", self.requirement, maxsplit=1)[0])
+
+    @property
+    def has_hash(self) -> bool:
+        """Whether a SHA-256 hash pins the files."""
+        return "--hash=sha256:" in self.text
+
+
 def normalise(name: str) -> str:
-    """Return a package's name as indexes compare it."""
+    """Return a package's name as indexes compare it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def read_lock(root: pathlib.Path) -> Iterator[tuple[int, str, bool]]:
-    """Yield (line, requirement, whether it has a hash) of every package of the lock."""
-    number, words, hashed = 0, "", False
-    for count, line in enumerate((root / LOCK).read_text(encoding="utf-8").splitlines(), 1):
-        if line[:1] not in ("", "#", " ", "\t"):
-            if words:
-                yield number, words, hashed
-            number, words, hashed = count, line.rstrip("\\ ").partition(" --hash")[0], False
-        hashed |= "--hash=sha256:" in line
-    if words:
-        yield number, words, hashed
+def read_lock(root: pathlib.Path, lock: str = LOCK) -> Iterator[Locked]:
+    """Yield every package of a lock, in the order of the file.
+
+    Args:
+        root: The project's folder.
+        lock: The file's name there.
+    """
+    lines = (root / lock).read_text(encoding="utf-8").splitlines(keepends=True)
+    starts = [place for place, line in enumerate(lines) if line.strip() and line[0] not in "# \t"]
+    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+        text = "".join(lines[start:end])
+        yield Locked(start + 1, lines[start].rstrip("\\ \n").partition(" --hash")[0], text)
+
+
+def exact_version(requirement: str) -> str | None:
+    """Return the version that a requirement names with ==; None: it names none, or is no requirement."""
+    from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415  see the module's docstring
+
+    try:
+        exact = re.fullmatch(r"==([^*,]+)", str(Requirement(requirement).specifier))
+    except InvalidRequirement:
+        return None
+    return exact[1] if exact else None
 
 
 def locked_versions(root: pathlib.Path) -> dict[str, str]:
     """Return the version of every package that the lock installs on this Python and system, by normalised name."""
+    from packaging.requirements import Requirement  # noqa: PLC0415  see the module's docstring
+
     versions = {}
-    for _, words, _ in read_lock(root):
-        try:
-            requirement = Requirement(words)
-        except InvalidRequirement:  # doctor names it
-            continue
-        exact = re.fullmatch(r"==([^*,]+)", str(requirement.specifier))
-        if exact and (requirement.marker is None or requirement.marker.evaluate()):
-            versions[normalise(requirement.name)] = exact[1]
+    for locked in read_lock(root):
+        version = exact_version(locked.requirement)
+        marker = Requirement(locked.requirement).marker if version else None
+        if version and (marker is None or marker.evaluate()):
+            versions[locked.name] = version
     return versions

@@ -10,6 +10,7 @@ from typing import Any
 
 from samebits.core.digest import json_digest
 from samebits.core.errors import ConfigError
+from samebits.runtime.lockfile import normalise
 
 IMAGE_DIGEST = "SAMEBITS_IMAGE_DIGEST"  # set by `make docker-train`: an image cannot contain its own digest
 ARITHMETIC_PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy")
@@ -21,7 +22,7 @@ def package_versions() -> dict[str, str]:
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
         if name:
-            found[re.sub(r"[-_.]+", "-", name).lower()] = distribution.version
+            found[normalise(name)] = distribution.version
     return dict(sorted(found.items()))
 
 

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from samebits.core.config import Config
 from samebits.core.errors import ConfigError, SamebitsError
-from samebits.studies.execute import CLUSTER, LAUNCHERS, Launch, await_others, cancel_jobs
+from samebits.studies.execute import CLUSTER, LAUNCHERS, LauncherOptions, await_others, cancel_jobs
 
 SEEDS_HELP = "1..20, 1,5,9 or 1..3,7"
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
@@ -200,7 +200,7 @@ def main(root: pathlib.Path, task: Callable[[Config, pathlib.Path], int]) -> int
 
 def study_arguments(
     description: str | None, **options: tuple[str, str]
-) -> tuple[argparse.Namespace, Launch, list[str]]:
+) -> tuple[argparse.Namespace, LauncherOptions, list[str]]:
     """Return the command line of a study: its options, how it is started, and the overrides of its runs.
 
     Args:
@@ -216,7 +216,7 @@ def study_arguments(
     given = parser.parse_intermixed_args()
     own = [word for word in given.overrides if not word.startswith("hydra.")]
     settings = tuple(word for word in given.overrides if word not in own)
-    return given, Launch(given.launcher, given.jobs, settings), own
+    return given, LauncherOptions(given.launcher, given.jobs, settings), own
 
 
 def multirun(root: pathlib.Path, task: Callable[[pathlib.Path, int, pathlib.Path], int]) -> None:

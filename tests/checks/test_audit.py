@@ -5,7 +5,10 @@ import pathlib
 import pytest
 from conftest import PACKAGE, run_command
 
+from samebits.checks import audit
 from samebits.checks.audit import judge
+from samebits.core.config import Config
+from samebits.core.errors import RecordError
 from samebits.runs.trace_diff import Divergence
 
 CONV = "imdb_cnn_lstm/conv/kernel"
@@ -55,7 +58,7 @@ def test_an_unknown_point_is_refused(project: pathlib.Path) -> None:
     done = run_command(project, "audit", "data/ordr")
 
     assert 2 == done.returncode, done.stdout
-    assert "received data/ordr; fix: mend the name" in done.stderr
+    assert "received data/ordr; fix: fix the typo" in done.stderr
 
 
 def test_oversampling_of_even_classes_has_nothing_to_copy(project: pathlib.Path) -> None:
@@ -90,3 +93,33 @@ def test_a_leaking_seed_is_found(project: pathlib.Path) -> None:
 
     assert 1 == done.returncode
     assert "NOT LIVE: 1 seed points; wrong: model/conv/kernel" in done.stdout
+
+
+@pytest.mark.parametrize(("code", "has_result"), [(1, False), (-9, False), (0, False), (1, True)])
+def test_a_run_that_crashed_is_not_judged(
+    code: int, has_result: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a trace may differ in the right place: the audit ends with an error instead."""
+
+    def crash(_config: Config, folder: pathlib.Path, _root: pathlib.Path) -> int:
+        (folder / "trace.jsonl").write_text("")
+        if has_result:
+            (folder / "result.json").write_text("{}")
+        return code
+
+    monkeypatch.setattr(audit, "run_child", crash)
+
+    with pytest.raises(RecordError, match="did not finish, so nothing is audited"):
+        audit.train_traced(Config(), tmp_path / "run", tmp_path)
+
+
+def test_a_run_that_finished_is_judged(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its trace is what the audit reads."""
+
+    def finish(_config: Config, folder: pathlib.Path, _root: pathlib.Path) -> int:
+        (folder / "result.json").write_text("{}")
+        return 0
+
+    monkeypatch.setattr(audit, "run_child", finish)
+
+    assert [] == audit.train_traced(Config(), tmp_path / "run", tmp_path)

@@ -16,7 +16,7 @@ from conftest import QUIET, ROOT
 from PIL import Image
 
 from samebits.core.errors import UsageError
-from samebits.studies import distributions, read_runs
+from samebits.studies import intervals, read_runs
 from samebits.studies.report import report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -258,7 +258,7 @@ def test_without_runs_it_says_to_train_first(tmp_path: pathlib.Path) -> None:
 def test_more_runs_than_a_page_shows_are_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is named, with what to do."""
     make_runs(tmp_path / "runs")
-    monkeypatch.setattr(report, "MOST_RUNS", 4)
+    monkeypatch.setattr(report, "MAX_RUNS", 4)
 
     with pytest.raises(UsageError, match="at most 4 runs on a page, received 5"):
         report.report(tmp_path / "runs", [], tmp_path / "page.html")
@@ -329,12 +329,12 @@ def test_runs_with_a_point_set_alone_are_a_distribution_of_their_own(tmp_path: p
 def test_the_interval_is_the_same_each_time_and_holds_the_mean() -> None:
     """Its resampling is seeded; fewer than three values have none, equal ones have no width."""
     values = [0.81, 0.84, 0.85, 0.90]
-    low, high = distributions.interval(values) or (1.0, 0.0)
+    low, high = intervals.rounded_interval(values) or (1.0, 0.0)
 
-    assert (low, high) == distributions.interval(values)
+    assert (low, high) == intervals.rounded_interval(values)
     assert low < sum(values) / 4 < high
-    assert distributions.interval(values[:2]) is None
-    assert (0.5, 0.5) == distributions.interval([0.5, 0.5, 0.5])
+    assert intervals.rounded_interval(values[:2]) is None
+    assert (0.5, 0.5) == intervals.rounded_interval([0.5, 0.5, 0.5])
 
 
 def test_studies_are_read_where_they_are_whole(tmp_path: pathlib.Path) -> None:

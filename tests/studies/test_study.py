@@ -12,7 +12,7 @@ from samebits import compose
 from samebits.core.errors import ConfigError
 from samebits.core.files import hold_lock
 from samebits.runs.identity import name_inputs
-from samebits.studies.execute import LOCK, Launch, train
+from samebits.studies.execute import LOCK, LauncherOptions, train
 from samebits.studies.plan import Record, Run, Study
 from samebits.studies.study import METRICS, compare_samples, conclude, parse_seeds, write_study
 
@@ -157,7 +157,7 @@ def test_one_process_trains_a_study(tmp_path: pathlib.Path) -> None:
     study = Study("s", [Run("base", 1, base)], ROOT)
     study.folder.mkdir(parents=True)
     with hold_lock(study.folder / LOCK), pytest.raises(ConfigError, match="another one is at it"):
-        train(study, Launch("basic"))
+        train(study, LauncherOptions("basic"))
 
     assert [1] == [number + 1 for number in study.missing()]
 
@@ -165,7 +165,7 @@ def test_one_process_trains_a_study(tmp_path: pathlib.Path) -> None:
 def test_an_unknown_launcher_is_refused() -> None:
     """The error lists those that there are."""
     with pytest.raises(ConfigError, match="basic or joblib or submitit_local or submitit_slurm"):
-        Launch("cloud").overrides()
+        LauncherOptions("cloud").overrides()
 
 
 def test_every_launcher_gives_the_same_bits_and_finished_runs_are_found(project: pathlib.Path) -> None:

@@ -236,7 +236,7 @@ def test_a_training_faster_than_its_kill_is_killed_earlier(
     project: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the pace was taken on a slower machine, the kill moves to the front until it strikes."""
-    monkeypatch.setattr(torture, "MOST_STARTS", 12)  # however fast it is
+    monkeypatch.setattr(torture, "MAX_STARTS", 12)  # however fast it is
     plan, pace = torture.Plan("at start", "parent", 1.0), torture.Pace(start_s=60.0, training_s=1.0)
     attempt, killed_at = torture.train(compose(project, ["experiment=smoke"]), project / "kill", project, plan, pace)
 

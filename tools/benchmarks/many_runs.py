@@ -22,7 +22,7 @@ from samebits.compose import compose
 from samebits.core.terminal import print_table
 from samebits.runs.folder import INPUTS, RESULT, SOURCE, read_json
 from samebits.studies.plan import Run, Study
-from samebits.studies.report.report import MOST_RUNS
+from samebits.studies.report.report import MAX_RUNS
 
 OVERRIDES = ["experiment=smoke", "tracker=none"]
 
@@ -90,7 +90,7 @@ def main() -> int:
         make_runs(root, given.runs)
         for some in (given.runs // 10, given.runs // 2, given.runs):
             measure("make study, all finished", some, "study.py", f"--seeds=0..{some - 1}", *OVERRIDES)
-        for some in (MOST_RUNS // 10, MOST_RUNS // 2, MOST_RUNS):
+        for some in (MAX_RUNS // 10, MAX_RUNS // 2, MAX_RUNS):
             for path in sorted((root / "runs" / "smoke").iterdir())[some:]:
                 path.rename(root / path.name)
             measure("make report", some, "report.py")

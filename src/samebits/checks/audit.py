@@ -14,12 +14,12 @@ from rich.table import Table
 from samebits.checks.source_scan import scan
 from samebits.core.config import Config, to_dict
 from samebits.core.config_rules import check
-from samebits.core.errors import SeedError
+from samebits.core.errors import RecordError, SeedError
 from samebits.core.files import make_folder, write_yaml
 from samebits.core.seeds import POINT_SEED_END, dotted_key, resolve_points
 from samebits.core.terminal import print_table
 from samebits.launch.process import run_child
-from samebits.runs.folder import CONFIG, SEEDS, TRACE, read_json, read_rows
+from samebits.runs.folder import CONFIG, SEEDS, TRACE, is_finished, read_json, read_rows
 from samebits.runs.trace_diff import Divergence, differences
 
 # Points that rest until the data set is told something, as far as its file in conf/data/ lists these keys.
@@ -90,16 +90,25 @@ def judge(point: str, found: list[Divergence]) -> Verdict:
     return Verdict(point, words, received, is_right)
 
 
-def trace_of(config: Config, folder: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
-    """Train a configuration in a folder of its own, traced by stage in its first epoch, and return the folder."""
+def train_traced(config: Config, folder: pathlib.Path, root: pathlib.Path) -> list[dict[str, Any]]:
+    """Train a configuration for one epoch in a folder of its own, traced by stage, and return its trace.
+
+    Raises:
+        RecordError: The run did not finish: half a trace proves nothing.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder)
     config.trace.level, config.trace.epoch, config.training.epochs = "stage", 1, 1
     write_yaml(folder / CONFIG, to_dict(config))
     code = run_child(config, folder, root)
-    if code:
-        print(f"audit: the run in {folder} ended with exit code {code}")
-    return folder
+    if code or not is_finished(folder):
+        raise RecordError(
+            f"the run in {folder} did not finish, so nothing is audited.",
+            expected="a finished run",
+            received=f"exit code {code}",
+            fix="see its log.",
+        )
+    return read_rows(folder / TRACE)
 
 
 def check_known(only: list[str], points: list[str]) -> None:
@@ -110,7 +119,7 @@ def check_known(only: list[str], points: list[str]) -> None:
     """
     unknown = sorted(set(only) - set(points))
     if unknown:
-        raise SeedError("seed point", expected=", ".join(points), received=", ".join(unknown), fix="mend the name")
+        raise SeedError("seed point", expected=", ".join(points), received=", ".join(unknown), fix="fix the typo")
 
 
 def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list[str]) -> int:
@@ -126,6 +135,7 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
 
     Raises:
         SeedError: A point to audit is none of this configuration.
+        RecordError: A run did not finish.
     """
     config = compose([])
     check(config)
@@ -133,11 +143,9 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
     folder = root / config.paths.runs / ".audit"
 
     def trace(name: str, overrides: list[str]) -> list[dict[str, Any]]:
-        return read_rows(trace_of(compose(overrides), folder / name, root) / TRACE)
+        return train_traced(compose(overrides), folder / name, root)
 
     base = trace("base", [])
-    if not base:
-        return 1
     found = list(differences(base, trace("again", []), ignore=()))
     verdicts = [Verdict("(none)", "nothing", str(found[0]) if found else "nothing", not found)]
     for row in read_json(folder / "base" / SEEDS)["points"]:
@@ -149,7 +157,7 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
             data = config.data
             needs = [f"data.{key}={value}" for key, value in AWAKENED_BY.get(point, {}).items() if key in data]
             before = trace(f"{name}-before", needs) if needs else base
-            is_even = point == "data/oversample" and before and not any(differences(base, before))  # nothing to copy
+            is_even = point == "data/oversample" and not any(differences(base, before))  # nothing to copy
             if not needs or is_even:
                 verdicts.append(Verdict(point, "at rest in this configuration", row["rests"], is_right=True))
                 continue

@@ -12,7 +12,7 @@ from samebits.core.terminal import print_table
 from samebits.launch import run
 from samebits.runs.folder import METRICS, RESULT, is_finished, read_json, read_rows
 
-RUNS_A_ROUND = 2
+RUNS_PER_ROUND = 2
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def train_rounds(compose: Callable[[list[str]], Config], root: pathlib.Path) -> 
     trained: Runs = []
     for part in ROUNDS:
         attempts = []
-        for number in range(RUNS_A_ROUND):
-            print(f"--- round {part.name}, run {number + 1} of {RUNS_A_ROUND}", flush=True)
+        for number in range(RUNS_PER_ROUND):
+            print(f"--- round {part.name}, run {number + 1} of {RUNS_PER_ROUND}", flush=True)
             config = compose([f"seed={part.seed}", f"runtime={part.runtime}"])
             config.tracker.group = "rounds"
             config.tracker.tags = [*config.tracker.tags, f"round {part.name.partition(':')[0]}"]

@@ -28,7 +28,7 @@ from samebits.runtime.machine import usable_cores
 FOLDER = ".torture"
 MOMENTS = ("at start", "inside a step", "inside a checkpoint's write", "at the end", "in the tracker")
 VICTIMS = ("child", "parent", "both")
-MOST_STARTS = 6
+MAX_STARTS = 6
 DEADLINE_S = 600.0
 LEAVE_S = 10.0  # a process whose parent was killed notices after a step, or ends what it has nearly done
 
@@ -168,7 +168,7 @@ def train(
         own.tracker.name = "none"
     make_folder(folder)
     killed_at = "not killed"
-    for _ in range(MOST_STARTS):
+    for _ in range(MAX_STARTS):
         parent = _start(own, folder, root)
         if plan is not None and pace is not None and killed_at == "not killed":
             if _wait_for(plan, runs, parent, pace):
@@ -184,7 +184,7 @@ def train(
         shutil.rmtree(runs)  # it was faster than the kill
     raise RecordError(
         f"the training in {folder} did not finish.",
-        expected=f"an end after at most {MOST_STARTS} starts",
+        expected=f"an end after at most {MAX_STARTS} starts",
         received="none",
         fix="see terminal.txt and log.txt there.",
     )

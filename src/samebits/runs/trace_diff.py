@@ -20,7 +20,7 @@ STAGES = {
     "weights": "weights after the update of",
     "optimizer": "state of the optimizer",
 }
-MOST_NAMES = 4  # in a sentence
+MAX_NAMES = 4  # in a sentence
 NAMED = ("generators", "data", "gradients", "bits")
 
 
@@ -41,8 +41,8 @@ class Divergence:
     names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        more = len(self.names) - MOST_NAMES
-        names = ", ".join(self.names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+        more = len(self.names) - MAX_NAMES
+        names = ", ".join(self.names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
         if self.epoch == 0:
             if self.stage == "weights":
                 return f"initial weights of {names}"

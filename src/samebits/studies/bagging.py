@@ -20,13 +20,13 @@ from samebits.core.files import write_arrays
 from samebits.core.seeds import derive_seed, dotted_key
 from samebits.core.terminal import shown_path
 from samebits.runs.predictions import average, read_predictions, score
-from samebits.studies.execute import Launch, train
+from samebits.studies.execute import LauncherOptions, train
 from samebits.studies.plan import Run, Study
 from samebits.studies.study import BASE, METRICS, STUDY, show_failed, show_records, write_summary
 
 ENSEMBLE = "ensemble.arrays"
 POINT = "data/bootstrap"
-MOST_BAGS = 10_000
+MAX_BAGS = 10_000
 
 
 def make_runs(config: Config, bags: str) -> list[Run]:
@@ -35,9 +35,9 @@ def make_runs(config: Config, bags: str) -> list[Run]:
     Raises:
         ConfigError: Less than two bags, a loss without probabilities, or nothing seeded, so that nothing can be held.
     """
-    if not bags.isdecimal() or not 2 <= int(bags) <= MOST_BAGS:  # noqa: PLR2004  one bag is no ensemble
+    if not bags.isdecimal() or not 2 <= int(bags) <= MAX_BAGS:  # noqa: PLR2004  one bag is no ensemble
         raise ConfigError(
-            "BAGS", expected=f"a number, 2 to {MOST_BAGS}", received=repr(bags), fix="make bagging BAGS=10"
+            "BAGS", expected=f"a number, 2 to {MAX_BAGS}", received=repr(bags), fix="make bagging BAGS=10"
         )
     if config.training.loss not in LOSSES:
         raise ConfigError(
@@ -93,14 +93,14 @@ def show_ensemble(ensemble: dict[str, Any], summary: dict[str, Any]) -> None:
     print(f"ensemble of {ensemble['members']}: probabilities {ensemble['digest'][:12]}…")
 
 
-def run_bagging(compose: Callable[[list[str]], Config], root: pathlib.Path, bags: str, launch: Launch) -> int:
+def run_bagging(compose: Callable[[list[str]], Config], root: pathlib.Path, bags: str, options: LauncherOptions) -> int:
     """Train a model for each bag, average what they say of the validation rows, and write study.json.
 
     Args:
         compose: Returns the configuration for some overrides.
         root: The project's folder.
         bags: How many.
-        launch: How the runs are started.
+        options: How the runs are started.
 
     Returns:
         0: all runs finished; 1: not, and there is no ensemble.
@@ -112,7 +112,7 @@ def run_bagging(compose: Callable[[list[str]], Config], root: pathlib.Path, bags
     config = compose([])
     runs = make_runs(config, bags)
     study = Study(f"bagging-{config.name}", runs, root)
-    began = train(study, launch)
+    began = train(study, options)
     print(f"{len(runs)} bags: {began} begun, {len(runs) - began} finished before")
     records = list(study.records())
     found = [study.finished(number) for number in range(len(runs))]

@@ -29,13 +29,13 @@ LAUNCHERS = {"basic": "basic", "joblib": "joblib", "submitit_local": "submitit_l
 CLUSTER = "hydra/launcher=slurm"  # the override that says that the runs are a cluster's jobs
 JOBS = "hydra/slurm"  # as conf/hydra/launcher/slurm.yaml says
 LOCK = "study.lock"
-MOST_AT_ONCE = 1000  # given to a launcher: Slurm takes arrays of up to 1001 jobs where nobody raised its limit
+MAX_AT_ONCE = 1000  # given to a launcher: Slurm takes arrays of up to 1001 jobs where nobody raised its limit
 POLL_S = 0.3
 STOP_S = 60.0  # a stopped training writes a checkpoint first
 
 
 @dataclass(frozen=True)
-class Launch:
+class LauncherOptions:
     """How many runs at once, and by which of Hydra's launchers, as a command line gives it.
 
     Attributes:
@@ -85,14 +85,14 @@ def run_job(folder: pathlib.Path, number: int, root: pathlib.Path) -> int:
 
 
 @contextlib.contextmanager
-def started(study: Study, numbers: Sequence[int], launch: Launch) -> Iterator["subprocess.Popen[bytes]"]:
+def started(study: Study, numbers: Sequence[int], options: LauncherOptions) -> Iterator["subprocess.Popen[bytes]"]:
     """Start Hydra's launcher on some runs while the block runs; on leaving early, stop it and them.
 
     The launcher holds the other end of a pipe: it also stops when this process is killed.
     """
     script = str(study.root / "scripts" / "job.py")
     jobs = "job=" + ",".join(map(str, numbers))
-    command = [sys.executable, script, "--multirun", f"folder='{study.folder}'", *launch.overrides(), jobs]
+    command = [sys.executable, script, "--multirun", f"folder='{study.folder}'", *options.overrides(), jobs]
     environment = project_environment(study.root)
     with (
         (study.folder / "launcher.txt").open("wb") as log,
@@ -156,13 +156,13 @@ def stoppable() -> Iterator[None]:
         raise
 
 
-def train(study: Study, launch: Launch) -> int:
+def train(study: Study, options: LauncherOptions) -> int:
     """Train what is not finished, showing progress; returns how many runs there were to do.
 
     Raises:
         ConfigError: The launcher is unknown, or another process trains this study now.
     """
-    launch.overrides()
+    options.overrides()
     make_folder(study.folder / "jobs")
     with hold_lock(study.folder / LOCK) as free, stoppable():
         if not free:
@@ -174,17 +174,17 @@ def train(study: Study, launch: Launch) -> int:
         if pending:
             cancel_jobs(study.folder)  # of a command that was killed together with its launcher
             with RunsProgress(len(pending)) as progress:
-                for start in range(0, len(pending), MOST_AT_ONCE):
-                    train_some(study, pending[start : start + MOST_AT_ONCE], launch, progress)
+                for start in range(0, len(pending), MAX_AT_ONCE):
+                    train_some(study, pending[start : start + MAX_AT_ONCE], options, progress)
         return len(pending)
 
 
-def train_some(study: Study, numbers: Sequence[int], launch: Launch, progress: RunsProgress) -> None:
+def train_some(study: Study, numbers: Sequence[int], options: LauncherOptions, progress: RunsProgress) -> None:
     """Train some runs of a study by one launcher."""
     shutil.rmtree(study.folder / "hydra", ignore_errors=True)
     for number in numbers:
         study.prepare(number)
-    with started(study, numbers, launch) as process:
+    with started(study, numbers, options) as process:
         waiting = set(numbers)
         while waiting:
             is_over = process.poll() is not None

@@ -14,12 +14,12 @@ from samebits.core.terminal import shown_path
 from samebits.launch import run
 from samebits.runs.folder import INPUTS, RESULT, is_finished, list_attempts, read_json
 from samebits.runs.identity import identity
-from samebits.studies.execute import Launch
+from samebits.studies.execute import LauncherOptions
 from samebits.studies.execute import train as train_study
 from samebits.studies.plan import Run, Study
 from samebits.studies.study import BASE, STUDY, show_failed, show_records, write_summary
 
-MOST_RUNS = 200  # more want confirm=true
+MAX_RUNS = 200  # more want confirm=true
 START_S = 12.0  # of a run nobody has seen: Python and TensorFlow start, and nothing is trained
 RESAMPLING = ("seed.", "data.fold", "data.folds", "data.oversample", "data.bootstrap")
 
@@ -86,14 +86,14 @@ def train_folds(config: Config, root: pathlib.Path) -> int:
         0: all folds finished; 1: not.
 
     Raises:
-        ConfigError: The configuration is wrong, or stands for more runs than `MOST_RUNS` and is not confirmed.
+        ConfigError: The configuration is wrong, or stands for more runs than `MAX_RUNS` and is not confirmed.
     """
     folds = config.data["folds"]
     check(one_fold(config, 0).config())
-    if folds > MOST_RUNS and not config.confirm:
+    if folds > MAX_RUNS and not config.confirm:
         raise ConfigError(
             "data.folds",
-            expected=f"at most {MOST_RUNS}, or confirm=true",
+            expected=f"at most {MAX_RUNS}, or confirm=true",
             received=describe_cost(config, root, folds),
             fix="fewer rows (data.rows=100) or folds; CONFIRM=yes (confirm=true) starts them all the same",
         )
@@ -101,7 +101,7 @@ def train_folds(config: Config, root: pathlib.Path) -> int:
     missing = len(study.missing())
     cost = f"; to do: {describe_cost(config, root, missing)}" if missing else ""
     print(f"{config.name}: {folds} folds, {folds - missing} finished before{cost}", flush=True)
-    train_study(study, Launch())
+    train_study(study, LauncherOptions())
     records = list(study.records())
     concluded, failed = write_summary(study, records)
     show_records(records, concluded)

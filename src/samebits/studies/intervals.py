@@ -5,6 +5,7 @@ intervals. scipy is imported where it is needed: it takes a second.
 """
 
 import itertools
+import statistics
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ from samebits.core.seeds import derive_seed, make_rng
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
-MOST_DRAWS = 10_000_000  # of a bootstrap: with more than 1000 values it has fewer resamples, and no BCa
-FEWEST_RESAMPLES = 999
-FEWEST_FOR_A_SHARE = 5  # values: the variance of fewer is off by more than a factor of two either way
-MOST_TRIPLES = 10_000
-ELEMENTS_A_BATCH = 1_000_000  # bounds the memory of a bootstrap: 8 MB
+MAX_DRAWS = 10_000_000  # of a bootstrap: with more than 1000 values it has fewer resamples, and no BCa
+MIN_RESAMPLES = 999
+MIN_FOR_A_SHARE = 5  # values: the variance of fewer is off by more than a factor of two either way
+MAX_TRIPLES = 10_000
+ELEMENTS_PER_BATCH = 1_000_000  # bounds the memory of a bootstrap: 8 MB
 TRIM = 0.25  # of each end: the interquartile mean
 SEEDS_OF_A_PAPER = 3
+MIN_SEEDS = 3  # for an interval in the report
 Interval = tuple[float, float]
 
 
@@ -106,8 +108,8 @@ def bootstrap_interval(values: Sequence[float], statistic: Callable[..., Any] = 
     from scipy import stats  # noqa: PLC0415  slow to import
 
     found: Interval = (float("nan"), float("nan"))
-    large = RESAMPLES * len(sample) > MOST_DRAWS
-    resamples = max(FEWEST_RESAMPLES, MOST_DRAWS // len(sample)) if large else RESAMPLES
+    large = RESAMPLES * len(sample) > MAX_DRAWS
+    resamples = max(MIN_RESAMPLES, MAX_DRAWS // len(sample)) if large else RESAMPLES
     for method in ("percentile",) if large else ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # BCa says so where it is undefined, and gives NaN
@@ -115,7 +117,7 @@ def bootstrap_interval(values: Sequence[float], statistic: Callable[..., Any] = 
                 (sample,),
                 statistic,
                 n_resamples=resamples,
-                batch=max(1, ELEMENTS_A_BATCH // len(sample)),
+                batch=max(1, ELEMENTS_PER_BATCH // len(sample)),
                 confidence_level=CONFIDENCE,
                 method=method,
                 rng=make_rng(derive_seed(0, "study/bootstrap"), "study/bootstrap"),
@@ -124,6 +126,22 @@ def bootstrap_interval(values: Sequence[float], statistic: Callable[..., Any] = 
         if np.isfinite(found).all():
             break
     return found
+
+
+def rounded_interval(values: Sequence[float]) -> Interval | None:
+    """Return the 95 % bootstrap interval of the mean with six digits; None: fewer than three values."""
+    found = bootstrap_interval(values) if len(values) >= MIN_SEEDS else None
+    return found and (float(f"{found[0]:.6g}"), float(f"{found[1]:.6g}"))
+
+
+def describe_sample(values: Sequence[float]) -> dict[str, Any]:
+    """Return values with their mean, deviation and interval, with six digits, as the report draws them."""
+    return {
+        "values": list(values),
+        "mean": float(f"{statistics.fmean(values):.6g}"),
+        "sd": float(f"{statistics.stdev(values):.6g}") if len(values) > 1 else None,
+        "interval": rounded_interval(values),
+    }
 
 
 def variance_ratio(part: Sequence[float], whole: Sequence[float]) -> tuple[float, Interval] | None:
@@ -138,10 +156,10 @@ def variance_ratio(part: Sequence[float], whole: Sequence[float]) -> tuple[float
         has no spread.
     """
     samples = [np.sort(np.asarray(values, dtype=np.float64)) for values in (part, whole)]
-    if min(len(sample) for sample in samples) < FEWEST_FOR_A_SHARE or samples[1][0] == samples[1][-1]:
+    if min(len(sample) for sample in samples) < MIN_FOR_A_SHARE or samples[1][0] == samples[1][-1]:
         return None
     rng = make_rng(derive_seed(0, "study/shares"), "study/shares")
-    resamples = min(RESAMPLES, max(FEWEST_RESAMPLES, MOST_DRAWS // max(map(len, samples))))
+    resamples = min(RESAMPLES, max(MIN_RESAMPLES, MAX_DRAWS // max(map(len, samples))))
     spreads = [
         np.array([np.var(rng.choice(sample, len(sample)), ddof=1) for _ in range(resamples)]) for sample in samples
     ]
@@ -155,15 +173,15 @@ def triple_means(values: Sequence[float]) -> np.ndarray:
     """Return the means of all triples, or of 10,000 drawn ones where there are more: float64[triples]."""
     sample = np.sort(np.asarray(values, dtype=np.float64))
     n = len(sample)
-    if n * (n - 1) * (n - 2) // 6 <= MOST_TRIPLES:
+    if n * (n - 1) * (n - 2) // 6 <= MAX_TRIPLES:
         chosen = np.array(list(itertools.combinations(range(n), SEEDS_OF_A_PAPER)), dtype=np.int64)
     else:
         rng = make_rng(derive_seed(0, "study/triples"), "study/triples")
         # Three different places, uniformly: a place of n, of n - 1 and of n - 2, moved up past those taken.
-        first = rng.integers(0, n, MOST_TRIPLES)
-        second = rng.integers(0, n - 1, MOST_TRIPLES)
+        first = rng.integers(0, n, MAX_TRIPLES)
+        second = rng.integers(0, n - 1, MAX_TRIPLES)
         second += second >= first
-        third = rng.integers(0, n - 2, MOST_TRIPLES)
+        third = rng.integers(0, n - 2, MAX_TRIPLES)
         third += third >= np.minimum(first, second)
         third += third >= np.maximum(first, second)
         chosen = np.stack([first, second, third], axis=1)

@@ -20,14 +20,14 @@ from samebits.core.config import Config
 from samebits.core.errors import ConfigError
 from samebits.core.files import write_file
 from samebits.core.terminal import print_table, shown_path
-from samebits.studies.execute import Launch, train
+from samebits.studies.execute import LauncherOptions, train
 from samebits.studies.intervals import PairedComparison, Summary, compare_paired, summarize
 from samebits.studies.plan import Record, Run, Study, describe_record
 
 STUDY = "study.json"
 BASE = "base"
-MOST_SEEDS = 100_000
-MOST_ROWS = 25  # of a printed table
+MAX_SEEDS = 100_000
+MAX_ROWS = 25  # of a printed table
 METRICS = {"val_accuracy": True, "val_loss": False}  # whether more is better
 
 
@@ -41,10 +41,10 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         found = re.fullmatch(r"\s*(\d{1,10})(?:\.\.(\d{1,10}))?\s*", part)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
-        if not first <= last < first + MOST_SEEDS:
+        if not first <= last < first + MAX_SEEDS:
             raise ConfigError(
                 "SEEDS",
-                expected=f"numbers and ranges of at most {MOST_SEEDS}, such as 1..20 or 1..3,7",
+                expected=f"numbers and ranges of at most {MAX_SEEDS}, such as 1..20 or 1..3,7",
                 received=repr(text),
                 fix="make study SEEDS=1..20",
             )
@@ -182,11 +182,11 @@ def show_records(records: list[Record], concluded: dict[str, Any]) -> None:
     if not done:
         return
     table = Table(done[0].varied, *METRICS, "weights")
-    for record in done[:MOST_ROWS]:
+    for record in done[:MAX_ROWS]:
         values = (f"{getattr(record, metric):.4f}" for metric in METRICS)
         table.add_row(str(record.seed), *values, (record.weights_digest or "")[:12])
-    if len(done) > MOST_ROWS:
-        table.add_row(f"… {len(done) - MOST_ROWS} more", *("" for _ in METRICS), f"in {STUDY}")
+    if len(done) > MAX_ROWS:
+        table.add_row(f"… {len(done) - MAX_ROWS} more", *("" for _ in METRICS), f"in {STUDY}")
     table.add_section()
     summaries = concluded["summary"][done[0].variant].values()
     table.add_row("mean", *(f"{one['mean']:.4f}" for one in summaries), "")
@@ -222,7 +222,7 @@ def show_failed(failed: list[Record], runs: int) -> int:
 
 
 def run_study(
-    compose: Callable[[list[str]], Config], root: pathlib.Path, seeds: str, versus: list[str], launch: Launch
+    compose: Callable[[list[str]], Config], root: pathlib.Path, seeds: str, versus: list[str], options: LauncherOptions
 ) -> int:
     """Train every seed of one or two configurations, print the summary, and write study.json.
 
@@ -231,7 +231,7 @@ def run_study(
         root: The project's folder.
         seeds: As `parse_seeds` takes them.
         versus: Overrides of the second configuration; empty: there is none.
-        launch: How the runs are started.
+        options: How the runs are started.
 
     Returns:
         0: all runs finished; 1: not.
@@ -242,7 +242,7 @@ def run_study(
     variants = {BASE: compose([])} | ({" ".join(versus): compose(versus)} if versus else {})
     runs = [Run(variant, seed, base) for seed in parse_seeds(seeds) for variant, base in variants.items()]
     study = Study(variants[BASE].name, runs, root)
-    began = train(study, launch)
+    began = train(study, options)
     print(f"{len(runs)} runs: {began} begun, {len(runs) - began} finished before")
     concluded, failed = write_summary(study, study.records())
     show_summaries(concluded)

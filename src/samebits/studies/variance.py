@@ -19,9 +19,9 @@ from samebits.core.config import Config
 from samebits.core.errors import ConfigError
 from samebits.core.seeds import derive_seed, dotted_key, resolve_points
 from samebits.core.terminal import print_table, shown_path
-from samebits.studies.execute import Launch, train
+from samebits.studies.execute import LauncherOptions, train
 from samebits.studies.intervals import (
-    FEWEST_FOR_A_SHARE,
+    MIN_FOR_A_SHARE,
     Interval,
     bootstrap_interval,
     standard_deviation,
@@ -161,12 +161,12 @@ def show(spreads: dict[str, dict[str, Spread]]) -> None:
             table.add_row(source, metric, str(one.n), sd, interval, share)
     print_table(table)
     fewest = min((one.n for metrics in spreads.values() for one in metrics.values()), default=0)
-    if fewest < FEWEST_FOR_A_SHARE:
-        print(f"{fewest} runs of a source say nothing of shares: at least {FEWEST_FOR_A_SHARE}, better SEEDS=1..10")
+    if fewest < MIN_FOR_A_SHARE:
+        print(f"{fewest} runs of a source say nothing of shares: at least {MIN_FOR_A_SHARE}, better SEEDS=1..10")
 
 
 def run_variance(
-    compose: Callable[[list[str]], Config], root: pathlib.Path, seeds: str, launch: Launch
+    compose: Callable[[list[str]], Config], root: pathlib.Path, seeds: str, options: LauncherOptions
 ) -> int:  # fmt: skip
     """Vary each source alone and all together, print the table, and write study.json and the picture.
 
@@ -174,7 +174,7 @@ def run_variance(
         compose: Returns the configuration for some overrides.
         root: The project's folder.
         seeds: As `parse_seeds` takes them.
-        launch: How the runs are started.
+        options: How the runs are started.
 
     Returns:
         0: all runs finished; 1: not.
@@ -185,7 +185,7 @@ def run_variance(
     config = compose([])
     runs = make_runs(config, parse_seeds(seeds))
     study = Study(f"variance-{config.name}", runs, root)
-    train(study, launch)
+    train(study, options)
     spreads: dict[str, dict[str, Spread]] = {}
 
     def conclude(samples: dict[str, Sample], _failed: list[Record]) -> dict[str, Any]:

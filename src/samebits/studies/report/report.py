@@ -17,7 +17,6 @@ from samebits.core.errors import UsageError
 from samebits.core.files import storage_error, write_bytes
 from samebits.runs.effects import effect_of
 from samebits.runs.folder import find_attempt, is_finished
-from samebits.studies.distributions import configurations
 from samebits.studies.read_runs import (
     METRIC_NAMES,
     Run,
@@ -28,11 +27,12 @@ from samebits.studies.read_runs import (
     run_key,
     thin,
 )
+from samebits.studies.report.configurations import configurations
 
 FOLDER = pathlib.Path(__file__).parent
-MOST_RUNS = 1000
-MOST_POINTS = 50_000  # of one metric's curves together: about 1 MB of page
-FEWEST, MOST = 20, 400  # points of one curve
+MAX_RUNS = 1000
+MAX_POINTS = 50_000  # of one metric's curves together: about 1 MB of page
+MIN_PER_CURVE, MAX_PER_CURVE = 20, 400  # points of one curve
 NOWHERE = "base-uri 'none'; form-action 'none'"
 COLUMNS = (
     ("run", "run"), ("seed", "seed"), ("val_accuracy", "val accuracy"), ("val_loss", "val loss"),
@@ -63,7 +63,7 @@ def split_inputs(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, dict[st
 
 def page_data(runs: Sequence[Run], unreadable: Sequence[Unreadable], variance: list[dict[str, Any]]) -> dict[str, Any]:
     """Return everything that the page's script draws."""
-    most = max(FEWEST, min(MOST, MOST_POINTS // max(1, len(runs))))
+    most = max(MIN_PER_CURVE, min(MAX_PER_CURVE, MAX_POINTS // max(1, len(runs))))
     equal, varying = split_inputs(runs)
     machines = sorted({run.facts["machine"] for run in runs})
     consumers = sorted({json.dumps(run.facts["consumers"]) for run in runs})
@@ -188,10 +188,10 @@ def select(runs: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path]:
             received=f"{len(chosen)} runs named, none finished" if names else "none",
             fix="train first, e.g. make train SEED=56",
         )
-    if len(attempts) > MOST_RUNS:
+    if len(attempts) > MAX_RUNS:
         raise UsageError(
             "report",
-            expected=f"at most {MOST_RUNS} runs on a page",
+            expected=f"at most {MAX_RUNS} runs on a page",
             received=f"{len(attempts)}",
             fix='name the ones to show: make report RUNS="…"',
         )

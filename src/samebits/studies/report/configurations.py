@@ -1,14 +1,13 @@
-"""Distributions of a metric over seeds: runs grouped by configuration, with mean, deviation and interval. Pure."""
+"""Groups runs that differ in seeds only, and labels each group by what sets it apart. Pure."""
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from samebits.studies.intervals import bootstrap_interval
+from samebits.studies.intervals import describe_sample
 from samebits.studies.read_runs import METRIC_NAMES, Run
 
-FEWEST_SEEDS = 3  # for an interval
-MOST_KEYS = 4  # in a configuration's label
+MAX_KEYS = 4  # in a configuration's label
+MAX_LABEL = 140
 
 
 def _rank(key: str) -> tuple[int, str]:
@@ -16,29 +15,30 @@ def _rank(key: str) -> tuple[int, str]:
     return key.startswith("runtime.") + (key.startswith("runtime.") and key != "runtime.promise"), key
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % bootstrap interval of the mean, as a study gives it; None: too few values."""
-    found = bootstrap_interval(values) if len(values) >= FEWEST_SEEDS else None
-    return found and (float(f"{found[0]:.6g}"), float(f"{found[1]:.6g}"))
-
-
 def distribution(runs: Sequence[Run], metric: str) -> dict[str, Any]:
-    """Return one metric's mean, deviation and interval over seeds. Repetitions with the same bits count once."""
+    """Return what one metric says over seeds. Repetitions with the same bits count once."""
     once = {(run.key.rsplit("/", 1)[0], run.facts["weights"]): run.metrics[metric] for run in runs}
-    values = sorted(once.values())
-    return {
-        "values": values,
-        "mean": float(f"{statistics.fmean(values):.6g}"),
-        "sd": float(f"{statistics.stdev(values):.6g}") if len(values) > 1 else None,
-        "interval": interval(values),
-    }
+    return describe_sample(sorted(once.values()))
 
 
 def label(items: dict[str, str], apart: Sequence[str]) -> str:
     """Return a configuration's name and what sets it apart, as far as it fits into a line."""
     parts = [f"{key.split('.', 1)[-1]}={items.get(key, 'absent')}" for key in apart]
-    more = " …" if len(parts) > MOST_KEYS else ""
-    return f"{items.get('name', '')} {', '.join(parts[:MOST_KEYS])}{more}".strip()[:140]
+    more = " …" if len(parts) > MAX_KEYS else ""
+    return f"{items.get('name', '')} {', '.join(parts[:MAX_KEYS])}{more}".strip()[:MAX_LABEL]
+
+
+def distinguishing_keys(items: Sequence[dict[str, str]]) -> list[str]:
+    """Return the keys in which configurations differ, in the order of a label.
+
+    The runtime's own settings are left out where the other keys tell the configurations apart.
+    """
+    keys = sorted({key for each in items for key in each if key != "name"})
+    apart = [key for key in keys if len({each.get(key) for each in items}) > 1]
+    plain = [key for key in apart if not key.startswith("runtime.") or key == "runtime.promise"]
+    if len({tuple(each.get(key) for key in ("name", *plain)) for each in items}) == len(items):
+        apart = plain
+    return sorted(apart, key=_rank)
 
 
 def configurations(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -47,12 +47,7 @@ def configurations(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for index, run in enumerate(runs):
         groups.setdefault(run.configuration, []).append(index)
     items = {name: runs[members[0]].configuration_items for name, members in groups.items()}
-    keys = sorted({key for each in items.values() for key in each if key != "name"})
-    apart = [key for key in keys if len({each.get(key) for each in items.values()}) > 1]
-    plain = [key for key in apart if not key.startswith("runtime.") or key == "runtime.promise"]
-    if len({tuple(each.get(key) for key in ("name", *plain)) for each in items.values()}) == len(items):
-        apart = plain
-    apart.sort(key=_rank)
+    apart = distinguishing_keys(list(items.values()))
     found = [
         {
             "name": name,

@@ -8,6 +8,7 @@ import json
 import pathlib
 import re
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -63,23 +64,41 @@ def remove_leftovers(attempt: pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _read(path: pathlib.Path, parse: Callable[[bytes], Any], expected: str) -> Any:
+    """Return the data of a whole file, with the shape that the readers rely on.
+
+    Raises:
+        RecordError: The file is missing or damaged.
+    """
+    try:
+        value = parse(path.read_bytes())
+        check_shape(value, SHAPES.get(path.name, {}))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise _unreadable(path, expected, " ".join(str(error).split())) from error
+    return value
+
+
+def _unreadable(path: pathlib.Path, expected: str, received: str) -> RecordError:
+    fix = "name another run, or remove this one's folder."
+    return RecordError(f"{path} could not be read.", expected=expected, received=received, fix=fix)
+
+
 def read_json(path: pathlib.Path) -> Any:
     """Return the data of a JSON file.
 
     Raises:
         RecordError: The file is missing or damaged.
     """
-    try:
-        value = json.loads(path.read_bytes())
-        check_shape(value, SHAPES.get(path.name, {}))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(
-            f"{path} could not be read.",
-            expected="a JSON file written by a run",
-            received=str(error),
-            fix="name another run, or remove this one's folder.",
-        ) from error
-    return value
+    return _read(path, json.loads, "a JSON file written by a run")
+
+
+def read_yaml(path: pathlib.Path) -> Any:
+    """Return the data of a YAML file.
+
+    Raises:
+        RecordError: The file is missing or damaged.
+    """
+    return _read(path, yaml.safe_load, "a YAML file written by a run")
 
 
 def _members(part: Any) -> list[Any]:
@@ -105,25 +124,6 @@ def check_shape(value: Any, shape: dict[str, type | tuple[type, ...]]) -> None:
             raise ValueError(f"no {key} in it")
 
 
-def read_yaml(path: pathlib.Path) -> Any:
-    """Return the data of a YAML file.
-
-    Raises:
-        RecordError: The file is missing or damaged.
-    """
-    try:
-        value = yaml.safe_load(path.read_bytes())
-        check_shape(value, SHAPES.get(path.name, {}))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise RecordError(
-            f"{path} could not be read.",
-            expected="a YAML file written by a run",
-            received=" ".join(str(error).split()),
-            fix="name another run, or remove this one's folder.",
-        ) from error
-    return value
-
-
 def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     """Return the complete lines of a JSON-lines file; a torn last line is left out, a missing file is empty.
 
@@ -135,12 +135,7 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise RecordError(
-            f"{path} could not be read.",
-            expected="a file of JSON lines written by a run",
-            received=error.strerror or str(error),
-            fix="name another run, or remove this one's folder.",
-        ) from error
+        raise _unreadable(path, "a file of JSON lines written by a run", error.strerror or str(error)) from error
     rows = []
     for number, line in enumerate(lines, 1):
         try:
@@ -149,7 +144,7 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             raise RecordError(
                 f"{path} is damaged in line {number}.",
-                expected="one JSON object a line",
+                expected="one JSON object per line",
                 received=repr(line[:60]),
                 fix="remove this attempt's folder and give the same command again.",
             ) from error

@@ -1,4 +1,4 @@
-"""The run folder under faults: a full disk, a kill, a flipped bit, two processes at once. None leaves a lie behind."""
+"""Files under faults: a full disk, a kill, a flipped bit, two processes at once. None leaves a lie behind."""
 
 import contextlib
 import errno
@@ -9,14 +9,12 @@ import os
 import pathlib
 import pickle
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from processes import Process, run_python, start_python
 
 from samebits.core.errors import FolderError, RecordError
 from samebits.core.files import (
@@ -32,15 +30,9 @@ from samebits.core.files import (
     write_yaml,
 )
 from samebits.runs.folder import (
-    CONFIG,
-    find_attempt,
-    keep_rows,
-    list_attempts,
-    make_attempt,
     read_json,
     read_rows,
     read_yaml,
-    remove_attempt,
 )
 
 FULL_DISK = "/dev/full"
@@ -67,14 +59,6 @@ with files.hold_lock(pathlib.Path(sys.argv[1])) as held:
     print(held, flush=True)
     sys.stdin.read()
 """
-ATTEMPTS = """
-import pathlib, sys
-from samebits.core import files
-from samebits.runs import folder
-print("ready", flush=True)
-sys.stdin.readline()
-print(*(folder.make_attempt(pathlib.Path(sys.argv[1])).name for _ in range(int(sys.argv[2]))))
-"""
 KILLED = """
 import os, pathlib, signal, sys
 from samebits.core import files
@@ -85,23 +69,6 @@ def write(stream):
     os.kill(os.getpid(), signal.SIGKILL)
 files.write_file(pathlib.Path(sys.argv[1]), write)
 """
-
-
-def start_python(code: str, *arguments: object) -> "subprocess.Popen[str]":
-    """Start a fresh Python that knows the package."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-
-
-def run_python(code: str, *arguments: object) -> tuple[int, str]:
-    """Run a fresh Python and return its exit code and what it printed."""
-    with start_python(code, *arguments) as child:
-        output, errors = child.communicate(timeout=60)
-
-    assert not errors
-    return child.returncode, output.strip()
 
 
 def run_limited(action: str, path: pathlib.Path, limit_bytes: int) -> tuple[int, str]:
@@ -201,69 +168,6 @@ def test_json_and_yaml_come_back_as_they_were(tmp_path: pathlib.Path) -> None:
     assert repr(value) == repr(read_yaml(tmp_path / "a.yaml"))
 
 
-@pytest.mark.parametrize("contents", [None, b"", b'{"a": 1', b"\xff"])
-def test_a_damaged_json_file_is_a_record_error(tmp_path: pathlib.Path, contents: bytes | None) -> None:
-    """A missing, empty, cut or garbled JSON file is named."""
-    path = tmp_path / "result.json"
-    if contents is not None:
-        path.write_bytes(contents)
-
-    with pytest.raises(RecordError, match=r"result\.json could not be read"):
-        read_json(path)
-
-
-@pytest.mark.parametrize("contents", [None, b"a: [", b"\xff", b"!!python/object/apply:os.getcwd []"])
-def test_a_damaged_yaml_file_is_a_record_error(tmp_path: pathlib.Path, contents: bytes | None) -> None:
-    """A missing, cut or garbled YAML file is named, and none executes code."""
-    path = tmp_path / "config.yaml"
-    if contents is not None:
-        path.write_bytes(contents)
-
-    with pytest.raises(RecordError, match=r"config\.yaml could not be read"):
-        read_yaml(path)
-
-
-def test_a_torn_last_line_is_dropped(tmp_path: pathlib.Path) -> None:
-    """A last line without its end counts as never written, wherever it was torn."""
-    path = tmp_path / "rows.jsonl"
-    append_row(path, {"step": 1})
-    append_row(path, {"step": 2, "name": "ä"})
-    whole = path.read_bytes()
-    first = whole.index(b"\n") + 1
-    for size in range(first, len(whole)):
-        path.write_bytes(whole[:size])
-
-        assert read_rows(path) == [{"step": 1}]
-
-    path.write_bytes(whole)
-
-    assert read_rows(path) == [{"step": 1}, {"step": 2, "name": "ä"}]
-
-
-@pytest.mark.parametrize("damaged", [b'{"step": 2', b"", b"\xff\xfe", b'{"step": 2}{"step": 3}', b"\0\0\0"])
-def test_a_damaged_middle_line_is_an_error(tmp_path: pathlib.Path, damaged: bytes) -> None:
-    """A line other than the last that is no JSON is named by its number."""
-    path = tmp_path / "lines.jsonl"
-    path.write_bytes(b'{"step": 1}\n' + damaged + b'\n{"step": 3}\n')
-
-    with pytest.raises(RecordError) as caught:
-        read_rows(path)
-
-    assert f"{path} is damaged in line 2." == caught.value.what
-    assert repr(damaged) == caught.value.received
-
-
-def test_a_missing_file_has_no_rows(tmp_path: pathlib.Path) -> None:
-    """A record that was not begun is empty."""
-    assert read_rows(tmp_path / "rows.jsonl") == []
-
-
-def test_an_unreadable_file_is_a_record_error(tmp_path: pathlib.Path) -> None:
-    """A record that is there and cannot be read is not taken for empty."""
-    with pytest.raises(RecordError, match="could not be read"):
-        read_rows(tmp_path)
-
-
 @pytest.mark.parametrize("room", [0, 1, 20, -1])
 def test_a_row_that_does_not_fit_leaves_the_file_as_before(tmp_path: pathlib.Path, room: int) -> None:
     """With no room, little room or one byte too little, an append is undone and reported."""
@@ -298,33 +202,6 @@ def test_a_row_holds_no_number_that_json_lacks(tmp_path: pathlib.Path, value: fl
         append_row(path, {"loss": value})
 
     assert not path.exists()
-
-
-@pytest.mark.parametrize("torn", [b"", b'{"step": 4, "lo'])
-def test_rows_are_cut_back_to_a_count(tmp_path: pathlib.Path, torn: bytes) -> None:
-    """A run that goes on keeps its checkpoint's rows, byte for byte, and appends whole lines after a torn one."""
-    path, twin = tmp_path / "rows.jsonl", tmp_path / "twin.jsonl"
-    rows = [{"step": step, "loss": 1 / step, "name": "ä"} for step in (1, 2, 3)]
-    for row in rows:
-        append_row(path, row)
-    for row in rows[:2]:
-        append_row(twin, row)
-    with path.open("ab") as stream:
-        stream.write(torn)
-    keep_rows(path, 2)
-
-    assert twin.read_bytes() == path.read_bytes()
-
-    append_row(path, rows[2])
-
-    assert rows == read_rows(path)
-
-
-def test_cutting_back_a_missing_file_makes_none(tmp_path: pathlib.Path) -> None:
-    """A record that was not begun stays so."""
-    keep_rows(tmp_path / "rows.jsonl", 0)
-
-    assert names_in(tmp_path) == []
 
 
 ARRAYS: dict[str, np.ndarray] = {
@@ -447,55 +324,8 @@ def test_objects_are_not_written(tmp_path: pathlib.Path) -> None:
     assert names_in(tmp_path) == ["checkpoint.arrays"]
 
 
-def test_processes_at_once_get_distinct_attempts(tmp_path: pathlib.Path) -> None:
-    """Three processes that make attempts at the same time get all numbers from 1, each once."""
-    children = [start_python(ATTEMPTS, tmp_path, 60) for _ in range(3)]
-    for child in children:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    made = [name for child in children for name in child.communicate(timeout=60)[0].split()]
-
-    assert [child.returncode for child in children] == [0, 0, 0]
-    assert sorted(map(int, made)) == list(range(1, 181))
-    assert [path.name for path in list_attempts(tmp_path)] == [str(number) for number in range(1, 181)]
-
-
-def test_attempts_are_counted_from_the_newest(tmp_path: pathlib.Path) -> None:
-    """A new attempt is one above the highest number, not the first gap, and 10 comes after 9."""
-    for number in (2, 9, 10):
-        (tmp_path / str(number)).mkdir()
-
-    assert make_attempt(tmp_path).name == "11"
-    assert [path.name for path in list_attempts(tmp_path)] == ["2", "9", "10", "11"]
-
-
-@pytest.mark.timeout(20)
-def test_a_stray_file_is_no_attempt(tmp_path: pathlib.Path) -> None:
-    """A file that has a number for its name is passed over."""
-    (tmp_path / "1").touch()
-    (tmp_path / "source").mkdir()
-
-    assert make_attempt(tmp_path).name == "2"
-    assert [path.name for path in list_attempts(tmp_path)] == ["2"]
-
-
-def test_a_removed_attempt_leaves_no_empty_folders(tmp_path: pathlib.Path) -> None:
-    """Removing the only attempt removes the inputs' and the name's folder; with a sibling they stay."""
-    for name in ("runs/smoke/alone/1", "runs/other/pair/1", "runs/other/pair/2"):
-        (tmp_path / name).mkdir(parents=True)
-    remove_attempt(tmp_path / "runs/smoke/alone/1")
-    remove_attempt(tmp_path / "runs/other/pair/1")
-
-    assert names_in(tmp_path / "runs") == ["other"]
-    assert names_in(tmp_path / "runs/other/pair") == ["2"]
-
-
 @pytest.fixture
-def holder(tmp_path: pathlib.Path) -> Iterator["subprocess.Popen[str]"]:
+def holder(tmp_path: pathlib.Path) -> Iterator[Process]:
     """Yield another process that holds the lock of this test's folder."""
     with start_python(HOLD, tmp_path / "running.lock") as child:
         assert child.stdout is not None
@@ -505,7 +335,7 @@ def holder(tmp_path: pathlib.Path) -> Iterator["subprocess.Popen[str]"]:
         child.communicate()
 
 
-def test_a_lock_excludes_a_second_process(tmp_path: pathlib.Path, holder: "subprocess.Popen[str]") -> None:
+def test_a_lock_excludes_a_second_process(tmp_path: pathlib.Path, holder: Process) -> None:
     """While another process holds a lock it cannot be had; once that one lets go it can."""
     with hold_lock(tmp_path / "running.lock") as held:
         assert not held
@@ -516,7 +346,7 @@ def test_a_lock_excludes_a_second_process(tmp_path: pathlib.Path, holder: "subpr
         assert held
 
 
-def test_a_killed_process_holds_no_lock(tmp_path: pathlib.Path, holder: "subprocess.Popen[str]") -> None:
+def test_a_killed_process_holds_no_lock(tmp_path: pathlib.Path, holder: Process) -> None:
     """SIGKILL frees a lock: a run that was killed can go on at once."""
     holder.send_signal(signal.SIGKILL)
 
@@ -549,105 +379,6 @@ def test_a_lock_ends_with_its_block(tmp_path: pathlib.Path) -> None:
 
     with hold_lock(path) as held:
         assert held
-
-
-FOUND = {
-    "last": "smoke/ab22/1",
-    "last~0": "smoke/ab22/1",
-    "last~1": "smoke/ab11/10",
-    "last~2": "big/cd33/1",
-    "last~3": "smoke/ab11/9",
-    "ab22": "smoke/ab22/1",
-    "ab2": "smoke/ab22/1",
-    "ab11": "smoke/ab11/10",
-    "ab11/9": "smoke/ab11/9",
-    "ab1/9": "smoke/ab11/9",
-    "c": "big/cd33/1",
-    "big/cd33": "big/cd33/1",
-    "smoke/ab11/9": "smoke/ab11/9",
-    "runs/smoke/ab11/9": "smoke/ab11/9",
-    "ab11/": "smoke/ab11/10",
-}
-MISSING = [
-    "",
-    "/",
-    "ab",
-    "ef",
-    "ab11/3",
-    "last~4",
-    "last~5",
-    "last~6",
-    "last~7",
-    "last~8",
-    "last~x",
-    "LAST",
-    "smoke",
-    "*",
-]
-
-
-@pytest.fixture
-def runs(tmp_path: pathlib.Path) -> pathlib.Path:
-    """Return a folder of four runs, oldest first: ab11/9, cd33/1, ab11/10, ab22/1; and an attempt without a file."""
-    runs = tmp_path / "runs"
-    for age, name in enumerate(("smoke/ab11/9", "big/cd33/1", "smoke/ab11/10", "smoke/ab22/1")):
-        (runs / name).mkdir(parents=True)
-        (runs / name / CONFIG).touch()
-        os.utime(runs / name / CONFIG, (1000 + age, 1000 + age))
-    (runs / "smoke/ab22/2").mkdir()
-    (runs / "smoke/ab22/source").mkdir()
-    return runs
-
-
-@pytest.mark.parametrize("name", FOUND)
-def test_an_attempt_is_found_by_its_names(runs: pathlib.Path, name: str) -> None:
-    """A run is last, last~1, the start of its inputs digest (newest attempt), or that with an attempt."""
-    assert runs / FOUND[name] == find_attempt(runs, name)
-
-
-def test_an_attempt_is_found_by_its_path(
-    runs: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run's folder, whole or from here, is a name, also outside the folder of runs."""
-    other = tmp_path / "elsewhere" / "7"
-    other.mkdir(parents=True)
-    (other / CONFIG).touch()
-    monkeypatch.chdir(tmp_path)
-
-    assert other.resolve() == find_attempt(runs, str(other))
-    assert other.resolve() == find_attempt(runs, "elsewhere/7")
-    assert (runs / "smoke/ab11/9").resolve() == find_attempt(runs, "runs/smoke/ab11/9")
-
-
-@pytest.mark.parametrize("name", MISSING)
-def test_an_ambiguous_or_missing_run_is_refused(runs: pathlib.Path, name: str) -> None:
-    """A name of no run, or of two, is refused with how many there are: last~4 of four runs is none."""
-    with pytest.raises(FolderError) as caught:
-        find_attempt(runs, name)
-
-    found = 3 if name == "ab" else 0
-
-    assert f"run {name}" == caught.value.what
-    assert f"{found} runs of 4 in {runs}" == caught.value.received
-    assert caught.value.exit_code == 2
-
-
-@pytest.mark.parametrize("back", range(1, 9))
-def test_there_is_nothing_before_the_first_run(tmp_path: pathlib.Path, back: int) -> None:
-    """Counting back beyond the first of one or two runs finds none, however far."""
-    for number in ("1", "2"):
-        (tmp_path / "smoke" / "ab11" / number).mkdir(parents=True)
-        (tmp_path / "smoke" / "ab11" / number / CONFIG).touch()
-        runs = int(number)
-
-        with pytest.raises(FolderError, match=f"received 0 runs of {runs} in"):
-            find_attempt(tmp_path, f"last~{back + runs - 1}")
-
-
-def test_no_runs_at_all_is_an_error(tmp_path: pathlib.Path) -> None:
-    """Without a folder of runs, last names none."""
-    with pytest.raises(FolderError, match="received 0 runs of 0 in"):
-        find_attempt(tmp_path / "runs", "last")
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 
 import pytest
 from processes import start_python
@@ -36,26 +37,22 @@ print(*(folder.make_attempt(pathlib.Path(sys.argv[1])).name for _ in range(int(s
 """
 
 
-@pytest.mark.parametrize("contents", [None, b"", b'{"a": 1', b"\xff"])
-def test_a_damaged_json_file_is_a_record_error(tmp_path: pathlib.Path, contents: bytes | None) -> None:
-    """A missing, empty, cut or garbled JSON file is named."""
-    path = tmp_path / "result.json"
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        *(("result.json", contents) for contents in (None, b"", b'{"a": 1', b"\xff")),
+        *(("config.yaml", contents) for contents in (None, b"a: [", b"\xff", b"!!python/object/apply:os.getcwd []")),
+    ],
+)
+def test_a_damaged_file_is_a_record_error(tmp_path: pathlib.Path, name: str, contents: bytes | None) -> None:
+    """A missing, empty, cut or garbled JSON or YAML file is named, and none executes code."""
+    path = tmp_path / name
     if contents is not None:
         path.write_bytes(contents)
+    read = read_json if name == "result.json" else read_yaml
 
-    with pytest.raises(RecordError, match=r"result\.json could not be read"):
-        read_json(path)
-
-
-@pytest.mark.parametrize("contents", [None, b"a: [", b"\xff", b"!!python/object/apply:os.getcwd []"])
-def test_a_damaged_yaml_file_is_a_record_error(tmp_path: pathlib.Path, contents: bytes | None) -> None:
-    """A missing, cut or garbled YAML file is named, and none executes code."""
-    path = tmp_path / "config.yaml"
-    if contents is not None:
-        path.write_bytes(contents)
-
-    with pytest.raises(RecordError, match=r"config\.yaml could not be read"):
-        read_yaml(path)
+    with pytest.raises(RecordError, match=f"{re.escape(name)} could not be read"):
+        read(path)
 
 
 def test_a_torn_last_line_is_dropped(tmp_path: pathlib.Path) -> None:

@@ -59,7 +59,7 @@ class Outcome:
 
 
 def stopped_attempts(folder: pathlib.Path, config: Config, root: pathlib.Path) -> list[pathlib.Path]:
-    """Return the attempts that a run may go on with, newest first: what `resume` says.
+    """Return the attempts that a run may resume, newest first, as the setting `resume` says.
 
     Raises:
         ConfigError: The attempt that it names has other inputs, or is finished.
@@ -83,7 +83,7 @@ def stopped_attempts(folder: pathlib.Path, config: Config, root: pathlib.Path) -
 
 @contextlib.contextmanager
 def claim_attempt(folder: pathlib.Path, config: Config, root: pathlib.Path) -> Iterator[tuple[pathlib.Path, bool]]:
-    """Yield (attempt, whether it goes on): an attempt that was stopped and is nobody's now, or a new one.
+    """Yield (attempt, whether it is resumed): a stopped attempt that no other process trains, or a new one.
 
     Raises:
         ConfigError: The attempt that `resume` names is being trained by another process.
@@ -105,14 +105,14 @@ def claim_attempt(folder: pathlib.Path, config: Config, root: pathlib.Path) -> I
 
 
 def ignored_settings(own: Config, command: Config) -> dict[str, Any]:
-    """Return what a run that goes on keeps of its own and a command would have otherwise: key -> its own value."""
+    """Return the settings that a resumed run keeps although the command asks for others: key -> kept value."""
     asked = flatten(to_dict(command))
     settings = flatten(to_dict(own)).items()
     return {key: value for key, value in settings if not is_below(key, COMMAND_KEYS) and asked.get(key) != value}
 
 
 def clear_leftovers(folder: pathlib.Path) -> None:
-    """Remove what killed processes left in the finished attempts of a folder of equal inputs."""
+    """Remove the leftover files of the finished attempts in a folder of equal inputs."""
     for attempt in list_attempts(folder):
         if is_finished(attempt) and list_leftovers(attempt):
             with hold_lock(attempt / LOCK) as free, contextlib.suppress(OSError):
@@ -155,7 +155,7 @@ def finish_tracker(tracker: "subprocess.Popen[bytes] | None", config: Config, at
 
 
 def describe_failure(code: int, attempt: pathlib.Path) -> str:
-    """Return what to say of a child that did not finish."""
+    """Return one line, and the end of the log after a crash, about a child that did not finish."""
     if code in STOPPED:
         return "stopped; what was trained is saved, and the same command goes on from there"
     reason = f"exit code {code}"
@@ -234,7 +234,7 @@ def run(config: Config, root: pathlib.Path) -> Outcome:
 
 
 def resume(attempt: pathlib.Path, root: pathlib.Path) -> Outcome:
-    """Go on with an attempt that was stopped, with the configuration that it was begun with.
+    """Resume a stopped attempt with its own configuration.
 
     Raises:
         ConfigError: It is finished, is being trained, or the project's inputs are others by now.

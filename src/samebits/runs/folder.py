@@ -29,7 +29,7 @@ LOG = "log.txt"
 LOCK = "running.lock"
 WORKER_LOCK = "worker.lock"
 
-# What the readers of a run's files lean on; a nested key has a dot.
+# The shapes that the readers of a run's files rely on; a nested key has a dot.
 OPTIONAL_INT, OPTIONAL_DICT = (int, type(None)), (dict, type(None))
 SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
     INPUTS: {"name": str, "config": dict, "code.digest": str, "code.files": dict, "code.files.*": str, "lock": str},
@@ -54,12 +54,12 @@ SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
 
 
 def list_leftovers(attempt: pathlib.Path) -> list[pathlib.Path]:
-    """Return what a killed process left in an attempt: files half written, and checkpoints beside a result."""
+    """Return the leftover files of an attempt: half-written ones, and checkpoints beside a result."""
     return sorted([*attempt.glob(".*partial*"), *(attempt.glob("checkpoint-*.arrays") if is_finished(attempt) else [])])
 
 
 def remove_leftovers(attempt: pathlib.Path) -> None:
-    """Remove what `list_leftovers` lists; only for one who holds the attempt's lock."""
+    """Remove the leftover files of an attempt; the caller holds its lock."""
     for path in list_leftovers(attempt):
         path.unlink(missing_ok=True)
 
@@ -153,7 +153,7 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def keep_rows(path: pathlib.Path, count: int) -> None:
-    """Cut a JSON-lines file back to its first `count` rows, for a run that goes on from a checkpoint."""
+    """Cut a JSON-lines file back to its first `count` rows, for a run that resumes from a checkpoint."""
     rows = read_rows(path)
     if path.exists():
         write_bytes(path, b"".join((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows[:count]))
@@ -228,7 +228,7 @@ def make_attempt(inputs_folder: pathlib.Path) -> pathlib.Path:
 
 
 def remove_attempt(attempt: pathlib.Path) -> None:
-    """Remove an attempt that never began, and the folders above it that are empty then."""
+    """Remove an attempt that never began, and the folders above it if they are empty."""
     shutil.rmtree(attempt, ignore_errors=True)
     inputs_folder = attempt.parent
     if not list_attempts(inputs_folder):

@@ -1,4 +1,4 @@
-"""Removes what earlier runs left and nobody needs: says what first, and touches only what this project made."""
+"""Removes leftover files and old runs. Lists them first, and touches only files that this project wrote."""
 
 import contextlib
 import pathlib
@@ -26,28 +26,28 @@ from samebits.runs.folder import (
     list_leftovers,
 )
 
-SCRATCH = (".audit", ".explain", ".portability", ".torture", ".zoo")  # each by the command of that name
-MADE = (CONFIG, LOCK, LOG, MACHINE, METRICS, RESULT, SEEDS, TRACE, WORKER_LOCK, "tracker.txt", "model.keras",
+SCRATCH_FOLDERS = (".audit", ".explain", ".portability", ".torture", ".zoo")  # each by the command of that name
+RUN_FILES = (CONFIG, LOCK, LOG, MACHINE, METRICS, RESULT, SEEDS, TRACE, WORKER_LOCK, "tracker.txt", "model.keras",
         "model.arrays", PREDICTIONS, "curves.png", "comet")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something that can go: a file or a folder, and why."""
+    """A file or a folder that can be removed, and why."""
 
     path: pathlib.Path
     reason: str
 
     @property
     def size_bytes(self) -> int:
-        """What its removal frees."""
+        """How much space its removal frees."""
         files = self.path.rglob("*") if self.path.is_dir() else [self.path]
         return sum(path.lstat().st_size for path in files if path.is_file())
 
 
 def foreign_files(attempt: pathlib.Path) -> list[str]:
-    """Return the names in an attempt's folder that no run writes."""
-    ours = {*MADE, *(path.name for path in attempt.glob("checkpoint-*.arrays"))}
+    """Return the names of the files in an attempt's folder that no run writes: the user's."""
+    ours = {*RUN_FILES, *(path.name for path in attempt.glob("checkpoint-*.arrays"))}
     ours |= {path.name for path in attempt.glob(".*partial*")}
     return sorted(path.name for path in attempt.iterdir() if path.name not in ours)
 
@@ -67,15 +67,14 @@ def _candidates(inputs_folder: pathlib.Path, keep: int | None) -> Iterator[Candi
 
 
 def find_candidates(runs: pathlib.Path, keep: int | None) -> list[Candidate]:
-    """Return what can go below a folder of runs, in order of its paths.
+    """Return what can be removed below a folder of runs, sorted by path.
 
     Args:
         runs: The folder of runs.
         keep: How many finished attempts of equal inputs stay, the newest; None: all of them.
     """
-    found = [
-        Candidate(runs / name, "scratch of a command that was stopped") for name in SCRATCH if (runs / name).is_dir()
-    ]
+    scratch = [runs / name for name in SCRATCH_FOLDERS if (runs / name).is_dir()]
+    found = [Candidate(path, "scratch of a command that was stopped") for path in scratch]
     for inputs in sorted(runs.glob("*/*/" + INPUTS)):
         if not inputs.parent.parent.name.startswith("."):
             found += _candidates(inputs.parent, keep)
@@ -83,7 +82,7 @@ def find_candidates(runs: pathlib.Path, keep: int | None) -> list[Candidate]:
 
 
 def _remove(candidate: Candidate, runs: pathlib.Path) -> str:
-    """Remove one candidate, and its folder of inputs once that is empty; returns why it was not ("": it was)."""
+    """Remove a candidate, and its folder of inputs once that is empty; returns why it was kept ("": it was removed)."""
     path = candidate.path
     if path.parent == runs:
         with contextlib.ExitStack() as stack:
@@ -110,7 +109,7 @@ def _remove(candidate: Candidate, runs: pathlib.Path) -> str:
 
 
 def prune(runs: pathlib.Path, keep: int | None, *, confirmed: bool) -> int:
-    """Print what can go, and remove it if that is confirmed.
+    """List what can be removed, and remove it if that is confirmed.
 
     Args:
         runs: The folder of runs.

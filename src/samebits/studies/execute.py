@@ -36,11 +36,11 @@ STOP_S = 60.0  # a stopped training writes a checkpoint first
 
 @dataclass(frozen=True)
 class LauncherOptions:
-    """How many runs at once, and by which of Hydra's launchers, as a command line gives it.
+    """Which of Hydra's launchers starts the runs, and how many at once, as the command line says.
 
     Attributes:
         launcher: A key of `LAUNCHERS`; "basic": one after another. Empty: joblib.
-        jobs: Runs at once, empty: one a core; the threads of a run stay what the recipe says.
+        jobs: Runs at once; empty: one per core. The threads of a run stay what the recipe says.
         settings: Overrides of the launcher's own, e.g. "hydra.launcher.partition=short".
     """
 
@@ -86,7 +86,7 @@ def run_job(folder: pathlib.Path, number: int, root: pathlib.Path) -> int:
 
 @contextlib.contextmanager
 def started(study: Study, numbers: Sequence[int], options: LauncherOptions) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start Hydra's launcher on some runs while the block runs; on leaving early, stop it and them.
+    """Start Hydra's launcher on some runs; a block that is left early stops it and them.
 
     The launcher holds the other end of a pipe: it also stops when this process is killed.
     """
@@ -157,7 +157,7 @@ def stoppable() -> Iterator[None]:
 
 
 def train(study: Study, options: LauncherOptions) -> int:
-    """Train what is not finished, showing progress; returns how many runs there were to do.
+    """Train the unfinished runs and show the progress; returns how many there were.
 
     Raises:
         ConfigError: The launcher is unknown, or another process trains this study now.

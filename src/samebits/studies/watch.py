@@ -1,4 +1,4 @@
-"""Shows the trainings that run now, from their folders. Reads only: takes no lock, so it can disturb none."""
+"""Shows the running trainings. Reads their folders only, and takes no lock, so it disturbs none."""
 
 import json
 import os
@@ -21,12 +21,12 @@ from samebits.studies.read_runs import run_key
 REFRESH_S = 1.0
 TAIL_BYTES = 8192
 LOCKS = pathlib.Path("/proc/locks")
-GROWING_S = 60.0  # where locks cannot be read, or the training is in another container: a row this young means it runs
+RECENT_S = 60.0  # a run whose last row is so young counts as running where its lock cannot be seen
 
 
 @dataclass(frozen=True)
 class Training:
-    """What one running training has recorded last; None or "" where it has recorded nothing yet."""
+    """The newest records of a running training; None or "" where there is none yet."""
 
     key: str
     epoch: str
@@ -38,7 +38,7 @@ class Training:
 
 
 def locked_files(locks: pathlib.Path = LOCKS) -> set[tuple[int, int, int]]:
-    """Return device (major, minor) and inode of each file that a process has locked whole; empty where none is told."""
+    """Return (device major, device minor, inode) of every locked file; empty where the system does not list them."""
     try:
         text = locks.read_text(encoding="ascii")
     except (OSError, ValueError):
@@ -70,29 +70,29 @@ def last_row(path: pathlib.Path) -> dict[str, Any]:
 
 
 def is_running(attempt: pathlib.Path, locked: set[tuple[int, int, int]], now: float) -> bool:
-    """Return whether an attempt is trained now: its lock is held, or its metrics have just grown."""
+    """Return whether an attempt is being trained: its lock is held, or its last row is recent."""
     if is_finished(attempt) or not (attempt / CONFIG).is_file():
         return False
     try:
         status = (attempt / LOCK).stat()
         if (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino) in locked:
             return True
-        return now - (attempt / METRICS).stat().st_mtime < GROWING_S
+        return now - (attempt / METRICS).stat().st_mtime < RECENT_S
     except OSError:
         return False
 
 
 def read_training(attempt: pathlib.Path, now: float) -> Training:
-    """Return what a training has recorded last."""
-    row, said = last_row(attempt / METRICS), "\n".join(tail(attempt / LOG))
+    """Return the newest records of a training."""
+    row, log = last_row(attempt / METRICS), "\n".join(tail(attempt / LOG))
     epochs: Any = "?"
     try:
         epochs = read_yaml(attempt / CONFIG)["training"]["epochs"]
         age_s = now - (attempt / METRICS).stat().st_mtime
     except (SamebitsError, OSError, KeyError, TypeError):
         age_s = None
-    steps = re.findall(r"step \d+/(\d+)", said)[-1:]
-    rates = re.findall(r"(\d+ steps/s)", said)[-1:]
+    steps = re.findall(r"step \d+/(\d+)", log)[-1:]
+    rates = re.findall(r"(\d+ steps/s)", log)[-1:]
     loss, accuracy = (row.get(name) if isinstance(row.get(name), float) else None for name in ("loss", "accuracy"))
     return Training(
         key=run_key(attempt),
@@ -106,22 +106,28 @@ def read_training(attempt: pathlib.Path, now: float) -> Training:
 
 
 def find_trainings(runs: pathlib.Path) -> list[Training]:
-    """Return the trainings below a folder of runs that run now, sorted by their folders."""
+    """Return the running trainings below a folder of runs, sorted by folder."""
     locked, now = locked_files(), time.time()
     return [read_training(path, now) for path in list_all_attempts(runs) if is_running(path, locked, now)]
 
 
-def picture(trainings: list[Training]) -> Table:
+def make_table(trainings: list[Training]) -> Table:
     """Return the table of running trainings."""
     table = Table("run", "epoch", "step", "loss", "accuracy", "last row", "rate", title=f"{len(trainings)} running")
 
     def number(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
-    for each in trainings:
-        age = f"{number(each.age_s, '.0f')} s ago" if each.age_s is not None else "none yet"
+    for row in trainings:
+        age = f"{number(row.age_s, '.0f')} s ago" if row.age_s is not None else "none yet"
         table.add_row(
-            each.key, each.epoch, each.step, number(each.loss, ".4f"), number(each.accuracy, ".4f"), age, each.rate
+            row.key,
+            row.epoch,
+            row.step,
+            number(row.loss, ".4f"),
+            number(row.accuracy, ".4f"),
+            age,
+            row.rate,
         )
     return table
 
@@ -129,9 +135,9 @@ def picture(trainings: list[Training]) -> Table:
 def watch(runs: pathlib.Path) -> int:
     """Show running trainings until Ctrl-C on a terminal; elsewhere once."""
     if not sys.stdout.isatty():
-        print_table(picture(find_trainings(runs)))
+        print_table(make_table(find_trainings(runs)))
         return 0
-    with Live(picture(find_trainings(runs)), console=Console(), auto_refresh=False) as live:
+    with Live(make_table(find_trainings(runs)), console=Console(), auto_refresh=False) as live:
         while True:
             time.sleep(REFRESH_S)
-            live.update(picture(find_trainings(runs)), refresh=True)
+            live.update(make_table(find_trainings(runs)), refresh=True)

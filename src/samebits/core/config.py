@@ -13,10 +13,9 @@ from typing import Any
 
 from samebits.core.errors import ConfigError
 from samebits.core.seeds import resolve_points
+from samebits.core.short_names import LOSSES, OPTIMIZERS
 
 PROMISES = ("portable", "machine", "article", "free")
-LOSSES = ("binary_crossentropy", "sparse_categorical_crossentropy")
-OPTIMIZERS = ("adagrad", "adam", "rmsprop", "sgd")
 KERAS_PREFIXES = ("keras.losses.", "keras.optimizers.")
 MOST_THREADS = 1024
 TRACE_LEVELS = ("epoch", "step", "stage")

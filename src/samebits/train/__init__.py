@@ -9,7 +9,7 @@ Started by `launch` in a pinned environment; nothing imports it but the package'
     loop        when: it calls the four above and knows nothing of how they work
     draws, stop what may not draw random numbers; who asks to stop
 
-Seams for tests. `loop.Training` takes steps, batches, recorder, checkpoints and `stop_requested` as arguments, and the
-recorder takes the clock: give it your own. In a whole process the data function runs before the loop is imported, and
-every file of the loop goes through the module `core.files` (`files.append_row`, `files.write_arrays`): put a fault there.
+Seams for tests. `loop.Training` takes steps, batches, recorder, checkpoints and `stop_requested` as arguments, and
+`recorder.Recorder` takes the clock: give them your own. In a whole process the data function runs before the loop is
+imported, and `core.files` writes all files (`files.append_row`, `files.write_arrays`): put a fault there.
 """

@@ -15,8 +15,8 @@ import numpy as np
 
 from samebits.core import files
 from samebits.core.config import HARNESS_DATA_KEYS, TrainingConfig
-from samebits.core.digest import array_digest, arrays_digest, bytes_digest, json_digest
-from samebits.core.errors import ConfigError, RecordError
+from samebits.core.digest import array_digest, arrays_digest, bytes_digest, changed_names, json_digest
+from samebits.core.errors import ConfigError, DataError, RecordError
 from samebits.core.seeds import Seeds
 
 logger = logging.getLogger(__name__)
@@ -228,6 +228,26 @@ def oversample(train: np.ndarray, labels: np.ndarray, rng: np.random.Generator) 
 def epoch_order(seeds: Seeds, epoch: int, rows: int) -> np.ndarray:
     """Return the order of the training rows in one epoch: int64[rows], a pure function of (seed, epoch)."""
     return seeds.rng("data/order", epoch).permutation(rows)
+
+
+def check_same_data(first: dict[str, str], now: dict[str, str]) -> None:
+    """Refuse to resume with other data than the run began with: a data function may read a file that has changed.
+
+    Args:
+        first: Array name -> digest, of the run's first row of the trace.
+        now: The same of this process.
+
+    Raises:
+        DataError: Names the arrays that differ.
+    """
+    changed = changed_names(first, now)
+    if changed:
+        raise DataError(
+            "the data of a resumed run",
+            expected="the arrays that it began with",
+            received=f"others as {', '.join(changed)}",
+            fix="bring back the file that the data function reads, or begin anew with resume=never",
+        )
 
 
 def check_batch_size(training: TrainingConfig, rows: int) -> None:

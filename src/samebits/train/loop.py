@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from samebits.core.config import TraceConfig, TrainingConfig
-from samebits.core.digest import changed_names, float_bits
-from samebits.core.errors import DataError, StopRequestedError
+from samebits.core.digest import float_bits
+from samebits.core.errors import StopRequestedError
 from samebits.runs.folder import TRACE
 from samebits.train.checkpoints import Checkpoints, Position, State
-from samebits.train.data import Batches
+from samebits.train.data import Batches, check_same_data
 from samebits.train.draws import GeneratorWatch
 from samebits.train.recorder import Recorder
 from samebits.train.steps import EpochMetrics, StepResult, Steps, check_finite
@@ -24,26 +24,6 @@ from samebits.train.steps import EpochMetrics, StepResult, Steps, check_finite
 logger = logging.getLogger(__name__)
 
 CALL_S = 0.2  # about so long a call of several steps takes; between calls Python checks signals and generators
-
-
-def check_same_data(first: dict[str, str], now: dict[str, str]) -> None:
-    """Refuse to resume with other data than the run began with: a data function may read a file that has changed.
-
-    Args:
-        first: Array name -> digest, of the run's first row of the trace.
-        now: The same of this process.
-
-    Raises:
-        DataError: Names the arrays that differ.
-    """
-    changed = changed_names(first, now)
-    if changed:
-        raise DataError(
-            "the data of a resumed run",
-            expected="the arrays that it began with",
-            received=f"others as {', '.join(changed)}",
-            fix="bring back the file that the data function reads, or begin anew with resume=never",
-        )
 
 
 class Training:

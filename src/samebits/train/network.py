@@ -55,43 +55,49 @@ class Network:
         if self.seeds.all_seeded("model/"):
             check_layers_seeded(self.model)
 
+    def make_training(self, batches: Batches, recorder: Recorder) -> Training:
+        """Return the training, with its functions traced and checked, ready to run."""
+        watch, generators = GeneratorWatch(self.seeds), generator_state_digests()
+        with recorder.timed("prepare_s"):
+            steps = Steps(self.model, self.dataset, self.config.training, self.config.runtime.promise)
+        return Training(
+            steps,
+            batches,
+            recorder,
+            Checkpoints(self.attempt, self.model, steps.optimizer),
+            self.config.training,
+            trace=self.config.trace,
+            watch=watch,
+            start={"generators": generators, "data": self.dataset.digests(), "opaque": steps.opaque},
+            data_seeded=self.seeds.all_seeded("data/"),
+            stop_requested=self.stop.requested,
+        )
+
     def run(self) -> dict[str, Any]:
         """Train to the end.
 
         Returns:
             The last epoch's metrics, the digests of weights and optimizer, and where the run was resumed.
         """
-        settings, data = self.config.training, self.dataset
-        batches = Batches(data.train, self.seeds, settings)
+        settings, validation = self.config.training, self.dataset.validation
+        batches = Batches(self.dataset.train, self.seeds, settings)
         with contextlib.closing(TrainingProgress(settings.epochs, batches.steps)) as progress:
             recorder = Recorder(self.attempt, progress)
-            watch, generators = GeneratorWatch(self.seeds), generator_state_digests()
-            with recorder.timed("prepare_s"):
-                steps = Steps(self.model, data, settings, self.config.runtime.promise)
-            training = Training(
-                steps,
-                batches,
-                recorder,
-                Checkpoints(self.attempt, self.model, steps.optimizer),
-                settings,
-                trace=self.config.trace,
-                watch=watch,
-                start={"generators": generators, "data": data.digests(), "opaque": steps.opaque},
-                data_seeded=self.seeds.all_seeded("data/"),
-                stop_requested=self.stop.requested,
-            )
+            training = self.make_training(batches, recorder)
             self.stop.wait_for_checkpoint()
             resumed_at = training.run()
         last = recorder.read_complete_trace()[-1]
-        logits = steps.evaluate()[1] if training.logits is None else training.logits  # None: it had all its epochs
+        logits = training.logits
+        if logits is None:  # the run was stopped after its last epoch
+            logits = training.steps.evaluate()[1]
         return {
             "metrics": {name: float.fromhex(bits) for name, bits in last["bits"].items()},
             "weights_digest": last["weights"],
             "optimizer_digest": last["optimizer"],
-            "predictions_digest": write_predictions(self.attempt, {"labels": data.validation.labels, "logits": logits}),
+            "predictions_digest": write_predictions(self.attempt, {"labels": validation.labels, "logits": logits}),
             "steps": batches.steps * settings.epochs,
             "resumed_at": resumed_at,
-            "unmeasured_operations": steps.unmeasured,
+            "unmeasured_operations": training.steps.unmeasured,
             "phases": recorder.phases(),
         }
 

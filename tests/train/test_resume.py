@@ -188,7 +188,7 @@ def test_a_run_that_goes_on_with_other_arithmetic_says_so(project: pathlib.Path)
     (stopped / "machine.json").write_text(json.dumps(machine))
     done = train(project, *LONG)
 
-    assert "the run goes on with another arithmetic (machine.json): Another CPU" in done.stderr
+    assert "the run resumes with another arithmetic (machine.json): Another CPU" in done.stderr
     result = json.loads((stopped / "result.json").read_text())
     now = json.loads((stopped / "machine.json").read_text())
     assert result["fingerprint"] not in ("another", now["arithmetic"]["fingerprint"])

@@ -45,7 +45,7 @@ def _seed_values(attempt: pathlib.Path) -> dict[str, Any]:
     return {name: point.value for name, point in resolve_points(seed["root"], seed["policy"], seed["points"]).items()}
 
 
-def _resting(attempt: pathlib.Path) -> set[str]:
+def _unused_points(attempt: pathlib.Path) -> set[str]:
     if not (attempt / SEEDS).exists():
         return set()
     return {row["point"] for row in read_json(attempt / SEEDS)["points"] if row["rests"]}
@@ -68,7 +68,7 @@ def input_differences(a: pathlib.Path, b: pathlib.Path) -> list[InputDifference]
     for key, left, right in _pairs(config_a, config_b):
         if not key.startswith("seed.points."):
             add(key, left, right, _effect_of_key(key))
-    rests = _resting(a) & _resting(b)
+    rests = _unused_points(a) & _unused_points(b)
     globals_only = ("python/", "numpy/", "tensorflow/")
     for point, left, right in _pairs(_seed_values(a), _seed_values(b)):
         effect = DOES_NOT if point in rests else MAY if point.startswith(globals_only) else CHANGES

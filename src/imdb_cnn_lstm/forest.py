@@ -1,52 +1,10 @@
-"""A random forest on bags of words: a second model of the reviews, whose algorithm itself draws random numbers."""
+"""A random forest: a second model of the reviews, whose algorithm itself draws random numbers."""
 
-import functools
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 
-from samebits import DataContext, Dataset, Split
 from samebits.core.errors import ConfigError
-
-from .synthetic import make_synthetic_reviews
-
-MOST_OF_A_WORD = 255
-ROWS_AT_ONCE = 1000  # bounds the memory of counting
-
-
-def count_words(inputs: np.ndarray, num_words: int) -> np.ndarray:
-    """Return how often each word is in each review, at most 255: uint8[reviews, num_words].
-
-    Args:
-        inputs: int32[reviews, sequence_length], 0 = padding, which is not counted.
-        num_words: Indices are below it.
-    """
-    counts = np.zeros((len(inputs), num_words), np.uint8)
-    for start in range(0, len(inputs), ROWS_AT_ONCE):
-        part = inputs[start : start + ROWS_AT_ONCE]
-        places = part + num_words * np.arange(len(part))[:, None]
-        found = np.bincount(places.ravel(), minlength=len(part) * num_words).reshape(len(part), num_words)
-        counts[start : start + len(part)] = np.minimum(found, MOST_OF_A_WORD)
-    counts[:, 0] = 0
-    return counts
-
-
-def as_counts(load: Callable[..., Dataset]) -> Callable[..., Dataset]:
-    """Return a data function that gives the words of another as counts; it takes the same arguments."""
-
-    @functools.wraps(load)
-    def load_counts(context: DataContext, **arguments: Any) -> Dataset:
-        dataset, num_words = load(context, **arguments), arguments["num_words"]
-        return Dataset(
-            *(Split(count_words(part.inputs, num_words), part.labels) for part in (dataset.train, dataset.validation))
-        )
-
-    return load_counts
-
-
-make_synthetic_counts = as_counts(make_synthetic_reviews)
 
 
 def build_forest(

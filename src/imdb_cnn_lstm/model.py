@@ -12,6 +12,23 @@ def _check(name: str, value: object, *, holds: bool, expected: str) -> None:
         raise ConfigError(f"model.{name}", expected=expected, received=repr(value), fix="choose a value in that range")
 
 
+def check_arguments(sizes: dict[str, int], dropout_rate: float) -> None:
+    """Refuse sizes that make no model, and a rate that is none.
+
+    Raises:
+        ConfigError: Names the argument.
+    """
+    for name, value in sizes.items():
+        _check(name, value, holds=isinstance(value, int) and value >= 1, expected="an integer of at least 1")
+    is_rate = isinstance(dropout_rate, int | float) and 0 <= dropout_rate < 1
+    _check("dropout_rate", dropout_rate, holds=is_rate, expected="a number from 0 to below 1")
+    kernel_size = sizes["kernel_size"]
+    pooled = (sizes["sequence_length"] - kernel_size + 1) // sizes["pool_size"]
+    _check(
+        "kernel_size", kernel_size, holds=pooled >= 1, expected="kernel_size + pool_size - 1 <= data.sequence_length"
+    )
+
+
 def build_model(
     seed: Seed,
     *,
@@ -46,50 +63,26 @@ def build_model(
     Source: Keras's example imdb_cnn_lstm.
     """
     sizes = {
-        "num_words": num_words,
-        "sequence_length": sequence_length,
-        "embedding_dim": embedding_dim,
-        "filters": filters,
-        "kernel_size": kernel_size,
-        "pool_size": pool_size,
-        "units": units,
-    }
-    for name, value in sizes.items():
-        _check(name, value, holds=isinstance(value, int) and value >= 1, expected="an integer of at least 1")
-    is_rate = isinstance(dropout_rate, int | float) and 0 <= dropout_rate < 1
-    _check("dropout_rate", dropout_rate, holds=is_rate, expected="a number from 0 to below 1")
-    pooled = (sequence_length - kernel_size + 1) // pool_size
-    _check(
-        "kernel_size", kernel_size, holds=pooled >= 1, expected="kernel_size + pool_size - 1 <= data.sequence_length"
-    )
-
+        "num_words": num_words, "sequence_length": sequence_length, "embedding_dim": embedding_dim, "filters": filters,
+        "kernel_size": kernel_size, "pool_size": pool_size, "units": units,
+    }  # fmt: skip
+    check_arguments(sizes, dropout_rate)
     glorot, uniform = keras.initializers.GlorotUniform, keras.initializers.RandomUniform
-    return keras.Sequential(
-        [
-            keras.Input((sequence_length,), dtype="int32"),
-            keras.layers.Embedding(
-                num_words,
-                embedding_dim,
-                embeddings_initializer=uniform(seed=seed("embedding/embeddings")),
-                name="embedding",
-            ),
-            Dropout(dropout_rate, seed=seed("embedding_dropout/dropout"), name="embedding_dropout"),
-            keras.layers.Conv1D(
-                filters,
-                kernel_size,
-                padding="valid",
-                activation="relu",
-                kernel_initializer=glorot(seed=seed("conv/kernel")),
-                name="conv",
-            ),
-            keras.layers.MaxPooling1D(pool_size, name="pool"),
-            LSTM(
-                units,
-                kernel_initializer=glorot(seed=seed("lstm/kernel")),
-                recurrent_initializer=Orthogonal(seed=seed("lstm/recurrent")),
-                name="lstm",
-            ),
-            keras.layers.Dense(1, kernel_initializer=glorot(seed=seed("output/kernel")), name="output"),
-        ],
-        name="imdb_cnn_lstm",
-    )
+    embeddings = uniform(seed=seed("embedding/embeddings"))
+    layers = [
+        keras.Input((sequence_length,), dtype="int32"),
+        keras.layers.Embedding(num_words, embedding_dim, embeddings_initializer=embeddings, name="embedding"),
+        Dropout(dropout_rate, seed=seed("embedding_dropout/dropout"), name="embedding_dropout"),
+        keras.layers.Conv1D(
+            filters, kernel_size, activation="relu", kernel_initializer=glorot(seed=seed("conv/kernel")), name="conv"
+        ),
+        keras.layers.MaxPooling1D(pool_size, name="pool"),
+        LSTM(
+            units,
+            kernel_initializer=glorot(seed=seed("lstm/kernel")),
+            recurrent_initializer=Orthogonal(seed=seed("lstm/recurrent")),
+            name="lstm",
+        ),
+        keras.layers.Dense(1, kernel_initializer=glorot(seed=seed("output/kernel")), name="output"),
+    ]
+    return keras.Sequential(layers, name="imdb_cnn_lstm")

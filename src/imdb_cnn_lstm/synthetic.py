@@ -2,44 +2,10 @@
 
 import numpy as np
 
-from samebits import DataContext, Dataset, Split
+from samebits import DataContext, Dataset
 from samebits.core.errors import DataError
 
-INDEX_FROM = 3  # of word indices; below it are padding, the start mark and "out of vocabulary"
-
-
-def check_arguments(**values: int) -> None:
-    """Refuse counts that make no encoding: each must be an integer of at least 1 (skip_top: 0).
-
-    Raises:
-        DataError: Names the argument.
-    """
-    for name, value in values.items():
-        low = 0 if name == "skip_top" else 1
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise DataError(
-                f"data.{name}",
-                expected=f"an integer of at least {low}",
-                received=repr(value),
-                fix="choose such a value",
-            )
-
-
-def check_share(positive_share: float) -> None:
-    """Refuse a share of positive rows that is not above 0 and up to a half.
-
-    Raises:
-        DataError: With the range.
-    """
-    is_number = isinstance(positive_share, int | float) and not isinstance(positive_share, bool)
-    if not is_number or not 0 < positive_share <= 0.5:  # noqa: PLR2004
-        fix = "choose such a share"
-        raise DataError("data.positive_share", expected="above 0 and up to 0.5", received=positive_share, fix=fix)
-
-
-def take_rows(inputs: np.ndarray, labels: np.ndarray, train: np.ndarray, validation: np.ndarray) -> Dataset:
-    """Return the data set of two lists of rows."""
-    return Dataset(Split(inputs[train], labels[train]), Split(inputs[validation], labels[validation]))
+from .encode import INDEX_FROM, as_counts, check_arguments, check_share, take_rows
 
 
 def make_synthetic_reviews(
@@ -70,3 +36,6 @@ def make_synthetic_reviews(
     inputs = np.where(rng.integers(0, 3, (rows, sequence_length)) == 0, own_half, anywhere)
     train, validation = context.split(labels)
     return take_rows(inputs.astype(np.int32), labels, train, validation)
+
+
+make_synthetic_counts = as_counts(make_synthetic_reviews)

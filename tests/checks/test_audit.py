@@ -62,14 +62,14 @@ def test_an_unknown_point_is_refused(project: pathlib.Path) -> None:
 
 
 def test_oversampling_of_even_classes_has_nothing_to_copy(project: pathlib.Path) -> None:
-    """Classes of equal size that the data set cannot make uneven: the point rests, and is no dead seed."""
+    """Classes of equal size that the data set cannot make uneven: the point is unused, and is no dead seed."""
     path = project / "conf" / "data" / "synthetic.yaml"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if not line.startswith("positive_share")))
     done = run_command(project, "audit", "data/oversample")
 
     assert 0 == done.returncode, done.stdout + done.stderr
-    assert "at rest in this configuration" in done.stdout
+    assert "unused in this configuration" in done.stdout
 
 
 def test_a_dead_seed_is_found(project: pathlib.Path) -> None:

@@ -34,14 +34,14 @@ def nothing(_root: pathlib.Path) -> None:
 
 
 # After each call of the step; with CALL_S = 0.0 that is after each step.
-TRACED = "        if self.is_traced():\n            self.trace_step("
+TRACED = "        is_last = position.step == self.batches.steps\n"
 ONE_ULP = """        if (self.position.epoch, self.position.step) == (2, 7):
-            v = next(v for v in self.model.weights if "conv/kernel" in v.path)
+            v = next(v for v in self.steps.model.weights if "conv/kernel" in v.path)
             values = v.numpy()
             values.flat[3] = np.nextafter(values.flat[3], np.float32(2))
             v.assign(values)
-        if self.is_traced():
-            self.trace_step("""
+        is_last = position.step == self.batches.steps
+"""
 
 # name: (overrides, edit, rows of the inputs table, the sentence)
 FAULTS: dict[str, tuple[tuple[str, ...], Edit, tuple[str, ...], str]] = {
@@ -177,9 +177,9 @@ ORDER = 'return seeds.rng("data/order", epoch).permutation(rows)'
 IMPORTED = '__import__("os").'
 KERNEL = 'seed=seed("output/kernel")'
 NUDGE = f"""        if {CORES.replace("os.", IMPORTED)} == 1:
-            self.model.weights[-1].assign(np.nextafter(self.model.weights[-1].numpy(), np.float32(9)))
-        if self.is_traced():
-            self.trace_step("""
+            self.steps.model.weights[-1].assign(np.nextafter(self.steps.model.weights[-1].numpy(), np.float32(9)))
+        is_last = position.step == self.batches.steps
+"""
 LEAKS: dict[str, tuple[Edit, str]] = {
     "the order follows the number of cores": (
         replace(

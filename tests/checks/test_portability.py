@@ -93,8 +93,8 @@ def test_a_block_size_by_the_cache_is_told_apart(project: pathlib.Path) -> None:
     """Negative control of the 48 KB cache: with Keras's orthogonal initialiser let through, it differs at the start."""
     model = project / "src" / PACKAGE / "model.py"
     model.write_text(model.read_text().replace("=Orthogonal(", "=keras.initializers.Orthogonal("))
-    training = project / "src" / "samebits" / "train" / "loop.py"
-    training.write_text(training.read_text().replace("*exactness.inexact_initializers(self.model), ", ""))
+    training = project / "src" / "samebits" / "train" / "steps.py"
+    training.write_text(training.read_text().replace("*graph_check.inexact_initializers(self.model), ", ""))
     here = emulators.probe(emulators.Machine("this CPU"))["caches"]
     other = "Haswell-32K-256K" if here.startswith("48 KB") else "Haswell-48K-2M"
     done = portability(project, f"--cpus={other}", "model.units=70")

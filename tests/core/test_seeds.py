@@ -393,10 +393,10 @@ def test_an_unseeded_point_must_be_consumed_too() -> None:
         seeds.check_consumed()
 
 
-def test_a_resting_point_needs_no_consumer() -> None:
+def test_an_unused_point_needs_no_consumer() -> None:
     """A point that the configuration has no use for may go untaken, if nobody set it."""
     seeds = Seeds(resolve_points(56, "derived", {"data": {"folds": None}}))
-    seeds.rest("data/folds", "data.folds is 0")
+    seeds.mark_unused("data/folds", because="data.folds is 0")
     seeds.check_consumed()
 
     assert [(r["point"], r["consumed"], r["rests"]) for r in seeds.table()] == [
@@ -404,10 +404,10 @@ def test_a_resting_point_needs_no_consumer() -> None:
     ]
 
 
-def test_a_resting_point_set_on_purpose_is_refused() -> None:
-    """A seed given to a point that rests would be an illusion: the message says why it rests."""
+def test_an_unused_point_set_on_purpose_is_refused() -> None:
+    """A seed given to an unused point would be an illusion: the message says why it is unused."""
     seeds = Seeds(resolve_points(56, "derived", {"data": {"folds": 0}}))
-    seeds.rest("data/folds", "data.folds is 0")
+    seeds.mark_unused("data/folds", because="data.folds is 0")
 
     with pytest.raises(SeedError) as caught:
         seeds.check_consumed()

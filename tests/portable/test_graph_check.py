@@ -9,6 +9,7 @@ import pytest
 from conftest import PACKAGE, train
 
 from samebits.core.errors import NotPortableError
+from samebits.core.short_names import OPTIMIZERS
 
 NORMALISATIONS = ("BatchNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization",
                   "UnitNormalization")  # fmt: skip
@@ -19,18 +20,18 @@ def find(layer: Any, loss: str = "binary_crossentropy", optimizer: str = "adam")
     import keras
 
     from samebits.portable import graph_check
-    from samebits.train import draws, loop
+    from samebits.train import draws, steps
     from samebits.train.data import Split
 
     model = keras.Sequential([keras.Input((4, 4, 8)), layer, keras.layers.Flatten(), keras.layers.Dense(1)])
-    rows = loop.find_loss(loss)
+    rows = steps.find_loss(loss)
     data = Split(np.zeros((6, 4, 4, 8), np.float32), np.zeros(6, np.int32))
-    made = loop.find_named("training.optimizer", optimizer, loop.OPTIMIZERS)()
-    steps: list[Any] = [
-        loop.make_train_step(model, made, rows, data),
-        loop.make_evaluation_step(model, rows, data),
+    made = steps.find_named("training.optimizer", optimizer, OPTIMIZERS)()
+    traced: list[Any] = [
+        steps.make_train_step(model, made, rows, data),
+        steps.make_evaluation_step(model, rows, data),
     ]
-    nodes = [node for step in steps for node in draws.graph_nodes(step.get_concrete_function())]
+    nodes = [node for step in traced for node in draws.graph_nodes(step.get_concrete_function())]
     operations = graph_check.inexact_operations(nodes, model, loss, optimizer)
     return [*graph_check.inexact_initializers(model), *operations]
 
@@ -155,11 +156,11 @@ def test_an_optimizer_is_found() -> None:
 
 def step_nodes(model: Any, optimizer: Any) -> list[Any]:
     """Return the nodes of a model's traced step."""
-    from samebits.train import draws, loop
+    from samebits.train import draws, steps
     from samebits.train.data import Split
 
     data = Split(np.zeros((6, 3), np.float32), np.zeros(6, np.int32))
-    step: Any = loop.make_train_step(model, optimizer, loop.find_loss("binary_crossentropy"), data)
+    step: Any = steps.make_train_step(model, optimizer, steps.find_loss("binary_crossentropy"), data)
     return draws.graph_nodes(step.get_concrete_function())
 
 
@@ -237,7 +238,7 @@ def test_a_run_with_batch_normalization(project: pathlib.Path) -> None:
             "loss keras.losses.BinaryCrossentropy brings Reciprocal.*use samebits.portable.layers.BinaryCrossentropy",
         ),
         ("training.loss=keras.losses.Nothing", "training.loss: expected .*received keras.losses.Nothing"),
-        ("training.optimizer=keras.optimizers.Nothing", "training.optimizer: expected .*fix: mend the name"),
+        ("training.optimizer=keras.optimizers.Nothing", "training.optimizer: expected .*fix: fix the typo"),
         ("training.loss=os.path.join", "training.loss: expected a function in a package of your own below src/"),
         ("training.loss=mse", "training.loss: expected binary_crossentropy, sparse_categorical_crossentropy or "),
     ],

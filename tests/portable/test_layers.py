@@ -36,7 +36,7 @@ def orthogonal(shape: tuple[int, ...], **options: Any) -> np.ndarray:
 
 def test_the_right_side_of_one_half_is_counted() -> None:
     """A row counts as right if its logit is above zero and its label 1, or neither; zero is not above."""
-    from samebits.train.loop import count_correct
+    from samebits.train.steps import count_correct
 
     logits = np.array([[2.0], [-2.0], [2.0], [-2.0], [0.0], [0.0], [1e-30]], np.float32)
     labels = np.array([1, 0, 0, 1, 0, 0, 1], np.float32)
@@ -46,7 +46,7 @@ def test_the_right_side_of_one_half_is_counted() -> None:
 
 def test_the_most_likely_class_is_counted() -> None:
     """With a logit for each class a row counts as right if its own is the largest."""
-    from samebits.train.loop import count_correct
+    from samebits.train.steps import count_correct
 
     logits = np.array([[2, 1, 0], [0, 2, 1], [0, 1, 2], [5, -1, -2]], np.float32)
 

@@ -110,7 +110,7 @@ def test_long_or_unknown_time_is_keras_own(monkeypatch: pytest.MonkeyPatch) -> N
     import keras
 
     theirs, ours = make_pair()
-    monkeypatch.setattr("samebits.portable.lstm.MOST_STEPS", TIME - 1)
+    monkeypatch.setattr("samebits.portable.lstm.MAX_STEPS", TIME - 1)
     assert not ours.is_plain(make_inputs(), None)
     assert ours.is_plain(make_inputs(TIME - 1), None)
     check_close(run(theirs, make_inputs()), run(ours, make_inputs()))

@@ -39,8 +39,9 @@ LEFT = {
 }  # fmt: skip
 LEFT_FOLDERS = ("starter/", ".ci/")
 WITHOUT_THE_EXAMPLE = {
-    "src/{package}/data.py", "conf/data/imdb_keras.yaml", "conf/data/imdb_reviews.yaml", "tests/test_reviews.py",
-    "conf/experiment/{package}.yaml", "golden/{package}.json", "src/{package}/counts.py", "conf/data/imdb_counts.yaml",
+    "src/{package}/reviews.py", "conf/data/imdb_keras.yaml", "conf/data/imdb_reviews.yaml", "tests/test_reviews.py",
+    "conf/experiment/{package}.yaml", "golden/{package}.json", "src/{package}/keras_imdb.py",
+    "conf/data/imdb_counts.yaml",
     "conf/data/imdb_imbalanced.yaml", "conf/experiment/imdb_forest.yaml", "golden/imdb_forest.json",
 }  # fmt: skip
 # Where the old name may stay: the Keras model's, and so its variables', which are in the digests.
@@ -403,7 +404,7 @@ def test_an_update_brings_the_harness_and_spares_the_users(template: pathlib.Pat
     upstream = tmp_path / "upstream"
     git(tmp_path, "clone", "-q", str(template), str(upstream))
     root = make_copy(f"git+file://{upstream}", tmp_path / "study", {"name": "study"})
-    with (root / "src" / "study" / "data.py").open("a") as stream:
+    with (root / "src" / "study" / "reviews.py").open("a") as stream:
         stream.write("\n\nMINE = 1\n")
     (root / "src" / "study" / "own.py").write_text('"""My own."""\n')
     edit(root / "README.md", "# study\n", "# The study\n")
@@ -416,7 +417,7 @@ def test_an_update_brings_the_harness_and_spares_the_users(template: pathlib.Pat
 
     for name in (
         "src/samebits/train/loop.py",
-        "src/imdb_cnn_lstm/data.py",
+        "src/imdb_cnn_lstm/reviews.py",
         "src/imdb_cnn_lstm/model.py",
         "tests/test_reviews.py",
     ):

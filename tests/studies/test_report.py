@@ -493,7 +493,7 @@ class TestInABrowser:
             assert 1 == len(re.findall(rf'<th[^>]* aria-sort="{said}"', dom))
 
     def test_two_runs_are_compared(self, tmp_path: pathlib.Path, page: pathlib.Path) -> None:
-        """Other seeds are listed, a seed at rest as without effect; a repetition has no difference."""
+        """Other seeds are listed, an unused seed as without effect; a repetition has no difference."""
         keys = [row["key"] for row in data_of(page.read_text())["runs"]]
         other = look(tmp_path, page, f"#diff={keys[0]},{keys[2]}")
         same = look(tmp_path, page, f"#diff={keys[0]},{keys[1]}")

@@ -1,6 +1,5 @@
-"""Data: splits, resampling, order, cache, and the synthetic reviews. Every draw has its own point."""
+"""Data: splits, resampling, order, batches and cache. Every draw has its own point."""
 
-import importlib
 import logging
 import os
 import pathlib
@@ -11,17 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PACKAGE, ROOT
+from conftest import ROOT
 
 from samebits.core import files
 from samebits.core.digest import array_digest
-from samebits.core.errors import ConfigError, DataError, SeedError
+from samebits.core.errors import ConfigError, SeedError
 from samebits.core.seeds import Seeds, make_rng, resolve_points
 from samebits.train.data import DataContext, Dataset, Split, epoch_order, oversample, stratified_split
 
 DATA_POINTS = ("load", "split", "folds", "oversample", "bootstrap", "order")
-synthetic = importlib.import_module(f"{PACKAGE}.synthetic")
-SYNTHETIC_OPTIONS: dict[str, Any] = {"rows": 300, "num_words": 60, "sequence_length": 12}
 
 
 def make_seeds(root: int = 56, policy: str = "derived", **points: Any) -> Seeds:
@@ -248,17 +245,17 @@ def test_each_data_point_moves_what_it_draws(point: str, tmp_path: pathlib.Path)
         assert before == load_toy(tmp_path, options, **{other: 1})
 
 
-def test_points_without_a_use_rest(tmp_path: pathlib.Path) -> None:
+def test_points_without_a_use_are_marked_unused(tmp_path: pathlib.Path) -> None:
     """The split says which points it has no use for; setting one of those is refused with the reason."""
-    for options, resting in (
+    for options, unused in (
         ({}, {"folds", "oversample", "bootstrap"}),
         ({"folds": 5, "oversample": True}, {"split", "bootstrap"}),
     ):
         seeds = make_seeds()
         make_context(tmp_path, seeds, **options).split(make_labels(100, 100))
-        rests = {row["point"].removeprefix("data/") for row in seeds.table() if row["rests"]}
+        marked = {row["point"].removeprefix("data/") for row in seeds.table() if row["rests"]}
 
-        assert resting == rests
+        assert unused == marked
 
     seeds = make_seeds(folds=3)
     make_context(tmp_path, seeds).split(make_labels(100, 100))
@@ -439,7 +436,7 @@ def test_a_full_disk_costs_the_cache_only_a_warning(
     def full(path: pathlib.Path, _arrays: dict[str, np.ndarray]) -> None:
         files.write_file(path, lambda _stream: pathlib.Path("/dev/full").write_bytes(b"x"))
 
-    monkeypatch.setattr("samebits.train.data.write_arrays", full)
+    monkeypatch.setattr("samebits.core.files.write_arrays", full)
 
     with caplog.at_level(logging.WARNING):
         assert make_context(tmp_path).cached("words", {}, make)["words"].tolist() == [0, 1, 2, 3, 4]
@@ -470,40 +467,3 @@ def test_two_processes_share_a_cache(tmp_path: pathlib.Path) -> None:
     assert [child.returncode for child in children] == [0, 0]
     assert len(list(cache.iterdir())) == 5
     assert all(len(files.read_arrays(path)["words"]) == 2_000_000 for path in cache.iterdir())
-
-
-# --- synthetic reviews ---
-
-
-def test_synthetic_reviews_are_as_asked(tmp_path: pathlib.Path) -> None:
-    """Rows, words and length are those of the arguments, labels are balanced, and a label shows in its words."""
-    dataset = synthetic.make_synthetic_reviews(make_context(tmp_path), **SYNTHETIC_OPTIONS)
-    inputs = np.concatenate([dataset.train.inputs, dataset.validation.inputs])
-    labels = np.concatenate([dataset.train.labels, dataset.validation.labels])
-    means = [inputs[labels == label].mean() for label in (0, 1)]
-
-    assert [part.inputs.shape for part in (dataset.train, dataset.validation)] == [(240, 12), (60, 12)]
-    assert {inputs.dtype, labels.dtype} == {np.dtype(np.int32)}
-    assert (inputs.min(), inputs.max()) == (4, 59)
-    assert np.bincount(labels).tolist() == [150, 150]
-    assert means[1] - means[0] > 5
-
-
-@pytest.mark.parametrize(
-    ("argument", "value", "expected"),
-    [
-        ("rows", 0, "an integer of at least 1"),
-        ("rows", True, "an integer of at least 1"),
-        ("num_words", "60", "an integer of at least 1"),
-        ("sequence_length", 1.5, "an integer of at least 1"),
-        ("num_words", 5, "at least 6"),
-    ],
-)
-def test_synthetic_reviews_need_sensible_sizes(
-    tmp_path: pathlib.Path, argument: str, value: Any, expected: str
-) -> None:
-    """A size that makes no data is refused by name."""
-    with pytest.raises(DataError) as caught:
-        synthetic.make_synthetic_reviews(make_context(tmp_path), **SYNTHETIC_OPTIONS | {argument: value})
-
-    assert (f"data.{argument}", expected) == (caught.value.what, caught.value.expected)

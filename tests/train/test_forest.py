@@ -21,8 +21,8 @@ from samebits.runs.folder import PREDICTIONS, read_json, read_rows
 from samebits.studies.variance import ALL, sources_of
 from samebits.train.data import DataContext
 
-forest = importlib.import_module(f"{PACKAGE}.forest")
-build_forest, count_words, make_synthetic_counts = forest.build_forest, forest.count_words, forest.make_synthetic_counts
+build_forest = importlib.import_module(f"{PACKAGE}.forest").build_forest
+make_synthetic_counts = importlib.import_module(f"{PACKAGE}.synthetic").make_synthetic_counts
 Trained = tuple[pathlib.Path, pathlib.Path]
 
 
@@ -68,8 +68,8 @@ def test_the_forest_of_the_reviews_is_as_claimed(trained: Trained) -> None:
     assert "weights 538b4e481d00" in done.stdout
 
 
-def test_points_without_a_use_rest_in_a_forest(trained: Trained) -> None:
-    """The order of batches rests with a reason, the forest's own point is consumed."""
+def test_the_order_of_batches_is_unused_in_a_forest(trained: Trained) -> None:
+    """It is marked so with a reason, and the forest's own point is consumed."""
     points = {row["point"]: row for row in read_json(trained[1] / "seeds.json")["points"]}
 
     assert "a forest takes all rows at once" == points["data/order"]["rests"]
@@ -178,25 +178,6 @@ def test_what_is_no_forest_is_refused() -> None:
     for key, value in others.items():
         with pytest.raises(ConfigError, match=f"training.{key}: expected "):
             check_forest(forest, dataclasses.replace(TrainingConfig(epochs=1), **{key: value}))
-
-
-@pytest.mark.parametrize("arguments", [{"trees": 0}, {"max_depth": 0}, {"min_samples_leaf": True}, {"trees": 2.5}])
-def test_a_forest_needs_sensible_arguments(arguments: dict[str, Any]) -> None:
-    """Refused by name."""
-    (name,) = arguments
-    with pytest.raises(ConfigError, match=f"model.{name}: expected an integer of at least 1"):
-        build_forest(lambda _: 1, **({"trees": 1, "max_depth": None, "min_samples_leaf": 1} | arguments))
-
-
-def test_words_are_counted() -> None:
-    """Padding is not, and more than 255 are 255; many reviews are counted in parts."""
-    inputs = np.zeros((2001, 300), np.int32)
-    inputs[0, :3], inputs[1000, :], inputs[2000, -2:] = [3, 1, 3], 4, [4, 2]
-    counts = count_words(inputs, 5)
-
-    assert [[0, 1, 0, 2, 0], [0, 0, 0, 0, 255], [0, 0, 1, 0, 1]] == counts[[0, 1000, 2000]].tolist()
-    assert 0 == counts[1:1000].sum()
-    assert "uint8" == counts.dtype.name
 
 
 def test_the_spread_of_a_forest_has_other_sources() -> None:

@@ -138,17 +138,6 @@ def test_rows_that_were_lost_cost_their_checkpoint(project: pathlib.Path, undist
         assert (undisturbed / name).read_bytes() == (stopped / name).read_bytes()
 
 
-def test_a_run_that_lost_its_trace_begins_anew(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
-    """No checkpoint can be trusted to belong to it."""
-    stopped = stop(project, "training.checkpoint_every=20")
-    (stopped / "trace.jsonl").write_bytes(b"")
-    done = train(project, *LONG)
-
-    assert 0 == done.returncode, done.stderr
-    assert json.loads((stopped / "result.json").read_text())["resumed_at"] is None
-    assert (undisturbed / "trace.jsonl").read_bytes() == (stopped / "trace.jsonl").read_bytes()
-
-
 def test_what_a_run_that_goes_on_keeps_of_its_own_is_said(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """Tracker, trace and how often is recorded are those it was begun with; a command with others is told."""
     stop(project)
@@ -199,7 +188,7 @@ def test_a_run_that_goes_on_with_other_arithmetic_says_so(project: pathlib.Path)
     (stopped / "machine.json").write_text(json.dumps(machine))
     done = train(project, *LONG)
 
-    assert "the run goes on with another arithmetic (machine.json): Another CPU" in done.stderr
+    assert "the run resumes with another arithmetic (machine.json): Another CPU" in done.stderr
     result = json.loads((stopped / "result.json").read_text())
     now = json.loads((stopped / "machine.json").read_text())
     assert result["fingerprint"] not in ("another", now["arithmetic"]["fingerprint"])

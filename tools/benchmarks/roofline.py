@@ -22,7 +22,7 @@ from measuring import ROOT, describe_this_machine, run, train
 from rich.table import Table
 
 from samebits.compose import compose
-from samebits.core.config import Config, split_target
+from samebits.core.config import Config
 from samebits.core.seeds import Seeds, resolve_points
 from samebits.core.terminal import print_table
 from samebits.launch.process import child_command
@@ -121,7 +121,7 @@ def both_passes(tf: Any, layer: Any, values: Any) -> tuple[Callable[[], Any], An
 
 def measure_pieces(tf: Any, model: Any, config: Config) -> list[Piece]:
     """Return every layer's forward and backward pass, and the optimiser's update."""
-    from samebits.train.loop import OPTIMIZERS  # noqa: PLC0415  after the pins
+    from samebits.train.steps import make_optimizer  # noqa: PLC0415  after the pins
 
     rows, words = (config.training.batch_size, *model.input_shape[1:]), model.layers[0].input_dim
     values, pieces = tf.constant(np.random.default_rng(0).integers(0, words, rows), tf.int32), []
@@ -132,7 +132,7 @@ def measure_pieces(tf: Any, model: Any, config: Config) -> list[Piece]:
         counted = count(layer, tuple(values.shape), tuple(result.shape))
         pieces.append(Piece(layer.name, *counted, milliseconds(both)))
         values = result
-    optimizer = OPTIMIZERS[config.training.optimizer](config.training.learning_rate)
+    optimizer = make_optimizer(config.training)
     optimizer.build(model.trainable_variables)
     of_weights = [gradients[weight.path] for weight in model.trainable_variables]
     update = tf.function(lambda: optimizer.apply(of_weights, model.trainable_variables), jit_compile=False)
@@ -150,8 +150,7 @@ def inside(overrides: list[str]) -> None:
     seed_global_generators(seeds)
     import tensorflow as tf  # noqa: PLC0415  after the pins
 
-    target, arguments = split_target(config.model)
-    model = find_function("model", target, arguments)(seeds.for_model(), **arguments)
+    model = find_function("model", config.model)(seeds.for_model())
     pieces = measure_pieces(tf, model, config)
     print(json.dumps({"rates": measure_rates(tf), "pieces": [asdict(piece) for piece in pieces]}))
 

@@ -22,7 +22,7 @@ from measuring import describe_this_machine, median_and_range, ratios, run, trai
 from rich.table import Table
 
 from samebits.compose import compose
-from samebits.core.config import Config, split_target
+from samebits.core.config import Config
 from samebits.core.seeds import Seeds, resolve_points
 from samebits.core.terminal import print_table
 from samebits.runs.folder import RESULT, read_json
@@ -72,10 +72,9 @@ class Row:
 
 def load_data(config: Config) -> Dataset:
     """Return the data that a configuration trains on."""
-    target, arguments = split_target(config.data)
     seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
     context = DataContext(seeds, config.data, ROOT / config.paths.cache)
-    dataset: Dataset = find_function("data", target, arguments)(context, **arguments)
+    dataset: Dataset = find_function("data", config.data)(context)
     return dataset
 
 

@@ -21,7 +21,7 @@ from samebits.core.config import RuntimeConfig
 from samebits.core.digest import array_digest, float_bits
 from samebits.portable import graph_check, layers
 from samebits.runtime import pins
-from samebits.train import draws, loop
+from samebits.train import draws, steps
 from samebits.train.data import Split
 
 ROWS, BATCH, STEPS, SEED, CLASSES = 96, 32, 6, 56, 5
@@ -328,8 +328,8 @@ def run_case(name: str, case: Case) -> dict[str, Any]:
                 return function(tf.one_hot(tf.cast(labels, tf.int32), CLASSES), outputs)
             return function(labels if case.targets == "labels" else labels[:, None], outputs)
 
-    step = loop.make_train_step(model, optimizer, row_losses, data)
-    evaluation = loop.make_evaluation_step(model, row_losses, data)
+    step = steps.make_train_step(model, optimizer, row_losses, data)
+    evaluation = steps.make_evaluation_step(model, row_losses, data)
     nodes: list[Any] = []
     for each in (step, evaluation):
         traced: Any = each

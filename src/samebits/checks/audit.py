@@ -22,8 +22,8 @@ from samebits.launch.process import run_child
 from samebits.runs.folder import CONFIG, SEEDS, TRACE, is_finished, read_json, read_rows
 from samebits.runs.trace_diff import Divergence, differences
 
-# Points that rest until the data set is told something, as far as its file in conf/data/ lists these keys.
-AWAKENED_BY: dict[str, dict[str, Any]] = {
+# Points that are unused until the data set is told something, as far as its file in conf/data/ lists these keys.
+ENABLED_BY: dict[str, dict[str, Any]] = {
     "data/folds": {"folds": 4},
     "data/bootstrap": {"bootstrap": "true"},
     "data/oversample": {"oversample": "true", "positive_share": 0.3},  # the second: data that can be made imbalanced
@@ -155,11 +155,11 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
         name, before = point.replace("/", "-"), base
         if row["rests"]:
             data = config.data
-            needs = [f"data.{key}={value}" for key, value in AWAKENED_BY.get(point, {}).items() if key in data]
+            needs = [f"data.{key}={value}" for key, value in ENABLED_BY.get(point, {}).items() if key in data]
             before = trace(f"{name}-before", needs) if needs else base
             is_even = point == "data/oversample" and not any(differences(base, before))  # nothing to copy
             if not needs or is_even:
-                verdicts.append(Verdict(point, "at rest in this configuration", row["rests"], is_right=True))
+                verdicts.append(Verdict(point, "unused in this configuration", row["rests"], is_right=True))
                 continue
         moved = f"{dotted_key(point)}={(row['value'] + 1) % POINT_SEED_END}"
         verdicts.append(judge(point, list(differences(before, trace(name, [*needs, moved]), ignore=()))))

@@ -37,7 +37,7 @@ def _seed_values(attempt: pathlib.Path) -> dict[str, Any]:
     return {name: point.value for name, point in resolve_points(seed["root"], seed["policy"], seed["points"]).items()}
 
 
-def _resting(attempt: pathlib.Path) -> set[str]:
+def _unused_points(attempt: pathlib.Path) -> set[str]:
     if not (attempt / SEEDS).exists():
         return set()
     return {row["point"] for row in read_json(attempt / SEEDS)["points"] if row["rests"]}
@@ -68,7 +68,7 @@ def input_differences(a: pathlib.Path, b: pathlib.Path) -> list[InputDifference]
     sides, found = (_inputs(a), _inputs(b)), []
     kinds = {item.partition(" ")[0] for item in sides[0]} & {item.partition(" ")[0] for item in sides[1]}
     portable = all(_promise(attempt) == "portable" for attempt in (a, b))
-    unused = {f"seed {point}" for point in _resting(a) & _resting(b)}
+    unused = {f"seed {point}" for point in _unused_points(a) & _unused_points(b)}
     for item, left, right in list_differences(*sides):
         if item.partition(" ")[0] in kinds:
             effect = DOES_NOT if item in unused else effect_of(item, portable=portable)

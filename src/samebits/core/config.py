@@ -13,8 +13,6 @@ from typing import Any
 from samebits.core.errors import ConfigError
 
 PROMISES = ("portable", "machine", "article", "free")
-LOSSES = ("binary_crossentropy", "sparse_categorical_crossentropy")
-OPTIMIZERS = ("adagrad", "adam", "rmsprop", "sgd")
 KERAS_PREFIXES = ("keras.losses.", "keras.optimizers.")
 TRACE_LEVELS = ("epoch", "step", "stage")
 HARNESS_DATA_KEYS = {"validation_size": 5000, "folds": 0, "fold": 0, "oversample": False, "bootstrap": False}

@@ -11,8 +11,6 @@ from typing import Any
 
 from samebits.core.config import (
     HARNESS_DATA_KEYS,
-    LOSSES,
-    OPTIMIZERS,
     PROMISES,
     TRACE_LEVELS,
     Config,
@@ -21,6 +19,7 @@ from samebits.core.config import (
 )
 from samebits.core.errors import ConfigError
 from samebits.core.seeds import resolve_points
+from samebits.core.short_names import LOSSES, OPTIMIZERS
 
 MAX_THREADS = 1024
 AT_LEAST_1 = "an integer of at least 1"

@@ -166,7 +166,7 @@ class Seeds:
     def __init__(self, points: Mapping[str, SeedPoint]) -> None:
         self._points = dict(points)
         self._consumed: set[str] = set()
-        self._resting: dict[str, str] = {}
+        self._unused: dict[str, str] = {}
 
     def take(self, point: str) -> int | None:
         """Return a point's seed (None: unseeded) and record that it is consumed.
@@ -196,23 +196,23 @@ class Seeds:
         """
         return lambda path: self.take(path if path.startswith("algorithm/") else f"model/{path}")
 
-    def rest(self, point: str, reason: str) -> None:
+    def mark_unused(self, point: str, *, because: str) -> None:
         """Declare that this configuration has no use for a point of the harness, and why."""
-        self._resting[point] = reason
+        self._unused[point] = because
 
     def check_consumed(self) -> None:
         """Refuse points that nothing consumes: their seed would be an illusion.
 
         Raises:
-            SeedError: A listed point was never taken, or one that was set on purpose rests.
+            SeedError: A listed point was never taken, or one that was set on purpose is unused.
         """
         for name, point in self._points.items():
-            if name in self._consumed or (name in self._resting and point.source != "set"):
+            if name in self._consumed or (name in self._unused and point.source != "set"):
                 continue
             raise SeedError(
                 f"seed point {name}",
                 expected="a consumer",
-                received=f"none: {self._resting.get(name, 'nothing in this run draws from it')}",
+                received=f"none: {self._unused.get(name, 'nothing in this run draws from it')}",
                 fix="remove it from seed.points, or give the layer or weight the name that is listed",
             )
 
@@ -225,7 +225,7 @@ class Seeds:
         return all(point.value is not None for name, point in self._points.items() if name.startswith(prefix))
 
     def table(self) -> list[dict[str, Any]]:
-        """Return one row a point: point, value, source, consumer, and why it rests (empty: it does not)."""
+        """Return one row per point: point, value, source, consumer, and why it is unused (`rests`; empty: used)."""
         return [
             {
                 "point": name,
@@ -233,7 +233,7 @@ class Seeds:
                 "source": point.source,
                 "consumer": describe_consumer(name),
                 "consumed": name in self._consumed,
-                "rests": "" if name in self._consumed else self._resting.get(name, ""),
+                "rests": "" if name in self._consumed else self._unused.get(name, ""),
             }
             for name, point in self._points.items()
         ]

@@ -4,6 +4,7 @@ import logging
 import pathlib
 import sys
 import time
+from collections.abc import Mapping
 from typing import Self
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 logger = logging.getLogger("samebits.core.terminal")
-LINES_AN_EPOCH = 5
+LINES_PER_EPOCH = 5
 WIDTH_ELSEWHERE = 160  # characters
 
 
@@ -25,6 +26,11 @@ def print_table(table: Table) -> None:
 def shown_path(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
     """Return a path as a person reads it: relative to the project where it lies in it."""
     return path.relative_to(root) if path.is_relative_to(root) else path
+
+
+def describe_values(values: Mapping[str, float]) -> str:
+    """Return metrics as a person reads them."""
+    return "  ".join(f"{name} {value:.4f}" for name, value in values.items())
 
 
 class _RateColumn(ProgressColumn):
@@ -42,7 +48,7 @@ class TrainingProgress:
 
     def __init__(self, epochs: int, steps: int) -> None:
         self._epochs, self._steps = epochs, steps
-        self._line_every = max(1, steps // LINES_AN_EPOCH)
+        self._line_every = max(1, steps // LINES_PER_EPOCH)
         self._began, self._began_at = time.monotonic(), 0
         self._bar: Progress | None = None
         if sys.stdout.isatty():
@@ -55,18 +61,22 @@ class TrainingProgress:
         """Say where the training begins: `step` steps of `epoch` are already done."""
         self._began, self._began_at = time.monotonic(), (epoch - 1) * self._steps + step
 
-    def show(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
-        """Show that `step` steps of `epoch` (from 1) are done, with the epoch's running loss and accuracy."""
+    def show(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
+        """Show that `step` steps of `epoch` (from 1) are done, with the epoch's metrics so far."""
         done = (epoch - 1) * self._steps + step
         if self._bar is not None:
-            text = f"epoch {epoch}/{self._epochs}  loss {loss:.4f}  accuracy {accuracy:.4f}"
+            text = f"epoch {epoch}/{self._epochs}  {describe_values(values)}"
             self._bar.update(self._task, completed=done, description=text)
         if step % self._line_every == 0 and step < self._steps:
             elapsed_s = max(time.monotonic() - self._began, 1e-9)
             rate = (done - self._began_at) / elapsed_s
             left_s = (self._epochs * self._steps - done) / max(rate, 1e-9)
-            line = f"epoch {epoch}/{self._epochs}  step {step}/{self._steps}  loss {loss:.4f}  accuracy {accuracy:.4f}"
+            line = f"epoch {epoch}/{self._epochs}  step {step}/{self._steps}  {describe_values(values)}"
             self.say(f"{line}  {rate:.0f} steps/s  {left_s:.0f} s left", on_terminal=False)
+
+    def end_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Print an epoch's metrics."""
+        self.say(f"epoch {epoch}/{self._epochs}  {describe_values(values)}")
 
     def say(self, text: str, *, on_terminal: bool = True) -> None:
         """Print a line, above the bar where there is one, and log it."""

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 State = tuple[tf.Tensor, tf.Tensor]
 
-MOST_STEPS = 500  # each time step has operations of its own in the graph; longer sequences go through Keras's loop
+MAX_STEPS = 500  # each time step has operations of its own in the graph; longer sequences go through Keras's loop
 
 
 def _forward(projected: list[tf.Tensor], recurrent_kernel: tf.Tensor, state: State) -> dict[str, list[tf.Tensor]]:
@@ -33,6 +33,43 @@ def _forward(projected: list[tf.Tensor], recurrent_kernel: tf.Tensor, state: Sta
         for name, value in zip(names, (gates, candidate, cell, squashed, output), strict=True):
             steps[name].append(value)
     return steps
+
+
+def _backward(
+    steps: dict[str, list[tf.Tensor]], recurrent_kernel: tf.Tensor, cell: tf.Tensor, upstream: State
+) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+    """Run the recurrence backward.
+
+    Args:
+        steps: What `_forward` returned.
+        recurrent_kernel: float32[units, 4 units].
+        cell: float32[rows, units], before the first step.
+        upstream: Gradients of all outputs, float32[time, rows, units], and of the last cell, float32[rows, units].
+
+    Returns:
+        The gradients of the gates' inputs, float32[rows, 4 units] of each time step, and of output and cell before the
+        first step.
+    """
+    gates, candidate, squashed = (tf.stack(steps[name]) for name in ("gates", "candidate", "squashed"))
+    let_in, forget, _, let_out = tf.split(gates, 4, axis=2)
+    before = tf.stack([cell, *steps["cell"][:-1]])
+    to_cell = tf.unstack(let_out * (1.0 - squashed * squashed))
+    slopes = (
+        candidate * let_in * (1.0 - let_in),
+        before * forget * (1.0 - forget),
+        let_in * (1.0 - candidate * candidate),
+        squashed * let_out * (1.0 - let_out),
+    )
+    slope, forgets, later = tf.unstack(tf.concat(slopes, 2)), tf.unstack(forget), tf.unstack(upstream[0])
+    totals: list[tf.Tensor] = []
+    d_output, d_cell = tf.zeros_like(cell), upstream[1]
+    for step in reversed(range(len(later))):
+        d_output += later[step]
+        d_cell += d_output * to_cell[step]
+        totals.insert(0, tf.concat([d_cell, d_cell, d_cell, d_output], 1) * slope[step])
+        d_output = tf.matmul(totals[0], recurrent_kernel, transpose_b=True)
+        d_cell *= forgets[step]
+    return totals, d_output, d_cell
 
 
 @tf.custom_gradient
@@ -70,25 +107,7 @@ def lstm(
     outputs = tf.stack(steps["output"])
 
     def gradients(upstream: tf.Tensor, upstream_cell: tf.Tensor) -> list[tf.Tensor]:
-        gates, candidate, squashed = (tf.stack(steps[name]) for name in ("gates", "candidate", "squashed"))
-        let_in, forget, _, let_out = tf.split(gates, 4, axis=2)
-        before = tf.stack([cell, *steps["cell"][:-1]])
-        to_cell = tf.unstack(let_out * (1.0 - squashed * squashed))
-        slopes = (
-            candidate * let_in * (1.0 - let_in),
-            before * forget * (1.0 - forget),
-            let_in * (1.0 - candidate * candidate),
-            squashed * let_out * (1.0 - let_out),
-        )
-        slope, forgets, later = tf.unstack(tf.concat(slopes, 2)), tf.unstack(forget), tf.unstack(upstream)
-        totals: list[tf.Tensor] = []
-        d_output, d_cell = tf.zeros_like(output), upstream_cell
-        for step in reversed(range(time)):
-            d_output += later[step]
-            d_cell += d_output * to_cell[step]
-            totals.insert(0, tf.concat([d_cell, d_cell, d_cell, d_output], 1) * slope[step])
-            d_output = tf.matmul(totals[0], recurrent_kernel, transpose_b=True)
-            d_cell *= forgets[step]
+        totals, d_output, d_cell = _backward(steps, recurrent_kernel, cell, (upstream, upstream_cell))
         total = tf.reshape(tf.stack(totals), [-1, 4 * units])
         previous = tf.reshape(tf.stack([output, *steps["output"][:-1]]), [-1, units])
         return [
@@ -107,7 +126,7 @@ def lstm(
 class LSTM(keras.layers.LSTM):
     """Keras's `LSTM`, with its time steps laid out one after another and its gradient written by hand.
 
-    That way for at most `MOST_STEPS` time steps without mask, with a bias, no dropout and the usual activations, on a
+    That way for at most `MAX_STEPS` time steps without mask, with a bias, no dropout and the usual activations, on a
     CPU. Anything else is Keras's own, with the same weights.
     """
 
@@ -116,7 +135,7 @@ class LSTM(keras.layers.LSTM):
         activations = self.cell.activation, self.cell.recurrent_activation
         return bool(
             mask is None
-            and 1 <= (sequences.shape[1] or 0) <= MOST_STEPS
+            and 1 <= (sequences.shape[1] or 0) <= MAX_STEPS
             and self.cell.bias is not None
             and activations == (keras.activations.tanh, keras.activations.sigmoid)
             and not (self.dropout or self.recurrent_dropout)

@@ -13,9 +13,9 @@ from samebits.runs.folder import INPUTS, SOURCE
 
 # The modules of the harness that can change a training's bits, by path below it; a folder means all of it.
 ARITHMETIC_MODULES = (
-    "core/digest", "core/seeds", "portable/initializers", "portable/layers", "portable/losses", "portable/lstm",
-    "portable/ops", "portable/optimizers", "runs/predictions", "runtime/pins", "train/checkpoints", "train/data",
-    "train/forest", "train/loop", "train/worker",
+    "core/digest", "core/seeds", "core/short_names", "portable/initializers", "portable/layers", "portable/losses",
+    "portable/lstm", "portable/ops", "portable/optimizers", "runs/predictions", "runtime/pins", "train/checkpoints",
+    "train/data", "train/forest", "train/loop", "train/network", "train/steps", "train/worker",
 )  # fmt: skip
 DIGITS = 16  # of the inputs digest, in a folder's name
 

@@ -177,8 +177,8 @@ def global_generator_states() -> dict[str, Any]:
     return {"python/random": random.getstate(), "numpy/global": (key, position, *gauss)}
 
 
-def first_draws() -> dict[str, str]:
-    """Return what each global generator stands at, as digests, without moving it: evidence that its seed arrived."""
+def generator_state_digests() -> dict[str, str]:
+    """Return the digest of each global generator's state, without moving it: evidence that its seed arrived."""
     from tensorflow.python.eager import context  # noqa: PLC0415  no public name (TensorFlow 2.21)
 
     states = global_generator_states()

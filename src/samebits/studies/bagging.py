@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from samebits.core.config import LOSSES, Config
+from samebits.core.config import Config
 from samebits.core.digest import array_digest
 from samebits.core.errors import ConfigError, RecordError
 from samebits.core.files import write_arrays
 from samebits.core.seeds import derive_seed, dotted_key
+from samebits.core.short_names import LOSSES
 from samebits.core.terminal import shown_path
 from samebits.runs.predictions import average, read_predictions, score
 from samebits.studies.execute import LauncherOptions, train

@@ -1,4 +1,4 @@
-"""Where a training is, and everything it needs to go on from there with the same bits."""
+"""Where a training is, and everything that it needs to resume from there with the same bits."""
 
 import json
 import logging
@@ -10,9 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from samebits.core.digest import float_bits
+from samebits.core import files
 from samebits.core.errors import RecordError
-from samebits.core.files import read_arrays, write_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -21,37 +20,36 @@ CHECKPOINTS_KEPT = 2
 
 @dataclass
 class Position:
-    """Where a training is: `step` steps of `epoch` (from 1) are done; sums over this epoch's rows so far."""
+    """Where a training is: `step` steps of `epoch` (from 1) are done."""
 
     epoch: int = 1
     step: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    rows: int = 0
 
-    def add(self, rows: int, loss: float, correct: int) -> None:
-        """Count one step: its rows, their mean loss, and how many were right."""
-        self.step += 1
-        self.rows += rows
-        self.loss_sum += loss * rows
-        self.correct += correct
 
-    @property
-    def loss(self) -> float:
-        """The epoch's mean loss so far."""
-        return self.loss_sum / self.rows
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint holds beside the variables.
 
-    @property
-    def accuracy(self) -> float:
-        """The epoch's share of right answers so far."""
-        return self.correct / self.rows
+    Attributes:
+        position: Epoch and step.
+        metrics: The sums of the epoch's metrics so far, as plain data.
+        order: int64[rows], the order of the epoch's rows.
+        rows: How many rows of each file of the record belong to it.
+    """
+
+    position: Position
+    metrics: dict[str, Any]
+    order: np.ndarray
+    rows: dict[str, int]
 
 
 class Checkpoints:
-    """Saves and restores everything that a run needs to go on with the same bits.
+    """Saves and restores all variables of model and optimizer, seed generators included, and a `State`.
 
-    All model variables (seed generators included), the optimiser's, the position, the order of the epoch and how
-    many rows of the record belong to it.
+    Args:
+        attempt: The run's folder.
+        model: The built model.
+        optimizer: Its built optimizer.
     """
 
     def __init__(self, attempt: pathlib.Path, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
@@ -62,12 +60,13 @@ class Checkpoints:
     def _newest_first(self) -> list[pathlib.Path]:
         return sorted(self._attempt.glob("checkpoint-*.arrays"), reverse=True)
 
-    def save(self, position: Position, order: np.ndarray, rows: dict[str, int]) -> None:
+    def save(self, state: State) -> None:
         """Write a checkpoint and remove those older than the newest two."""
+        position = state.position
         arrays: dict[str, Any] = {name: variable.numpy for name, variable in self._variables.items()}
-        state = json.dumps({"position": asdict(position) | {"loss_sum": float_bits(position.loss_sum)}, "rows": rows})
-        arrays |= {"order": order, "state": np.frombuffer(state.encode(), np.uint8)}
-        write_arrays(self._attempt / f"checkpoint-{position.epoch:05d}-{position.step:08d}.arrays", arrays)
+        text = json.dumps({"position": asdict(position), "metrics": state.metrics, "rows": state.rows})
+        arrays |= {"order": state.order, "state": np.frombuffer(text.encode(), np.uint8)}
+        files.write_arrays(self._attempt / f"checkpoint-{position.epoch:05d}-{position.step:08d}.arrays", arrays)
         for old in self._newest_first()[CHECKPOINTS_KEPT:]:
             old.unlink(missing_ok=True)
 
@@ -76,20 +75,20 @@ class Checkpoints:
         for path in self._newest_first():
             path.unlink(missing_ok=True)
 
-    def restore(self, rows: Mapping[str, int]) -> tuple[Position, np.ndarray, dict[str, int]] | None:
-        """Put the newest readable checkpoint back; None: there is none.
+    def restore(self, rows: Mapping[str, int]) -> State | None:
+        """Restore the newest readable checkpoint; None: there is none.
 
         Args:
             rows: How many rows each file of the record has; a checkpoint that counts more is left out.
         """
         for path in self._newest_first():
             try:
-                arrays = read_arrays(path)
+                arrays = files.read_arrays(path)
                 values = [arrays[name] for name in self._variables]
-                state = json.loads(arrays["state"].tobytes())
-                position = Position(**state["position"] | {"loss_sum": float.fromhex(state["position"]["loss_sum"])})
-                restored = position, arrays["order"], {kind: int(count) for kind, count in state["rows"].items()}
-                lost = [kind for kind, count in restored[2].items() if count > rows[kind]]
+                text = json.loads(arrays["state"].tobytes())
+                counts = {kind: int(count) for kind, count in text["rows"].items()}
+                state = State(Position(**text["position"]), dict(text["metrics"]), arrays["order"], counts)
+                lost = [kind for kind, count in counts.items() if count > rows[kind]]
                 if lost:
                     logger.warning("checkpoint %s is left out: rows before it are lost in %s", path.name, lost)
                     continue
@@ -100,5 +99,5 @@ class Checkpoints:
             except (KeyError, ValueError, TypeError, AttributeError) as error:
                 logger.warning("checkpoint %s is none of this model and left out: %s", path.name, error)
             else:
-                return restored
+                return state
         return None

@@ -5,6 +5,7 @@ A user's data function gets a `DataContext` and returns a `Dataset`; it never dr
 
 import inspect
 import logging
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from samebits.core.config import HARNESS_DATA_KEYS
-from samebits.core.digest import array_digest, arrays_digest, bytes_digest, json_digest
-from samebits.core.errors import ConfigError, RecordError
-from samebits.core.files import read_arrays, write_arrays
+from samebits.core import files
+from samebits.core.config import HARNESS_DATA_KEYS, TrainingConfig
+from samebits.core.digest import array_digest, arrays_digest, bytes_digest, changed_names, json_digest
+from samebits.core.errors import ConfigError, DataError, RecordError
 from samebits.core.seeds import Seeds
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class DataContext:
         """Return the NumPy generator of a point such as "data/load"."""
         return self._seeds.rng(point)
 
-    def rest(self, point: str, reason: str) -> None:
+    def mark_unused(self, point: str, *, because: str) -> None:
         """Declare that this data set has no use for a point; it is then an error to set it.
 
         Raises:
@@ -86,9 +87,9 @@ class DataContext:
         """
         if point == "data/folds" and self._options["folds"]:
             raise ConfigError(
-                "data.folds", expected="0", received=self._options["folds"], fix=f"leave it out: {reason}"
+                "data.folds", expected="0", received=self._options["folds"], fix=f"leave it out: {because}"
             )
-        self._seeds.rest(point, reason)
+        self._seeds.mark_unused(point, because=because)
 
     def cached(
         self, name: str, key: Mapping[str, Any], make: Callable[[], dict[str, np.ndarray]]
@@ -107,13 +108,13 @@ class DataContext:
         path = self._cache / f"{name}-{json_digest({**key, 'code': code})[:16]}.arrays"
         if path.exists():
             try:
-                return read_arrays(path)
+                return files.read_arrays(path)
             except RecordError as error:
                 logger.warning("the cache is made again: %s", error.what)
         arrays = make()
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
-            write_arrays(path, arrays)
+            files.write_arrays(path, arrays)
         except (OSError, RecordError) as error:
             logger.warning("the encoded data are not kept for the next run: %s", str(error).replace("\n", " "))
         return arrays
@@ -134,10 +135,10 @@ class DataContext:
         """
         folds = self._options["folds"]
         if folds:
-            self._seeds.rest("data/split", "data.folds is on: folds take the place of the split")
+            self._seeds.mark_unused("data/split", because="data.folds is on: folds take the place of the split")
             train, validation = self._fold(labels, folds)
         else:
-            self._seeds.rest("data/folds", "data.folds is 0")
+            self._seeds.mark_unused("data/folds", because="data.folds is 0")
             train, validation = stratified_split(
                 labels, self._options["validation_size"], self._seeds.rng("data/split")
             )
@@ -167,11 +168,11 @@ class DataContext:
         if self._options["oversample"]:
             train = oversample(train, labels, self._seeds.rng("data/oversample"))
         else:
-            self._seeds.rest("data/oversample", "data.oversample is false")
+            self._seeds.mark_unused("data/oversample", because="data.oversample is false")
         if self._options["bootstrap"]:
             train = train[self._seeds.rng("data/bootstrap").integers(0, len(train), len(train))]
         else:
-            self._seeds.rest("data/bootstrap", "data.bootstrap is false")
+            self._seeds.mark_unused("data/bootstrap", because="data.bootstrap is false")
         return train
 
 
@@ -227,3 +228,79 @@ def oversample(train: np.ndarray, labels: np.ndarray, rng: np.random.Generator) 
 def epoch_order(seeds: Seeds, epoch: int, rows: int) -> np.ndarray:
     """Return the order of the training rows in one epoch: int64[rows], a pure function of (seed, epoch)."""
     return seeds.rng("data/order", epoch).permutation(rows)
+
+
+def check_same_data(first: dict[str, str], now: dict[str, str]) -> None:
+    """Refuse to resume with other data than the run began with: a data function may read a file that has changed.
+
+    Args:
+        first: Array name -> digest, of the run's first row of the trace.
+        now: The same of this process.
+
+    Raises:
+        DataError: Names the arrays that differ.
+    """
+    changed = changed_names(first, now)
+    if changed:
+        raise DataError(
+            "the data of a resumed run",
+            expected="the arrays that it began with",
+            received=f"others as {', '.join(changed)}",
+            fix="bring back the file that the data function reads, or begin anew with resume=never",
+        )
+
+
+def check_batch_size(training: TrainingConfig, rows: int) -> None:
+    """Refuse a batch that is larger than the training data.
+
+    Raises:
+        ConfigError: With the number of rows.
+    """
+    if training.batch_size > rows:
+        raise ConfigError(
+            "training.batch_size",
+            expected=f"1 to {rows}, the training rows",
+            received=training.batch_size,
+            fix="choose a smaller batch_size",
+        )
+
+
+class Batches:
+    """Which training rows each step takes: a pure function of (seed, epoch, step).
+
+    Args:
+        split: The training rows.
+        seeds: Consumes data/order.
+        settings: The size of a batch, and where an epoch is cut short.
+
+    Attributes:
+        steps: Steps per epoch.
+        order: int64[rows], the order of the epoch that was started last; part of a checkpoint.
+    """
+
+    def __init__(self, split: Split, seeds: Seeds, settings: TrainingConfig) -> None:
+        self._split, self._seeds, self._size = split, seeds, settings.batch_size
+        steps = math.ceil(len(split.labels) / self._size)
+        self.steps = min(steps, settings.steps_per_epoch or steps)
+        self.start_epoch(1)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Put the rows in the order of an epoch, from 1."""
+        self.order = epoch_order(self._seeds, epoch, len(self._split.labels))
+
+    def rows(self, step: int, count: int = 1) -> np.ndarray:
+        """Return the rows of the next `count` steps after `step` steps: int64[rows], the last batch may be smaller."""
+        return self.order[step * self._size : (step + count) * self._size]
+
+    def whole_left(self, step: int) -> int:
+        """Return how many batches of full size are left after `step` steps."""
+        return len(self.order) // self._size - step
+
+    def digests(self, rows: np.ndarray) -> dict[str, str]:
+        """Return the evidence of one step: the digests of its rows' numbers and of their contents."""
+        contents = array_digest("batch", self._split.inputs[rows]) + array_digest("labels", self._split.labels[rows])
+        return {"order": array_digest("order", rows), "batch": contents}
+
+    def order_digest(self) -> str:
+        """Return the digest of the epoch's order."""
+        return array_digest("order", self.order)

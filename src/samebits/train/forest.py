@@ -4,6 +4,7 @@ A tree is a step of the trace. The forest is kept as plain arrays, without pickl
 has no checkpoints: one that was stopped begins anew. Knows nothing of processes, the environment or trackers.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from typing import Any
@@ -11,18 +12,18 @@ from typing import Any
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 
+from samebits.core import files
 from samebits.core.config import TrainingConfig
 from samebits.core.digest import array_digest, arrays_digest, float_bits
 from samebits.core.errors import ConfigError
-from samebits.core.files import append_row, write_arrays
 from samebits.core.seeds import Seeds
-from samebits.core.terminal import TrainingProgress
-from samebits.runs.folder import METRICS, TRACE, keep_rows
+from samebits.core.terminal import TrainingProgress, describe_values
 from samebits.runs.predictions import score, write_predictions
 from samebits.runtime.machine import usable_cores
-from samebits.runtime.pins import first_draws
+from samebits.runtime.pins import generator_state_digests
 from samebits.train.data import Dataset, Split
 from samebits.train.draws import GeneratorWatch
+from samebits.train.recorder import Recorder
 
 MODEL = "model.arrays"
 # Field by field: scikit-learn's own array of nodes has padding bytes between them.
@@ -78,75 +79,82 @@ def class_probabilities(forest: RandomForestClassifier, split: Split) -> np.ndar
     return probabilities
 
 
-class Fitting:
-    """One fit of a forest.
+class Forest:
+    """A forest that is fitted once; see `samebits.train.worker.Trainer`.
 
     Args:
-        forest: With its `random_state` from a seed point.
+        model: The forest, with its `random_state` from a seed point.
         dataset: Training and validation rows; inputs are features, [rows, features].
+        settings: Those of the loop; a forest has no use for them.
         seeds: Whose global generators must not move.
         attempt: The run's folder.
     """
 
-    def __init__(self, forest: RandomForestClassifier, dataset: Dataset, seeds: Seeds, attempt: pathlib.Path) -> None:
-        self.forest, self.dataset, self.attempt = forest, dataset, attempt
-        self.watch = GeneratorWatch(seeds)
+    def __init__(
+        self, model: Any, dataset: Dataset, settings: TrainingConfig, seeds: Seeds, attempt: pathlib.Path
+    ) -> None:
+        self.model, self.dataset, self.settings, self.seeds, self.attempt = model, dataset, settings, seeds, attempt
+
+    def check(self) -> None:
+        """Refuse what is no random forest, and settings that it would ignore."""
+        check_forest(self.model, self.settings)
+
+    def take_seeds(self) -> None:
+        """Mark the order of batches unused."""
+        self.seeds.mark_unused("data/order", because="a forest takes all rows at once")
 
     def run(self) -> dict[str, Any]:
         """Fit all trees, and record them.
 
         Returns:
-            What `samebits.train.loop.Training.run` returns; there is no optimizer and nothing is resumed.
+            What `samebits.train.network.Network.run` returns; there is no optimizer, nothing is resumed or timed.
 
         Raises:
             UncoveredDrawError: A global generator moved.
         """
-        forest, data = self.forest, self.dataset
-        for name in (METRICS, TRACE):
-            keep_rows(self.attempt / name, 0)
-        nothing = arrays_digest({})
-        start = {"epoch": 0, "generators": first_draws(), "data": data.digests(), "opaque": []}
-        append_row(self.attempt / TRACE, {**start, "weights": nothing, "tensors": {}})
-        cores = usable_cores()
-        progress = TrainingProgress(1, forest.n_estimators)
-        progress.say(f"{forest.n_estimators} trees, {cores} at once")
-        try:
+        forest, data = self.model, self.dataset
+        watch = GeneratorWatch(self.seeds)
+        with contextlib.closing(TrainingProgress(1, forest.n_estimators)) as progress:
+            recorder = Recorder(self.attempt, progress)
+            recorder.keep({})
+            start = {"generators": generator_state_digests(), "data": data.digests(), "opaque": []}
+            recorder.append_trace({"epoch": 0}, start, {})
+            cores = usable_cores()
+            progress.say(f"{forest.n_estimators} trees, {cores} at once")
             forest.set_params(n_jobs=cores).fit(data.train.inputs, data.train.labels)
-            self.watch.check(1, forest.n_estimators)
+            watch.check(1, forest.n_estimators)
             probabilities = {name: class_probabilities(forest, getattr(data, name)) for name in ("train", "validation")}
-        finally:
-            progress.close()
         loss, accuracy = score(probabilities["train"], data.train.labels)
         val_loss, val_accuracy = score(probabilities["validation"], data.validation.labels)
-        metrics = {"loss": loss, "accuracy": accuracy, "val_loss": val_loss, "val_accuracy": val_accuracy}
-        weights = self.record(metrics)
+        values = {"loss": loss, "accuracy": accuracy, "val_loss": val_loss, "val_accuracy": val_accuracy}
+        weights = self.record(recorder, values)
         predictions = {"labels": data.validation.labels, "probabilities": probabilities["validation"]}
-        progress.say("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        progress.say(describe_values(values))
+        recorder.read_complete_trace()
         return {
-            "metrics": metrics,
+            "metrics": values,
             "weights_digest": weights,
-            "optimizer_digest": nothing,
+            "optimizer_digest": arrays_digest({}),
             "predictions_digest": write_predictions(self.attempt, predictions),
             "steps": forest.n_estimators,
             "resumed_at": None,
             "unmeasured_operations": [],
         }
 
-    def record(self, metrics: dict[str, float]) -> str:
-        """Write a row of the trace for every tree and one for all, and the metrics; returns the weights digest."""
+    def record(self, recorder: Recorder, values: dict[str, float]) -> str:
+        """Append a row of the trace for every tree and one for all, and the metrics; returns the weights digest."""
         trees: dict[str, dict[str, str]] = {}
-        digests = {name: array_digest(name, array) for name, array in forest_arrays(self.forest).items()}
+        digests = {name: array_digest(name, array) for name, array in forest_arrays(self.model).items()}
         for name, digest in digests.items():
             if name.startswith("trees/"):
                 trees.setdefault(name.rpartition("/")[0], {})[name] = digest
+        for number, tensors in enumerate(trees.values(), 1):
+            recorder.append_trace({"epoch": 1, "step": number}, {}, tensors)
+        bits = {name: float_bits(value) for name, value in values.items()}
         wholes = {tree: arrays_digest(tensors) for tree, tensors in trees.items()}
-        for number, (tree, tensors) in enumerate(trees.items(), 1):
-            append_row(self.attempt / TRACE, {"epoch": 1, "step": number, "weights": wholes[tree], "tensors": tensors})
         weights = arrays_digest(digests)
-        bits = {name: float_bits(value) for name, value in metrics.items()}
-        last = {"epoch": 1, "bits": bits, "weights": weights, "optimizer": arrays_digest({}), "tensors": wholes}
-        append_row(self.attempt / TRACE, last)
-        append_row(self.attempt / METRICS, {"epoch": 1, "step": len(trees), **metrics})
+        recorder.append_trace({"epoch": 1}, {"bits": bits, "optimizer": arrays_digest({})}, wholes, weights)
+        recorder.append_metrics(1, len(trees), values)
         return weights
 
     def save_model(self) -> None:
@@ -155,4 +163,4 @@ class Fitting:
         Raises:
             RecordError: The disk is full or the folder is gone.
         """
-        write_arrays(self.attempt / MODEL, forest_arrays(self.forest))
+        files.write_arrays(self.attempt / MODEL, forest_arrays(self.model))

@@ -8,22 +8,22 @@ checkpoint.
 
 import faulthandler
 import fcntl
+import functools
 import importlib
 import inspect
 import logging
 import os
 import pathlib
-import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
+from samebits.core import files
 from samebits.core.config import Config, from_dict, split_target
 from samebits.core.digest import bytes_digest, changed_names, json_digest
 from samebits.core.errors import ConfigError, RecordError, SamebitsError, StopRequestedError
-from samebits.core.files import write_json
 from samebits.core.seeds import Seeds, resolve_points
 from samebits.runs.folder import (
     CONFIG,
@@ -40,43 +40,75 @@ from samebits.runs.folder import (
 )
 from samebits.runs.identity import source_files
 from samebits.runtime.pins import end_process
+from samebits.train.stop import StopRequests
 
 logger = logging.getLogger(__name__)
 
-_received: list[int] = []  # signals that asked this process to stop
-_asked_at: list[float] = []  # when the first of them came
-ONE_REQUEST_S = 1.0  # a cluster signals every process of a job, and the parent forwards what it got
-_saves: list[bool] = []  # not empty: the training has begun, and saves a checkpoint before it stops
 _held: list[Any] = []  # files whose locks live as long as this process
 OUT_OF_MEMORY = ("MemoryError", "_ArrayMemoryError", "ResourceExhaustedError")  # Python's, NumPy's, TensorFlow's
 
 
-def find_function(key: str, target: str, arguments: dict[str, Any]) -> Callable[..., Any]:
-    """Return the user's function that the configuration names, after a look at its arguments.
+class Trainer(Protocol):
+    """What differs between a Keras network and a scikit-learn forest."""
+
+    def check(self) -> None:
+        """Refuse settings and a model that cannot be trained.
+
+        Raises:
+            ConfigError: Names the key.
+        """
+
+    def take_seeds(self) -> None:
+        """Consume the training's own seed points, or mark them unused."""
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end; returns metrics and digests for result.json."""
+
+    def save_model(self) -> None:
+        """Write the trained model into the run's folder."""
+
+
+def choose_trainer(
+    model: Any, dataset: Any, config: Config, seeds: Seeds, attempt: pathlib.Path, stop: StopRequests
+) -> Trainer:
+    """Return the trainer of a model."""
+    import keras  # noqa: PLC0415  after the pins
+
+    if isinstance(model, keras.Model):
+        from samebits.train.network import Network  # noqa: PLC0415
+
+        return Network(model, dataset, config, seeds, attempt, stop)
+    from samebits.train.forest import Forest  # noqa: PLC0415  a second that networks need not wait
+
+    return Forest(model, dataset, config.training, seeds, attempt)
+
+
+def find_function(key: str, tree: dict[str, Any]) -> Callable[[Any], Any]:
+    """Return the user's function that the configuration names, with all arguments but the first.
 
     Args:
         key: "data" or "model", for the message.
-        target: Dotted name, package.module.function.
-        arguments: Keyword arguments that the configuration gives.
+        tree: That part of the configuration.
 
     Raises:
         ConfigError: No such function, or it takes other arguments.
     """
+    target, arguments = split_target(tree)
     module_name, _, name = target.rpartition(".")
     try:
         function: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"{key}._target_", expected="package.module.function", received=f"{target} ({error})", fix="mend the name"
+            f"{key}._target_", expected="package.module.function", received=f"{target} ({error})", fix="fix the typo"
         ) from error
     try:
         inspect.signature(function).bind(None, **arguments)
     except TypeError as error:
         takes = [f"{key}.{name}" for name in list(inspect.signature(function).parameters)[1:]]
         raise ConfigError(
-            key, expected="the keys " + ", ".join(takes), received=str(error), fix="mend that key"
+            key, expected="the keys " + ", ".join(takes), received=str(error), fix="fix that key"
         ) from error
-    return function
+    return functools.partial(function, **arguments)
 
 
 def apply_runtime(config: Config, seeds: Seeds, attempt: pathlib.Path, root: pathlib.Path) -> str:
@@ -97,14 +129,14 @@ def apply_runtime(config: Config, seeds: Seeds, attempt: pathlib.Path, root: pat
         to_user = logging.getLogger(
             "samebits.train.worker"
         )  # this module runs as __main__, whose messages stay in the log
-        to_user.warning("the run goes on with another arithmetic (machine.json): %s", earlier[-1]["cpu"])
+        to_user.warning("the run resumes with another arithmetic (machine.json): %s", earlier[-1]["cpu"])
         fingerprint = json_digest([*(machine["fingerprint"] for machine in earlier), fingerprint])
-    write_json(attempt / MACHINE, {"arithmetic": arithmetic, **described, "earlier": earlier})
+    files.write_json(attempt / MACHINE, {"arithmetic": arithmetic, **described, "earlier": earlier})
     return fingerprint
 
 
 def earlier_machines(attempt: pathlib.Path) -> list[dict[str, Any]]:
-    """Return where a run that goes on was trained before: fingerprint, CPU and commit of each start."""
+    """Return where a resumed run was trained before: fingerprint, CPU and commit of each start."""
     try:
         before = read_json(attempt / MACHINE)
         mine = {
@@ -118,7 +150,7 @@ def earlier_machines(attempt: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def check_code(config: Config, attempt: pathlib.Path, root: pathlib.Path) -> None:
-    """Refuse code that was saved anew between the moment that named the run and this process's imports.
+    """Refuse code that was saved between the moment that named the run and this process's imports.
 
     Raises:
         ConfigError: Names the files.
@@ -134,57 +166,37 @@ def check_code(config: Config, attempt: pathlib.Path, root: pathlib.Path) -> Non
         )  # fmt: skip
 
 
-def run(attempt: pathlib.Path, root: pathlib.Path, stop_requested: Callable[[], bool]) -> None:
+def run(attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests) -> None:
     """Train what the attempt's config.yaml says, and write result.json last of all."""
     began = time.monotonic()
     config = from_dict(read_yaml(attempt / CONFIG))
     seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
     fingerprint = apply_runtime(config, seeds, attempt, root)
-    import keras  # noqa: PLC0415  after the pins
-
-    from samebits.train import draws, loop  # noqa: PLC0415
-    from samebits.train.data import DataContext  # noqa: PLC0415
 
     # --- data ---
-    target, arguments = split_target(config.data)
-    load_data = find_function("data", target, arguments)
+    from samebits.train.data import DataContext  # noqa: PLC0415  after the pins
+
+    load_data = find_function("data", config.data)
     data_began = time.monotonic()
-    dataset = load_data(DataContext(seeds, config.data, root / config.paths.cache), **arguments)
+    dataset = load_data(DataContext(seeds, config.data, root / config.paths.cache))
     data_s = time.monotonic() - data_began
 
     # --- model ---
-    target, arguments = split_target(config.model)
-    model = find_function("model", target, arguments)(seeds.for_model(), **arguments)
+    model = find_function("model", config.model)(seeds.for_model())
     check_code(config, attempt, root)
-    is_network = isinstance(model, keras.Model)
-    if is_network:
-        loop.check_batch_size(config.training, len(dataset.train.labels))
-        seeds.take("data/order")
-    else:
-        from samebits.train import forest  # noqa: PLC0415  a second that networks need not wait
-
-        forest.check_forest(model, config.training)
-        seeds.rest("data/order", "a forest takes all rows at once")
-    if is_network and all(seeds.is_seeded(row["point"]) for row in seeds.table() if row["point"].startswith("model/")):
-        draws.check_layers_seeded(model)
+    trainer = choose_trainer(model, dataset, config, seeds, attempt, stop)
+    trainer.check()
+    trainer.take_seeds()
     seeds.check_consumed()
-    write_json(attempt / SEEDS, {"root": config.seed.root, "policy": config.seed.policy, "points": seeds.table()})
+    files.write_json(attempt / SEEDS, {"root": config.seed.root, "policy": config.seed.policy, "points": seeds.table()})
 
     # --- training ---
     training_began = time.monotonic()
-    trained: Any
-    if is_network:
-        trained = loop.Training(
-            model, dataset, config.training, seeds, attempt, config.trace, config.runtime.promise, stop_requested
-        )
-        _saves.append(True)
-    else:
-        trained = forest.Fitting(model, dataset, seeds, attempt)
-    outcome = trained.run()
+    outcome = trainer.run()
     training_s = time.monotonic() - training_began
 
     # --- result ---
-    trained.save_model()
+    trainer.save_model()
     timing = {"start_s": data_began - began, "data_s": data_s, "training_s": training_s}
     result = {
         **outcome,
@@ -193,7 +205,7 @@ def run(attempt: pathlib.Path, root: pathlib.Path, stop_requested: Callable[[], 
         "data_digest": dataset.digest(),
         "timing": timing,
     }
-    write_json(attempt / RESULT, result)
+    files.write_json(attempt / RESULT, result)
     remove_leftovers(attempt)
 
 
@@ -215,15 +227,6 @@ def describe_exception(error: Exception) -> str:
     return f"{name}: {lines[0] if lines else 'no message'}; the traceback is in {LOG}"
 
 
-def _request_stop(number: int, _frame: object) -> None:
-    now = time.monotonic()
-    again = bool(_asked_at) and now > _asked_at[0] + ONE_REQUEST_S
-    if again or not _saves:  # asked a second time, or there is nothing to save: at once
-        os._exit(128 + number)
-    _received.append(number)
-    _asked_at.append(now)
-
-
 def main() -> int:
     """Run the attempt named on the command line, with the process's messages in its log."""
     attempt, root, parent = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
@@ -236,19 +239,15 @@ def main() -> int:
     to_terminal.setLevel(logging.WARNING)
     to_terminal.setFormatter(logging.Formatter("warning: %(message)s"))
     logging.getLogger("samebits").addHandler(to_terminal)
-    signal.signal(signal.SIGINT, _request_stop)
-    signal.signal(signal.SIGTERM, _request_stop)
+    stop = StopRequests(parent)
+    stop.listen()
     wait_for_predecessor(attempt)
-
-    def stop_requested() -> bool:
-        return bool(_received) or os.getppid() != parent
-
     if is_finished(attempt):  # by the predecessor
         return 0
     try:
-        if stop_requested():
+        if stop.requested():
             raise StopRequestedError  # noqa: TRY301  answered below as in the middle of the training
-        run(attempt, root, stop_requested)
+        run(attempt, root, stop)
     except SamebitsError as error:
         text = f"{type(error).__name__}: {error}"
         logger.error(text)  # noqa: TRY400  the message is for a user; a traceback would hide it
@@ -259,7 +258,7 @@ def main() -> int:
         traceback.print_exc()
         return 1
     except StopRequestedError:
-        return 128 + (_received[0] if _received else signal.SIGTERM)
+        return stop.exit_code()
     except Exception as error:  # noqa: BLE001  the last line of defence: every failure ends in the log
         traceback.print_exc()
         print(describe_exception(error), file=terminal)

@@ -172,7 +172,7 @@
     const run = data.runs[state.one];
     const facts = { run: run.key, "did the promise hold?": `${run.promise}: ${run.verdict}; ${run.verdict_text}`, weights: run.weights, data: run.data, "arithmetic fingerprint": run.fingerprint, machine: data.machines[run.machine], "resumed after a stop": run.resumed ? "yes" : "no" };
     byId("facts").replaceChildren(...Object.entries(facts).flatMap(([name, text]) => [make("dt", {}, name), make("dd", {}, String(text))]));
-    table("points", ["seed point", "value", "from", "what consumes it"], Object.entries(data.consumers[run.consumers]).map(([point, [source, consumer, rests]]) => [point, inputOf(`seed ${point}`, state.one), source, rests ? `${consumer} (at rest: ${rests})` : consumer]));
+    table("points", ["seed point", "value", "from", "what consumes it"], Object.entries(data.consumers[run.consumers]).map(([point, [source, consumer, rests]]) => [point, inputOf(`seed ${point}`, state.one), source, rests ? `${consumer} (unused: ${rests})` : consumer]));
     table("inputs", ["input", "value"], [...Object.keys(data.equal), ...Object.keys(data.varying)].sort().map((item) => [item, inputOf(item, state.one)]));
   };
 

@@ -1,0 +1,12 @@
+"""The short names of losses and optimizers, and the dotted name that each stands for. Pure: imports nothing."""
+
+LOSSES = {
+    "binary_crossentropy": "samebits.portable.losses.binary_crossentropy",
+    "sparse_categorical_crossentropy": "samebits.portable.losses.sparse_categorical_crossentropy",
+}
+OPTIMIZERS = {
+    "adagrad": "samebits.portable.optimizers.Adagrad",
+    "adam": "samebits.portable.optimizers.Adam",
+    "rmsprop": "samebits.portable.optimizers.RMSprop",
+    "sgd": "keras.optimizers.SGD",
+}

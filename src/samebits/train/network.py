@@ -1,0 +1,117 @@
+"""How a Keras model is trained: puts steps, batches, recorder, checkpoints and the loop together."""
+
+import contextlib
+import pathlib
+from typing import Any
+
+import keras
+
+from samebits.core.config import Config
+from samebits.core.files import storage_error
+from samebits.core.seeds import Seeds
+from samebits.core.terminal import TrainingProgress
+from samebits.runs.predictions import write_predictions
+from samebits.runtime.pins import generator_state_digests
+from samebits.train.checkpoints import Checkpoints
+from samebits.train.data import Batches, Dataset, check_batch_size
+from samebits.train.draws import GeneratorWatch, check_layers_seeded
+from samebits.train.loop import Training
+from samebits.train.recorder import Recorder
+from samebits.train.steps import Steps
+from samebits.train.stop import StopRequests
+
+
+class Network:
+    """A Keras model that is trained by the loop; see `samebits.train.worker.Trainer`.
+
+    Args:
+        model: The built model; outputs logits.
+        dataset: Training and validation rows.
+        config: The run's configuration.
+        seeds: Consumes data/order.
+        attempt: The run's folder.
+        stop: Answers requests to stop.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        dataset: Dataset,
+        config: Config,
+        seeds: Seeds,
+        attempt: pathlib.Path,
+        stop: StopRequests,
+    ) -> None:
+        self.model, self.dataset, self.config = model, dataset, config
+        self.seeds, self.attempt, self.stop = seeds, attempt, stop
+
+    def check(self) -> None:
+        """Refuse a batch that is larger than the data."""
+        check_batch_size(self.config.training, len(self.dataset.train.labels))
+
+    def take_seeds(self) -> None:
+        """Consume data/order, and refuse a layer that draws without a seed where every layer is to have one."""
+        self.seeds.take("data/order")
+        if self.seeds.all_seeded("model/"):
+            check_layers_seeded(self.model)
+
+    def make_training(self, batches: Batches, recorder: Recorder) -> Training:
+        """Return the training, with its functions traced and checked, ready to run."""
+        watch, generators = GeneratorWatch(self.seeds), generator_state_digests()
+        with recorder.timed("prepare_s"):
+            steps = Steps(self.model, self.dataset, self.config.training, self.config.runtime.promise)
+        return Training(
+            steps,
+            batches,
+            recorder,
+            Checkpoints(self.attempt, self.model, steps.optimizer),
+            self.config.training,
+            trace=self.config.trace,
+            watch=watch,
+            start={"generators": generators, "data": self.dataset.digests(), "opaque": steps.opaque},
+            data_seeded=self.seeds.all_seeded("data/"),
+            stop_requested=self.stop.requested,
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end.
+
+        Returns:
+            The last epoch's metrics, the digests of weights and optimizer, and where the run was resumed.
+        """
+        settings, validation = self.config.training, self.dataset.validation
+        batches = Batches(self.dataset.train, self.seeds, settings)
+        with contextlib.closing(TrainingProgress(settings.epochs, batches.steps)) as progress:
+            recorder = Recorder(self.attempt, progress)
+            training = self.make_training(batches, recorder)
+            self.stop.wait_for_checkpoint()
+            resumed_at = training.run()
+        last = recorder.read_complete_trace()[-1]
+        logits = training.logits
+        if logits is None:  # the run was stopped after its last epoch
+            logits = training.steps.evaluate()[1]
+        return {
+            "metrics": {name: float.fromhex(bits) for name, bits in last["bits"].items()},
+            "weights_digest": last["weights"],
+            "optimizer_digest": last["optimizer"],
+            "predictions_digest": write_predictions(self.attempt, {"labels": validation.labels, "logits": logits}),
+            "steps": batches.steps * settings.epochs,
+            "resumed_at": resumed_at,
+            "unmeasured_operations": training.steps.unmeasured,
+            "phases": recorder.phases(),
+        }
+
+    def save_model(self) -> None:
+        """Write the model in Keras's format, under a temporary name first.
+
+        Raises:
+            RecordError: The disk is full or the folder is gone.
+        """
+        path, partial = self.attempt / "model.keras", self.attempt / ".partial.keras"
+        try:
+            self.model.save(partial)
+            partial.replace(path)
+        except OSError as error:
+            raise storage_error(path, error) from error
+        finally:
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,111 @@
+"""What a training writes: rows of metrics and trace, lines of progress, and where the seconds went.
+
+Gets numbers and digests: it knows neither TensorFlow nor what is trained. Rows go through `files.append_row`, looked up
+at each call, so that a test can put a fault there.
+"""
+
+import contextlib
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from samebits.core import files
+from samebits.core.digest import arrays_digest
+from samebits.core.errors import RecordError
+from samebits.core.terminal import TrainingProgress
+from samebits.runs.folder import METRICS, TRACE, keep_rows, read_rows
+
+# What is timed apart from the steps: tracing the functions, the first step, the evaluations, what is written.
+PHASES = ("prepare_s", "first_step_s", "evaluate_s", "record_s")
+
+
+class Recorder:
+    """Writes the record of one training.
+
+    Args:
+        attempt: The run's folder for metrics and trace.
+        progress: What a waiting person sees.
+        clock: Returns seconds; a test can give one of its own.
+
+    Attributes:
+        counts: How many rows each file has; a checkpoint remembers them.
+    """
+
+    def __init__(
+        self, attempt: pathlib.Path, progress: TrainingProgress, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.progress, self.clock = progress, clock
+        self.counts = {METRICS: 0, TRACE: 0}
+        self._paths = {kind: attempt / kind for kind in self.counts}
+        self._began = clock()
+        self._spent = dict.fromkeys(PHASES, 0.0)
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds of the block to a phase. Blocks must not be nested: seconds would count twice."""
+        began = self.clock()
+        yield
+        self._spent[phase] += self.clock() - began
+
+    def timed_once(self, phase: str) -> contextlib.AbstractContextManager[None]:
+        """Add the seconds of the block to a phase, the first time only."""
+        return contextlib.nullcontext() if self._spent[phase] else self.timed(phase)
+
+    def phases(self) -> dict[str, float]:
+        """Return where the seconds since this start went; `steps_s` is the steps after the first."""
+        return {**self._spent, "steps_s": self.clock() - self._began - sum(self._spent.values())}
+
+    def read(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the rows that are in the files."""
+        return {kind: read_rows(path) for kind, path in self._paths.items()}
+
+    def keep(self, counts: Mapping[str, int]) -> None:
+        """Cut the files to this many rows: those of the checkpoint that a run resumes from."""
+        self.counts = {kind: counts.get(kind, 0) for kind in self._paths}
+        for kind, path in self._paths.items():
+            keep_rows(path, self.counts[kind])
+
+    def append(self, kind: str, row: dict[str, Any]) -> None:
+        """Append a row to metrics or trace."""
+        files.append_row(self._paths[kind], row)
+        self.counts[kind] += 1
+
+    def append_metrics(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
+        """Append the epoch's metrics so far."""
+        self.append(METRICS, {"epoch": epoch, "step": step, **values})
+
+    def append_trace(
+        self, place: Mapping[str, int], evidence: Mapping[str, Any], tensors: dict[str, str], weights: str | None = None
+    ) -> None:
+        """Append a row of the trace.
+
+        Args:
+            place: The epoch, and the step for a row about one.
+            evidence: What happened there, as digests and exact bits.
+            tensors: The digest of each weight after it.
+            weights: One digest of all weights; None: that of `tensors`.
+        """
+        self.append(TRACE, {**place, **evidence, "weights": weights or arrays_digest(tensors), "tensors": tensors})
+
+    def sync(self) -> None:
+        """Return when all rows are on the disk."""
+        for path in self._paths.values():
+            files.sync_file(path)
+
+    def read_complete_trace(self) -> list[dict[str, Any]]:
+        """Return the trace, after a check that no row was lost while the run was writing.
+
+        Raises:
+            RecordError: A file was cut or removed under the run.
+        """
+        written = self.read()
+        for kind, rows in written.items():
+            if len(rows) != self.counts[kind]:
+                raise RecordError(
+                    f"{self._paths[kind]} was changed by somebody else while the run was writing it.",
+                    expected=f"{self.counts[kind]} rows",
+                    received=len(rows),
+                    fix="give the same command again with resume=never.",
+                )
+        return written[TRACE]

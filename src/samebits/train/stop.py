@@ -1,0 +1,46 @@
+"""What asks a training process to stop, and when it may end: at once, or after a checkpoint."""
+
+import os
+import signal
+import time
+
+ONE_REQUEST_S = 1.0  # a cluster signals every process of a job, and the parent forwards its own
+
+
+class StopRequests:
+    """Answers SIGINT and SIGTERM, and notices that the parent is gone.
+
+    Args:
+        parent: The process that started this one.
+    """
+
+    def __init__(self, parent: int) -> None:
+        self._parent = parent
+        self._signals: list[int] = []
+        self._first_s = 0.0
+        self._waits = False
+
+    def listen(self) -> None:
+        """Answer the signals from now on."""
+        signal.signal(signal.SIGINT, self._answer)
+        signal.signal(signal.SIGTERM, self._answer)
+
+    def wait_for_checkpoint(self) -> None:
+        """Let the first request wait until the training has saved; before this call a request ends the process."""
+        self._waits = True
+
+    def requested(self) -> bool:
+        """Return whether the training must stop."""
+        return bool(self._signals) or os.getppid() != self._parent
+
+    def exit_code(self) -> int:
+        """Return the exit code of a process that was asked to stop."""
+        return 128 + (self._signals[0] if self._signals else signal.SIGTERM)
+
+    def _answer(self, number: int, _frame: object) -> None:
+        now = time.monotonic()
+        again = bool(self._signals) and now > self._first_s + ONE_REQUEST_S
+        if again or not self._waits:  # asked a second time, or there is nothing to save: at once
+            os._exit(128 + number)
+        self._first_s = self._first_s or now
+        self._signals.append(number)

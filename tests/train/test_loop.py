@@ -1,0 +1,351 @@
+"""The loop in this process: when steps are taken, recorded, saved and resumed, with faults put into its seams."""
+
+import importlib
+import itertools
+import json
+import pathlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from samebits.core import files
+from samebits.core.config import Config, RuntimeConfig, TraceConfig, TrainingConfig
+from samebits.core.errors import DataError, RecordError, StopRequestedError, TrainingError, UncoveredDrawError
+from samebits.core.seeds import Seeds, make_rng, resolve_points
+from samebits.core.terminal import TrainingProgress
+from samebits.runs.folder import METRICS, TRACE, read_rows
+from samebits.train.data import Batches, Dataset, Split
+
+ROWS, STEPS, EPOCHS = 46, 6, 3  # the last batch of eight is a small one
+POINTS = {"python": {"random": None}, "data": {"order": None}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def deterministic() -> Iterator[None]:
+    """Let this module's operations be deterministic."""
+    import tensorflow as tf
+    from tensorflow.python.framework.config import disable_op_determinism
+
+    tf.config.experimental.enable_op_determinism()
+    yield
+    disable_op_determinism()
+
+
+class Stop:
+    """Asks to stop at one of the moments at which the loop looks; 0: never."""
+
+    def __init__(self, at: int = 0) -> None:
+        self.looks, self.at = 0, at
+
+    def requested(self) -> bool:
+        """Return whether the training must stop."""
+        self.looks += 1
+        return self.looks == self.at
+
+    def wait_for_checkpoint(self) -> None:
+        """Need nothing."""
+
+
+def leaping() -> Callable[[], float]:
+    """Return a clock on which every call of the steps takes longer than the loop wants: one step per call."""
+    return itertools.count(0.0, 100.0).__next__
+
+
+def make_dataset() -> Dataset:
+    """Return rows of six numbers whose label is the sign of their sum."""
+    inputs = make_rng(1, "inputs").standard_normal((ROWS + 20, 6)).astype(np.float32)
+    labels = (inputs.sum(1) > 0).astype(np.int32)
+    return Dataset(Split(inputs[:ROWS], labels[:ROWS]), Split(inputs[ROWS:], labels[ROWS:]))
+
+
+def make_training(
+    attempt: pathlib.Path,
+    *,
+    stop: Any = None,
+    clock: Callable[[], float] = lambda: 0.0,
+    level: str = "epoch",
+    policy: str = "derived",
+    dataset: Dataset | None = None,
+    **settings: Any,
+) -> Any:
+    """Return a small training as a network's trainer puts it together, in a folder that may hold a stopped one.
+
+    On the clock that stands still, as many steps go in one call as can.
+    """
+    import keras
+
+    from samebits.train.network import Network
+    from samebits.train.recorder import Recorder
+
+    keras.backend.clear_session()  # the same names of variables each time
+    glorot = keras.initializers.GlorotUniform
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(8, activation="relu", kernel_initializer=glorot(seed=1), name="hidden"),
+            keras.layers.Dropout(0.3, seed=2, name="dropout"),
+            keras.layers.Dense(1, kernel_initializer=glorot(seed=3), name="output"),
+        ],
+        name="net",
+    )
+    options = {"epochs": EPOCHS, "batch_size": 8, "log_every": 4, "checkpoint_every": 5, "learning_rate": 0.05}
+    config = Config(
+        training=TrainingConfig(**options | settings),
+        runtime=RuntimeConfig(promise="machine"),
+        trace=TraceConfig(level),
+    )
+    attempt.mkdir(exist_ok=True)
+    halt: Any = stop or Stop()
+    seeds = Seeds(resolve_points(56, policy, POINTS))
+    network = Network(model, dataset or make_dataset(), config, seeds, attempt, halt)
+    progress = TrainingProgress(config.training.epochs, STEPS)
+    return network.make_training(
+        Batches(network.dataset.train, seeds, config.training), Recorder(attempt, progress, clock)
+    )
+
+
+def train(attempt: pathlib.Path, **options: Any) -> dict[str, Any]:
+    """Train to the end; return the digests of everything that the last epoch left, and where it was resumed."""
+    training = make_training(attempt, **options)
+    resumed_at = training.run()
+    last = training.recorder.read_complete_trace()[-1]
+    return {
+        "weights": last["weights"],
+        "optimizer": last["optimizer"],
+        "logits": training.logits.tobytes(),
+        "metrics": (attempt / METRICS).read_bytes(),
+        "trace": [row for row in read_rows(attempt / TRACE) if "step" not in row],
+        "resumed_at": resumed_at,
+    }
+
+
+def stop(attempt: pathlib.Path, at: int = 9, **options: Any) -> list[pathlib.Path]:
+    """Stop a training, step by step, at one of its looks; return its checkpoints, oldest first."""
+    with pytest.raises(StopRequestedError):
+        make_training(attempt, stop=Stop(at), **{"clock": leaping()} | options).run()
+    return sorted(attempt.glob("checkpoint-*"))
+
+
+@pytest.fixture(scope="module")
+def whole(deterministic: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what an undisturbed training leaves."""
+    return train(tmp_path_factory.mktemp("whole"))
+
+
+# --- steps ---
+
+
+def test_how_many_steps_go_in_one_call_decides_no_bits(tmp_path: pathlib.Path, whole: dict[str, Any]) -> None:
+    """As many as can, one, and one with all its gradients recorded: every row and digest is the same."""
+    looks = [Stop(), Stop()]
+    many = train(tmp_path / "many", stop=looks[0])
+    one = train(tmp_path / "one", clock=leaping(), stop=looks[1])
+    traced = train(tmp_path / "traced", level="stage")
+    rows = [row for row in read_rows(tmp_path / "traced" / TRACE) if "gradients" in row]
+
+    assert whole == many == one == traced
+    assert looks[0].looks < looks[1].looks == STEPS * EPOCHS == len(rows)
+    assert "net/hidden/kernel" in rows[0]["gradients"]
+
+
+def test_metrics_are_logged_as_often_as_asked(tmp_path: pathlib.Path) -> None:
+    """A row per `log_every` steps, and one at each epoch's end with the validation's metrics."""
+    train(tmp_path / "run", log_every=2)
+    places = [(row["epoch"], row["step"], "val_loss" in row) for row in read_rows(tmp_path / "run" / METRICS)]
+
+    assert [(1, 2, False), (1, 4, False), (1, 6, True), (2, 2, False)] == places[:4]
+    assert 3 * EPOCHS == len(places)
+
+
+def test_a_short_epoch_takes_fewer_steps(tmp_path: pathlib.Path) -> None:
+    """`steps_per_epoch` cuts an epoch, and never makes it longer."""
+    train(tmp_path / "cut", steps_per_epoch=2, level="step")
+    train(tmp_path / "long", steps_per_epoch=99, level="step")
+    steps = [sum("step" in row for row in read_rows(tmp_path / name / TRACE)) for name in ("cut", "long")]
+
+    assert [2 * EPOCHS, STEPS * EPOCHS] == steps
+
+
+def test_a_loss_that_is_not_finite_is_an_error_that_names_the_step(tmp_path: pathlib.Path) -> None:
+    """The first one ends the training."""
+    dataset = make_dataset()
+    dataset.train.inputs[:] = np.inf
+
+    with pytest.raises(TrainingError, match="loss in epoch 1, step 1 is not finite"):
+        train(tmp_path / "run", dataset=dataset)
+
+
+def test_a_draw_from_a_global_generator_ends_the_training(tmp_path: pathlib.Path) -> None:
+    """It is noticed after the next call of steps."""
+    state, training = random.getstate(), make_training(tmp_path / "run", clock=leaping())
+    training.stop_requested = lambda: random.random() < 0  # noqa: S311
+
+    with pytest.raises(UncoveredDrawError, match=r"python/random moved in epoch 1, step 2"):
+        training.run()
+    random.setstate(state)
+
+
+# --- stopped and resumed ---
+
+
+@pytest.mark.parametrize("at", [1, STEPS, STEPS + 3, STEPS * EPOCHS])
+def test_a_stopped_training_resumes_to_the_same_bits(tmp_path: pathlib.Path, whole: dict[str, Any], at: int) -> None:
+    """At the first step, in the middle, and at the last of an epoch: all rows and digests are the undisturbed ones."""
+    stop(tmp_path / "run", at)
+    resumed = train(tmp_path / "run")
+    epoch, step = divmod(at - 1, STEPS)
+
+    assert {"epoch": epoch + 1, "step": step + 1} == resumed["resumed_at"]
+    assert whole | {"resumed_at": resumed["resumed_at"]} == resumed
+
+
+def test_a_checkpoint_without_the_optimizer_is_seen(tmp_path: pathlib.Path, whole: dict[str, Any]) -> None:
+    """Negative control: where the optimizer's state is forgotten, the resumed bits differ."""
+    stop(tmp_path / "run")
+    training = make_training(tmp_path / "run")
+    training.checkpoints._variables = {n: v for n, v in training.checkpoints._variables.items() if "adam" not in n}
+    training.run()
+
+    assert whole["weights"] != training.recorder.read_complete_trace()[-1]["weights"]
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "empty"])
+def test_a_damaged_checkpoint_costs_steps_and_no_bits(
+    tmp_path: pathlib.Path, whole: dict[str, Any], damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one before it is used, and the log says so."""
+    before, newest = stop(tmp_path / "run", 9)
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes({"a flipped bit": bytes(data), "cut short": bytes(data[:1000]), "empty": b""}[damage])
+    resumed = train(tmp_path / "run")
+
+    assert "checkpoint-00002-00000000.arrays" == before.name
+    assert {"epoch": 2, "step": 0} == resumed["resumed_at"]
+    assert whole | {"resumed_at": resumed["resumed_at"]} == resumed
+    assert f"checkpoint {newest.name} is damaged and left out" in caplog.text
+
+
+def test_lost_rows_cost_their_checkpoint(
+    tmp_path: pathlib.Path, whole: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A checkpoint that counts rows which are gone is left out."""
+    newest = stop(tmp_path / "run", 17)[-1]
+    metrics = tmp_path / "run" / METRICS
+    metrics.write_bytes(b"".join(metrics.read_bytes().splitlines(keepends=True)[:-1]))
+    resumed = train(tmp_path / "run")
+
+    assert {"epoch": 3, "step": 0} == resumed["resumed_at"]
+    assert whole | {"resumed_at": resumed["resumed_at"]} == resumed
+    assert f"{newest.name} is left out: rows before it are lost in ['{METRICS}']" in caplog.text
+
+
+def test_a_training_that_lost_its_trace_begins_anew(tmp_path: pathlib.Path, whole: dict[str, Any]) -> None:
+    """No checkpoint can be trusted to belong to it."""
+    stop(tmp_path / "run")
+    (tmp_path / "run" / TRACE).write_bytes(b"")
+
+    assert whole == train(tmp_path / "run")
+
+
+def test_other_data_are_refused_and_the_checkpoints_stay(tmp_path: pathlib.Path, whole: dict[str, Any]) -> None:
+    """The arrays that differ are named; with the first data back the training ends as always."""
+    kept = stop(tmp_path / "run")
+    dataset = make_dataset()
+    dataset.validation.inputs[3, 2] += 1
+
+    with pytest.raises(DataError, match="received others as validation/inputs; fix: bring back the file"):
+        train(tmp_path / "run", dataset=dataset)
+
+    assert kept == sorted((tmp_path / "run").glob("checkpoint-*"))
+    assert whole["weights"] == train(tmp_path / "run")["weights"]
+
+
+def test_unseeded_data_that_changed_begin_anew(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    """To resume would validate on rows that were trained on."""
+    stop(tmp_path / "run", policy="unseeded")
+    dataset = make_dataset()
+    dataset.train.inputs[0, 0] += 1
+    resumed = train(tmp_path / "run", policy="unseeded", dataset=dataset)
+
+    assert resumed["resumed_at"] is None
+    assert "the run begins anew: its data are unseeded" in caplog.text
+
+
+# --- faults in what is written ---
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, name: str, at: int) -> None:
+    """Let one function of `core.files` fail at its nth call, as on a full disk."""
+    function, calls = getattr(files, name), itertools.count(1)
+
+    def failing(path: pathlib.Path, *arguments: Any) -> None:
+        if next(calls) == at:
+            raise files.storage_error(path, OSError(28, "No space left on device"))
+        function(path, *arguments)
+
+    monkeypatch.setattr(files, name, failing)
+
+
+@pytest.mark.parametrize(("name", "at"), [("append_row", 1), ("append_row", 6), ("write_arrays", 1), ("sync_file", 5)])
+def test_a_full_disk_costs_no_bits(
+    tmp_path: pathlib.Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str, at: int
+) -> None:
+    """The error names a file of the run; with room again the training ends as an undisturbed one."""
+    with monkeypatch.context() as patched:
+        fail_at(patched, name, at)
+        with pytest.raises(RecordError, match=r"run/.* could not be written"):
+            train(tmp_path / "run")
+    resumed = train(tmp_path / "run")
+
+    assert whole | {"resumed_at": resumed["resumed_at"]} == resumed
+
+
+def test_a_record_that_was_cut_under_the_run_is_noticed(tmp_path: pathlib.Path) -> None:
+    """A finished training counts its rows."""
+    training = make_training(tmp_path / "run")
+    training.run()
+    (tmp_path / "run" / METRICS).write_bytes(b"")
+
+    with pytest.raises(RecordError, match=r"metrics\.jsonl was changed by somebody else"):
+        training.recorder.read_complete_trace()
+
+
+def test_a_checkpoint_is_written_after_its_rows(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row that it counts is on the disk when it is written; only the newest two stay."""
+    write_arrays, counted = files.write_arrays, []
+
+    def checked(path: pathlib.Path, arrays: Any) -> None:
+        counts = json.loads(arrays["state"].tobytes())["rows"]
+        counted.append({kind: len(read_rows(tmp_path / "run" / kind)) for kind in counts} == counts)
+        write_arrays(path, arrays)
+
+    monkeypatch.setattr(files, "write_arrays", checked)
+    train(tmp_path / "run")
+
+    assert [True] * 2 * EPOCHS == counted
+    assert 2 == len(list((tmp_path / "run").glob("checkpoint-*")))
+
+
+def test_seconds_are_counted_once(tmp_path: pathlib.Path) -> None:
+    """The phases add up to the time on the clock from the recorder's beginning."""
+    clock = itertools.count(0.0, 1.0).__next__
+    training = make_training(tmp_path / "run", clock=clock)
+    training.run()
+    phases = training.recorder.phases()
+
+    assert {"prepare_s", "first_step_s", "evaluate_s", "record_s", "steps_s"} == phases.keys()
+    assert clock() - 1 == sum(phases.values())
+    assert (1, 1, EPOCHS) == (phases["prepare_s"], phases["first_step_s"], phases["evaluate_s"])
+
+
+def test_short_names_stand_for_what_can_be_imported() -> None:
+    """Each leads to a function or class."""
+    from samebits.core.short_names import LOSSES, OPTIMIZERS
+
+    for target in {**LOSSES, **OPTIMIZERS}.values():
+        module, _, name = target.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name))

@@ -94,7 +94,7 @@ def is_current(venv, state):
 def locked(lock, accept):
     """Return the blocks (requirement and hashes) of a lock whose package is accepted."""
     blocks = re.split(r"^(?=[a-z0-9])", lock.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return "".join(block for block in blocks if "==" in block and accept(block.split("==")[0]))
+    return [block for block in blocks if "==" in block and accept(block.split("==")[0])]
 
 
 def run(command, environment=None):
@@ -157,7 +157,7 @@ def install(venv, lock):
     if reason:
         print("uv could not install the packages (%s); pip does it, which takes longer" % reason, flush=True)
         listed = venv / "without-uv.txt"
-        listed.write_text(locked(lock, "uv".__ne__), encoding="utf-8")
+        listed.write_text("".join(locked(lock, "uv".__ne__)), encoding="utf-8")
         must(pip(venv, *options, "-r", str(listed)))
         listed.unlink()
 
@@ -196,7 +196,7 @@ def build(venv):
     subprocess.check_call([sys.executable, "-m", "venv", str(venv)])
     listed = venv / "tools.txt"
     for tools in (BUILD_TOOLS + ("uv",), BUILD_TOOLS):
-        listed.write_text(locked(TRAINING, tools.__contains__), encoding="utf-8")
+        listed.write_text("".join(locked(TRAINING, tools.__contains__)), encoding="utf-8")
         reason = pip(venv, *OPTIONS, "--no-compile", "-r", str(listed))
         if not reason:
             break
@@ -211,13 +211,13 @@ def update(venv, state):
     """Install what is missing; start again where something else was installed. The stamp comes last."""
     training, have = state[:3], read_stamp(venv)
     other_dev = len(state) > len(training) and any(line.startswith(b"dev ") for line in have)
-    count = locked(TRAINING, bool).count("==")
+    count = len(locked(TRAINING, bool))
     if not is_current(venv, training) or other_dev:
         print("setting up %s: %d pinned packages, once; this takes about half a minute" % (venv, count), flush=True)
         build(venv)
         write_stamp(venv, training)
     if not is_current(venv, state):
-        count = locked(DEV, bool).count("==")
+        count = len(locked(DEV, bool))
         print("adding the test and lint tools to %s: %d pinned packages, once" % (venv, count), flush=True)
         install(venv, DEV)
         write_stamp(venv, state)

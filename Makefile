@@ -35,7 +35,7 @@ NETWORK ?= none
 DO ?= make help
 VENV_PYTHON := .venv/bin/python
 CONTAINER = $(PYTHON) scripts/container.py --engine='$(ENGINE)' --tag='$(IMAGE)' --base='$(BASE_IMAGE)' --variant='$(VARIANT)'
-INSIDE = $(CONTAINER) --mounts='$(MOUNTS)' --user='$(USER_ID)' --network='$(NETWORK)' run
+INSIDE = $(CONTAINER) --mounts='$(MOUNTS)' --user='$(USER_ID)' --network='$(NETWORK)'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev train resume seeds comet verify explain report watch rounds golden golden-update audit doctor new torture prune portability zoo bench bench-growth bench-many roofline study variance bagging test lint format lock image image-verify docker-train docker-test docker-run clean
@@ -140,13 +140,13 @@ image-verify: ## build the image twice, without cache, and compare every file
 	@$(CONTAINER) verify
 
 docker-train: ## train in the container, without network and on a read-only root: make docker-train SEED=56
-	@$(INSIDE) .venv/bin/python scripts/train.py 'seed.root=$(SEED)' $(if $(CONFIRM),confirm=true) $(OVERRIDES)
+	@$(INSIDE) run .venv/bin/python scripts/train.py 'seed.root=$(SEED)' $(if $(CONFIRM),confirm=true) $(OVERRIDES)
 
 docker-test: ## run the tests in the container: make docker-test [TESTS="-k seeds"]
-	@$(INSIDE) make test 'TESTS=-p no:cacheprovider $(subst ','\'',$(TESTS))'
+	@$(INSIDE) --target=test run make test 'TESTS=-p no:cacheprovider $(subst ','\'',$(TESTS))'
 
 docker-run: ## run any command in the container: make docker-run DO="make golden EXPERIMENTS=smoke"
-	@$(INSIDE) $(DO)
+	@$(INSIDE) run $(DO)
 
 prune: setup ## say what stopped, doubled and left-over runs take: make prune KEEP=1; remove it with CONFIRM=yes
 	@$(VENV_PYTHON) scripts/prune.py $(if $(KEEP),--keep='$(KEEP)') $(if $(CONFIRM),--yes)

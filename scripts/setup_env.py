@@ -101,8 +101,8 @@ def run(command, environment=None):
     """Run an installer; returns the reason why it failed, or an empty text."""
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     lines = [line.strip() for line in done.stdout.decode("utf-8", "replace").splitlines() if line.strip()]
-    reason = [line for line in lines if line.lower().startswith("error")] or lines[-3:]
-    return "" if done.returncode == 0 else " ".join(reason) or "exit code %d" % done.returncode
+    errors = [number for number, line in enumerate(lines) if line.lower().startswith("error")] or [-3]
+    return "" if done.returncode == 0 else " ".join(lines[errors[0] :][:6]) or "exit code %d" % done.returncode
 
 
 def pip(venv, *arguments):

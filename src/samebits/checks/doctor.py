@@ -17,7 +17,7 @@ from samebits.checks.source_scan import scan
 from samebits.core.config import Config
 from samebits.core.errors import MachineError, SamebitsError
 from samebits.runs.folder import read_json
-from samebits.runtime.lockfile import locked_versions, normalise, read_lock
+from samebits.runtime.lockfile import DEV_LOCK, LOCK, locked_versions, normalise, read_lock
 from samebits.runtime.machine import ARITHMETIC_PACKAGES, describe_git, package_versions
 from samebits.runtime.pins import KEPT, SCRUBBED_PREFIXES, check_machine, child_environment
 
@@ -28,7 +28,7 @@ IMAGE_FILES = (
     "Dockerfile", "Dockerfile.*", "*.Dockerfile", "Containerfile", "compose.y*ml", "docker-compose*.y*ml",
     ".gitlab-ci.yml", ".devcontainer/*", ".github/workflows/*.y*ml", ".github/actions/*/action.y*ml",
 )  # fmt: skip
-NOT_LOCKED = {"pip"}  # comes with the virtual environment
+NOT_LOCKED = {"pip", "uv"}  # they install; nothing that runs depends on their version
 # Variables that a training inherits and that change which code or data it meets.
 REACHING = ("LD_LIBRARY_PATH", "LD_AUDIT", *KEPT)
 Compose = Callable[[list[str]], Config]
@@ -85,10 +85,11 @@ def check_tags(root: pathlib.Path) -> Iterator[Finding]:
 
 
 def check_lock(root: pathlib.Path) -> Iterator[Finding]:
-    """Find requirements of the lock that are not exact or have no hash."""
+    """Find requirements of the locks that are not exact or have no hash."""
     again = "make lock writes it anew from pyproject.toml"
-    for number, words, hashed in read_lock(root):
-        where = f"requirements.lock:{number}"
+    lines = ((lock, *line) for lock in (LOCK, DEV_LOCK) for line in read_lock(root, lock))
+    for name, number, words, hashed in lines:
+        where = f"{name}:{number}"
         try:
             exact = re.fullmatch(r"==[^*,]+", str(Requirement(words).specifier)) is not None
         except InvalidRequirement:
@@ -100,14 +101,15 @@ def check_lock(root: pathlib.Path) -> Iterator[Finding]:
 
 
 def check_dependencies(root: pathlib.Path) -> Iterator[Finding]:
-    """Find dependencies of pyproject.toml that the lock does not serve, or that decide bits and are open."""
-    locked = locked_versions(root)
+    """Find dependencies of pyproject.toml that the locks do not serve, or that decide bits and are open."""
+    locked = locked_versions(root, DEV_LOCK) | locked_versions(root)
     try:
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         yield Finding("pyproject.toml", f"cannot be read: {error}", "mend it: expected TOML")
         return
-    for words in (*project["project"]["dependencies"], *project.get("dependency-groups", {}).get("dev", ())):
+    groups = project.get("dependency-groups", {})
+    for words in (*project["project"]["dependencies"], *groups.get("setup", ()), *groups.get("dev", ())):
         try:
             requirement = Requirement(words)
         except InvalidRequirement:
@@ -126,8 +128,9 @@ def check_dependencies(root: pathlib.Path) -> Iterator[Finding]:
 
 
 def check_installed(root: pathlib.Path, installed: Mapping[str, str]) -> Iterator[Finding]:
-    """Find packages of this environment that differ from the lock."""
-    locked = locked_versions(root)
+    """Find packages of this environment that differ from the locks; the test and lint tools may be absent."""
+    dev = locked_versions(root, DEV_LOCK)
+    locked = locked_versions(root) | {name: version for name, version in dev.items() if name in installed}
     for name in sorted({*locked, *installed} - NOT_LOCKED):
         if locked.get(name) != installed.get(name):
             received = f"{installed.get(name, 'nothing')} is installed, {locked.get(name, 'nothing')} is locked"

@@ -224,7 +224,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tag", default="samebits", help="the image's name")
     parser.add_argument("--base", default="", help="another base image than the Dockerfile's")
     parser.add_argument("--variant", default="cpu", choices=("cpu", "gpu"))
-    parser.add_argument("--target", default="train", choices=("train", "test"), help="test adds the test and lint tools")
+    parser.add_argument("--target", default="train", choices=("train", "test"), help="test adds the test tools")
     parser.add_argument("--as-is", action="store_true", help="run the image that is there, old or not")
     parser.add_argument("--mounts", type=pathlib.Path, help="folder with runs and .cache; none: the project's")
     parser.add_argument("--user", default="", help="uid:gid in the container; none: the caller")

@@ -1,4 +1,4 @@
-"""Reads requirements.lock: which packages it names, in which version, and which of them have a hash."""
+"""Reads the locks: which packages they name, in which version, and which of them have a hash."""
 
 import pathlib
 import re
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-LOCK = "requirements.lock"
+LOCK = "requirements.lock"  # what training needs
+DEV_LOCK = "requirements-dev.lock"  # the test and lint tools
 
 
 def normalise(name: str) -> str:
@@ -14,10 +15,10 @@ def normalise(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def read_lock(root: pathlib.Path) -> Iterator[tuple[int, str, bool]]:
-    """Yield (line, requirement, whether it has a hash) of every package of the lock."""
+def read_lock(root: pathlib.Path, name: str = LOCK) -> Iterator[tuple[int, str, bool]]:
+    """Yield (line, requirement, whether it has a hash) of every package of a lock."""
     number, words, hashed = 0, "", False
-    for count, line in enumerate((root / LOCK).read_text(encoding="utf-8").splitlines(), 1):
+    for count, line in enumerate((root / name).read_text(encoding="utf-8").splitlines(), 1):
         if line[:1] not in ("", "#", " ", "\t"):
             if words:
                 yield number, words, hashed
@@ -27,10 +28,10 @@ def read_lock(root: pathlib.Path) -> Iterator[tuple[int, str, bool]]:
         yield number, words, hashed
 
 
-def locked_versions(root: pathlib.Path) -> dict[str, str]:
-    """Return the version of every package that the lock installs on this Python and system, by normalised name."""
+def locked_versions(root: pathlib.Path, name: str = LOCK) -> dict[str, str]:
+    """Return the version of every package that a lock installs on this Python and system, by normalised name."""
     versions = {}
-    for _, words, _ in read_lock(root):
+    for _, words, _ in read_lock(root, name):
         try:
             requirement = Requirement(words)
         except InvalidRequirement:  # doctor names it

@@ -1,4 +1,5 @@
-# The project's image: what the lock names, the code, make, and nothing to compile with. `make image` builds it.
+# The project's image: what requirements.lock names, the code, make, and nothing to compile with. `make image` builds it.
+# The stage `test` adds the test and lint tools; `make docker-test` builds that.
 # The digest below is the one seen in public Dockerfiles (Python 3.12.14, August 2026). It was not looked up at a registry; where one is
 # reached, confirm it: docker buildx imagetools inspect python:3.12-slim-bookworm
 ARG BASE_IMAGE=python:3.12-slim-bookworm@sha256:a116514e19457bcb7af7efe9c3dd0b9b71e85b317694e7882a1c52aa15a78134
@@ -25,7 +26,7 @@ COPY . ./
 RUN ln -s /opt/venv .venv && mkdir -p runs .cache && find . \( -type d -exec chmod 0755 {} + \) -o \( -type f -exec chmod 0644 {} + \) && \
     chown 10001:10001 runs .cache
 
-FROM ${BASE_IMAGE}
+FROM ${BASE_IMAGE} AS train
 # make comes by version; Debian 12 never changed it. User 10001 may be replaced by any other: nothing in the image needs to be written.
 RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends make=4.3-4.1 >/dev/null && \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/cache/ldconfig/aux-cache /var/lib/dpkg/*-old /var/log/* && \
@@ -46,3 +47,15 @@ LABEL org.opencontainers.image.title="samebits" \
       org.opencontainers.image.base.name="${BASE_IMAGE}" \
       org.opencontainers.image.revision="${REVISION}" \
       samebits.context="${CONTEXT_DIGEST}"
+
+FROM train AS test
+USER root
+RUN --mount=type=secret,id=ca,target=/run/ca.pem,mode=0444 \
+    if [ -s /run/ca.pem ]; then export PIP_CERT=/run/ca.pem SSL_CERT_FILE=/run/ca.pem; fi && \
+    PIP_NO_CACHE_DIR=1 python3 scripts/setup_env.py --dev /opt/venv && \
+    { PYTHONHASHSEED=0 /opt/venv/bin/python -m compileall -qq --invalidation-mode checked-hash /opt/venv/lib || true; } && \
+    rm -rf /opt/venv.lock /tmp/* /tmp/.[!.]*
+USER 10001:10001
+
+# A build that names no stage makes the image without the test tools.
+FROM train

@@ -35,16 +35,19 @@ NETWORK ?= none
 DO ?= make help
 VENV_PYTHON := .venv/bin/python
 CONTAINER = $(PYTHON) scripts/container.py --engine='$(ENGINE)' --tag='$(IMAGE)' --base='$(BASE_IMAGE)' --variant='$(VARIANT)'
-INSIDE = $(CONTAINER) --mounts='$(MOUNTS)' --user='$(USER_ID)' --network='$(NETWORK)' run
+INSIDE = $(CONTAINER) --mounts='$(MOUNTS)' --user='$(USER_ID)' --network='$(NETWORK)'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train resume seeds comet verify explain report watch rounds golden golden-update audit doctor new torture prune portability zoo bench bench-growth bench-many roofline study variance bagging test lint format lock image image-verify docker-train docker-test docker-run clean
+.PHONY: help setup setup-dev train resume seeds comet verify explain report watch rounds golden golden-update audit doctor new torture prune portability zoo bench bench-growth bench-many roofline study variance bagging test lint format lock image image-verify docker-train docker-test docker-run clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 setup: ## build .venv from requirements.lock, once
 	@$(PYTHON) scripts/setup_env.py
+
+setup-dev: ## the same, and add the test and lint tools of requirements-dev.lock
+	@$(PYTHON) scripts/setup_env.py --dev
 
 train: setup ## train one run: make train SEED=56 [OVERRIDES="training.epochs=3"]; every fold: OVERRIDES=training=kfold
 	@$(VENV_PYTHON) scripts/train.py 'seed.root=$(SEED)' $(if $(CONFIRM),confirm=true) $(OVERRIDES)
@@ -112,22 +115,22 @@ roofline: setup ## what bounds a step: operations and bytes counted, against thi
 bench-many: setup ## what 10,000 finished runs cost the summary of a study and the report: make bench-many [PICTURE=…]
 	@PYTHONPATH=src $(VENV_PYTHON) tools/benchmarks/many_runs.py $(if $(PICTURE),--out='$(PICTURE)')
 
-test: setup ## set up and run the tests: make test [TESTS="-k seeds"]
+test: setup-dev ## set up and run the tests: make test [TESTS="-k seeds"]
 	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder $(TESTS)
 
-lint: setup ## check style, types and layers
+lint: setup-dev ## check style, types and layers
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && PYTHONPATH=src .venv/bin/lint-imports
 
-format: setup ## rewrite the code in the project's style
+format: setup-dev ## rewrite the code in the project's style
 	@.venv/bin/ruff check --fix-only . && .venv/bin/ruff format .
 
-lock: setup ## write requirements.lock anew from pyproject.toml, with hashes and no index address
+lock: setup-dev ## write both locks anew from pyproject.toml, with hashes and no index address
 	@$(VENV_PYTHON) tools/lock.py
 
 doctor: setup ## list what weakens the promise in this copy: moving tags, loose versions, randomness, goldens
 	@$(VENV_PYTHON) scripts/doctor.py
 
-new: setup ## make a project of your own from this one: make new DEST=../my-study [NAME=my-study]
+new: setup-dev ## make a project of your own from this one: make new DEST=../my-study [NAME=my-study]
 	@$(VENV_PYTHON) -m copier copy --vcs-ref="$$(git rev-parse HEAD 2>/dev/null)" $(if $(NAME),--defaults --data='name=$(NAME)') '$(CURDIR)' '$(or $(DEST),$(error DEST expected, as in make new DEST=../my-study))'
 
 image: ## build the container image, by docker, podman or buildah: make image [ENGINE=podman] [VARIANT=gpu]
@@ -137,13 +140,13 @@ image-verify: ## build the image twice, without cache, and compare every file
 	@$(CONTAINER) verify
 
 docker-train: ## train in the container, without network and on a read-only root: make docker-train SEED=56
-	@$(INSIDE) .venv/bin/python scripts/train.py 'seed.root=$(SEED)' $(if $(CONFIRM),confirm=true) $(OVERRIDES)
+	@$(INSIDE) run .venv/bin/python scripts/train.py 'seed.root=$(SEED)' $(if $(CONFIRM),confirm=true) $(OVERRIDES)
 
 docker-test: ## run the tests in the container: make docker-test [TESTS="-k seeds"]
-	@$(INSIDE) make test 'TESTS=-p no:cacheprovider $(subst ','\'',$(TESTS))'
+	@$(INSIDE) --target=test run make test 'TESTS=-p no:cacheprovider $(subst ','\'',$(TESTS))'
 
 docker-run: ## run any command in the container: make docker-run DO="make golden EXPERIMENTS=smoke"
-	@$(INSIDE) $(DO)
+	@$(INSIDE) run $(DO)
 
 prune: setup ## say what stopped, doubled and left-over runs take: make prune KEEP=1; remove it with CONFIRM=yes
 	@$(VENV_PYTHON) scripts/prune.py $(if $(KEEP),--keep='$(KEEP)') $(if $(CONFIRM),--yes)

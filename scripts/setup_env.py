@@ -1,21 +1,44 @@
-"""Build `.venv` from `requirements.lock`, once; a second call only checks that it is current.
+"""Build `.venv` from the locks, once; a second call only checks that it is current.
 
-Usage: python3 scripts/setup_env.py [VENV]      (default: .venv; `make setup` calls this)
+Usage: python3 scripts/setup_env.py [--dev] [VENV]      (default: .venv; `make setup` calls this)
 
-Every package is installed by its SHA-256 hash. The two that are built from source are built with the
-setuptools and wheel of the lock, so that nothing unpinned is fetched. Only the standard library is used.
+requirements.lock holds what training needs; with --dev also requirements-dev.lock, the test and lint tools. Every
+package is installed by its SHA-256 hash. pip installs uv, and uv installs the rest; where uv cannot be had or fails,
+pip does it alone. Packages without a wheel are built with the setuptools and wheel of the lock, so that nothing
+unpinned is fetched. Only the standard library is used.
 """
 
+import ast
 import hashlib
+import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 
 OLDEST, NEWEST = (3, 11), (3, 13)
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-LOCK = ROOT / "requirements.lock"
+TRAINING, DEV = ROOT / "requirements.lock", ROOT / "requirements-dev.lock"
 BUILD_TOOLS = ("packaging", "setuptools", "wheel")
+OPTIONS = ["install", "--require-hashes", "--no-deps"]
+# uv's variable for each of pip's settings. find-links is here too, but uv wants commas between its values.
+UV_VARIABLES = {
+    "index-url": ("UV_DEFAULT_INDEX",),
+    "extra-index-url": ("UV_INDEX",),
+    "no-index": ("UV_NO_INDEX",),
+    "find-links": ("UV_FIND_LINKS",),
+    "trusted-host": ("UV_INSECURE_HOST",),
+    "cert": ("SSL_CERT_FILE",),
+    "client-cert": ("SSL_CLIENT_CERT",),
+    "proxy": ("HTTP_PROXY", "HTTPS_PROXY"),
+    "timeout": ("UV_HTTP_TIMEOUT",),
+    "default-timeout": ("UV_HTTP_TIMEOUT",),
+    "no-cache-dir": ("UV_NO_CACHE",),
+}
+SHIM = """#!/bin/sh
+exec "$(dirname "$0")/python" -P -m samebits "$@"
+"""
 
 
 def fail(message, code=2):
@@ -25,7 +48,7 @@ def fail(message, code=2):
 
 
 def check_interpreter():
-    """Refuse a Python that the lock does not serve, or one without venv."""
+    """Refuse a Python that the locks do not serve, or one without venv."""
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         fail(
             "Python %d.%d to %d.%d expected, received %d.%d (%s); fix: make train PYTHON=/path/to/python3.12"
@@ -41,60 +64,177 @@ def check_interpreter():
         )
 
 
-def wanted_state():
-    """Return what the environment must have been built from: the lock's digest and the Python."""
-    lock = hashlib.sha256(LOCK.read_bytes()).hexdigest()
-    return "lock %s\npython %d.%d.%d\nsource %s\n" % ((lock,) + sys.version_info[:3] + (ROOT / "src",))
+def wanted_state(dev):
+    """Return what the environment must have been built from, as the stamp's lines: locks, Python, and place."""
+    lines = [b"lock " + hashlib.sha256(TRAINING.read_bytes()).hexdigest().encode()]
+    lines += [b"python %d.%d.%d" % sys.version_info[:3], b"project " + os.fsencode(ROOT)]
+    if dev:
+        lines.append(b"dev " + hashlib.sha256(DEV.read_bytes()).hexdigest().encode())
+    return lines
 
 
-def locked_requirements(names):
-    """Return the blocks (requirement and hashes) of some packages of the lock."""
-    blocks, block = [], []
-    for line in LOCK.read_text().splitlines(True):
-        if not line[0].isspace():
-            block = []
-            blocks.append(block)
-        block.append(line)
-    return "".join("".join(b) for b in blocks if b[0].split("==")[0] in names)
+def read_stamp(venv):
+    """Return the lines of what the environment was built from; none of one that is not there or half built."""
+    stamp = venv / "samebits-state"
+    return stamp.read_bytes().splitlines() if stamp.exists() else []
+
+
+def write_stamp(venv, state):
+    """Say, in one step, what the environment was built from."""
+    partial = venv / "samebits-state.partial"
+    partial.write_bytes(b"\n".join(state) + b"\n")
+    partial.replace(venv / "samebits-state")
+
+
+def is_current(venv, state):
+    """Return whether all that is wanted is installed; more may be."""
+    return set(state) <= set(read_stamp(venv))
+
+
+def locked(lock, accept):
+    """Return the blocks (requirement and hashes) of a lock whose package is accepted."""
+    blocks = re.split(r"^(?=[a-z0-9])", lock.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [block for block in blocks if "==" in block and accept(block.split("==")[0])]
+
+
+def run(command, environment=None):
+    """Run an installer; returns the reason why it failed, or an empty text."""
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    lines = [line.strip() for line in done.stdout.decode("utf-8", "replace").splitlines() if line.strip()]
+    errors = [number for number, line in enumerate(lines) if line.lower().startswith("error")] or [-3]
+    return "" if done.returncode == 0 else " ".join(lines[errors[0] :][:6]) or "exit code %d" % done.returncode
 
 
 def pip(venv, *arguments):
-    """Run the environment's pip; stop with its output when it fails."""
-    python = venv / "bin" / "python"
-    command = [str(python), "-m", "pip", "-qq", "--disable-pip-version-check", "--no-input", *arguments]
-    if subprocess.call(command) != 0:
-        fail("pip could not install the pinned packages (its reason is above); fix that and run make again", code=1)
+    """Run the environment's pip; returns the reason why it failed, or an empty text."""
+    command = [str(venv / "bin" / "python"), "-m", "pip", "-qq", "--disable-pip-version-check", "--no-input"]
+    return run(command + list(arguments))
 
 
-def build(venv, state):
-    """Make the environment from nothing and stamp it, last of all, with what it was built from."""
-    packages = sum("==" in line for line in LOCK.read_text().splitlines())
-    print("setting up %s: %d pinned packages, once; this takes a minute or two" % (venv, packages), flush=True)
+def pip_settings(venv):
+    """Return this machine's settings of pip by name: files, then what is for `install` alone, then variables."""
+    command = [str(venv / "bin" / "python"), "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout.decode("utf-8", "replace")
+    found = re.findall(r"^(global|install|:env:)\.([\w-]+)=(.*)$", listed, re.MULTILINE)
+    order = ("global", "install", ":env:")
+    settings = {}
+    for _, name, value in sorted(found, key=lambda one: order.index(one[0])):
+        settings[name] = str(ast.literal_eval(value))
+    return settings
+
+
+def uv_environment(settings, environment):
+    """Return the variables that let uv use pip's indexes, proxy and certificates. What is set for uv itself stays.
+
+    uv looks at every index, as pip does: the hash decides what is installed. It trusts the machine's certificates.
+    """
+    values = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_SYSTEM_CERTS": "1"}
+    for name, value in settings.items():
+        words = value.split()
+        if words and not (name.startswith("no-") and value.lower() in ("0", "false", "no", "off")):
+            for variable in UV_VARIABLES.get(name, ()):
+                values[variable] = ("," if name == "find-links" else " ").join(words)
+    own = {name: value for name, value in environment.items() if name.startswith("UV_")}
+    return {**environment, **values, **own}
+
+
+def uv(venv, *arguments):
+    """Run the environment's uv, with pip's settings; returns the reason why it failed, or an empty text.
+
+    uv links files from its cache, or copies them where the cache lies on another file system.
+    """
+    program = venv / "bin" / "uv"
+    if not program.exists():
+        return "it could not be installed"
+    return run([str(program), "-q", "pip"] + list(arguments), uv_environment(pip_settings(venv), os.environ))
+
+
+def install(venv, lock):
+    """Install the packages of a lock into the environment, by uv or else by pip; stop where neither can."""
+    options = OPTIONS + ["--no-build-isolation"]
+    python = str(venv / "bin" / "python")
+    reason = uv(venv, *options, "--python", python, "-r", str(lock))
+    if reason:
+        print("uv could not install the packages (%s); pip does it, which takes longer" % reason, flush=True)
+        listed = venv / "without-uv.txt"
+        listed.write_text("".join(locked(lock, "uv".__ne__)), encoding="utf-8")
+        must(pip(venv, *options, "-r", str(listed)))
+        listed.unlink()
+
+
+def must(reason):
+    """Stop where an installer failed."""
+    if reason:
+        fail("the pinned packages could not be installed: %s; fix that and run the command again" % reason, code=1)
+
+
+def write_import_path(venv):
+    """Let the environment's Python find the project's packages, wherever the project lies.
+
+    Python reads .pth files in the locale's encoding: so the line is ASCII, and relative to the folder that it lies in.
+    """
+    (site_packages,) = (venv / "lib").glob("python3.*/site-packages")
+    lines = []
+    for folder in (ROOT / "src", ROOT / "harness"):
+        if folder.name == "src" or folder.is_dir():
+            place = ascii(os.path.relpath(folder, os.path.realpath(site_packages)))
+            lines.append("import os, sys; sys.path.append(os.path.realpath(os.path.join(sitedir, %s)))\n" % place)
+    (site_packages / "samebits.pth").write_text("".join(lines), encoding="ascii")
+
+
+def write_shim(venv):
+    """Write the command `samebits`."""
+    path = venv / "bin" / "samebits"
+    path.write_text(SHIM, encoding="ascii")
+    path.chmod(0o755)
+
+
+def build(venv):
+    """Make the environment from nothing, with what training needs."""
     if (venv / "pyvenv.cfg").exists():
         shutil.rmtree(venv)
     subprocess.check_call([sys.executable, "-m", "venv", str(venv)])
-    tools = venv / "build-tools.txt"
-    tools.write_text(locked_requirements(BUILD_TOOLS))
-    pip(venv, "install", "--require-hashes", "-r", str(tools))
-    pip(venv, "install", "--require-hashes", "--no-build-isolation", "--no-deps", "-r", str(LOCK))
-    (site_packages,) = (venv / "lib").glob("python3.*/site-packages")
-    (site_packages / "samebits.pth").write_text("%s\n" % (ROOT / "src"))
-    stamp = venv / "samebits-state.partial"
-    stamp.write_text(state)
-    stamp.rename(venv / "samebits-state")
+    listed = venv / "tools.txt"
+    for tools in (BUILD_TOOLS + ("uv",), BUILD_TOOLS):
+        listed.write_text("".join(locked(TRAINING, tools.__contains__)), encoding="utf-8")
+        reason = pip(venv, *OPTIONS, "--no-compile", "-r", str(listed))
+        if not reason:
+            break
+    must(reason)
+    listed.unlink()
+    install(venv, TRAINING)
+    write_import_path(venv)
+    write_shim(venv)
 
 
-def main():
+def update(venv, state):
+    """Install what is missing; start again where something else was installed. The stamp comes last."""
+    training, have = state[:3], read_stamp(venv)
+    other_dev = len(state) > len(training) and any(line.startswith(b"dev ") for line in have)
+    count = len(locked(TRAINING, bool))
+    if not is_current(venv, training) or other_dev:
+        print("setting up %s: %d pinned packages, once; this takes about half a minute" % (venv, count), flush=True)
+        build(venv)
+        write_stamp(venv, training)
+    if not is_current(venv, state):
+        count = len(locked(DEV, bool))
+        print("adding the test and lint tools to %s: %d pinned packages, once" % (venv, count), flush=True)
+        install(venv, DEV)
+        write_stamp(venv, state)
+
+
+def main(arguments):
     """Build or check; two calls at once wait for each other."""
     check_interpreter()
     import fcntl  # after the check: it is missing on Windows, where a clear error above comes first
 
-    venv = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / ".venv").resolve()
+    dev = "--dev" in arguments
+    places = [word for word in arguments if word != "--dev"]
+    venv = pathlib.Path(places[0] if places else ROOT / ".venv").resolve()
     if venv.exists() and any(venv.iterdir()) and not (venv / "pyvenv.cfg").exists():
         fail("a virtual environment or nothing expected at %s, received another folder; fix: move it away" % venv)
-    state = wanted_state()
-    stamp = venv / "samebits-state"
-    if stamp.exists() and stamp.read_text() == state:
+    state = wanted_state(dev)
+    if is_current(venv, state):
         return  # nothing is written: in a container the folder may be read-only
     lock_path = venv.with_name(venv.name + ".lock")
     try:
@@ -103,9 +243,9 @@ def main():
         fail("a writable project folder expected: %s; fix: copy the project to one" % error)
     with stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        if not (stamp.exists() and stamp.read_text() == state):
-            build(venv, state)
+        if not is_current(venv, state):
+            update(venv, state)
 
 
 if __name__ == "__main__":
-    print(__doc__) if sys.argv[1:2] == ["--help"] else main()
+    print(__doc__) if sys.argv[1:2] == ["--help"] else main(sys.argv[1:])

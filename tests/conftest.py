@@ -15,7 +15,7 @@ import pytest
 from samebits.runs.folder import read_yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PROJECT_FILES = ("conf", "scripts", "src", "requirements.lock", "pyproject.toml")
+PROJECT_FILES = ("conf", "scripts", "src", "requirements.lock", "requirements-dev.lock", "pyproject.toml")
 # The package of the data and model functions, which a copy of the project names anew.
 PACKAGE = str(read_yaml(ROOT / "conf" / "data" / "synthetic.yaml")["_target_"]).partition(".")[0]
 needs_example = pytest.mark.skipif(

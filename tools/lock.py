@@ -1,17 +1,51 @@
-"""Write requirements.lock anew: every package of pyproject.toml with its SHA-256 hashes and no index address."""
+"""Write requirements.lock and requirements-dev.lock anew: SHA-256 hashes for every package, and no index address.
+
+The first holds what training needs. The second holds what the test and lint tools need on top, in versions that go
+with the first.
+"""
 
 import argparse
 import pathlib
+import re
 import subprocess
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-OPTIONS = ["--universal", "--python-version=3.11", "--generate-hashes", "--group=dev"]
+OPTIONS = ["--universal", "--python-version=3.11", "--generate-hashes"]
 PLAIN = ["--no-emit-index-url", "--no-annotate", "--no-header", "--quiet"]
 
-if __name__ == "__main__":
+
+def blocks(text: str) -> list[str]:
+    """Return the packages of a lock, each with its hashes."""
+    return re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
+
+
+def resolve(output: pathlib.Path, *options: str) -> None:
+    """Let uv choose the versions; those that the output names already stay where they can."""
+    command = [sys.executable, "-m", "uv", "pip", "compile", *OPTIONS, *PLAIN, *options, "pyproject.toml"]
+    subprocess.run([*command, "-o", str(output)], cwd=ROOT, check=True)
+
+
+def main() -> None:
+    """Write the two files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("packages", nargs="*", help="upgraded; without any: only what pyproject.toml demands")
     upgrades = [f"--upgrade-package={package}" for package in parser.parse_args().packages]
-    command = [sys.executable, "-m", "uv", "pip", "compile", *OPTIONS, *PLAIN, *upgrades]
-    sys.exit(subprocess.call([*command, "pyproject.toml", "-o", "requirements.lock"], cwd=ROOT))
+    training, dev = ROOT / "requirements.lock", ROOT / "requirements-dev.lock"
+    before = "".join(path.read_text() for path in (training, dev) if path.exists())
+    resolve(training, "--group=setup", *upgrades)
+    with tempfile.TemporaryDirectory() as folder:
+        everything = pathlib.Path(folder) / "everything.lock"
+        everything.write_text(before)
+        groups = ["--group=setup", "--group=dev", f"--constraint={training}"]
+        resolve(everything, *groups, *upgrades)
+        known = blocks(training.read_text())
+        dev.write_text("".join(block for block in blocks(everything.read_text()) if block not in known))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)

@@ -3,18 +3,16 @@
 import argparse
 import pathlib
 import re
-import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
+import setup_env
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__).parse_args()
-    blocks = re.split(r"^(?=[a-z0-9])", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)
-    block = next(block for block in blocks if block.startswith("tensorflow=="))
-    wanted = pathlib.Path(sys.prefix) / "tensorflow.txt"
+    venv = pathlib.Path(sys.prefix)
+    (block,) = setup_env.locked(setup_env.TRAINING, "tensorflow".__eq__)
+    wanted = venv / "tensorflow.txt"
     wanted.write_text(re.sub(r" ; [^\\]*", " ", block, count=1))  # the lock installs it elsewhere than on Linux x86-64
-    uv = [sys.executable, "-m", "uv", "pip"]
-    subprocess.run([*uv, "uninstall", "--quiet", "--python", sys.executable, "tensorflow-cpu"], check=True)
-    options = ["--require-hashes", "--no-deps", "--quiet", "--python", sys.executable]
-    sys.exit(subprocess.run([*uv, "install", *options, "-r", str(wanted)], check=False).returncode)
+    setup_env.must(setup_env.pip(venv, "uninstall", "-y", "tensorflow-cpu"))
+    setup_env.install(venv, wanted)

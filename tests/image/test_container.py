@@ -1,7 +1,6 @@
 """The container: command lines, what is checked at its start, what goes into the image, and two builds compared."""
 
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
@@ -235,21 +234,6 @@ def test_the_images_digest_is_recorded_and_decides_nothing(monkeypatch: pytest.M
     monkeypatch.setenv("SAMEBITS_IMAGE_DIGEST", DIGEST[:-1])
     with pytest.raises(ConfigError, match="SAMEBITS_IMAGE_DIGEST"):
         machine.describe_machine(ROOT)
-
-
-def test_a_current_environment_is_not_written_to(project: pathlib.Path) -> None:
-    """`make` in the image calls the set-up; where the stamp is right it opens no file, as on a read-only root."""
-    (project / ".venv").mkdir()
-    (project / ".venv" / "pyvenv.cfg").touch()
-    lock = hashlib.sha256((project / "requirements.lock").read_bytes()).hexdigest()
-    version = ".".join(map(str, sys.version_info[:3]))
-    stamp = f"lock {lock}\npython {version}\nsource {project / 'src'}\n"
-    (project / ".venv" / "samebits-state").write_text(stamp)
-    before = sorted(project.rglob("*"))
-    done = run_script(project, "setup_env.py")
-
-    assert (0, "") == (done.returncode, done.stdout)
-    assert before == sorted(project.rglob("*"))
 
 
 # Two images compared

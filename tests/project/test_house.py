@@ -52,17 +52,6 @@ def test_a_module_outside_the_picture_is_found(project: pathlib.Path) -> None:
     assert 1 == lint_imports(project).returncode
 
 
-def test_the_lock_has_a_hash_for_every_package_and_no_address() -> None:
-    """Each requirement is exact and followed by SHA-256 hashes; nothing names an index."""
-    text = (ROOT / "requirements.lock").read_text()
-    requirements = re.findall(r"^[a-z0-9].*$", text, re.MULTILINE)
-    blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
-
-    assert all("==" in requirement for requirement in requirements)
-    assert all("--hash=sha256:" in block for block in blocks)
-    assert "://" not in text
-
-
 def test_scripts_are_short() -> None:
     """An entry point is at most 25 lines, but for the set-up, which may import nothing of the project."""
     lengths = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "scripts").glob("*.py")}

@@ -18,7 +18,7 @@ from samebits.core.config import Config
 from samebits.core.errors import MachineError, SamebitsError
 from samebits.runs.compare import list_nested_differences
 from samebits.runs.folder import read_json
-from samebits.runtime.lockfile import exact_version, locked_versions, normalise, read_lock
+from samebits.runtime.lockfile import DEV_LOCK, LOCK, exact_version, locked_versions, normalise, read_lock
 from samebits.runtime.machine import ARITHMETIC_PACKAGES, describe_git, package_versions
 from samebits.runtime.pins import KEPT, SCRUBBED_PREFIXES, check_machine, child_environment
 
@@ -29,7 +29,7 @@ IMAGE_FILES = (
     "Dockerfile", "Dockerfile.*", "*.Dockerfile", "Containerfile", "compose.y*ml", "docker-compose*.y*ml",
     ".gitlab-ci.yml", ".devcontainer/*", ".github/workflows/*.y*ml", ".github/actions/*/action.y*ml",
 )  # fmt: skip
-NOT_LOCKED = {"pip"}  # comes with the virtual environment
+NOT_LOCKED = {"pip", "uv"}  # they install; nothing that runs depends on their version
 # Variables that a training inherits and that change which code or data it meets.
 REACHING = ("LD_LIBRARY_PATH", "LD_AUDIT", *KEPT)
 Compose = Callable[[list[str]], Config]
@@ -86,25 +86,27 @@ def check_tags(root: pathlib.Path) -> Iterator[Finding]:
 
 
 def check_lock(root: pathlib.Path) -> Iterator[Finding]:
-    """Find requirements of the lock that are not exact or have no hash."""
+    """Find requirements of the locks that are not exact or have no hash."""
     again = "make lock writes it anew from pyproject.toml"
-    for locked in read_lock(root):
-        where = f"requirements.lock:{locked.line}"
-        if exact_version(locked.requirement) is None:
-            yield Finding(where, f"{locked.requirement} names no exact version", again)
-        if not locked.has_hash:
-            yield Finding(where, f"{locked.requirement} has no hash", again)
+    for lock in (LOCK, DEV_LOCK):
+        for locked in read_lock(root, lock):
+            where = f"{lock}:{locked.line}"
+            if exact_version(locked.requirement) is None:
+                yield Finding(where, f"{locked.requirement} names no exact version", again)
+            if not locked.has_hash:
+                yield Finding(where, f"{locked.requirement} has no hash", again)
 
 
 def check_dependencies(root: pathlib.Path) -> Iterator[Finding]:
-    """Find dependencies of pyproject.toml that the lock does not serve, or that decide bits and are open."""
-    locked = locked_versions(root)
+    """Find dependencies of pyproject.toml that the locks do not serve, or that decide bits and are open."""
+    locked = locked_versions(root, DEV_LOCK) | locked_versions(root)
     try:
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         yield Finding("pyproject.toml", f"cannot be read: {error}", "write valid TOML")
         return
-    for words in (*project["project"]["dependencies"], *project.get("dependency-groups", {}).get("dev", ())):
+    groups = project.get("dependency-groups", {})
+    for words in (*project["project"]["dependencies"], *groups.get("setup", ()), *groups.get("dev", ())):
         try:
             requirement = Requirement(words)
         except InvalidRequirement:
@@ -123,8 +125,9 @@ def check_dependencies(root: pathlib.Path) -> Iterator[Finding]:
 
 
 def check_installed(root: pathlib.Path, installed: Mapping[str, str]) -> Iterator[Finding]:
-    """Find packages of this environment that differ from the lock."""
-    locked = locked_versions(root)
+    """Find packages of this environment that differ from the locks; the test and lint tools may be absent."""
+    dev = locked_versions(root, DEV_LOCK)
+    locked = locked_versions(root) | {name: version for name, version in dev.items() if name in installed}
     for name in sorted({*locked, *installed} - NOT_LOCKED):
         if locked.get(name) != installed.get(name):
             received = f"{installed.get(name, 'nothing')} is installed, {locked.get(name, 'nothing')} is locked"

@@ -5,7 +5,7 @@ Pure: reads nothing, changes nothing. `samebits.core.config` has the types.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,7 @@ def _one_of(*options: object) -> Callable[[object], bool]:
     return lambda value: value in options
 
 
-def _one_of_or_dotted(options: tuple[str, ...]) -> Callable[[str], bool]:
+def _one_of_or_dotted(options: Collection[str]) -> Callable[[str], bool]:
     return lambda value: value in options or "." in value.strip(".")
 
 

@@ -224,6 +224,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tag", default="samebits", help="the image's name")
     parser.add_argument("--base", default="", help="another base image than the Dockerfile's")
     parser.add_argument("--variant", default="cpu", choices=("cpu", "gpu"))
+    parser.add_argument("--target", default="train", choices=("train", "test"), help="test adds the test tools")
     parser.add_argument("--as-is", action="store_true", help="run the image that is there, old or not")
     parser.add_argument("--mounts", type=pathlib.Path, help="folder with runs and .cache; none: the project's")
     parser.add_argument("--user", default="", help="uid:gid in the container; none: the caller")
@@ -236,7 +237,9 @@ def main(root: pathlib.Path, arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; returns the exit code, with an error of this project as its message."""
     given = parse(arguments)
     revision, epoch = describe_source(root)
-    recipe = Recipe(given.tag, root, given.base, given.variant, revision, epoch, os.environ.get("PIP_CERT", ""))
+    tag = given.tag if given.target == "train" else f"{given.tag}-{given.target}"
+    authority = os.environ.get("PIP_CERT", "")
+    recipe = Recipe(tag, root, given.base, given.variant, revision, epoch, authority, given.target)
     try:
         engine = find_engine(given.engine)
         if given.action == "verify":

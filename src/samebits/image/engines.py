@@ -47,6 +47,7 @@ class Recipe:
         revision: The commit, for a label.
         epoch: The time that files and image carry, seconds since 1970.
         authority: A bundle of certificate authorities that the network needs; empty: none.
+        target: The Dockerfile's stage, as train, or test with the test and lint tools; empty: the last.
     """
 
     tag: str
@@ -56,6 +57,7 @@ class Recipe:
     revision: str = "unknown"
     epoch: int = 0
     authority: str = ""
+    target: str = ""
 
     @property
     def made_from(self) -> str:
@@ -120,6 +122,7 @@ def build_command(
         head = ["podman", "build", *plain] if podman else ["buildah", "bud", *CHROOT, "--layers=false", *plain]
     head += ["--no-cache"] if fresh and engine.name != "buildah" else []
     arguments = [f"--build-arg={key}={value}" for key, value in values.items()]
+    head += [f"--target={recipe.target}"] if recipe.target else []
     secret = [f"--secret=id=ca,src={recipe.authority}"] if recipe.authority else []
     return [*head, "--tag", recipe.tag, *arguments, *secret, "--file", f"{recipe.root}/Dockerfile", str(recipe.root)]
 

@@ -1,6 +1,6 @@
-"""Reads requirements.lock: which packages it names, in which version, and with which hashes.
+"""Reads the locks: which packages they name, in which version, and with which hashes.
 
-The one reader. Importing it needs the standard library alone, because the set-up reads the lock before anything is
+The one reader. Importing it needs the standard library alone, because the set-up reads the locks before anything is
 installed; only `exact_version` and `locked_versions` need the package `packaging`.
 """
 
@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-LOCK = "requirements.lock"
+LOCK = "requirements.lock"  # what training needs
+DEV_LOCK = "requirements-dev.lock"  # the test and lint tools
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ def exact_version(requirement: str) -> str | None:
     return exact[1] if exact else None
 
 
-def locked_versions(root: pathlib.Path) -> dict[str, str]:
-    """Return the version of every package that the lock installs on this Python and system, by normalised name."""
+def locked_versions(root: pathlib.Path, lock: str = LOCK) -> dict[str, str]:
+    """Return the version of every package that a lock installs on this Python and system, by normalised name."""
     from packaging.requirements import Requirement  # noqa: PLC0415  see the module's docstring
 
     versions = {}
-    for locked in read_lock(root):
+    for locked in read_lock(root, lock):
         version = exact_version(locked.requirement)
         marker = Requirement(locked.requirement).marker if version else None
         if version and (marker is None or marker.evaluate()):

@@ -3,6 +3,7 @@
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from conftest import PACKAGE, copy_project, run_command, train
@@ -212,3 +213,43 @@ def test_verify_refuses_one_run(healthy: pathlib.Path) -> None:
 
     assert 2 == done.returncode
     assert "RUNS: expected at least 2, received 1" in done.stderr
+
+
+def machine(
+    python: str = "3.11.2", libc: str = "glibc 2.36", promise: str = "portable", **settings: Any
+) -> dict[str, Any]:
+    """Return what machine.json says, as far as explain compares it."""
+    arithmetic = {"promise": promise, "settings": {"op_determinism": True, "inter_op_threads": 4} | settings}
+    common = {"packages": {}, "cpu": {"model": "a"}, "system": "Linux 6", "image_digest": None}
+    return common | {"arithmetic": arithmetic, "python": python, "libc": libc}
+
+
+def effect(a: dict[str, Any], b: dict[str, Any]) -> str:
+    """Return the effect of the only difference between two machines."""
+    (row,) = explain._machine_differences(a, b)
+    return row.effect
+
+
+@pytest.mark.parametrize(
+    ("other", "begins"),
+    [
+        ({"libc": "glibc 2.41"}, "does not: measured equal under portable for glibc 2.36, glibc 2.41"),
+        ({"libc": "glibc 2.31"}, identity.MAY),
+        ({"python": "3.13.7"}, "does not: measured equal under portable for 3.11, 3.12, 3.13"),
+        ({"python": "3.14.0"}, identity.MAY),
+        ({"inter_op_threads": 1}, identity.DOES_NOT),
+    ],
+    ids=str,
+)
+def test_explain_knows_what_was_measured_equal(other: dict[str, Any], begins: str) -> None:
+    """Python and libc change nothing between the measured versions; inter_op_threads changes nothing at all."""
+    assert begins == effect(machine(), machine(**other))
+
+
+def test_explain_promises_nothing_beyond_portable_and_op_determinism() -> None:
+    """Another level, or operations that are not deterministic: what was measured says nothing of them."""
+    assert identity.MAY == effect(machine(promise="machine"), machine(promise="machine", libc="glibc 2.41"))
+    free: dict[str, Any] = {"op_determinism": False}
+    assert identity.MAY == effect(machine(**free), machine(inter_op_threads=1, **free))
+    assert identity.DOES_NOT == explain._effect_of_key("runtime.inter_op_threads", deterministic=True)
+    assert identity.MAY == explain._effect_of_key("runtime.inter_op_threads", deterministic=False)

@@ -21,7 +21,9 @@ from samebits.runs.trace_diff import Divergence, first_divergence
 BITS_PACKAGES = (
     "keras", "ml-dtypes", "numpy", "opt-einsum", "scikit-learn", "scipy", "tensorflow", "tensorflow-cpu",
 )  # fmt: skip
-MOST_DIFF_LINES = 60
+MAX_DIFF_LINES = 60
+# Trainings under `portable` had the same bits with each of these (docs/runtime.md).
+MEASURED_EQUAL = {"libc": ("glibc 2.36", "glibc 2.41"), "python": ("3.11", "3.12", "3.13")}
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -52,8 +54,8 @@ def _resting(attempt: pathlib.Path) -> set[str]:
     return {row["point"] for row in read_json(attempt / SEEDS)["points"] if row["rests"]}
 
 
-def _effect_of_key(key: str) -> str:
-    if key.startswith(WITHOUT_EFFECT):
+def _effect_of_key(key: str, *, deterministic: bool) -> str:
+    if key.startswith(WITHOUT_EFFECT) or (key == "runtime.inter_op_threads" and deterministic):
         return DOES_NOT
     return MAY if key.startswith("runtime.") and key != "runtime.intra_op_threads" else CHANGES
 
@@ -66,9 +68,10 @@ def input_differences(a: pathlib.Path, b: pathlib.Path) -> list[InputDifference]
         found.append(InputDifference(item, str(left), str(right), effect))
 
     config_a, config_b = flatten(read_yaml(a / CONFIG)), flatten(read_yaml(b / CONFIG))
+    deterministic = config_a.get("runtime.op_determinism") is config_b.get("runtime.op_determinism") is True
     for key, left, right in _pairs(config_a, config_b):
         if not key.startswith("seed.points."):
-            add(key, left, right, _effect_of_key(key))
+            add(key, left, right, _effect_of_key(key, deterministic=deterministic))
     rests = _resting(a) & _resting(b)
     globals_only = ("python/", "numpy/", "tensorflow/")
     for point, left, right in _pairs(_seed_values(a), _seed_values(b)):
@@ -92,14 +95,29 @@ def _machine_differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[Input
     portable = a["arithmetic"]["promise"] == b["arithmetic"]["promise"] == "portable"
     for name, left, right in _pairs(a["packages"], b["packages"]):
         yield InputDifference(f"package {name}", str(left), str(right), MAY if name in BITS_PACKAGES else OWN)
-    for name, left, right in _pairs(flatten(a["arithmetic"]["settings"]), flatten(b["arithmetic"]["settings"])):
-        effect = DOES_NOT if name == "environment.PYTHONHASHSEED" else MAY
+    settings_a, settings_b = flatten(a["arithmetic"]["settings"]), flatten(b["arithmetic"]["settings"])
+    without_effect = ["environment.PYTHONHASHSEED"]
+    if settings_a.get("op_determinism") is settings_b.get("op_determinism") is True:
+        without_effect.append("inter_op_threads")
+    for name, left, right in _pairs(settings_a, settings_b):
+        effect = DOES_NOT if name in without_effect else MAY
         yield InputDifference(f"setting {name}", str(left), str(right), effect)
     for name, left, right in _pairs(flatten(a["cpu"]), flatten(b["cpu"])):
         yield InputDifference(f"cpu {name}", str(left)[:60], str(right)[:60], DOES_NOT if portable else MAY)
     for name in ("python", "libc", "system", "image_digest"):
         if a[name] != b[name]:
-            yield InputDifference(name, str(a[name]), str(b[name]), MAY if name in ("python", "libc") else DOES_NOT)
+            effect = _effect_of_system(name, str(a[name]), str(b[name]), portable=portable)
+            yield InputDifference(name, str(a[name]), str(b[name]), effect)
+
+
+def _effect_of_system(name: str, a: str, b: str, *, portable: bool) -> str:
+    if name not in MEASURED_EQUAL:
+        return DOES_NOT
+    measured = MEASURED_EQUAL[name]
+    versions = {text if name == "libc" else text.rpartition(".")[0] for text in (a, b)}
+    if portable and versions <= set(measured):
+        return f"{DOES_NOT}: measured equal under portable for {', '.join(measured)}"
+    return MAY
 
 
 def code_diff(a: pathlib.Path, b: pathlib.Path) -> list[str]:
@@ -178,10 +196,10 @@ def show_inputs(a: pathlib.Path, b: pathlib.Path) -> list[InputDifference]:
         table.add_row(row.item, row.a, row.b, row.effect)
     print_table(table)
     lines = code_diff(a, b)
-    for line in lines[:MOST_DIFF_LINES]:
+    for line in lines[:MAX_DIFF_LINES]:
         print(f"  {line}")
-    if len(lines) > MOST_DIFF_LINES:
-        print(f"  … {len(lines) - MOST_DIFF_LINES} more lines")
+    if len(lines) > MAX_DIFF_LINES:
+        print(f"  … {len(lines) - MAX_DIFF_LINES} more lines")
     return found
 
 

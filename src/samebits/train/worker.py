@@ -40,6 +40,7 @@ from samebits.runs.folder import (
 )
 from samebits.runs.identity import source_files
 from samebits.runtime.pins import end_process
+from samebits.train.data import DataContext, Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +135,21 @@ def check_code(config: Config, attempt: pathlib.Path, root: pathlib.Path) -> Non
         )  # fmt: skip
 
 
+def load_dataset(config: Config, seeds: Seeds, root: pathlib.Path) -> Dataset:
+    """Return the data that a configuration's data function returns."""
+    target, arguments = split_target(config.data)
+    dataset: Dataset = find_function("data", target, arguments)(
+        DataContext(seeds, config.data, root / config.paths.cache), **arguments
+    )
+    return dataset
+
+
+def build_model(config: Config, seeds: Seeds) -> Any:
+    """Return the model that a configuration's model function returns."""
+    target, arguments = split_target(config.model)
+    return find_function("model", target, arguments)(seeds.for_model(), **arguments)
+
+
 def run(attempt: pathlib.Path, root: pathlib.Path, stop_requested: Callable[[], bool]) -> None:
     """Train what the attempt's config.yaml says, and write result.json last of all."""
     began = time.monotonic()
@@ -143,18 +159,11 @@ def run(attempt: pathlib.Path, root: pathlib.Path, stop_requested: Callable[[], 
     import keras  # noqa: PLC0415  after the pins
 
     from samebits.train import draws, loop  # noqa: PLC0415
-    from samebits.train.data import DataContext  # noqa: PLC0415
 
-    # --- data ---
-    target, arguments = split_target(config.data)
-    load_data = find_function("data", target, arguments)
     data_began = time.monotonic()
-    dataset = load_data(DataContext(seeds, config.data, root / config.paths.cache), **arguments)
+    dataset = load_dataset(config, seeds, root)
     data_s = time.monotonic() - data_began
-
-    # --- model ---
-    target, arguments = split_target(config.model)
-    model = find_function("model", target, arguments)(seeds.for_model(), **arguments)
+    model = build_model(config, seeds)
     check_code(config, attempt, root)
     is_network = isinstance(model, keras.Model)
     if is_network:

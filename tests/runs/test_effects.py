@@ -60,3 +60,28 @@ def test_every_fact_of_a_machine_is_an_item() -> None:
 
     expected = {"package numpy": "2", "setting jit": "off", "cpu model": "m", "git commit": "c"}
     assert expected | {"machine python": "3.11"} == {item: value for item, value in items.items() if value}
+
+
+@pytest.mark.parametrize(
+    ("item", "values", "effect"),
+    [
+        ("machine libc", ("glibc 2.36", "glibc 2.41"), DOES_NOT),
+        ("machine libc", ("glibc 2.36", "glibc 2.31"), MAY),
+        ("machine python", ("3.11.2", "3.13.7"), DOES_NOT),
+        ("machine python", ("3.11.2", "3.14.0"), MAY),
+        ("machine python", (), MAY),
+        ("config runtime.inter_op_threads", ("4", "1"), DOES_NOT),
+        ("setting inter_op_threads", ("4", "1"), DOES_NOT),
+    ],
+    ids=str,
+)
+def test_what_was_measured_equal_has_no_effect_under_portable(item: str, values: tuple[str, ...], effect: str) -> None:
+    """Python and libc change nothing between the measured versions; elsewhere nothing is said of them."""
+    assert effect == effect_of(item, values, portable=True)
+    assert MAY == effect_of(item, values)
+
+
+def test_operations_side_by_side_have_no_effect_under_op_determinism() -> None:
+    """Without it, other numbers of operations side by side may change bits."""
+    assert DOES_NOT == effect_of("setting inter_op_threads", deterministic=True)
+    assert MAY == effect_of("setting inter_op_threads", deterministic=False)

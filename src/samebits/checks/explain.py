@@ -9,6 +9,7 @@ from rich.table import Table
 
 from samebits.core.config import flatten
 from samebits.core.files import make_folder
+from samebits.core.plots import Line, draw_lines
 from samebits.core.seeds import resolve_points
 from samebits.core.terminal import print_table
 from samebits.launch.run import run_again
@@ -68,10 +69,13 @@ def input_differences(a: pathlib.Path, b: pathlib.Path) -> list[InputDifference]
     sides, found = (_inputs(a), _inputs(b)), []
     kinds = {item.partition(" ")[0] for item in sides[0]} & {item.partition(" ")[0] for item in sides[1]}
     portable = all(_promise(attempt) == "portable" for attempt in (a, b))
+    deterministic = all(side.get("config runtime.op_determinism") is True for side in sides)
     unused = {f"seed {point}" for point in _unused_points(a) & _unused_points(b)}
     for item, left, right in list_differences(*sides):
         if item.partition(" ")[0] in kinds:
-            effect = DOES_NOT if item in unused else effect_of(item, portable=portable)
+            values = [str(left), str(right)]
+            known = effect_of(item, values, portable=portable, deterministic=deterministic)
+            effect = DOES_NOT if item in unused else known
             found.append(InputDifference(item, str(left)[:MAX_WIDTH], str(right)[:MAX_WIDTH], effect))
     return found
 
@@ -127,21 +131,17 @@ def sparkline(values: list[float], low: float, high: float) -> str:
 
 def show_curves(a: pathlib.Path, b: pathlib.Path, picture: pathlib.Path) -> None:
     """Draw loss and accuracy of both runs, in the terminal and into a PNG."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  slow to import
-
     rows = {name: read_rows(attempt / METRICS) for name, attempt in (("A", a), ("B", b))}
-    figure = Figure(figsize=(10, 3.5), layout="constrained")
-    for axis, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    panels: dict[str, list[Line]] = {}
+    for metric in ("loss", "accuracy"):
         values = {name: [row[metric] for row in side] for name, side in rows.items()}
         everything = [value for side in values.values() for value in side]
         for name, line in values.items():
-            axis.plot(range(1, len(line) + 1), line, label=f"{name} {metric}", linestyle="-" if name == "A" else "--")
             if everything:
                 print(f"  {metric:>8} {name} {sparkline(line, min(everything), max(everything))}")
-        axis.set_xlabel("record")
-        axis.set_ylabel(metric)
-        axis.legend()
-    figure.savefig(picture, dpi=120)
+        styles = {"A": "-", "B": "--"}
+        panels[metric] = [(f"{n} {metric}", range(1, len(line) + 1), line, styles[n]) for n, line in values.items()]
+    draw_lines(picture, panels, x_label="record")
     print(f"  curves: {picture}")
 
 

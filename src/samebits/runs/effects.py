@@ -5,6 +5,7 @@ are named by kind: "config training.epochs", "seed data/order", "code <path>", "
 "data train/inputs", "package numpy", "setting jit", "cpu model", "git commit", "machine python".
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from samebits.core.config import flatten
@@ -23,6 +24,9 @@ WITHOUT_SIGNIFICANCE = (
     *PLACES, "git commit", "git clean", "machine system", "machine memory_bytes", "machine image_digest",
     "setting environment.PYTHONHASHSEED",  # "seed python/hash" says it
 )  # fmt: skip
+# Trainings under `portable` had the same bits with each of these (docs/runtime.md).
+MEASURED_EQUAL = {"machine libc": ("glibc 2.36", "glibc 2.41"), "machine python": ("3.11", "3.12", "3.13")}
+SIDE_BY_SIDE = ("config runtime.inter_op_threads", "setting inter_op_threads")
 MACHINE_FACTS = ("python", "libc", "system", "memory_bytes", "image_digest")
 
 
@@ -31,25 +35,42 @@ def is_below(key: str, keys: tuple[str, ...]) -> bool:
     return any(key == each or key.startswith(f"{each}.") for each in keys)
 
 
-def effect_of(item: str, *, portable: bool = False) -> str:
+def _are_measured_equal(item: str, values: Collection[str]) -> bool:
+    versions = values if item == "machine libc" else [value.rpartition(".")[0] for value in values]
+    return bool(values) and set(versions) <= set(MEASURED_EQUAL.get(item, ()))
+
+
+def effect_of(
+    item: str, values: Collection[str] = (), *, portable: bool = False, deterministic: bool | None = None
+) -> str:
     """Return what an input does to the bits: `CHANGES`, `MAY`, `OWN` or `DOES_NOT`.
 
     Args:
         item: The input, named by kind.
-        portable: Whether all compared runs were made under `portable`, where the kind of CPU has no effect.
+        values: The values that are compared.
+        portable: Whether all compared runs were made under `portable`, where the kind of CPU has no effect, nor one of
+            the measured versions of Python and libc.
+        deterministic: Whether all had op determinism, under which operations side by side have no effect. None: as
+            `portable`, which has it.
     """
     kind, _, name = item.partition(" ")
     if item in WITHOUT_SIGNIFICANCE or (kind == "config" and is_below(name, WITHOUT_EFFECT)):
         return DOES_NOT
+    if item in SIDE_BY_SIDE and (portable if deterministic is None else deterministic):
+        return DOES_NOT
+    if portable and (kind == "cpu" or _are_measured_equal(item, values)):
+        return DOES_NOT
+    return _effect_of_kind(kind, name)
+
+
+def _effect_of_kind(kind: str, name: str) -> str:
     if kind == "config":
         return MAY if is_below(name, ("runtime",)) and name != "runtime.intra_op_threads" else CHANGES
     if kind == "seed":
         return MAY if name.startswith(GLOBAL_GENERATORS) else CHANGES
-    if kind == "data":
-        return CHANGES
     if kind == "package":
         return MAY if name in BITS_PACKAGES else OWN
-    return DOES_NOT if kind == "cpu" and portable else MAY
+    return CHANGES if kind == "data" else MAY
 
 
 def machine_items(machine: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from samebits.core import files
 from samebits.core.config import Config, from_dict, split_target
@@ -41,6 +41,9 @@ from samebits.runs.folder import (
 from samebits.runs.identity import source_files
 from samebits.runtime.pins import end_process
 from samebits.train.stop import StopRequests
+
+if TYPE_CHECKING:
+    from samebits.train.data import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +169,19 @@ def check_code(config: Config, attempt: pathlib.Path, root: pathlib.Path) -> Non
         )  # fmt: skip
 
 
+def load_dataset(config: Config, seeds: Seeds, root: pathlib.Path) -> "Dataset":
+    """Return what the configuration's data function returns."""
+    from samebits.train.data import DataContext  # noqa: PLC0415  after the pins
+
+    dataset: Dataset = find_function("data", config.data)(DataContext(seeds, config.data, root / config.paths.cache))
+    return dataset
+
+
+def build_model(config: Config, seeds: Seeds) -> Any:
+    """Return what the configuration's model function returns."""
+    return find_function("model", config.model)(seeds.for_model())
+
+
 def run(attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests) -> None:
     """Train what the attempt's config.yaml says, and write result.json last of all."""
     began = time.monotonic()
@@ -173,16 +189,10 @@ def run(attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests) -> None:
     seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
     fingerprint = apply_runtime(config, seeds, attempt, root)
 
-    # --- data ---
-    from samebits.train.data import DataContext  # noqa: PLC0415  after the pins
-
-    load_data = find_function("data", config.data)
     data_began = time.monotonic()
-    dataset = load_data(DataContext(seeds, config.data, root / config.paths.cache))
+    dataset = load_dataset(config, seeds, root)
     data_s = time.monotonic() - data_began
-
-    # --- model ---
-    model = find_function("model", config.model)(seeds.for_model())
+    model = build_model(config, seeds)
     check_code(config, attempt, root)
     trainer = choose_trainer(model, dataset, config, seeds, attempt, stop)
     trainer.check()

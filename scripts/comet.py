@@ -1,4 +1,4 @@
-"""Tell Comet a run again from its folder: python scripts/comet.py [RUN]      (make comet RUN=last).
+"""Upload a run to Comet from its folder: python scripts/comet.py [RUN]      (make comet RUN=last).
 
 With COMET_API_KEY it goes online; without, a new offline archive is written, for `comet upload`.
 """
@@ -8,16 +8,16 @@ import pathlib
 import sys
 
 from samebits import compose
-from samebits.launch import comet
+from samebits.launch import comet, tracker
 from samebits.runs import folder
 
 
 def main() -> int:
-    """Rebuild one run's experiment and print where it is."""
+    """Upload one run, or write its archive, and print where it is."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     runs = pathlib.Path(__file__).resolve().parent.parent / "runs"
     attempt = folder.find_attempt(runs, (sys.argv[1:] or ["last"])[0])
-    code = comet.tell(attempt)
+    code = tracker.upload(attempt)
     if code == 0:
         print(folder.read_json(attempt / comet.FOLDER / comet.STATE)["summary"])
     return code

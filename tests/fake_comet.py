@@ -126,6 +126,7 @@ class FakeComet(http.server.ThreadingHTTPServer):
 
     Attributes:
         told: What it was told, by the experiment's key.
+        refused_experiments: Keys of experiments that it has no more, or that nobody may write to.
         metrics_came: Set once a metric of a training arrived.
     """
 
@@ -134,6 +135,7 @@ class FakeComet(http.server.ThreadingHTTPServer):
     def __init__(self, failures: dict[str, Answer] | None = None, before: "FakeComet | None" = None) -> None:
         super().__init__(("127.0.0.1", before.server_address[1] if before else 0), _Handler)
         self.told: dict[str, Told] = before.told if before else {}
+        self.refused_experiments: set[str] = set()
         self.metrics_came = threading.Event()
         self._last_message = time.monotonic()
         self._failures = failures or {}
@@ -213,6 +215,15 @@ class FakeComet(http.server.ThreadingHTTPServer):
             return 200, {"version": VERSION}
         if path.endswith("/status-report/update"):
             return 200, {"is_alive_beat_duration_millis": 1000, "gpu_monitor_interval_millis": 60000}
+        if path.endswith("/experiment/metadata"):
+            key = query["experimentKey"]
+            if key not in self.told or key in self.refused_experiments:
+                return 400, {"msg": "no such experiment"}
+            return 200, {"experimentKey": key, "workspaceName": "workspace", "projectName": "project"}
+        if path.endswith("/experiment/metrics/get-all"):
+            rows = self.told[query["experimentKey"]].metrics
+            names = ("metricName", "metricValue", "step", "epoch")
+            return 200, {"metrics": [dict(zip(names, row, strict=True)) for row in rows]}
         if path.endswith("/upload"):
             data = _file_of_form(content_type, body)
             with self._lock:
@@ -226,7 +237,7 @@ class FakeComet(http.server.ThreadingHTTPServer):
 
     def _take(self, path: str, message: dict[str, Any]) -> Answer:
         """Take one message in JSON; what the tests do not look at is accepted unseen."""
-        if path.endswith("/add/run"):
+        if path.endswith(("/add/run", "/get/run")):
             return 200, {"runId": "run", "project_id": "project", "focusUrl": "http://comet.invalid/"}
         key = message.get("experimentKey")
         if key is None:

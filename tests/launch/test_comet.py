@@ -272,7 +272,7 @@ class Scenarios:
         def kill(training: Future[Result], folder: pathlib.Path) -> dict[str, Any]:
             with held_training(training, folder) as attempt:
                 wait_for((attempt / "comet" / "state.json").exists, training.done)
-                os.kill(find_process("samebits.launch.comet", attempt), signal.SIGKILL)
+                os.kill(find_process("samebits.launch.tracker", attempt), signal.SIGKILL)
                 return {}
 
         return self.run("runs", "tracker=comet", meanwhile=kill)
@@ -398,6 +398,7 @@ def assert_complete(told: Told, attempt: pathlib.Path) -> None:
         "data digest": result["data_digest"],
         "arithmetic fingerprint": machine["arithmetic"]["fingerprint"],
         "cpu": machine["cpu"]["model"],
+        "ended": "with its result",
         "Name": f"smoke {attempt.parent.name[:8]}/{attempt.name}",
     }
     points = {f"seed {row['point']}": row["value"] for row in seeds["points"]}
@@ -652,7 +653,7 @@ def test_a_run_that_is_still_going_on_is_left_to_its_own_tracker(runs: Runs) -> 
     told = runs["online"].result().seen["told again"]
 
     assert 1 == told.returncode
-    assert "is still going on" in told.stderr
+    assert "is still being trained" in told.stderr
 
 
 def test_telling_again_does_not_wait_for_standard_input(

@@ -101,7 +101,7 @@ def test_a_stopped_study_leaves_no_process_and_goes_on(project: pathlib.Path, un
         "scripts/job.py",
         "samebits.launch.run",
         "samebits.train.worker",
-        "samebits.launch.comet",
+        "samebits.launch.tracker",
     )
     begun = 0
     for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)):

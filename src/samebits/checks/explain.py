@@ -9,6 +9,7 @@ from rich.table import Table
 
 from samebits.core.config import flatten
 from samebits.core.files import make_folder
+from samebits.core.plots import Line, draw_lines
 from samebits.core.seeds import resolve_points
 from samebits.core.terminal import print_table
 from samebits.launch.run import run_again
@@ -127,21 +128,17 @@ def sparkline(values: list[float], low: float, high: float) -> str:
 
 def show_curves(a: pathlib.Path, b: pathlib.Path, picture: pathlib.Path) -> None:
     """Draw loss and accuracy of both runs, in the terminal and into a PNG."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  slow to import
-
     rows = {name: read_rows(attempt / METRICS) for name, attempt in (("A", a), ("B", b))}
-    figure = Figure(figsize=(10, 3.5), layout="constrained")
-    for axis, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    panels: dict[str, list[Line]] = {}
+    for metric in ("loss", "accuracy"):
         values = {name: [row[metric] for row in side] for name, side in rows.items()}
         everything = [value for side in values.values() for value in side]
         for name, line in values.items():
-            axis.plot(range(1, len(line) + 1), line, label=f"{name} {metric}", linestyle="-" if name == "A" else "--")
             if everything:
                 print(f"  {metric:>8} {name} {sparkline(line, min(everything), max(everything))}")
-        axis.set_xlabel("record")
-        axis.set_ylabel(metric)
-        axis.legend()
-    figure.savefig(picture, dpi=120)
+        styles = {"A": "-", "B": "--"}
+        panels[metric] = [(f"{n} {metric}", range(1, len(line) + 1), line, styles[n]) for n, line in values.items()]
+    draw_lines(picture, panels, x_label="record")
     print(f"  curves: {picture}")
 
 

@@ -80,7 +80,7 @@ def _processes(needle: str) -> dict[str, list[int]]:
             words = path.read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
-        for kind, module in (("child", "samebits.train.worker"), ("tracker", "samebits.launch.comet")):
+        for kind, module in (("child", "samebits.train.worker"), ("tracker", "samebits.launch.tracker")):
             if module in words and any(needle in word for word in words):
                 found[kind].append(int(path.parent.name))
     return found

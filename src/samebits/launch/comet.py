@@ -1,45 +1,29 @@
-"""Experiment trackers, and the process that tells one what a run has recorded.
+"""Comet: one experiment per attempt, live or as offline archives, also when the attempt is stopped and resumed.
 
-The run's own record is the source of truth. `python -m samebits.launch.comet ATTEMPT ROOT` reads it as it grows and
-tells the tracker; the result, or the end of its standard input, is the end of the training. So no tracker can slow a
-training down, draw from its generators or end it, and whatever a tracker lost is told again from the record: at once
-into an offline archive where Comet fails online (mode auto), later by `make comet RUN=…`.
+The run's own record is the source of truth; `samebits.launch.tracker` reads it and calls this. What a server did not
+take is uploaded again from the record: at once into an offline archive (mode auto), later by `make comet RUN=…`.
+`comet/state.json` names the experiment and how many rows of metrics it has, so that a resumed attempt continues it.
 """
 
 import concurrent.futures
-import contextlib
-import importlib
 import logging
 import os
 import pathlib
-import select
+import shlex
 import sys
 import threading
-import time
 import urllib.parse
 import zipfile
 from collections.abc import Callable
-from typing import Any, NoReturn, Protocol, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, NoReturn, Self, TypeVar
 
-from samebits.core.config import Config, flatten, from_dict
-from samebits.core.errors import SamebitsError, TrackerError
-from samebits.core.files import hold_lock, make_folder, write_json
+from samebits.core.config import Config, flatten
+from samebits.core.errors import RecordError, TrackerError
+from samebits.core.files import make_folder, write_json
 from samebits.core.seeds import resolve_points
-from samebits.runs.folder import (
-    CONFIG,
-    INPUTS,
-    LOCK,
-    MACHINE,
-    METRICS,
-    RESULT,
-    SEEDS,
-    is_finished,
-    read_json,
-    read_rows,
-    read_yaml,
-)
+from samebits.runs.folder import INPUTS, MACHINE, RESULT, SEEDS, SOURCE, is_finished, read_json
 from samebits.runtime.machine import remote_has_credentials
-from samebits.runtime.pins import end_process
 
 logger = logging.getLogger(__name__)
 
@@ -48,40 +32,46 @@ CONNECT_TIMEOUT_S = 5
 START_TIMEOUT_S = 20
 FOLDER = "comet"
 STATE = "state.json"
+CURVES = "curves.png"
 OFFLINE_BECAUSE = "SAMEBITS_COMET_OFFLINE_BECAUSE"  # the variable that `start_again` leaves to itself
 
 T = TypeVar("T")
+Start = Callable[[str, str | None], Any]  # mode and key of an experiment -> the experiment
 
 
-class Tracker(Protocol):
-    """What a tracker is told, in this order; every method may raise, and the training never notices."""
+@dataclass(frozen=True)
+class State:
+    """What `comet/state.json` keeps between the processes that upload one attempt.
 
-    def start(self, attempt: pathlib.Path, config: Config) -> None:
-        """Begin the experiment: configuration, seeds, code."""
+    Attributes:
+        experiment: Comet's key of the experiment.
+        online: Whether the server had it when this was written; an archive may have been uploaded since.
+        rows: How many rows of metrics the experiment has; None: unknown, an online upload is running or broke off.
+        archives: Names of the complete offline archives, in the order in which they are to be uploaded.
+        summary: One line for the user.
+    """
 
-    def log_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Take rows of metrics, each once, in order."""
+    experiment: str
+    online: bool
+    rows: int | None = None
+    archives: list[str] = field(default_factory=list)
+    summary: str = "Comet: unfinished"
 
-    def finish(self, attempt: pathlib.Path) -> str:
-        """Take the result, the machine and the plots, and end; returns one line for the user."""
+    @classmethod
+    def read(cls, folder: pathlib.Path) -> Self | None:
+        """Return the state in an attempt's `comet` folder, or None if there is none that can be read."""
+        try:
+            return cls(**read_json(folder / STATE))
+        except (RecordError, TypeError):
+            return None
 
-
-class NullTracker:
-    """Tells nobody."""
-
-    def start(self, attempt: pathlib.Path, config: Config) -> None:
-        """Do nothing."""
-
-    def log_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Do nothing."""
-
-    def finish(self, attempt: pathlib.Path) -> str:  # noqa: ARG002  the protocol's argument
-        """Do nothing."""
-        return ""
+    def write(self, folder: pathlib.Path) -> None:
+        """Write it into an attempt's `comet` folder."""
+        write_json(folder / STATE, asdict(self))
 
 
 def server_answers(timeout_s: float = CONNECT_TIMEOUT_S) -> str:
-    """Return why Comet's server cannot be reached, or "" if it can; never takes longer than the timeout and a bit.
+    """Return why Comet's server cannot be reached, or "" if it can; takes little longer than the timeout.
 
     Comet's own start would block for half a minute and keep nothing (comet_ml 3.58).
     """
@@ -120,7 +110,7 @@ def within(timeout_s: float, action: Callable[[], T]) -> T:
 
 
 def start_again(reason: str) -> NoReturn:
-    """Replace this process by the same command, started anew, which tells the whole record without going online.
+    """Replace this process by the same command, started anew, which uploads nothing and writes an archive.
 
     Comet's threads cannot be stopped: they may wait an hour for a server, and the end of the process for them
     (comet_ml 3.58). They do not outlive this.
@@ -164,6 +154,77 @@ class _FirstError(logging.Handler):
             self.text = record.getMessage().partition("\n")[0].partition(". ")[0].strip()
 
 
+def experiment_options(attempt: pathlib.Path, config: Config) -> Any:
+    """Return Comet's options: nothing is logged by itself, but for git's metadata and the environment."""
+    import comet_ml  # noqa: PLC0415
+
+    credentials = remote_has_credentials(pathlib.Path.cwd())
+    if credentials:
+        logger.warning("the address of git's remote holds a user's name or token: git's metadata are not uploaded")
+    return comet_ml.ExperimentConfig(
+        disabled=False,
+        log_code=False,  # the run's own source/ is logged below, not this process's
+        log_graph=False,
+        parse_args=False,
+        display_summary_level=0,
+        log_git_metadata=not credentials,
+        log_git_patch=True,
+        log_env_details=True,
+        log_env_host=False,
+        log_env_network=False,
+        auto_output_logging=False,
+        auto_param_logging=False,
+        auto_metric_logging=False,
+        auto_log_co2=False,
+        offline_directory=str(attempt / FOLDER),
+        name=f"{config.name} {attempt.parent.name[:8]}/{attempt.name}",
+        tags=[config.name, config.runtime.promise, f"seed {config.seed.root}", *config.tracker.tags],
+    )
+
+
+def uploaded_metrics(key: str) -> set[tuple[str, int]]:
+    """Return the name and step of every metric that the server has of an experiment."""
+    import comet_ml  # noqa: PLC0415
+
+    experiment = comet_ml.API(cache=False).get_experiment_by_key(key)
+    rows = experiment.get_metrics() if experiment else []
+    return {(row["metricName"], int(row["step"])) for row in rows or () if row["step"] is not None}
+
+
+def log_inputs(experiment: Any, attempt: pathlib.Path, config: Config) -> None:
+    """Log what is known before the training: seeds, configuration, code. A second time replaces the first."""
+    experiment.log_other("random seed", config.seed.root)
+    experiment.log_other("promise", config.runtime.promise)
+    experiment.log_other("inputs digest", attempt.parent.name)
+    experiment.log_other("attempt", attempt.name)
+    if config.tracker.group is not None:
+        experiment.log_other("group", config.tracker.group)
+    for name, point in resolve_points(config.seed.root, config.seed.policy, config.seed.points).items():
+        experiment.log_other(f"seed {name}", "unseeded" if point.value is None else point.value)
+    experiment.log_parameters(flatten(read_json(attempt.parent / INPUTS)["config"]))
+    source = attempt.parent / SOURCE
+    for path in sorted(source.rglob("*.py")):
+        experiment.log_code(file_name=str(path), code_name=path.relative_to(source).as_posix(), overwrite=True)
+
+
+def log_end(experiment: Any, attempt: pathlib.Path) -> None:
+    """Log what is known after the training: result, machine, curves. A second time replaces the first."""
+    for name in (SEEDS, MACHINE, RESULT):
+        if (attempt / name).exists():
+            experiment.log_asset(str(attempt / name), file_name=name, overwrite=True)
+    if (attempt / MACHINE).exists():
+        machine = read_json(attempt / MACHINE)
+        experiment.log_other("arithmetic fingerprint", machine["arithmetic"]["fingerprint"])
+        experiment.log_other("cpu", machine["cpu"]["model"])
+    finished = is_finished(attempt)
+    if finished:
+        result = read_json(attempt / RESULT)
+        experiment.log_other("weights digest", result["weights_digest"])
+        experiment.log_other("data digest", result["data_digest"])
+    experiment.log_other("ended", "with its result" if finished else "before its result: killed, stopped or failed")
+    experiment.log_image(str(attempt / CURVES), name="curves", overwrite=True)
+
+
 class CometTracker:
     """Comet, live with a key and a reachable server, else as an offline archive in the run's folder.
 
@@ -176,75 +237,52 @@ class CometTracker:
         self._mode = mode
         self._experiment: Any = None
         self._online = False
+        self._earlier: list[pathlib.Path] = []  # archives that were there before
+        self._uploaded: set[tuple[str, int]] = set()  # (metric, step) that the server says it has
         self._why_offline = ""
         self._key = ""
         self._first_error = _FirstError()
         self._patience_s = 0.0
 
-    def start(self, attempt: pathlib.Path, config: Config) -> None:
-        """Begin the experiment; see `Tracker`.
+    def start(self, attempt: pathlib.Path, config: Config, *, live: bool) -> int:
+        """Begin the attempt's experiment, or continue it, and log what is known before the training.
+
+        Args:
+            attempt: The run's folder.
+            config: The run's configuration.
+            live: The training is running; else all the record that there will be is there.
+
+        Returns:
+            How many rows of metrics the experiment has for certain.
 
         Raises:
             TrackerError: mode=online and there is no key, or the server cannot be reached or did not take everything.
         """
-        import comet_ml  # noqa: PLC0415
-
         self._choose_mode()
         folder = attempt / FOLDER
         make_folder(folder)
-        tracker = config.tracker
-        # The parent waits so long in all: the other half is for telling everything again, offline.
-        self._patience_s = tracker.finish_timeout_s / 2
-        credentials = remote_has_credentials(pathlib.Path.cwd())
-        if credentials:
-            logger.warning("the address of git's remote holds a user's name or token: git's metadata are not told")
-        experiment_config = comet_ml.ExperimentConfig(
-            disabled=False,
-            log_code=False,  # the run's own source/ is logged below, not this process's
-            log_graph=False,
-            parse_args=False,
-            display_summary_level=0,
-            log_git_metadata=not credentials,
-            log_git_patch=True,
-            log_env_details=True,
-            log_env_host=False,
-            log_env_network=False,
-            auto_output_logging=False,
-            auto_param_logging=False,
-            auto_metric_logging=False,
-            auto_log_co2=False,
-            offline_directory=str(folder),
-            name=f"{config.name} {attempt.parent.name[:8]}/{attempt.name}",
-            tags=[config.name, config.runtime.promise, f"seed {config.seed.root}", *tracker.tags],
-        )
+        # The parent waits so long in all: the other half is for writing everything again, offline.
+        self._patience_s = config.tracker.finish_timeout_s / 2
+        options = experiment_options(attempt, config)
 
-        def begin() -> Any:
+        def start(mode: str, key: str | None) -> Any:
+            import comet_ml  # noqa: PLC0415
+
             return comet_ml.start(
-                workspace=tracker.workspace,
-                project_name=tracker.project,
+                workspace=config.tracker.workspace,
+                project_name=config.tracker.project,
                 online=self._online,
-                mode="create",
-                experiment_config=experiment_config,
+                mode=mode,
+                experiment_key=key,
+                experiment_config=options,
             )
 
-        self._experiment = self._begin_online(begin) if self._online else begin()
-        experiment = self._experiment
+        before = State.read(folder)
+        rows = self._begin_online(start, folder, before) if self._online else 0
         if not self._online:
-            look_up_often(experiment)
-        write_json(
-            folder / STATE, {"experiment": experiment.get_key(), "online": self._online, "summary": "Comet: unfinished"}
-        )
-        experiment.log_other("random seed", config.seed.root)
-        experiment.log_other("promise", config.runtime.promise)
-        experiment.log_other("inputs digest", attempt.parent.name)
-        experiment.log_other("attempt", attempt.name)
-        if tracker.group is not None:
-            experiment.log_other("group", tracker.group)
-        for name, point in resolve_points(config.seed.root, config.seed.policy, config.seed.points).items():
-            experiment.log_other(f"seed {name}", "unseeded" if point.value is None else point.value)
-        experiment.log_parameters(flatten(read_json(attempt.parent / INPUTS)["config"]))
-        for path in sorted((attempt.parent / "source").rglob("*.py")):
-            experiment.log_code(file_name=str(path), code_name=path.relative_to(attempt.parent / "source").as_posix())
+            rows = self._begin_offline(start, folder, before, live=live)
+        log_inputs(self._experiment, attempt, config)
+        return rows
 
     def _choose_mode(self) -> None:
         from comet_ml.config import get_api_key, get_config  # noqa: PLC0415
@@ -263,64 +301,109 @@ class CometTracker:
                 "Comet could not be used online.",
                 expected="COMET_API_KEY in the environment, and a server that accepts it and takes everything",
                 received=self._why_offline,
-                fix="make comet RUN=… tells it again from the run's own record; tracker.mode=offline needs no server.",
+                fix="make comet RUN=… uploads it from the run's own record; tracker.mode=offline needs no server.",
             )
 
-    def _begin_online(self, begin: Callable[[], Any]) -> Any:
-        """Return the live experiment: Comet logs a refusal, and returns an experiment that is not alive."""
+    def _begin_online(self, start: Start, folder: pathlib.Path, before: State | None) -> int:
+        """Continue the experiment that the state names, if the server has it, else create one."""
         logging.getLogger("comet_ml").addHandler(self._first_error)
+        self._earlier = list(folder.glob("*.zip"))
+        rows: int | None = 0
+        if before is not None and self._continue_online(start, before.experiment):
+            rows = before.rows if before.online else None
+            if rows is None:  # the record does not say what the server has
+                key = before.experiment
+                self._uploaded = self._or_leave_online("say which metrics it has", lambda: uploaded_metrics(key))
+        else:
+            self._experiment = self._or_leave_online("begin an experiment", lambda: start("create", None))
+            if not self._experiment.alive:  # Comet logs a refusal and returns this
+                self._leave_online(self._first_error.text or "Comet refused the experiment")
+        State(self._experiment.get_key(), online=True).write(folder)
+        return rows or 0
+
+    def _continue_online(self, start: Start, key: str) -> bool:
+        """Continue an experiment; returns whether the server lets us: it may be deleted, or somebody else's."""
+        from comet_ml.exceptions import CometRestApiException, ExperimentNotFound  # noqa: PLC0415
+
+        def resume() -> Any:
+            try:
+                return start("get", key)
+            except (CometRestApiException, ExperimentNotFound):
+                return None
+
+        experiment = self._or_leave_online("continue the experiment", resume)
+        if experiment is None or not experiment.alive:
+            logger.warning("the server has no experiment %s that this key may continue: a new one is created", key)
+            self._first_error.text = ""
+            return False
+        self._experiment = experiment
+        return True
+
+    def _begin_offline(self, start: Start, folder: pathlib.Path, before: State | None, *, live: bool) -> int:
+        """Begin one more archive of the state's experiment where its rows are known, else one of the whole record."""
+        known = before if before is not None and before.rows is not None else None
+        continued = known if known is not None and (known.online or (live and known.rows)) else None
+        self._earlier = [folder / name for name in continued.archives] if continued else []
+        for archive in folder.glob("*.zip"):
+            if archive not in self._earlier:
+                archive.unlink()
+        # An archive that continues is refused by `comet upload` until the experiment is there; a first one, once it is.
+        self._experiment = start("get" if continued else "create", known.experiment if known else None)
+        look_up_often(self._experiment)
+        rows = continued.rows or 0 if continued else 0
+        names = [archive.name for archive in self._earlier]
+        State(self._experiment.get_key(), online=False, rows=rows, archives=names).write(folder)
+        return rows
+
+    def _or_leave_online(self, what: str, action: Callable[[], T]) -> T:
+        """Return what an action on the server returns, or give the live experiment up."""
         try:
-            experiment = within(START_TIMEOUT_S, begin)
+            return within(START_TIMEOUT_S, action)
         except TimeoutError:
-            self._leave_online(f"Comet did not begin an experiment within {START_TIMEOUT_S} s")
+            self._leave_online(f"Comet did not {what} within {START_TIMEOUT_S} s")
         except Exception as error:  # noqa: BLE001  Comet's own, of many kinds
             self._leave_online(f"{type(error).__name__}: {error}")
-        if not experiment.alive:
-            self._leave_online(self._first_error.text or "Comet refused the experiment")
-        return experiment
 
     def _leave_online(self, reason: str) -> NoReturn:
-        """Give the live experiment up: go on offline, or fail if the user wants it online or not at all."""
+        """Give the live experiment up: continue offline, or fail if the user wants it online or not at all."""
         start_again(reason.replace(self._key, "***"))
 
     def log_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Take rows of metrics; see `Tracker`. The step counts over all epochs."""
+        """Log rows of metrics, but for what the server has already. The step counts over all epochs."""
         for row in rows:
-            measured = {name: value for name, value in row.items() if name not in ("epoch", "step", "global_step")}
-            self._experiment.log_metrics(measured, step=row["global_step"], epoch=row["epoch"])
+            step = row["global_step"]
+            values = {name: value for name, value in row.items() if name not in ("epoch", "step", "global_step")}
+            missing = {name: value for name, value in values.items() if (name, step) not in self._uploaded}
+            if missing:
+                self._experiment.log_metrics(missing, step=step, epoch=row["epoch"])
 
-    def finish(self, attempt: pathlib.Path) -> str:
-        """Take the rest of the record and end; see `Tracker`."""
+    def finish(self, attempt: pathlib.Path, rows: int) -> str:
+        """Log what is known after the training, and end; returns one line for the user.
+
+        Args:
+            attempt: The run's folder.
+            rows: How many rows of metrics the experiment has now.
+        """
         experiment, folder = self._experiment, attempt / FOLDER
-        for name in (SEEDS, MACHINE, RESULT):
-            if (attempt / name).exists():
-                experiment.log_asset(str(attempt / name), file_name=name)
-        if (attempt / MACHINE).exists():
-            machine = read_json(attempt / MACHINE)
-            experiment.log_other("arithmetic fingerprint", machine["arithmetic"]["fingerprint"])
-            experiment.log_other("cpu", machine["cpu"]["model"])
-        if is_finished(attempt):
-            result = read_json(attempt / RESULT)
-            experiment.log_other("weights digest", result["weights_digest"])
-            experiment.log_other("data digest", result["data_digest"])
-        else:
-            experiment.log_other("ended", "before its result: killed, stopped or failed")
-        plot_curves(attempt)
-        experiment.log_image(str(attempt / "curves.png"), name="curves")
-        archive = folder / f"{experiment.get_key()}.zip"
+        log_end(experiment, attempt)
+        archives: list[pathlib.Path] = []
         if self._online:
             self._end_online(folder)
+            for archive in self._earlier:
+                archive.unlink(missing_ok=True)
             summary = f"Comet: {experiment.url}"
         else:
             experiment.end()
-            with zipfile.ZipFile(archive) as opened:
+            (created,) = set(folder.glob("*.zip")) - set(self._earlier)
+            with zipfile.ZipFile(created) as opened:
                 opened.getinfo("experiment.json")
+            archives = [*(archive for archive in self._earlier if archive.exists()), created]
+            them = "them" if len(archives) > 1 else "it"
             why = f" ({self._why_offline})" if self._why_offline else ""
-            summary = f"Comet: offline archive{why}; send it with: comet upload {os.path.relpath(archive)}"
-        for old in folder.glob("*.zip"):
-            if old != archive:
-                old.unlink()
-        write_json(folder / STATE, {"experiment": experiment.get_key(), "online": self._online, "summary": summary})
+            command = shlex.join(["comet", "upload", *map(os.path.relpath, archives)])
+            summary = f"Comet: offline archive{'' if them == 'it' else 's'}{why}; send {them} with: {command}"
+        names = [archive.name for archive in archives]
+        State(experiment.get_key(), self._online, rows, names, summary).write(folder)
         return summary
 
     def _end_online(self, folder: pathlib.Path) -> None:
@@ -340,103 +423,6 @@ class CometTracker:
             flushed = within(self._patience_s, send)
         except TimeoutError:
             self._leave_online(f"{experiment.url} is incomplete: not all was taken within {self._patience_s:g} s")
-        broke = any(folder.glob(f"{experiment.get_key()}*.zip"))
+        broke = any(path not in self._earlier for path in folder.glob("*.zip"))
         if self._first_error.text or broke or not flushed:
             self._leave_online(f"{experiment.url} is incomplete: {self._first_error.text or 'the connection broke'}")
-
-
-def plot_curves(attempt: pathlib.Path) -> None:
-    """Draw loss and accuracy by step into the attempt's curves.png."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  slow to import; no global state of pyplot
-
-    rows = metric_rows(attempt)
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for key, marker in ((name, ""), (f"val_{name}", "o")):
-            points = [(row["global_step"], row[key]) for row in rows if key in row]
-            axis.plot([x for x, _ in points], [y for _, y in points], marker=marker, label=key)
-        axis.set_xlabel("step")
-        axis.set_ylabel(name)
-        axis.legend()
-    figure.savefig(attempt / "curves.png", dpi=120, metadata={"Software": None})
-
-
-def metric_rows(attempt: pathlib.Path) -> list[dict[str, Any]]:
-    """Return the rows of metrics with `global_step`, the steps of all epochs so far."""
-    rows = read_rows(attempt / METRICS)
-    lengths = [row["step"] for row in rows if "val_loss" in row]
-    steps = lengths[0] if lengths else 0
-    return [{**row, "global_step": (row["epoch"] - 1) * steps + row["step"]} for row in rows]
-
-
-def _input_ended(timeout_s: float) -> bool:
-    """Wait for the end of standard input, at most so long."""
-    readable, _, _ = select.select([sys.stdin], [], [], timeout_s)
-    return bool(readable) and not os.read(sys.stdin.fileno(), 4096)
-
-
-def follow(tracker: Tracker, attempt: pathlib.Path, config: Config, *, live: bool) -> str:
-    """Tell a tracker a run's record; returns the tracker's line for the user.
-
-    Args:
-        tracker: Is told.
-        attempt: The run's folder.
-        config: The run's configuration.
-        live: The training goes on until its result is there or standard input ends; else all there will be is there.
-    """
-    tracker.start(attempt, config)
-    if live:
-        importlib.import_module("matplotlib.figure")  # a second that the end of the run need not wait
-    sent = 0
-    ended = False
-    while not ended:
-        ended = not live or _input_ended(POLL_S) or is_finished(attempt)  # the result is the last that is written
-        rows = metric_rows(attempt)  # a run that went on from a checkpoint writes the same rows again
-        tracker.log_rows(rows[sent:])
-        sent = max(sent, len(rows))
-    return tracker.finish(attempt)
-
-
-def make_tracker(config: Config) -> Tracker:
-    """Return the tracker that the configuration names."""
-    if config.tracker.name == "none":
-        return NullTracker()
-    return CometTracker(config.tracker.mode)
-
-
-def tell(attempt: pathlib.Path, *, live: bool = False) -> int:
-    """Tell a tracker about one attempt and log every failure; returns the exit code.
-
-    Args:
-        attempt: The run's folder.
-        live: Follow a training that goes on; see `follow`.
-    """
-    began = time.monotonic()
-    try:
-        with contextlib.nullcontext(True) if live else hold_lock(attempt / LOCK) as ended:  # noqa: FBT003
-            if not ended:
-                logger.error("%s is still going on: wait for its end", attempt)
-                return 1
-            config = from_dict(read_yaml(attempt / CONFIG))
-            # A run that was trained without a tracker can still be told.
-            tracker = make_tracker(config) if live else CometTracker(config.tracker.mode)
-            summary = follow(tracker, attempt, config, live=live)
-    except SamebitsError as error:
-        logger.error("%s: %s", type(error).__name__, error)  # noqa: TRY400  the message is for a user
-        return 1
-    except Exception:
-        logger.exception("the tracker failed")
-        return 1
-    logger.info("%s (%.1f s)", summary, time.monotonic() - began)
-    return 0
-
-
-def main() -> int:
-    """Follow the attempt named on the command line."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    os.nice(10)  # the training goes first
-    return tell(pathlib.Path(sys.argv[1]), live=True)
-
-
-if __name__ == "__main__":
-    end_process(main())

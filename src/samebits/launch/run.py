@@ -127,7 +127,7 @@ def start_tracker(config: Config, attempt: pathlib.Path, root: pathlib.Path) -> 
     """
     if config.tracker.name == "none":
         return None
-    command = [sys.executable, "-m", "samebits.launch.comet", str(attempt)]
+    command = [sys.executable, "-m", "samebits.launch.tracker", str(attempt)]
     with (attempt / "tracker.txt").open("ab") as log:
         return subprocess.Popen(
             command, cwd=root, start_new_session=True, stdin=subprocess.PIPE, stdout=log, stderr=log

@@ -1,0 +1,263 @@
+"""A resumed run continues its Comet experiment: each row arrives once, online and offline, whatever was killed.
+
+The tracker's process is real and reads a record that the tests write; the server is the fake one.
+"""
+
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import QUIET, ROOT, wait_until
+from fake_comet import Answer, FakeComet, Told, read_archive
+
+from samebits.compose import compose
+from samebits.core.config import to_dict
+from samebits.core.files import write_json, write_yaml
+from samebits.core.plots import draw_lines
+
+STEPS, EVERY = 20, 5  # steps of an epoch; a row of metrics every so many
+FIRST = 3  # rows that are there when the run is stopped
+REFUSED: dict[str, Answer] = {"/experiment/metric": (400, {"msg": "no"})}
+
+
+def rows_of(epochs: int = 2) -> list[dict[str, Any]]:
+    """Return the rows of metrics of a whole run."""
+    rows: list[dict[str, Any]] = []
+    for epoch in range(1, epochs + 1):
+        for step in range(EVERY, STEPS + 1, EVERY):
+            rows.append({"epoch": epoch, "step": step, "loss": 1 / (epoch * step), "accuracy": step / 100})
+            if step == STEPS:
+                rows[-1] |= {"val_loss": 0.5 / epoch, "val_accuracy": epoch / 10}
+    return rows
+
+
+ROWS = rows_of()
+
+
+class Attempt:
+    """An attempt whose record the test writes, and the tracker's process of it."""
+
+    def __init__(self, folder: pathlib.Path, home: pathlib.Path) -> None:
+        self.folder, self.home = folder / "0123456789abcdef" / "1", home
+        self.folder.mkdir(parents=True)
+        config = compose(ROOT, ["experiment=smoke", "tracker=comet", "tracker.finish_timeout_s=60"])
+        write_yaml(self.folder / "config.yaml", to_dict(config))
+        inputs = {"name": "smoke", "config": {"a": 1}, "code": {"digest": "0", "files": {}}, "lock": "0"}
+        write_json(self.folder.parent / "inputs.json", inputs)
+        self.record(0)
+
+    def record(self, rows: int, *, finished: bool = False) -> None:
+        """Make the record hold the first rows, as a stopped or resumed run would, and the result if it finished."""
+        text = "".join(json.dumps(row) + "\n" for row in ROWS[:rows])
+        (self.folder / "metrics.jsonl").write_text(text)
+        if finished:
+            metrics = {"val_accuracy": 0.2, "val_loss": 0.25}
+            texts = dict.fromkeys(("weights_digest", "optimizer_digest", "data_digest", "promise", "fingerprint"), "0")
+            write_json(self.folder / "result.json", {"metrics": metrics, "timing": {}, "resumed_at": None, **texts})
+
+    def track(self, server: FakeComet | None) -> "subprocess.Popen[bytes]":
+        """Start the tracker's process as the training's parent does."""
+        variables = {"HOME": str(self.home), "PYTHONPATH": str(ROOT / "src"), "NO_PROXY": "127.0.0.1"}
+        if server is not None:
+            variables |= {"COMET_API_KEY": "key", "COMET_URL_OVERRIDE": server.url}
+        command = [sys.executable, "-W", "ignore", "-m", "samebits.launch.tracker", str(self.folder)]
+        with (self.folder / "tracker.txt").open("ab") as log:
+            return subprocess.Popen(
+                command, cwd=ROOT, env=QUIET | variables, stdin=subprocess.PIPE, stdout=log, stderr=log
+            )
+
+    def upload(self, server: FakeComet | None, rows: int, *, finished: bool = False) -> dict[str, Any]:
+        """Let the tracker follow a record that ends with so many rows; returns its state."""
+        self.record(rows, finished=finished)
+        process = self.track(server)
+        process.communicate(timeout=300)
+
+        assert 0 == process.returncode, self.log()
+        return self.state()
+
+    def state(self) -> dict[str, Any]:
+        """Return what comet/state.json says."""
+        state: dict[str, Any] = json.loads((self.folder / "comet" / "state.json").read_text())
+        return state
+
+    def archives(self) -> list[pathlib.Path]:
+        """Return the archives in the order in which they are to be uploaded; no other is there."""
+        paths = [self.folder / "comet" / name for name in self.state()["archives"]]
+
+        assert sorted(paths) == sorted((self.folder / "comet").glob("*.zip"))
+        return paths
+
+    def log(self) -> str:
+        """Return what the tracker printed."""
+        return (self.folder / "tracker.txt").read_text()
+
+
+@pytest.fixture
+def attempt(tmp_path: pathlib.Path) -> Attempt:
+    """Return an attempt with an empty record."""
+    (tmp_path / "home").mkdir()
+    return Attempt(tmp_path, tmp_path / "home")
+
+
+@pytest.fixture
+def server() -> Iterator[FakeComet]:
+    """Yield a Comet server without trouble."""
+    with FakeComet() as running:
+        yield running
+
+
+def metrics_of(rows: list[dict[str, Any]]) -> list[tuple[str, float, int, int]]:
+    """Return the metrics that Comet must have of some rows, in order of their names."""
+    found = []
+    for row in rows:
+        place = (row["epoch"] - 1) * STEPS + row["step"]
+        found += [(name, row[name], place, row["epoch"]) for name in row if name not in ("epoch", "step")]
+    return sorted(found)
+
+
+def assert_whole(told: Told) -> None:
+    """State that an experiment has every row once, and the result."""
+    assert metrics_of(ROWS) == sorted(told.metrics)
+    assert "with its result" == told.others["ended"]
+    assert "image/curves" in told.files
+
+
+def upload_archives(archives: list[pathlib.Path], server: FakeComet, home: pathlib.Path) -> "Told":
+    """Upload archives as the user is advised to, and return the one experiment that this gives."""
+    comet = pathlib.Path(sys.executable).with_name("comet")
+    variables = {"HOME": str(home), "NO_PROXY": "127.0.0.1", "COMET_API_KEY": "key", "COMET_URL_OVERRIDE": server.url}
+    command = [str(comet), "upload", *map(str, archives)]
+    done = subprocess.run(command, env=QUIET | variables, capture_output=True, text=True, timeout=300, check=False)
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return server.only_experiment()
+
+
+def test_a_resumed_run_continues_its_experiment_online(attempt: Attempt, server: FakeComet) -> None:
+    """Stop and resume: one experiment, every row once, although the record was cut back to a checkpoint."""
+    stopped = attempt.upload(server, FIRST)
+    told = server.only_experiment()
+
+    assert metrics_of(ROWS[:FIRST]) == sorted(told.metrics)
+    assert "before its result: killed, stopped or failed" == told.others["ended"]
+
+    attempt.record(FIRST - 1)
+    finished = attempt.upload(server, len(ROWS), finished=True)
+
+    assert stopped["experiment"] == finished["experiment"]
+    assert (FIRST, len(ROWS)) == (stopped["rows"], finished["rows"])
+    assert_whole(server.only_experiment())
+
+
+def test_a_killed_tracker_is_continued_with_what_the_server_lacks(attempt: Attempt, server: FakeComet) -> None:
+    """SIGKILL while rows are on their way: the next one asks the server which rows it has."""
+    attempt.record(FIRST)
+    process = attempt.track(server)
+
+    assert server.metrics_came.wait(120)
+    process.kill()
+    process.communicate(timeout=60)
+    assert attempt.state()["rows"] is None
+    told = server.only_experiment()
+    told.metrics.pop()  # one that was on its way and never came
+
+    attempt.upload(server, len(ROWS), finished=True)
+    assert_whole(server.only_experiment())
+
+
+def test_an_experiment_that_the_server_refuses_is_begun_anew(attempt: Attempt, server: FakeComet) -> None:
+    """A deleted experiment, or one of somebody else: a second one gets the whole record, and the log says so."""
+    first = attempt.upload(server, FIRST)["experiment"]
+    server.refused_experiments.add(first)
+    second = attempt.upload(server, len(ROWS), finished=True)["experiment"]
+
+    assert first != second
+    assert f"the server has no experiment {first}" in attempt.log()
+    assert_whole(server.told[second])
+
+
+def test_a_resumed_run_continues_its_experiment_offline(attempt: Attempt, server: FakeComet) -> None:
+    """Each part is an archive with the same key; `comet upload` of both gives one experiment with every row once."""
+    first = attempt.upload(None, FIRST)
+    second = attempt.upload(None, len(ROWS), finished=True)
+    archives = attempt.archives()
+
+    assert first["experiment"] == second["experiment"]
+    assert 2 == len(archives)
+    assert metrics_of(ROWS[:FIRST]) == sorted(read_archive(archives[0]).metrics)
+    assert metrics_of(ROWS[FIRST:]) == sorted(read_archive(archives[1]).metrics)
+    command = shlex.split(second["summary"].partition(" send them with: ")[2])
+    assert ["comet", "upload", *(os.path.relpath(path, ROOT) for path in archives)] == command
+    assert_whole(upload_archives(archives, server, attempt.home))
+    assert [second["experiment"]] == list(server.told)
+
+
+def test_a_run_stopped_online_and_resumed_offline_is_one_experiment(attempt: Attempt, server: FakeComet) -> None:
+    """The archive of the second part is appended to the live experiment of the first."""
+    first = attempt.upload(server, FIRST)
+    second = attempt.upload(None, len(ROWS), finished=True)
+
+    assert first["experiment"] == second["experiment"]
+    assert_whole(upload_archives(attempt.archives(), server, attempt.home))
+
+
+def test_a_run_stopped_offline_and_resumed_online_leaves_no_archive(attempt: Attempt, server: FakeComet) -> None:
+    """The server never got the first part's archive: it gets the whole record, and the archive goes."""
+    attempt.upload(None, FIRST)
+    attempt.upload(server, len(ROWS), finished=True)
+
+    assert [] == attempt.archives()
+    assert_whole(server.only_experiment())
+
+
+def test_an_uploaded_archive_is_continued_online(attempt: Attempt, server: FakeComet) -> None:
+    """The user uploaded the first part's archive: the live experiment continues it with the rows that it lacks."""
+    attempt.upload(None, FIRST)
+    upload_archives(attempt.archives(), server, attempt.home)
+    attempt.upload(server, len(ROWS), finished=True)
+
+    assert_whole(server.only_experiment())
+
+
+def test_a_tracker_killed_offline_loses_no_row(attempt: Attempt) -> None:
+    """Its archive is incomplete and goes; the next one has what no complete archive has."""
+    attempt.upload(None, FIRST)
+    attempt.record(FIRST + 2)
+    process = attempt.track(None)
+
+    assert wait_until(lambda: 2 == len(list((attempt.folder / "comet").glob("*.zip"))), 120)
+    process.kill()
+    process.communicate(timeout=60)
+    attempt.upload(None, len(ROWS), finished=True)
+    told = [read_archive(path) for path in attempt.archives()]
+
+    assert 2 == len(told)
+    assert metrics_of(ROWS) == sorted([*told[0].metrics, *told[1].metrics])
+
+
+def test_a_resume_that_breaks_off_online_is_kept_whole_offline(attempt: Attempt) -> None:
+    """Nobody knows which rows the server took: an archive of an experiment of its own has them all."""
+    with FakeComet() as server:
+        first = attempt.upload(server, FIRST)["experiment"]
+    with FakeComet(REFUSED, before=server):
+        second = attempt.upload(server, len(ROWS), finished=True)["experiment"]
+    (archive,) = attempt.archives()
+
+    assert first != second
+    assert_whole(read_archive(archive))
+
+
+def test_a_plot_is_a_picture_with_a_panel_per_quantity(tmp_path: pathlib.Path) -> None:
+    """`draw_lines` writes a PNG, and the same bytes for the same lines."""
+    panels = {"loss": [("loss", [1, 2], [0.5, 0.25], "-")], "accuracy": [("accuracy", [1, 2], [0.5, 0.75], "o-")]}
+    for name in ("a.png", "b.png"):
+        draw_lines(tmp_path / name, panels, x_label="step")
+
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert b"\x89PNG" == (tmp_path / "a.png").read_bytes()[:4]

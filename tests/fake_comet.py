@@ -23,6 +23,10 @@ OWN_METRICS = ("process duration", "startup duration")  # beside sys.…, what C
 VERSION = "4.0.0"  # of the server; from 3.3.11 on, comet_ml keeps an offline copy of a live experiment
 
 Answer = tuple[int, dict[str, Any]]  # status and body
+ALWAYS: dict[str, Answer] = {  # by the end of the path
+    "/isAlive/ver": (200, {"version": VERSION}),
+    "/status-report/update": (200, {"is_alive_beat_duration_millis": 1000, "gpu_monitor_interval_millis": 60000}),
+}
 
 
 @dataclass
@@ -200,6 +204,15 @@ class FakeComet(http.server.ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of clients that went away: some of the tests kill them."""
 
+    def _describe(self, key: str, *, metrics: bool) -> Answer:
+        """Return what it has of an experiment: where it lies, or its metrics."""
+        if key not in self.told or key in self.refused_experiments:
+            return 400, {"msg": "no such experiment"}
+        if not metrics:
+            return 200, {"experimentKey": key, "workspaceName": "workspace", "projectName": "project"}
+        names = ("metricName", "metricValue", "step", "epoch")
+        return 200, {"metrics": [dict(zip(names, row, strict=True)) for row in self.told[key].metrics]}
+
     def respond(self, address: str, content_type: str, body: bytes) -> Answer:
         """Return status and body of the answer to one request."""
         path = urllib.parse.urlsplit(address).path
@@ -208,22 +221,11 @@ class FakeComet(http.server.ThreadingHTTPServer):
             self._released.wait()
         if self._released.is_set():
             raise ConnectionAbortedError
-        for end, answer in self._failures.items():
+        for end, answer in (self._failures | ALWAYS).items():
             if path.endswith(end):
                 return answer
-        if path.endswith("/isAlive/ver"):
-            return 200, {"version": VERSION}
-        if path.endswith("/status-report/update"):
-            return 200, {"is_alive_beat_duration_millis": 1000, "gpu_monitor_interval_millis": 60000}
-        if path.endswith("/experiment/metadata"):
-            key = query["experimentKey"]
-            if key not in self.told or key in self.refused_experiments:
-                return 400, {"msg": "no such experiment"}
-            return 200, {"experimentKey": key, "workspaceName": "workspace", "projectName": "project"}
-        if path.endswith("/experiment/metrics/get-all"):
-            rows = self.told[query["experimentKey"]].metrics
-            names = ("metricName", "metricValue", "step", "epoch")
-            return 200, {"metrics": [dict(zip(names, row, strict=True)) for row in rows]}
+        if path.endswith(("/experiment/metadata", "/experiment/metrics/get-all")):
+            return self._describe(query["experimentKey"], metrics=path.endswith("/get-all"))
         if path.endswith("/upload"):
             data = _file_of_form(content_type, body)
             with self._lock:

@@ -1,5 +1,7 @@
 """What can change bits: one function says it for the identity, explain and the report."""
 
+from typing import Any
+
 import pytest
 
 from samebits.core.config import Config, flatten, to_dict
@@ -41,6 +43,26 @@ def test_the_kind_of_cpu_has_no_effect_under_portable() -> None:
     """It may have one where any run was made under another promise."""
     assert DOES_NOT == effect_of("cpu flags", portable=True)
     assert MAY == effect_of("cpu flags")
+
+
+@pytest.mark.parametrize(
+    ("item", "values", "effect"),
+    [
+        ("machine libc", ("glibc 2.36", "glibc 2.41"), DOES_NOT),
+        ("machine libc", ("glibc 2.36", "glibc 2.31"), MAY),
+        ("machine libc", ("glibc 2.36", "glibc 2.4"), MAY),
+        ("machine python", ("3.11.2", "3.13.7"), DOES_NOT),
+        ("machine python", ("3.11.2", "3.14.0"), MAY),
+        ("machine python", ("3.11.2", "absent"), MAY),
+        ("config runtime.inter_op_threads", (4, 1), DOES_NOT),
+        ("setting inter_op_threads", (4, 1), DOES_NOT),
+        ("config runtime.intra_op_threads", (4, 1), CHANGES),
+    ],
+)
+def test_what_was_measured_equal_has_no_effect_under_portable(item: str, values: tuple[Any, ...], effect: str) -> None:
+    """Versions that were compared, and operations side by side; under another promise nothing is said."""
+    assert effect == effect_of(item, values, portable=True)
+    assert DOES_NOT != effect_of(item, values)
 
 
 def test_the_identity_has_every_key_but_those_without_effect() -> None:

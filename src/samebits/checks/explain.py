@@ -72,7 +72,7 @@ def input_differences(a: pathlib.Path, b: pathlib.Path) -> list[InputDifference]
     unused = {f"seed {point}" for point in _unused_points(a) & _unused_points(b)}
     for item, left, right in list_differences(*sides):
         if item.partition(" ")[0] in kinds:
-            effect = DOES_NOT if item in unused else effect_of(item, portable=portable)
+            effect = DOES_NOT if item in unused else effect_of(item, (left, right), portable=portable)
             found.append(InputDifference(item, str(left)[:MAX_WIDTH], str(right)[:MAX_WIDTH], effect))
     return found
 

@@ -56,7 +56,7 @@ def split_inputs(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, dict[st
             equal[key] = values[0]
         else:
             places = {value: place for place, value in enumerate(values)}
-            effect = effect_of(key, portable=portable)
+            effect = effect_of(key, values, portable=portable)
             varying[key] = {"values": values, "of": [places[value] for value in column], "effect": effect}
     return equal, varying
 

@@ -104,16 +104,16 @@ zoo: setup ## measure which pieces of Keras are portable and write docs/zoo.md (
 	@PYTHONPATH=src:tools $(VENV_PYTHON) -m zoo $(if $(ONLY),--only='$(ONLY)') $(if $(ONLY)$(CPUS),,--write) $(CPUS)
 
 bench: setup ## reproducible training against plain Keras, as ratios (half an hour): make bench [REPEATS=3] [PICTURE=…]
-	@PYTHONPATH=src $(VENV_PYTHON) tools/benchmarks/speed.py --repeats=$(REPEATS) $(if $(PICTURE),--out='$(PICTURE)')
+	@PYTHONPATH=src:tools $(VENV_PYTHON) -m benchmarks.speed --repeats=$(REPEATS) $(if $(PICTURE),--out='$(PICTURE)')
 
 bench-growth: setup ## how time and memory grow with reviews, sequence length and vocabulary (ten minutes): make bench-growth [PICTURE=…]
-	@PYTHONPATH=src $(VENV_PYTHON) tools/benchmarks/growth.py $(if $(PICTURE),--out='$(PICTURE)')
+	@PYTHONPATH=src:tools $(VENV_PYTHON) -m benchmarks.growth $(if $(PICTURE),--out='$(PICTURE)')
 
 roofline: setup ## what bounds a step: operations and bytes counted, against this machine's rates: make roofline [PICTURE=…]
-	@PYTHONPATH=src $(VENV_PYTHON) tools/benchmarks/roofline.py $(if $(PICTURE),--out='$(PICTURE)') $(OVERRIDES)
+	@PYTHONPATH=src:tools $(VENV_PYTHON) -m benchmarks.roofline $(if $(PICTURE),--out='$(PICTURE)') $(OVERRIDES)
 
 bench-many: setup ## what 10,000 finished runs cost the summary of a study and the report: make bench-many [PICTURE=…]
-	@PYTHONPATH=src $(VENV_PYTHON) tools/benchmarks/many_runs.py $(if $(PICTURE),--out='$(PICTURE)')
+	@PYTHONPATH=src:tools $(VENV_PYTHON) -m benchmarks.many_runs $(if $(PICTURE),--out='$(PICTURE)')
 
 test: setup-dev ## set up and run the tests: make test [TESTS="-k seeds"]
 	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder $(TESTS)

@@ -3,16 +3,19 @@
 import re
 import subprocess
 import sys
+import unittest.mock
 
+from benchmarks import measuring
+from benchmarks.measuring import Command
 from conftest import QUIET, ROOT
 
 from samebits.compose import compose
 
 
 def run_benchmark(name: str, *words: str) -> str:
-    """Run a benchmark as make does and return what it printed."""
-    command = [sys.executable, str(ROOT / "benchmarks" / name), *words]
-    environment = QUIET | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
+    """Run a benchmark as docs/performance.md says and return what it printed."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", *words]
+    environment = QUIET | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tools'}", "COLUMNS": "200"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, check=False)
 
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -22,7 +25,7 @@ def run_benchmark(name: str, *words: str) -> str:
 def test_the_roofline_counts_every_layer() -> None:
     """Of the small model, with the default's sizes of words: the convolution's multiply-and-adds, counted by hand."""
     words = "experiment=smoke", "data.sequence_length=100", "data.num_words=20000"
-    shown = run_benchmark("roofline.py", "--steps=10", *words)
+    shown = run_benchmark("roofline", "--steps=10", *words)
     model = compose(ROOT, list(words)).model
     places = 100 - model["kernel_size"] + 1
     operations = 3 * 2 * 30 * places * model["kernel_size"] * model["embedding_dim"] * model["filters"]
@@ -39,7 +42,25 @@ def test_the_roofline_counts_every_layer() -> None:
 
 def test_many_runs_are_made_and_measured() -> None:
     """Twenty runs: the study's summary and the report end well over them."""
-    shown = run_benchmark("many_runs.py", "20")
+    shown = run_benchmark("many_runs", "20")
 
     assert 3 == shown.count("make study, all finished")
     assert 3 == shown.count("make report")
+
+
+def test_memory_counts_every_process_of_a_command_and_its_peak() -> None:
+    """A shell whose two children hold 60 MB each for a moment took 120 MB and more; one child alone did not."""
+    hold = f'{sys.executable} -c "import time; held = bytearray(60_000_000); time.sleep(1.5)"'
+    both, one = (Command(["sh", "-c", words]).peak_megabytes() for words in (f"{hold} & {hold}; wait", hold))
+
+    assert both > 120 > one > 60
+
+
+def test_a_timed_command_is_not_observed() -> None:
+    """`seconds` starts no reader of memory beside what it times."""
+    read: list[int] = []
+    with unittest.mock.patch.object(measuring, "memory_of_tree", read.append):
+        taken = Command(["sleep", "0.3"]).seconds()
+
+    assert taken >= 0.3
+    assert [] == read

@@ -1,7 +1,8 @@
-"""How time and memory of a run grow: make bench-growth [PICTURE=docs/growth.png].
+"""How time and memory of a run grow: python -m benchmarks.growth [--out=docs/growth.png].
 
-With the number of reviews, their length and the vocabulary, each varied alone from the worked example's values; what
-the number of runs costs is `make bench-many`. More reviews than there are come from the synthetic data, in their shape.
+With the number of reviews, their length and the vocabulary, each varied alone from the worked example's values. What
+the number of runs costs: `python -m benchmarks.many_runs`. More reviews than there are come from the synthetic data, in
+their shape.
 """
 
 import argparse
@@ -10,9 +11,9 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from measuring import describe_this_machine, train
 from rich.table import Table
 
+from benchmarks.measuring import describe_this_machine, train, train_megabytes
 from samebits.core.terminal import print_table
 
 STEPS = "training.steps_per_epoch=200"
@@ -48,12 +49,12 @@ def overrides_of(axis: str, value: int) -> tuple[str, ...]:
 
 
 def measure(overrides: tuple[str, ...]) -> Point:
-    """Train once and return what it cost."""
-    done = train([*overrides, "tracker=none", "training.epochs=1"])
+    """Train once for the time and once for the memory, and return what it cost."""
+    words = [*overrides, "tracker=none", "training.epochs=1"]
+    done = train(words)
     phases = done.result["phases"]
     prepare_s = phases["prepare_s"] + phases["first_step_s"]
-    cost = done.command
-    return Point(done.result["timing"]["data_s"], prepare_s, done.step_ms, cost.seconds, cost.megabytes)
+    return Point(done.result["timing"]["data_s"], prepare_s, done.step_ms, done.seconds, train_megabytes(words))
 
 
 def draw(points: dict[str, dict[int, Point]], picture: pathlib.Path) -> None:

@@ -1,8 +1,8 @@
-"""What 10,000 finished runs cost: the summary of a study, and the report: make bench-many [PICTURE=…].
+"""What 10,000 finished runs cost: the summary of a study, and the report: python -m benchmarks.many_runs [--out=…].
 
 One real run (the smoke experiment) is trained; the others are copies of its folder with another seed and other numbers,
 where `make train` would put them. Then the real commands run over a tenth, half and all of them, as fresh processes:
-seconds, and the most memory that each had. Nothing is left.
+seconds, and in a second run the most memory that each took. Nothing is left.
 """
 
 import argparse
@@ -15,9 +15,9 @@ import sys
 import tempfile
 from typing import Any
 
-from measuring import ROOT, Measured, describe_this_machine, run
 from rich.table import Table
 
+from benchmarks.measuring import ROOT, Command, describe_this_machine
 from samebits.compose import compose
 from samebits.core.terminal import print_table
 from samebits.runs.folder import INPUTS, RESULT, SOURCE, read_json
@@ -56,15 +56,15 @@ def make_runs(root: pathlib.Path, runs: int) -> None:
         (folder / "1" / RESULT).write_text(json.dumps(other, indent=1))
 
 
-def draw(found: dict[str, dict[int, Measured]], picture: pathlib.Path) -> None:
+def draw(found: dict[str, dict[int, tuple[float, float]]], picture: pathlib.Path) -> None:
     """Draw seconds and memory of each command against the number of runs."""
     from matplotlib.figure import Figure  # noqa: PLC0415  slow to import
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes: Any = figure.subplots(1, 2)
-    for axis, name, label in zip(axes, ("seconds", "megabytes"), ("seconds", "MB"), strict=True):
+    for place, (axis, label) in enumerate(zip(axes, ("seconds", "MB"), strict=True)):
         for command, rows in found.items():
-            axis.plot(list(rows), [getattr(done, name) for done in rows.values()], "o-", label=command)
+            axis.plot(list(rows), [costs[place] for costs in rows.values()], "o-", label=command)
         axis.set_ylim(bottom=0)
         axis.set_xlabel("runs")
         axis.set_ylabel(label)
@@ -79,11 +79,12 @@ def main() -> int:
     parser.add_argument("runs", nargs="?", type=int, default=10_000)
     given = parser.parse_args()
     table = Table("command", "runs", "seconds", "most memory", title=describe_this_machine())
-    found: dict[str, dict[int, Measured]] = {}
+    found: dict[str, dict[int, tuple[float, float]]] = {}
 
     def measure(name: str, some: int, script: str, *arguments: str) -> None:
-        done = found.setdefault(name, {})[some] = run([sys.executable, f"scripts/{script}", *arguments], cwd=root)
-        table.add_row(name, str(some), f"{done.seconds:.1f}", f"{done.megabytes:.0f} MB")
+        command = Command([sys.executable, f"scripts/{script}", *arguments], folder=root)
+        seconds, megabytes = found.setdefault(name, {})[some] = command.seconds(), command.peak_megabytes()
+        table.add_row(name, str(some), f"{seconds:.1f}", f"{megabytes:.0f} MB")
 
     with tempfile.TemporaryDirectory() as name:
         root = copy_project(pathlib.Path(name))

@@ -1,4 +1,7 @@
-"""What the benchmarks share: commands as fresh processes on chosen cores, with their memory; medians and ranges."""
+"""What the benchmarks share: commands as fresh processes on chosen cores, their time and memory; medians and ranges.
+
+Time and memory are measured in runs of their own: reading the memory of TensorFlow's processes takes a third of a core.
+"""
 
 import os
 import pathlib
@@ -15,18 +18,71 @@ from typing import Any
 from samebits.runs.folder import RESULT, TRACE, read_json
 from samebits.runtime.machine import describe_cpu
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-LOOK_EVERY_S = 0.05
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+POLL_S = 0.05
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One command: seconds from its start to its end, the most memory of it and its children in MB, what it printed."""
+class Command:
+    """A command of a project, as a fresh process.
 
-    seconds: float
-    megabytes: float
-    output: str
-    began: float  # time.time()
+    Attributes:
+        words: Program and arguments.
+        cores: The cores that it may use; None: all.
+        environment: Variables added to this process's own.
+        folder: The project's folder.
+    """
+
+    words: Sequence[str]
+    cores: Sequence[int] | None = None
+    environment: dict[str, str] | None = None
+    folder: pathlib.Path = ROOT
+
+    def run(self, poll: Callable[[int], None] | None = None) -> str:
+        """Run it to its end and return what it printed; `poll` gets the process's id every 50 ms meanwhile.
+
+        Raises:
+            SystemExit: It failed; with what it printed.
+        """
+        pinned = ["taskset", "-c", ",".join(map(str, self.cores))] if self.cores is not None else []
+        process = subprocess.Popen(
+            [*pinned, *self.words],
+            cwd=self.folder,
+            env=os.environ | {"PYTHONPATH": str(self.folder / "src")} | (self.environment or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        ended = threading.Event()
+
+        def watch() -> None:
+            while poll is not None and not ended.wait(POLL_S):
+                poll(process.pid)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        output, _ = process.communicate()
+        ended.set()
+        watcher.join()
+        if process.returncode:
+            sys.exit(f"exit code {process.returncode} of {' '.join(self.words)}:\n{output}")
+        return output
+
+    def seconds(self) -> float:
+        """Run it and return the seconds from its start to its end."""
+        began = time.monotonic()
+        self.run()
+        return time.monotonic() - began
+
+    def peak_megabytes(self) -> float:
+        """Run it, untimed, and return the most memory that all its processes held together, in MB (Linux's PSS)."""
+        most = [0]
+
+        def poll(pid: int) -> None:
+            most[0] = max(most[0], memory_of_tree(pid))
+
+        self.run(poll)
+        return most[0] / 1e6
 
 
 def memory_of_tree(pid: int) -> int:
@@ -40,60 +96,12 @@ def memory_of_tree(pid: int) -> int:
     return mine + sum(memory_of_tree(int(child)) for child in children)
 
 
-def run(
-    command: Sequence[str],
-    cores: Sequence[int] | None = None,
-    environment: dict[str, str] | None = None,
-    look: Callable[[], None] | None = None,
-    cwd: pathlib.Path = ROOT,
-) -> Measured:
-    """Run a command of a project to its end.
-
-    Args:
-        command: Program and arguments.
-        cores: The cores that it may use; None: all.
-        environment: Variables added to this process's own.
-        look: Called every 50 ms while it runs.
-        cwd: The project's folder.
-
-    Raises:
-        SystemExit: It failed; with what it printed.
-    """
-    most, ended = [0], threading.Event()
-    pinned = ["taskset", "-c", ",".join(map(str, cores))] if cores is not None else []
-    began, began_s = time.time(), time.monotonic()
-    process = subprocess.Popen(
-        [*pinned, *command],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(cwd / "src")} | (environment or {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-    def watch() -> None:
-        while not ended.wait(LOOK_EVERY_S):
-            most[0] = max(most[0], memory_of_tree(process.pid))
-            if look is not None:
-                look()
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    output, _ = process.communicate()
-    seconds = time.monotonic() - began_s
-    ended.set()
-    watcher.join()
-    if process.returncode:
-        sys.exit(f"exit code {process.returncode} of {' '.join(command)}:\n{output}")
-    return Measured(seconds, most[0] / 1e6, output, began)
-
-
 @dataclass(frozen=True)
 class Trained:
-    """One training: its result.json, the whole command, and seconds from the start to the end of the first step."""
+    """One training: its result.json, seconds of the whole command, and seconds to the end of the first step."""
 
     result: dict[str, Any]
-    command: Measured
+    seconds: float
     first_step_s: float
 
     @property
@@ -102,21 +110,33 @@ class Trained:
         return float(1e3 * self.result["phases"]["steps_s"] / (self.result["steps"] - 1))
 
 
+def train_command(overrides: Sequence[str], runs: pathlib.Path, cores: Sequence[int] | None = None) -> Command:
+    """Return the command that trains into a folder of runs."""
+    return Command([sys.executable, "scripts/train.py", *overrides, f"paths.runs={runs}"], cores)
+
+
 def train(overrides: Sequence[str], cores: Sequence[int] | None = None) -> Trained:
-    """Train as `make train` does, into a folder that is gone afterwards."""
-    begun: list[float] = []
+    """Train into a folder that is gone afterwards."""
+    first_row: list[float] = []
     with tempfile.TemporaryDirectory() as name:
         runs = pathlib.Path(name)
 
-        def look() -> None:  # the first line of the trace is written just before the first step
-            if not begun:
-                begun.extend(path.stat().st_mtime for path in runs.glob(f"*/*/*/{TRACE}") if path.stat().st_size)
+        def poll(_pid: int) -> None:  # the first line of the trace is written just before the first step
+            if not first_row:
+                first_row.extend(path.stat().st_mtime for path in runs.glob(f"*/*/*/{TRACE}") if path.stat().st_size)
 
-        words = " ".join([*overrides, f"paths.runs={runs}"])
-        done = run(["make", "-s", "train", f"OVERRIDES={words}"], cores, look=look)
+        began, began_s = time.time(), time.monotonic()
+        train_command(overrides, runs, cores).run(poll)
+        seconds = time.monotonic() - began_s
         (path,) = runs.glob(f"*/*/*/{RESULT}")
         result = read_json(path)
-    return Trained(result, done, begun[0] - done.began + result["phases"]["first_step_s"])
+    return Trained(result, seconds, first_row[0] - began + result["phases"]["first_step_s"])
+
+
+def train_megabytes(overrides: Sequence[str], cores: Sequence[int] | None = None) -> float:
+    """Train, untimed, into a folder that is gone afterwards, and return the most memory that it took in MB."""
+    with tempfile.TemporaryDirectory() as name:
+        return train_command(overrides, pathlib.Path(name), cores).peak_megabytes()
 
 
 def median_and_range(values: Sequence[float], form: str = ".1f") -> str:

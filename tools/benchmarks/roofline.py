@@ -1,4 +1,4 @@
-"""What bounds a training step on this machine: make roofline [OVERRIDES=…] [PICTURE=…].
+"""What bounds a training step on this machine: python -m benchmarks.roofline [override …] [--out=…].
 
 The operations and bytes of every piece of the model are counted, this core's rates of both are measured, and so is the
 time of every piece alone, forward and backward, with the pins of `runtime=portable` and one thread. No piece can be
@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from measuring import ROOT, describe_this_machine, run, train
 from rich.table import Table
 
+from benchmarks.measuring import ROOT, Command, describe_this_machine, train
 from samebits.compose import compose
 from samebits.core.config import Config
 from samebits.core.seeds import Seeds, resolve_points
@@ -186,9 +186,10 @@ def main() -> int:
     cores = sorted(os.sched_getaffinity(0))[:2]
     overrides = [*given.overrides, "tracker=none"]
     _, environment = child_command(compose(ROOT, overrides), ROOT, ROOT)
+    environment["PYTHONPATH"] += f"{os.pathsep}{ROOT / 'tools'}"
     pinned = ["env", "-i", *(f"{name}={value}" for name, value in environment.items())]  # and nothing of this process's
-    words = [*pinned, sys.executable, str(pathlib.Path(__file__)), INSIDE, *overrides]
-    said = json.loads(run(words, cores[:1]).output.splitlines()[-1])
+    words = [*pinned, sys.executable, "-m", "benchmarks.roofline", INSIDE, *overrides]
+    said = json.loads(Command(words, cores[:1]).run().splitlines()[-1])
     pieces, rates = [Piece(**piece) for piece in said["pieces"]], said["rates"]
     table = Table(
         "piece, forward and backward", "million operations", "MB", "ms at least", "by", "ms, alone", "of its limit",

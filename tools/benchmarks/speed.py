@@ -1,8 +1,9 @@
-"""Reproducible training against plain Keras: make bench [REPEATS=3] [PICTURE=docs/performance.png].
+"""Reproducible training against plain Keras: python -m benchmarks.speed [--repeats=3] [--out=docs/performance.png].
 
 Every contender trains the same reviews for the same epochs as a fresh process, by turns, on one core and on two. Then
 the times to start, and a study of eight seeds against the same runs one after another. Ratios are between what was
-measured in the same turn, since a machine is faster at one time than at another. Ends with 1 if a target is missed.
+measured in the same turn, since a machine is faster at one time than at another. Memory is measured afterwards, in runs
+of its own. Ends with 1 if a target is missed.
 """
 
 import argparse
@@ -13,23 +14,31 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from measuring import describe_this_machine, median_and_range, ratios, run, train
 from rich.table import Table
 
+from benchmarks.measuring import (
+    ROOT,
+    Command,
+    describe_this_machine,
+    median_and_range,
+    ratios,
+    train,
+    train_command,
+    train_megabytes,
+)
 from samebits.compose import compose
-from samebits.core.config import Config
 from samebits.core.seeds import Seeds, resolve_points
 from samebits.core.terminal import print_table
 from samebits.runs.folder import RESULT, read_json
-from samebits.train.data import DataContext, Dataset
+from samebits.train.data import DataContext
 from samebits.train.worker import find_function
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 SEEDS, SEED = 8, 56
 STUDY_STEPS = 200  # of each run of the study
 PLAIN, DETERMINISTIC, ARTICLE = (
@@ -56,7 +65,6 @@ class Row:
         evaluation: Validation rows a second.
         first_step_s: From the command to the end of the first step.
         total_s: The whole command.
-        megabytes: The most memory of all its processes together.
         recording: Share of the training's time that records and checkpoints took.
         data_s: Loading the data.
     """
@@ -65,17 +73,8 @@ class Row:
     evaluation: float
     first_step_s: float
     total_s: float
-    megabytes: float
     recording: float = 0.0
     data_s: float = 0.0
-
-
-def load_data(config: Config) -> Dataset:
-    """Return the data that a configuration trains on."""
-    seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
-    context = DataContext(seeds, config.data, ROOT / config.paths.cache)
-    dataset: Dataset = find_function("data", config.data)(context)
-    return dataset
 
 
 class Race:
@@ -89,7 +88,9 @@ class Race:
     def __init__(self, folder: pathlib.Path, epochs: int) -> None:
         self.folder, self.epochs = folder, epochs
         self.config = compose(ROOT, [f"seed.root={SEED}"])
-        data = load_data(self.config)
+        seed = self.config.seed
+        seeds = Seeds(resolve_points(seed.root, seed.policy, seed.points))
+        data = find_function("data", self.config.data)(DataContext(seeds, self.config.data, ROOT / ".cache"))
         self.reviews, self.validation_rows = folder / "reviews.npz", len(data.validation.labels)
         self.rows = len(data.train.labels)
         np.savez(
@@ -102,42 +103,58 @@ class Race:
 
     def train(self, name: str, cores: Sequence[int]) -> Row:
         """Train one contender once."""
-        return self.train_plain(name, cores) if name in RECIPES else self.train_ours(OVERRIDES[name], cores)
+        return self.train_plain(name, cores) if name in RECIPES else self.train_ours(name, cores)
+
+    def plain_command(self, name: str, cores: Sequence[int]) -> Command:
+        """Return the command of a contender of plain Keras."""
+        words = str(self.reviews), RECIPES[name], str(self.epochs), str(self.config.training.batch_size)
+        script = str(ROOT / "tools" / "benchmarks" / "plain_keras.py")
+        environment = {"PYTHONHASHSEED": "0"} if name == ARTICLE else {}
+        return Command([sys.executable, script, *words], cores, environment)
 
     def train_plain(self, name: str, cores: Sequence[int]) -> Row:
         """Train a contender of plain Keras."""
-        words = str(self.reviews), RECIPES[name], str(self.epochs), str(self.config.training.batch_size)
-        script = str(ROOT / "benchmarks" / "plain_keras.py")
-        environment = {"PYTHONHASHSEED": "0"} if name == ARTICLE else {}
-        done = run([sys.executable, script, *words], cores, environment)
-        said = json.loads(done.output.splitlines()[-1])
+        began, began_s = time.time(), time.monotonic()
+        said = json.loads(self.plain_command(name, cores).run().splitlines()[-1])
         return Row(
             said["rows"] / said["steps_s"],
             self.epochs * self.validation_rows / said["evaluate_s"],
-            said["first_step_at"] - done.began,
-            done.seconds,
-            done.megabytes,
+            said["first_step_at"] - began,
+            time.monotonic() - began_s,
         )
 
-    def train_ours(self, overrides: Sequence[str], cores: Sequence[int]) -> Row:
-        """Train one of ours, as `make train` does."""
-        done = train([*overrides, f"seed.root={SEED}", f"training.epochs={self.epochs}"], cores)
+    def our_overrides(self, name: str) -> list[str]:
+        """Return the overrides of one of ours."""
+        return [*OVERRIDES[name], f"seed.root={SEED}", f"training.epochs={self.epochs}"]
+
+    def train_ours(self, name: str, cores: Sequence[int]) -> Row:
+        """Train one of ours."""
+        done = train(self.our_overrides(name), cores)
         phases = done.result["phases"]
         return Row(
             (self.epochs * self.rows - self.config.training.batch_size) / (phases["steps_s"] + phases["record_s"]),
             self.epochs * self.validation_rows / phases["evaluate_s"],
             done.first_step_s,
-            done.command.seconds,
-            done.command.megabytes,
+            done.seconds,
             phases["record_s"] / sum(phases.values()),
             done.result["timing"]["data_s"],
         )
 
+    def megabytes(self, name: str, cores: Sequence[int]) -> float:
+        """Train one contender once, untimed, and return the most memory that it took."""
+        if name in RECIPES:
+            return self.plain_command(name, cores).peak_megabytes()
+        return train_megabytes(self.our_overrides(name), cores)
 
-def race(folder: pathlib.Path, repeats: int, epochs: int, cores: Sequence[int]) -> dict[int, dict[str, list[Row]]]:
-    """Return the rows of every contender in every turn, by number of cores."""
+
+Rows = dict[int, dict[str, list[Row]]]  # number of cores -> contender -> one row per turn
+Memory = dict[int, dict[str, float]]  # number of cores -> contender -> MB
+
+
+def race(folder: pathlib.Path, repeats: int, epochs: int, cores: Sequence[int]) -> tuple[Rows, Memory]:
+    """Return the rows of every contender in every turn, and then its memory, by number of cores."""
     track = Race(folder, epochs)
-    rows: dict[int, dict[str, list[Row]]] = {n: {name: [] for name in CONTENDERS} for n in (1, 2)}
+    rows: Rows = {n: {name: [] for name in CONTENDERS} for n in (1, 2)}
     track.train(PORTABLE, cores)  # whatever is done once: caches of data and of Python's code
     for turn in range(repeats):
         for count, found in rows.items():
@@ -145,10 +162,10 @@ def race(folder: pathlib.Path, repeats: int, epochs: int, cores: Sequence[int]) 
                 row = track.train(name, cores[:count])
                 found[name].append(row)
                 print(f"turn {turn + 1} of {repeats}  {count} core(s)  {name:<42} {row.rate:6.0f} rows/s", flush=True)
-    return rows
+    return rows, {n: {name: track.megabytes(name, cores[:n]) for name in CONTENDERS} for n in rows}
 
 
-def show_race(rows: dict[int, dict[str, list[Row]]], epochs: int) -> None:
+def show_race(rows: Rows, memory: Memory, epochs: int) -> None:
     """Print the contenders as a table."""
     turns = len(rows[1][PLAIN])
     title = f"{epochs} epochs and their evaluations: median (range) of {turns} turns; {describe_this_machine()}"
@@ -169,13 +186,13 @@ def show_race(rows: dict[int, dict[str, list[Row]]], epochs: int) -> None:
                 f"{statistics.median(row.evaluation for row in mine):.0f}",
                 f"{statistics.median(row.first_step_s for row in mine):.1f}",
                 f"{statistics.median(row.total_s for row in mine):.1f}",
-                f"{statistics.median(row.megabytes for row in mine):.0f}",
+                f"{memory[count][name]:.0f}",
                 f"{statistics.median(row.recording for row in mine):.1%}" if name in OVERRIDES else "",
             )
     print_table(table)
 
 
-def draw_race(rows: dict[int, dict[str, list[Row]]], picture: pathlib.Path) -> None:
+def draw_race(rows: Rows, picture: pathlib.Path) -> None:
     """Draw the training rows a second: a bar for each median, a dot for each turn."""
     from matplotlib.figure import Figure  # noqa: PLC0415  slow to import
 
@@ -199,7 +216,7 @@ def start_ups(folder: pathlib.Path, repeats: int) -> dict[str, list[float]]:
     """Return the seconds of everything that ought to start without TensorFlow, and of TensorFlow's import."""
     settings = "experiment=smoke", "tracker=none", f"paths.runs={folder}/runs"
     study = [sys.executable, "scripts/study.py", "--seeds=1..2", *settings]
-    run(study)  # trains; from then on it is the summary alone
+    Command(study).run()  # trains; from then on it is the summary alone
     page, attempts = f"--out={folder}/report.html", [str(path.parent) for path in folder.glob(f"runs/*/*/*/{RESULT}")]
     commands: dict[str, list[str]] = {
         "import tensorflow": [sys.executable, "-c", "import tensorflow"],
@@ -212,7 +229,7 @@ def start_ups(folder: pathlib.Path, repeats: int) -> dict[str, list[float]]:
     taken: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(repeats):
         for name, command in commands.items():
-            taken[name].append(run(command).seconds)
+            taken[name].append(Command(command).seconds())
     return taken
 
 
@@ -222,18 +239,11 @@ def sweep(folder: pathlib.Path, repeats: int, cores: Sequence[int]) -> list[tupl
     turns = []
     for _ in range(repeats):
         together, apart = folder / "together", folder / "apart"
-        study = [
-            "make",
-            "-s",
-            "study",
-            f"SEEDS=1..{SEEDS}",
-            f"OVERRIDES={' '.join([*steps, f'paths.runs={together}'])}",
-        ]
-        at_once = run(study, cores).seconds
+        study = [sys.executable, "scripts/study.py", f"--seeds=1..{SEEDS}", *steps, f"paths.runs={together}"]
+        at_once = Command(study, cores).seconds()
         one_by_one = 0.0
         for seed in range(1, SEEDS + 1):
-            words = f"SEED={seed}", f"OVERRIDES={' '.join([*steps, f'paths.runs={apart}'])}"
-            one_by_one += run(["make", "-s", "train", *words], cores).seconds
+            one_by_one += train_command([*steps, f"seed.root={seed}"], apart, cores).seconds()
         digests = [
             {path.parent.parent.name: read_json(path)["weights_digest"] for path in runs.glob(f"*/*/*/{RESULT}")}
             for runs in (together, apart)
@@ -245,7 +255,7 @@ def sweep(folder: pathlib.Path, repeats: int, cores: Sequence[int]) -> list[tupl
     return turns
 
 
-def judge_starts(taken: dict[str, list[float]], rows: dict[int, dict[str, list[Row]]] | None) -> list[bool]:
+def judge_starts(taken: dict[str, list[float]], rows: Rows | None) -> list[bool]:
     """Print what starts in which time, and the targets."""
     table = Table("command", "seconds: median (range)", title="To start")
     for name, seconds in taken.items():
@@ -274,7 +284,7 @@ def at_most(most: float, name: str, value: float) -> bool:
     return value <= most
 
 
-def judge_race(rows: dict[int, dict[str, list[Row]]]) -> list[bool]:
+def judge_race(rows: Rows, memory: Memory) -> list[bool]:
     """Print the targets of the race."""
 
     def ratio(count: int, name: str, other: str) -> float:
@@ -285,14 +295,13 @@ def judge_race(rows: dict[int, dict[str, list[Row]]]) -> list[bool]:
         return float(statistics.median(getattr(row, what) for row in rows[count][name]))
 
     more = statistics.median(ratios(*([r.total_s for r in rows[2][name]] for name in (TRACKED, PORTABLE)))) - 1
-    memory = middle(2, PORTABLE, "megabytes") / middle(2, PLAIN, "megabytes")
     return [
         at_least(1.25, "rows/s, portable to plain, two cores", ratio(2, PORTABLE, PLAIN)),
         at_least(1.8, "rows/s, portable to the article, two cores", ratio(2, PORTABLE, ARTICLE)),
         at_least(1.2, "rows/s, portable to plain, one core", ratio(1, PORTABLE, PLAIN)),
         at_most(0.03, "recording's share of a training", middle(2, PORTABLE, "recording")),
         at_most(0.03, "what Comet offline adds to a whole run", more),
-        at_most(1.0, "memory, portable to plain, two cores", memory),
+        at_most(1.0, "memory, portable to plain, two cores", memory[2][PORTABLE] / memory[2][PLAIN]),
     ]
 
 
@@ -311,9 +320,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         if "race" in given.parts:
-            rows = race(folder, given.repeats, given.epochs, cores)
-            show_race(rows, given.epochs)
-            met += judge_race(rows)
+            rows, memory = race(folder, given.repeats, given.epochs, cores)
+            show_race(rows, memory, given.epochs)
+            met += judge_race(rows, memory)
             if given.out:
                 draw_race(rows, given.out)
         if "start" in given.parts:

@@ -23,6 +23,7 @@ from samebits.core.plots import draw_lines
 
 STEPS, EVERY = 20, 5  # steps of an epoch; a row of metrics every so many
 FIRST = 3  # rows that are there when the run is stopped
+FAILED: dict[str, Answer] = {"/experiment/metadata": (500, {"msg": "out of order"})}
 REFUSED: dict[str, Answer] = {"/experiment/metric": (400, {"msg": "no"})}
 
 
@@ -66,6 +67,7 @@ class Attempt:
         variables = {"HOME": str(self.home), "PYTHONPATH": str(ROOT / "src"), "NO_PROXY": "127.0.0.1"}
         if server is not None:
             variables |= {"COMET_API_KEY": "key", "COMET_URL_OVERRIDE": server.url}
+            variables |= {"COMET_HTTP_SESSION_RETRY_TOTAL": "0"}  # else Comet tries for half a minute
         command = [sys.executable, "-W", "ignore", "-m", "samebits.launch.tracker", str(self.folder)]
         with (self.folder / "tracker.txt").open("ab") as log:
             return subprocess.Popen(
@@ -251,6 +253,18 @@ def test_a_resume_that_breaks_off_online_is_kept_whole_offline(attempt: Attempt)
 
     assert first != second
     assert_whole(read_archive(archive))
+
+
+def test_a_server_in_trouble_at_the_resume_costs_no_second_experiment(attempt: Attempt) -> None:
+    """An answer of 500 is no refusal: the second part is an archive that continues the first experiment."""
+    with FakeComet() as server:
+        first = attempt.upload(server, FIRST)["experiment"]
+    with FakeComet(FAILED, before=server):
+        second = attempt.upload(server, len(ROWS), finished=True)["experiment"]
+    (archive,) = attempt.archives()
+
+    assert first == second
+    assert metrics_of(ROWS[FIRST:]) == sorted(read_archive(archive).metrics)
 
 
 def test_a_plot_is_a_picture_with_a_panel_per_quantity(tmp_path: pathlib.Path) -> None:

@@ -69,13 +69,10 @@ def input_differences(a: pathlib.Path, b: pathlib.Path) -> list[InputDifference]
     sides, found = (_inputs(a), _inputs(b)), []
     kinds = {item.partition(" ")[0] for item in sides[0]} & {item.partition(" ")[0] for item in sides[1]}
     portable = all(_promise(attempt) == "portable" for attempt in (a, b))
-    deterministic = all(side.get("config runtime.op_determinism") is True for side in sides)
     unused = {f"seed {point}" for point in _unused_points(a) & _unused_points(b)}
     for item, left, right in list_differences(*sides):
         if item.partition(" ")[0] in kinds:
-            values = [str(left), str(right)]
-            known = effect_of(item, values, portable=portable, deterministic=deterministic)
-            effect = DOES_NOT if item in unused else known
+            effect = DOES_NOT if item in unused else effect_of(item, (left, right), portable=portable)
             found.append(InputDifference(item, str(left)[:MAX_WIDTH], str(right)[:MAX_WIDTH], effect))
     return found
 

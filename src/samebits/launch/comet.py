@@ -141,6 +141,13 @@ class _WithoutKey(logging.Formatter):
         return self._formatter.format(record).replace(self._key, "***")
 
 
+def hide_in_logs(key: str) -> None:
+    """Blot a key out of everything that this process logs."""
+    for name in ("", "comet_ml"):
+        for handler in logging.getLogger(name).handlers:
+            handler.setFormatter(_WithoutKey(handler.formatter, key))
+
+
 class _FirstError(logging.Handler):
     """Keeps the first error that Comet logs: it says there, and nowhere else, that it gave something up."""
 
@@ -289,9 +296,7 @@ class CometTracker:
 
         self._key = get_api_key(None, get_config()) or ""  # a key can carry the address of its server
         if self._key:
-            for name in ("", "comet_ml"):
-                for handler in logging.getLogger(name).handlers:
-                    handler.setFormatter(_WithoutKey(handler.formatter, self._key))
+            hide_in_logs(self._key)
         if self._mode == "offline":
             return
         self._why_offline = os.environ.get(OFFLINE_BECAUSE) or (server_answers() if self._key else "no COMET_API_KEY")
@@ -328,7 +333,11 @@ class CometTracker:
         def resume() -> Any:
             try:
                 return start("get", key)
-            except (CometRestApiException, ExperimentNotFound):
+            except ExperimentNotFound:
+                return None
+            except CometRestApiException as error:
+                if error.response.status_code >= 500:  # noqa: PLR2004  the server's trouble, no refusal
+                    raise
                 return None
 
         experiment = self._or_leave_online("continue the experiment", resume)

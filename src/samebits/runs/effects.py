@@ -5,7 +5,7 @@ are named by kind: "config training.epochs", "seed data/order", "code <path>", "
 "data train/inputs", "package numpy", "setting jit", "cpu model", "git commit", "machine python".
 """
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import Any
 
 from samebits.core.config import flatten
@@ -24,9 +24,10 @@ WITHOUT_SIGNIFICANCE = (
     *PLACES, "git commit", "git clean", "machine system", "machine memory_bytes", "machine image_digest",
     "setting environment.PYTHONHASHSEED",  # "seed python/hash" says it
 )  # fmt: skip
-# Trainings under `portable` had the same bits with each of these (docs/runtime.md).
-MEASURED_EQUAL = {"machine libc": ("glibc 2.36", "glibc 2.41"), "machine python": ("3.11", "3.12", "3.13")}
+# Without effect under `portable`, where operations are deterministic.
 SIDE_BY_SIDE = ("config runtime.inter_op_threads", "setting inter_op_threads")
+# Under `portable`, trainings had the same bits with each of these, by the beginning of the version (docs/runtime.md).
+MEASURED_EQUAL = {"machine libc": ("glibc 2.36", "glibc 2.41"), "machine python": ("3.11", "3.12", "3.13")}
 MACHINE_FACTS = ("python", "libc", "system", "memory_bytes", "image_digest")
 
 
@@ -35,42 +36,33 @@ def is_below(key: str, keys: tuple[str, ...]) -> bool:
     return any(key == each or key.startswith(f"{each}.") for each in keys)
 
 
-def _are_measured_equal(item: str, values: Collection[str]) -> bool:
-    versions = values if item == "machine libc" else [value.rpartition(".")[0] for value in values]
-    return bool(values) and set(versions) <= set(MEASURED_EQUAL.get(item, ()))
-
-
-def effect_of(
-    item: str, values: Collection[str] = (), *, portable: bool = False, deterministic: bool | None = None
-) -> str:
+def effect_of(item: str, values: Iterable[Any] = (), *, portable: bool = False) -> str:
     """Return what an input does to the bits: `CHANGES`, `MAY`, `OWN` or `DOES_NOT`.
 
     Args:
         item: The input, named by kind.
-        values: The values that are compared.
-        portable: Whether all compared runs were made under `portable`, where the kind of CPU has no effect, nor one of
-            the measured versions of Python and libc.
-        deterministic: Whether all had op determinism, under which operations side by side have no effect. None: as
-            `portable`, which has it.
+        values: What the compared runs have there; only versions that were compared count as equal.
+        portable: Whether all compared runs were made under `portable`, where the kind of CPU has no effect.
     """
     kind, _, name = item.partition(" ")
-    if item in WITHOUT_SIGNIFICANCE or (kind == "config" and is_below(name, WITHOUT_EFFECT)):
+    measured = portable and (item in SIDE_BY_SIDE or measured_equal(item, values))
+    if measured or item in WITHOUT_SIGNIFICANCE or (kind == "config" and is_below(name, WITHOUT_EFFECT)):
         return DOES_NOT
-    if item in SIDE_BY_SIDE and (portable if deterministic is None else deterministic):
-        return DOES_NOT
-    if portable and (kind == "cpu" or _are_measured_equal(item, values)):
-        return DOES_NOT
-    return _effect_of_kind(kind, name)
-
-
-def _effect_of_kind(kind: str, name: str) -> str:
     if kind == "config":
         return MAY if is_below(name, ("runtime",)) and name != "runtime.intra_op_threads" else CHANGES
     if kind == "seed":
         return MAY if name.startswith(GLOBAL_GENERATORS) else CHANGES
+    if kind == "data":
+        return CHANGES
     if kind == "package":
         return MAY if name in BITS_PACKAGES else OWN
-    return CHANGES if kind == "data" else MAY
+    return DOES_NOT if kind == "cpu" and portable else MAY
+
+
+def measured_equal(item: str, values: Iterable[Any]) -> bool:
+    """Return whether trainings under `portable` had the same bits with each of some versions; False without any."""
+    versions, known = [f"{value}" for value in values], MEASURED_EQUAL.get(item, ())
+    return bool(versions) and all(any(f"{text}.".startswith(f"{one}.") for one in known) for text in versions)
 
 
 def machine_items(machine: dict[str, Any]) -> dict[str, Any]:

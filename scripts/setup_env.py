@@ -169,16 +169,15 @@ def must(reason):
 
 
 def write_import_path(venv):
-    """Let the environment's Python find the project's packages, wherever the project lies.
+    """Let the environment's Python find samebits, in harness/ of a copy, and the packages of src/, wherever they lie.
 
     Python reads .pth files in the locale's encoding: so the line is ASCII, and relative to the folder that it lies in.
     """
     (site_packages,) = (venv / "lib").glob("python3.*/site-packages")
     lines = []
-    for folder in (ROOT / "src", ROOT / "harness"):
-        if folder.name == "src" or folder.is_dir():
-            place = ascii(os.path.relpath(folder, os.path.realpath(site_packages)))
-            lines.append("import os, sys; sys.path.append(os.path.realpath(os.path.join(sitedir, %s)))\n" % place)
+    for folder in (ROOT / "harness", ROOT / "src"):  # an image gets them after its environment
+        place = ascii(os.path.relpath(folder, os.path.realpath(site_packages)))
+        lines.append("import os, sys; sys.path.append(os.path.realpath(os.path.join(sitedir, %s)))\n" % place)
     (site_packages / "samebits.pth").write_text("".join(lines), encoding="ascii")
 
 

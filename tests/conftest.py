@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 
 import pytest
-
-from samebits.runs.folder import read_yaml
+import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROJECT_FILES = ("conf", "scripts", "src", "requirements.lock", "requirements-dev.lock", "pyproject.toml")
 # The package of the data and model functions, which a copy of the project names anew.
-PACKAGE = str(read_yaml(ROOT / "conf" / "data" / "synthetic.yaml")["_target_"]).partition(".")[0]
+PACKAGE = str(yaml.safe_load((ROOT / "conf" / "config.yaml").read_text())["package"])
 needs_example = pytest.mark.skipif(
     not (ROOT / "conf" / "data" / "imdb_reviews.yaml").exists(), reason="this copy was made without the example"
 )

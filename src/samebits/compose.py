@@ -24,6 +24,7 @@ from samebits.core.errors import ConfigError, SamebitsError
 from samebits.studies.execute import CLUSTER, LAUNCHERS, LauncherOptions, await_others, cancel_jobs
 
 SEEDS_HELP = "1..20, 1,5,9 or 1..3,7"
+HARNESS_CONF = pathlib.Path(__file__).resolve().parent / "core" / "conf"
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 
 
@@ -146,6 +147,15 @@ def compose(root: pathlib.Path, overrides: list[str]) -> Config:
         raise config_error(error) from error
 
 
+def list_options(root: pathlib.Path) -> dict[str, set[str]]:
+    """Return the options of each group: the project's, in conf/, and the harness's."""
+    options: dict[str, set[str]] = {}
+    for conf in (root / "conf", HARNESS_CONF):
+        for path in conf.glob("*/*.yaml"):
+            options.setdefault(path.parent.name, set()).add(path.stem)
+    return options
+
+
 def show_help(root: pathlib.Path, overrides: list[str]) -> int:
     """Print the help of conf/config.yaml: groups, examples, and the configuration with some overrides; returns 0.
 
@@ -153,10 +163,9 @@ def show_help(root: pathlib.Path, overrides: list[str]) -> int:
     """
     composed = compose_tree(root, overrides, with_hydra=True)
     text = composed.hydra.help
-    groups = sorted(path for path in (root / "conf").iterdir() if path.is_dir() and path.name != "hydra")
     print(f"{text.header}\n\nChoose with group=option:")
-    for group in groups:
-        print(f"{group.name}: {', '.join(sorted(path.stem for path in group.glob('*.yaml')))}")
+    for group, options in sorted(list_options(root).items()):
+        print(f"{group}: {', '.join(sorted(options))}")
     own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     print(f"\nSet any value with key=value:\n\n{OmegaConf.to_yaml(own)}\n{text.footer}")
     return 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from samebits.compose import compose
+from samebits.compose import compose, list_options
 from samebits.core.config import HARNESS_DATA_KEYS, Config, from_dict, split_target, to_dict
 from samebits.core.config_rules import check
 from samebits.core.digest import json_digest
@@ -21,10 +21,10 @@ from samebits.runs.identity import identity
 from samebits.studies.folds import one_fold, wants_every_fold
 
 CONF = ROOT / "conf"
-OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
+OPTIONS = sorted(f"{group}={option}" for group, options in list_options(ROOT).items() for option in options)
 GROUPS = {"data", "experiment", "model", "runtime", "seed", "tracker", "training"}
 WITHOUT_EFFECT = (
-    "confirm", "paths.", "resume", "trace.", "tracker.", "training.checkpoint_every", "training.log_every",
+    "confirm", "package", "paths.", "resume", "trace.", "tracker.", "training.checkpoint_every", "training.log_every",
 )  # fmt: skip
 
 
@@ -76,11 +76,11 @@ def test_every_option_composes(option: str) -> None:
 
 
 def test_every_group_of_conf_is_composed() -> None:
-    """The list of options above has every folder of conf/, and those are at least the known groups."""
+    """The list of options above has every folder of conf/ and the harness's groups."""
     folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}  # a launcher is no part of a run
 
-    assert folders == {option.partition("=")[0] for option in OPTIONS}
-    assert set() == GROUPS - folders
+    assert folders | {"runtime", "seed"} == {option.partition("=")[0] for option in OPTIONS}
+    assert GROUPS == folders | {"runtime", "seed"}
 
 
 def test_every_experiment_says_what_it_claims() -> None:

@@ -11,6 +11,7 @@ from conftest import ROOT, wait_until
 
 from samebits.core.config import Config
 from samebits.launch import process
+from samebits.runs.identity import import_path
 
 STUBBORN = """
 import pathlib, signal, subprocess, sys, time
@@ -30,9 +31,9 @@ def is_alive(pid: int) -> bool:
 
 
 def test_a_project_finds_its_packages_and_this_harness(tmp_path: pathlib.Path) -> None:
-    """The project's src/ comes first; the harness follows where it lies elsewhere, and is not named twice."""
-    assert f"{tmp_path / 'src'}{os.pathsep}{ROOT / 'src'}" == process.import_path(tmp_path)
-    assert str(ROOT / "src") == process.import_path(ROOT)
+    """The harness comes first, then the project's src/; a folder that holds both is not named twice."""
+    assert f"{ROOT / 'src'}{os.pathsep}{tmp_path / 'src'}" == import_path(tmp_path)
+    assert str(ROOT / "src") == import_path(ROOT)
 
 
 def test_a_parent_process_keeps_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from samebits.checks.portability import NO_EMULATOR
 from samebits.core.config import RuntimeConfig
 from samebits.core.errors import MachineError
 from samebits.core.files import make_folder, write_bytes
-from samebits.launch.process import import_path
+from samebits.runs.identity import import_path
 from samebits.runtime.emulators import CACHES_KIB, Job, Machine, emulated_machines, probe, run_jobs
 from samebits.runtime.machine import describe_cpu
 from samebits.runtime.pins import check_machine, child_environment

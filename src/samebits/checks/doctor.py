@@ -15,9 +15,12 @@ from packaging.requirements import InvalidRequirement, Requirement
 from samebits.checks import golden
 from samebits.checks.source_scan import scan
 from samebits.core.config import Config
+from samebits.core.digest import bytes_digest
 from samebits.core.errors import MachineError, SamebitsError
+from samebits.core.old_names import MOVED, old_imports
 from samebits.runs.compare import list_nested_differences
 from samebits.runs.folder import read_json
+from samebits.runs.identity import code_files, harness_folder
 from samebits.runtime.lockfile import DEV_LOCK, LOCK, exact_version, locked_versions, normalise, read_lock
 from samebits.runtime.machine import ARITHMETIC_PACKAGES, describe_git, package_versions
 from samebits.runtime.pins import KEPT, SCRUBBED_PREFIXES, check_machine, child_environment
@@ -29,7 +32,9 @@ IMAGE_FILES = (
     "Dockerfile", "Dockerfile.*", "*.Dockerfile", "Containerfile", "compose.y*ml", "docker-compose*.y*ml",
     ".gitlab-ci.yml", ".devcontainer/*", ".github/workflows/*.y*ml", ".github/actions/*/action.y*ml",
 )  # fmt: skip
-NOT_LOCKED = {"pip", "uv"}  # they install; nothing that runs depends on their version
+SEALED = "SEALED"  # in harness/: the SHA-256 of every file of samebits/ as it came, in the format of sha256sum
+# The first two install, and nothing that runs depends on their version; the code of the third is in every run's name.
+NOT_LOCKED = {"pip", "uv", "samebits"}
 # Variables that a training inherits and that change which code or data it meets.
 REACHING = ("LD_LIBRARY_PATH", "LD_AUDIT", *KEPT)
 Compose = Callable[[list[str]], Config]
@@ -162,6 +167,47 @@ def check_goldens(root: pathlib.Path, compose: Compose, installed: Mapping[str, 
             yield Finding(where, f"was made from other inputs: {', '.join(changed)}", fix)
 
 
+def sealed_digests(text: str) -> dict[str, str]:
+    """Return the digests of a file in the format of sha256sum, by path; lines that begin with # are comments."""
+    rows = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
+    return {path: digest for digest, path in rows}
+
+
+def check_harness(root: pathlib.Path) -> Iterator[Finding]:
+    """Find files of harness/ that were edited, removed or added, and what an older version of the starter left."""
+    harness = harness_folder(root)
+    if harness not in (root / "harness", root / "src"):
+        yield Finding("samebits", f"is the installed package in {harness}", "")
+    if harness != root / "src" and (root / "src" / "samebits").exists():
+        yield Finding("src/samebits/", "is left from the old layout and unused", "remove it")
+    if harness != root / "harness":
+        return
+    if not (harness / SEALED).exists():
+        yield Finding(f"harness/{SEALED}", "is missing: edits cannot be seen", f"git restore harness/{SEALED}")
+        return
+    sealed = sealed_digests((harness / SEALED).read_text(encoding="utf-8"))
+    paths = code_files(harness / "samebits", "*")
+    now = {
+        path.relative_to(harness).as_posix(): bytes_digest(path.read_bytes())
+        for path in paths
+        if "__pycache__" not in path.parts
+    }
+    fix = "undo it (git log harness/ shows when it came); your own code belongs into src/"
+    for path in sorted({**sealed, **now}):
+        if sealed.get(path) != now.get(path):
+            what = "was removed" if path not in now else "was edited" if path in sealed else "was added"
+            yield Finding(f"harness/{path}", what, fix)
+
+
+def check_imports(root: pathlib.Path) -> Iterator[Finding]:
+    """Find imports, in the user's code, of modules of samebits that have moved."""
+    for path in code_files(root / "src"):
+        if path.relative_to(root / "src").parts[0] != "samebits":
+            for line, old in old_imports(path.read_text(encoding="utf-8", errors="replace")):
+                where = f"{path.relative_to(root)}:{line}"
+                yield Finding(where, f"imports {old}, which has moved", f"import from {MOVED[old]}")
+
+
 def check_cpu(config: Config) -> Iterator[Finding]:
     """Find a machine that cannot keep the promise of the default run."""
     try:
@@ -203,6 +249,7 @@ def examine(root: pathlib.Path, compose: Compose, environment: Mapping[str, str]
         "tags that move": list(check_tags(root)),
         "the lock": [*check_lock(root), *check_dependencies(root)],
         "installed packages": list(check_installed(root, installed)),
+        "the harness": [*check_harness(root), *check_imports(root)],
         "randomness": list(check_randomness(root)),
         "golden digests": list(check_goldens(root, compose, installed)),
         "the machine": list(check_cpu(config)),

@@ -90,10 +90,12 @@ class PathsConfig:
 class Config:
     """One run's whole configuration, as `conf/` composes it.
 
+    `package` is the user's own package below src/. Files of conf/ name its functions as ${package}.module.function.
     `resume` is "auto" (go on with a run of these inputs that was stopped), "never", or a run's name; changes no bits.
     `confirm` lets one command start more runs than anybody types by accident.
     """
 
+    package: str = ""
     name: str = "run"
     resume: str = "auto"
     confirm: bool = False

@@ -8,7 +8,6 @@ import contextlib
 import os
 import pathlib
 import signal
-import site
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,17 +15,8 @@ from typing import Any
 
 from samebits.core.config import Config
 from samebits.core.seeds import resolve_points
+from samebits.runs.identity import import_path
 from samebits.runtime.pins import child_environment
-
-HARNESS = pathlib.Path(__file__).resolve().parent.parent  # where samebits is imported from
-
-
-def import_path(root: pathlib.Path) -> str:
-    """Return PYTHONPATH for a process of a project: its packages, and this harness, wherever that is imported from."""
-    folders = [root / "src"]
-    if HARNESS.parent not in (root / "src", *map(pathlib.Path, site.getsitepackages())):
-        folders.append(HARNESS.parent)
-    return os.pathsep.join(map(str, folders))
 
 
 def project_environment(root: pathlib.Path) -> dict[str, str]:

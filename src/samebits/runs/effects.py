@@ -14,7 +14,7 @@ CHANGES, MAY, OWN, DOES_NOT = "changes bits", "may change bits", "only if your d
 
 COMMAND_KEYS = ("paths", "resume", "confirm")  # of one command: a resumed run keeps all other settings
 RECORD_KEYS = ("tracker", "trace", "training.checkpoint_every", "training.log_every")  # of what is recorded
-WITHOUT_EFFECT = (*COMMAND_KEYS, *RECORD_KEYS, "name")
+WITHOUT_EFFECT = (*COMMAND_KEYS, *RECORD_KEYS, "package", "name")  # the functions of the package are in data and model
 BITS_PACKAGES = (
     "keras", "ml-dtypes", "numpy", "opt-einsum", "scikit-learn", "scipy", "tensorflow", "tensorflow-cpu",
 )  # fmt: skip

@@ -1,7 +1,9 @@
 """The identity of a run: everything that decides its bits, apart from the machine; and the folder that it names."""
 
 import ast
+import os
 import pathlib
+import site
 from typing import Any
 
 from samebits.core.config import KERAS_PREFIXES, Config, split_target, to_dict
@@ -11,6 +13,7 @@ from samebits.core.files import make_folder, write_bytes, write_json
 from samebits.runs.effects import COMMAND_KEYS, RECORD_KEYS
 from samebits.runs.folder import INPUTS, SOURCE
 
+HARNESS = pathlib.Path(__file__).resolve().parent.parent  # where this process imports samebits from
 # The modules of the harness that can change a training's bits, by path below it; a folder means all of it.
 ARITHMETIC_MODULES = (
     "core/digest", "core/seeds", "core/short_names", "portable/initializers", "portable/layers", "portable/losses",
@@ -22,7 +25,7 @@ DIGITS = 16  # of the inputs digest, in a folder's name
 
 def identity(config: Config) -> dict[str, Any]:
     """Return the part of a configuration that decides bits; two runs with the same one are attempts of one run."""
-    return _without(to_dict(config), (*COMMAND_KEYS, *RECORD_KEYS))
+    return _without(to_dict(config), (*COMMAND_KEYS, *RECORD_KEYS, "package"))
 
 
 def _without(tree: dict[str, Any], keys: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
@@ -35,13 +38,42 @@ def _without(tree: dict[str, Any], keys: tuple[str, ...], prefix: str = "") -> d
 
 
 def code_files(source: pathlib.Path, *patterns: str) -> list[pathlib.Path]:
-    """Return the files below src/, Python's without patterns, sorted; hidden ones are an editor's."""
+    """Return the files below a folder, Python's without patterns, sorted; hidden ones are an editor's."""
     found = (path for pattern in patterns or ("*.py",) for path in source.rglob(pattern))
     return sorted(
         path
         for path in found
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(source).parts)
     )
+
+
+def harness_folder(root: pathlib.Path) -> pathlib.Path:
+    """Return the folder from which a project's processes import samebits.
+
+    It is harness/ in a copy of the starter and src/ in the starter itself. Without both, samebits is an installed
+    package, and the folder is the one from which this process imports it.
+    """
+    folders = (root / "harness", root / "src")
+    return next((folder for folder in folders if (folder / "samebits" / "__init__.py").exists()), HARNESS.parent)
+
+
+def import_path(root: pathlib.Path) -> str:
+    """Return PYTHONPATH for a process of a project: the harness, unless it is an installed package, and src/."""
+    folders = dict.fromkeys((harness_folder(root), root / "src"))
+    return os.pathsep.join(str(folder) for folder in folders if str(folder) not in site.getsitepackages())
+
+
+def project_code(root: pathlib.Path, *patterns: str) -> dict[pathlib.PurePath, pathlib.Path]:
+    """Return the files of the harness and of the packages below src/, by their path below the import path."""
+    harness, source = harness_folder(root), root / "src"
+    files: dict[pathlib.PurePath, pathlib.Path] = {
+        path.relative_to(harness): path for path in code_files(harness / "samebits", *patterns)
+    }
+    for path in code_files(source, *patterns):
+        place = path.relative_to(source)
+        if place.parts[0] != "samebits":
+            files[place] = path
+    return files
 
 
 def decides_bits(path: pathlib.PurePath) -> bool:
@@ -61,17 +93,15 @@ def imported_packages(code: bytes) -> set[str]:
 
 
 def source_files(config: Config, root: pathlib.Path) -> dict[str, bytes]:
-    """Return the code that decides a training's bits, by path below src/.
+    """Return the code that decides a training's bits, by path below the import path.
 
     The harness's modules that can, the packages that the configuration names, and what these import from src/.
 
     Raises:
         ConfigError: A function is not in a package below src/: other code is not run.
     """
-    source = root / "src"
     files: dict[str, dict[str, bytes]] = {}  # package -> path -> code
-    for path in code_files(source):
-        place = path.relative_to(source)
+    for place, path in project_code(root).items():
         if decides_bits(place):
             files.setdefault(place.parts[0].removesuffix(".py"), {})[place.as_posix()] = path.read_bytes()
     waiting: set[str] = set()
@@ -125,8 +155,8 @@ def prepare_inputs_folder(config: Config, root: pathlib.Path) -> pathlib.Path:
     folder = root / config.paths.runs / config.name / json_digest(inputs)[:DIGITS]
     make_folder(folder)
     if not (folder / INPUTS).exists():
-        for path in code_files(root / "src", "*.py", "*.json"):
-            target = folder / SOURCE / path.relative_to(root / "src")
+        for place, path in project_code(root, "*.py", "*.json").items():
+            target = folder / SOURCE / place
             target.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target, path.read_bytes())
         write_json(folder / INPUTS, inputs)

@@ -24,6 +24,7 @@ from samebits.core import files
 from samebits.core.config import Config, from_dict, split_target
 from samebits.core.digest import bytes_digest, changed_names, json_digest
 from samebits.core.errors import ConfigError, RecordError, SamebitsError, StopRequestedError
+from samebits.core.old_names import import_advice
 from samebits.core.seeds import Seeds, resolve_points
 from samebits.runs.folder import (
     CONFIG,
@@ -102,8 +103,9 @@ def find_function(key: str, tree: dict[str, Any]) -> Callable[[Any], Any]:
         function: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"{key}._target_", expected="package.module.function", received=f"{target} ({error})", fix="fix the typo"
-        ) from error
+            f"{key}._target_", expected="package.module.function", received=f"{target} ({error})",
+            fix=import_advice(error) or "fix the typo",
+        ) from error  # fmt: skip
     try:
         inspect.signature(function).bind(None, **arguments)
     except TypeError as error:

@@ -1,0 +1,1 @@
+../../../src/imdb_cnn_lstm/synthetic.py

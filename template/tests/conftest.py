@@ -1,0 +1,32 @@
+"""What the tests share: the data and the model of the default run, made as a training makes them."""
+
+import pathlib
+from typing import Any
+
+from samebits import DataContext, Dataset
+from samebits.compose import compose
+from samebits.core.config import Config, split_target
+from samebits.core.seeds import Seeds, resolve_points
+from samebits.train.worker import find_function
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def configure(root_seed: int) -> tuple[Config, Seeds]:
+    """Return the default run's configuration and seeds for a root seed."""
+    config = compose(ROOT, [f"seed.root={root_seed}"])
+    return config, Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+
+
+def load(root_seed: int, cache: pathlib.Path) -> Dataset:
+    """Return the data of a root seed."""
+    config, seeds = configure(root_seed)
+    target, arguments = split_target(config.data)
+    return find_function("data", target, arguments)(DataContext(seeds, config.data, cache), **arguments)
+
+
+def build(root_seed: int) -> Any:
+    """Return the model of a root seed, untrained."""
+    config, seeds = configure(root_seed)
+    target, arguments = split_target(config.model)
+    return find_function("model", target, arguments)(seeds.for_model(), **arguments)

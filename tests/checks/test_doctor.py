@@ -135,6 +135,12 @@ PLANTED: dict[str, tuple[Callable[[pathlib.Path], object], str, str]] = {
     "a package without a hash": (
         append("requirements.lock", "zzz==1.0\n"), "the lock", "zzz==1.0 has no hash",
     ),
+    "a test tool without a hash": (
+        append("requirements-dev.lock", "zzz==1.0\n"), "the lock", "zzz==1.0 has no hash",
+    ),
+    "another test tool than the lock's": (
+        replace("requirements-dev.lock", "execnet==", "execnet==0."), "installed packages", "package execnet: ",
+    ),
     "a line of the lock that is no requirement": (
         append("requirements.lock", "???\n"), "the lock", "??? names no exact version",
     ),

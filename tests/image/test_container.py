@@ -80,12 +80,13 @@ def test_an_unknown_engine_is_refused() -> None:
 
 def test_docker_builds_with_what_decides_the_image() -> None:
     """Base, label and time are build arguments; the certificates are a secret, which no layer keeps."""
-    recipe = Recipe("samebits", ROOT, "other:1", "cpu", "abc", 7, "/etc/ca.pem")
+    recipe = Recipe("samebits", ROOT, "other:1", "cpu", "abc", 7, "/etc/ca.pem", "test")
     command = engines.build_command(Engine("docker"), recipe)
 
     assert ["docker", "buildx", "build"] == command[:3]
     assert "--build-arg=BASE_IMAGE=other:1" in command
     assert "--build-arg=SOURCE_DATE_EPOCH=7" in command
+    assert "--target=test" in command
     assert f"--build-arg=CONTEXT_DIGEST={recipe.made_from}" in command
     assert "--secret=id=ca,src=/etc/ca.pem" in command
     assert "--no-cache" not in command

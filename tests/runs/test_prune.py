@@ -109,6 +109,7 @@ def test_keeping_none_removes_the_inputs_folder_too(root: pathlib.Path) -> None:
     assert [] == list((root / "runs" / "smoke").iterdir())
 
 
+@pytest.mark.full
 def test_a_running_training_is_never_pruned(project: pathlib.Path) -> None:
     """While it trains, its attempt is kept whatever is asked, and it ends undisturbed."""
     process = start_and_wait_for_rows(project, 5)

@@ -133,6 +133,7 @@ def test_explain_names_the_first_tree(trained: Trained) -> None:
     assert "data train" not in done.stdout
 
 
+@pytest.mark.full
 def test_a_forest_is_verified(trained: Trained) -> None:
     """Under hostile conditions, every record of two runs."""
     done = run_command(trained[0], "verify", "2", "experiment=smoke_forest", "tracker=none")
@@ -141,6 +142,7 @@ def test_a_forest_is_verified(trained: Trained) -> None:
     assert "VERIFIED: 2 runs of smoke_forest, seed 56, bitwise identical" in done.stdout
 
 
+@pytest.mark.full
 def test_forests_can_be_bagged(trained: Trained) -> None:
     """A study of forests: two bags, two digests, one average."""
     done = run_command(trained[0], "bagging", "--bags=2", "experiment=smoke_forest", "tracker=none")

@@ -16,9 +16,9 @@ from contextlib import redirect_stderr, redirect_stdout
 import pytest
 from pinned_trainer import PinnedTrainer
 
-import samebits.launch.run as launch
 from samebits import compose
 from samebits.core.config import Config
+from samebits.launch import process
 from samebits.runs.folder import read_yaml
 from samebits.studies import folds
 
@@ -230,10 +230,10 @@ def train_here(trainer: PinnedTrainer, monkeypatch: pytest.MonkeyPatch) -> Train
     """
 
     def run_child(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None) -> int:
-        command, environment = launch.child_command(config, attempt, root, source)
+        command, environment = process.child_command(config, attempt, root, source)
         return trainer.train(command, environment, root)
 
-    started_fresh = launch.run_child
+    started_fresh = process.run_child
     for module in [module for name, module in sys.modules.items() if name.startswith("samebits.")]:
         for name, value in list(vars(module).items()):
             if value is started_fresh:
@@ -246,7 +246,7 @@ def train_here(trainer: PinnedTrainer, monkeypatch: pytest.MonkeyPatch) -> Train
         install_faults(root, words)
         output, errors = io.StringIO(), io.StringIO()
         with monkeypatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
-            for name, value in (environment or {}).items():
+            for name, value in ({"PYTHONPATH": str(root / "src")} | dict(environment or {})).items():
                 patch.setenv(name, value)
             code = compose.report_errors(lambda: folds.train(compose.compose(root, words), root))
         return subprocess.CompletedProcess(words, code, output.getvalue(), errors.getvalue())

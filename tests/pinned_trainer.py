@@ -19,6 +19,7 @@ from typing import IO, NoReturn
 from samebits.runtime.pins import OPTIONAL_FOR_KERAS, SCRUBBED_PREFIXES, left_out
 
 MODULE = "samebits.train.worker"
+AT_START = (*SCRUBBED_PREFIXES, "LC_ALL", "TZ", "MALLOC_")
 
 
 def serve() -> None:
@@ -63,11 +64,14 @@ class PinnedTrainer:
     def __init__(self) -> None:
         self.trainers: dict[tuple[tuple[str, str], ...], subprocess.Popen[str]] = {}
 
+    def key(self, environment: dict[str, str]) -> tuple[tuple[str, str], ...]:
+        """Return the variables that do something when Python or TensorFlow starts."""
+        kept = {name: value for name, value in environment.items() if name.startswith(AT_START)}
+        return tuple(sorted((name, value) for name, value in kept.items() if name != "PYTHONPATH"))
+
     def find(self, environment: dict[str, str]) -> "subprocess.Popen[str]":
         """Return the trainer whose Python was started with these variables."""
-        pinned = (*SCRUBBED_PREFIXES, "LC_ALL", "TZ", "MALLOC_")  # the others do nothing when Python starts
-        kept = {name: value for name, value in environment.items() if name.startswith(pinned) and name != "PYTHONPATH"}
-        key = tuple(sorted(kept.items()))
+        key = self.key(environment)
         if key not in self.trainers:
             self.trainers[key] = subprocess.Popen(
                 [sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -90,7 +94,7 @@ class PinnedTrainer:
 
     def close(self) -> None:
         """End every trainer."""
-        for trainer in self.trainers.values():
+        for trainer in set(self.trainers.values()):
             trainer.communicate()
 
 

@@ -4,7 +4,7 @@ import json
 import pathlib
 
 import pytest
-from conftest import TrainHere, copy_project, run_command, train
+from conftest import TrainHere, run_command, train
 
 from samebits.checks import explain
 from samebits.runs import effects
@@ -23,7 +23,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         "initial weights of imdb_cnn_lstm/conv/kernel",
     ),
     "one weight moved by one ulp at a step": (
-        ("model._target_=faults.model.move_one_ulp",), ("config model._target_",), "epoch 2, step 6, forward loss",
+        ("model._target_=faults.model.move_one_ulp",), ("config model._target_",), "epoch 2, step 6, gradient of ",
     ),
     "one review changed": (
         ("data._target_=faults.data.change_one_review",), ("config data._target_", "data train/inputs"),
@@ -41,14 +41,6 @@ def attempts(root: pathlib.Path) -> list[pathlib.Path]:
     """Return the finished attempts of a project, oldest first."""
     found = [path.parent for path in (root / "runs").glob("*/*/*/result.json")]
     return sorted(found, key=lambda path: (path / "config.yaml").stat().st_mtime_ns)
-
-
-@pytest.fixture(scope="module")
-def healthy(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Return a project with one healthy run of the smoke experiment."""
-    root = copy_project(tmp_path_factory.mktemp("healthy"))
-    train(root)
-    return root
 
 
 def check_explained(name: str, a: pathlib.Path, b: pathlib.Path, said: str) -> None:
@@ -103,11 +95,9 @@ def test_explain_names_a_non_deterministic_operation(project: pathlib.Path) -> N
     assert "first divergence: epoch 1, step 1, forward loss" in done.stdout
 
 
-def test_explain_names_another_package_version(healthy: pathlib.Path, project: pathlib.Path) -> None:
+def test_explain_names_another_package_version(own_siblings: pathlib.Path) -> None:
     """A package that decides arithmetic is marked so; of any other only the user's own functions can make use."""
-    a = attempts(healthy)[0]
-    train(project)
-    b = attempts(project)[0]
+    a, b = attempts(own_siblings)
     machine = json.loads((b / "machine.json").read_text())
     machine["packages"] |= {"numpy": "2.4.5", "rich": "1.0"}
     (b / "machine.json").write_text(json.dumps(machine))
@@ -117,27 +107,26 @@ def test_explain_names_another_package_version(healthy: pathlib.Path, project: p
     assert effects.OWN == found["package rich"].effect
 
 
-def test_explain_of_equal_runs_finds_nothing(healthy: pathlib.Path) -> None:
+def test_explain_of_equal_runs_finds_nothing(own_siblings: pathlib.Path) -> None:
     """Two attempts of the same inputs: no divergence, exit code 0, and a picture of both curves."""
-    train(healthy)
-    done = run_command(healthy, "explain", "last~1", "last")
+    done = run_command(own_siblings, "explain", "last~1", "last")
 
     assert 0 == done.returncode, done.stderr
     assert "no divergence: every trace record that both have is bit-identical" in done.stdout
-    assert 1 == len(list((healthy / "runs" / ".explain").glob("*.png")))
+    assert 1 == len(list((own_siblings / "runs" / ".explain").glob("*.png")))
 
 
-def test_explain_refuses_an_unknown_run(healthy: pathlib.Path) -> None:
+def test_explain_refuses_an_unknown_run(own_siblings: pathlib.Path) -> None:
     """A name that no run has is one line and exit code 2."""
-    done = run_command(healthy, "explain", "last", "feedbeef")
+    done = run_command(own_siblings, "explain", "last", "feedbeef")
 
     assert 2 == done.returncode
     assert "run feedbeef: expected a run's folder" in done.stderr
 
 
-def test_verify_passes_under_hostile_conditions(healthy: pathlib.Path) -> None:
+def test_verify_passes_under_hostile_conditions(own_siblings: pathlib.Path) -> None:
     """Two runs, the second in another folder, locale, time zone and on one busy core, agree in every record."""
-    done = run_command(healthy, "verify", "2", "experiment=smoke", "tracker=none")
+    done = run_command(own_siblings, "verify", "2", "experiment=smoke", "tracker=none")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert (
@@ -162,9 +151,9 @@ def test_verify_turns_red_on_a_planted_leak(leak: str, project: pathlib.Path) ->
     assert f"NOT VERIFIED: 2 runs of smoke diverged; first divergence: {LEAKS[leak]}" in done.stdout
 
 
-def test_verify_refuses_one_run(healthy: pathlib.Path) -> None:
+def test_verify_refuses_one_run(own_siblings: pathlib.Path) -> None:
     """One run proves nothing: exit code 2."""
-    done = run_command(healthy, "verify", "1", "experiment=smoke")
+    done = run_command(own_siblings, "verify", "1", "experiment=smoke")
 
     assert 2 == done.returncode
     assert "RUNS: expected at least 2, received 1" in done.stderr

@@ -63,6 +63,7 @@ ACTIONS: dict[str, Callable[..., object]] = {
     "limit_files": limit_files,
     "delete_attempt": lambda path: shutil.rmtree(path.parent),
     "delete_metrics": lambda path: path.unlink(),
+    "lose_parent": lambda _: setattr(os, "getppid", lambda: 1),
     "block_model": lambda path: (path.parent / "model.keras" / "in the way").mkdir(parents=True),
     "wait": wait,
 }
@@ -164,6 +165,12 @@ def save_code(context: DataContext, **arguments: Any) -> Dataset:
     """Save this file anew, as somebody in an editor does."""
     with pathlib.Path(__file__).open("a") as stream:
         stream.write("# saved\n")
+    return load(context, **arguments)
+
+
+def be_stopped(context: DataContext, **arguments: Any) -> Dataset:
+    """Be asked to stop before anything is trained."""
+    send(signal.SIGTERM)(pathlib.Path())
     return load(context, **arguments)
 
 

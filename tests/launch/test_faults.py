@@ -3,6 +3,7 @@
 The table of docs/reliability.md names a test for each row.
 """
 
+import ast
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ import time
 
 import pytest
 from conftest import (
+    FULL,
     LONG,
     PACKAGE,
     QUIET,
@@ -530,34 +532,45 @@ def test_no_module_reads_pickles_or_unsafe_yaml() -> None:
     assert dangerous.search("np.load(path, allow_pickle=True)")
 
 
-@needs_example
-def test_every_row_of_the_faults_table_names_a_test() -> None:
-    """docs/reliability.md names tests that exist, and every test of this file."""
+MARKS_OF_FULL = re.compile(r"mark\.(" + "|".join(("full", *FULL)) + r")\b")
+
+
+def find_tests() -> dict[str, bool]:
+    """Return every test of the project by name, and whether `make test` leaves it to `make test-all`."""
+    found = {}
+    for path in (ROOT / "tests").glob("*/test_*.py"):
+        tree = ast.parse(path.read_text())
+        assigned = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Assign)]
+        module = any(text.startswith("pytestmark") and MARKS_OF_FULL.search(text) for text in assigned)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                marks = [ast.unparse(mark) for mark in node.decorator_list if "parametrize" not in ast.unparse(mark)]
+                found[node.name] = module or any(MARKS_OF_FULL.search(mark) for mark in marks)
+    return found
+
+
+def wrong_rows(text: str) -> list[str]:
+    """Return the rows of docs/reliability.md that do not name a test of each set: `make test`, and `make test-all`."""
+    tests, wrong = find_tests(), []
+    for line in text.splitlines():
+        if not re.search(r"`test_\w+`", line):
+            continue
+        quick, whole = (re.findall(r"`(test_\w+)`", cell) for cell in line.split("|")[-3:-1])
+        is_quick = bool(quick) and not any(tests.get(name, True) for name in quick)
+        is_whole = line.endswith("| the same |") or (bool(whole) and all(tests.get(name, False) for name in whole))
+        if not is_quick or not is_whole:
+            wrong.append(line)
+    return wrong
+
+
+def test_every_row_of_the_faults_table_names_a_test_of_each_set() -> None:
+    """Each exists and is in the set that its column names; one that is lost or in the wrong column is seen."""
     text = (ROOT / "docs" / "reliability.md").read_text()
-    named = set(re.findall(r"`(test_\w+)`", text))
-    there = {
-        name
-        for path in (ROOT / "tests").glob("test_*.py")
-        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
-    }
-    here = set(re.findall(r"^def (test_\w+)", pathlib.Path(__file__).read_text(), re.MULTILINE))
 
-    assert set() == named - there
-    assert {"test_every_row_of_the_faults_table_names_a_test"} == here - named
-
-
-@pytest.mark.full
-def test_a_finished_attempt_is_swept_of_what_a_kill_left(project: pathlib.Path) -> None:
-    """A checkpoint and a torn file beside a result go with the next start of these inputs; nothing else does."""
-    train(project)
-    attempt = finished(project)[0]
-    names = sorted(path.name for path in attempt.iterdir())
-    (attempt / "checkpoint-00001-00000005.arrays").write_bytes(b"x")
-    (attempt / ".result.json.1.partial").write_bytes(b"x")
-    done = train(project)
-
-    assert "same bits as 1 earlier run" in done.stdout
-    assert names == sorted(path.name for path in attempt.iterdir())
+    assert [] == wrong_rows(text)
+    assert 37 == len(re.findall(r"^\|.*`test_", text, re.MULTILINE))
+    lost, moved = text.replace("`test_ctrl_c_", "`test_ctrl_d_"), text.replace("| the same |", "| |")
+    assert (1, 10) == (len(wrong_rows(lost)), len(wrong_rows(moved)))
 
 
 @pytest.mark.full

@@ -3,6 +3,8 @@
 import os
 import pathlib
 import shutil
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -11,6 +13,7 @@ import pytest
 from conftest import FAULTY, TrainHere, copy_project, digest, finished
 
 from samebits.core.files import write_arrays
+from samebits.launch.process import forwarded_signals
 from samebits.runs.folder import read_json
 
 STOPPED = "row 4 kill"  # epoch 2, step 5; the checkpoints are those of step 10 and of the end of epoch 1
@@ -20,6 +23,7 @@ FAULTS = {  # what happens: the exit code, and what is said
     "row 4 limit_cpu": (1, "killed by SIGKILL"),
     "row 4 stop": (143, "stopped; what was trained is saved, and the same command goes on from there"),
     "row 4 interrupt": (130, "stopped; what was trained is saved"),
+    "row 4 lose_parent": (143, "stopped; what was trained is saved"),
     "row 4 limit_files": (1, "could not be written"),
     "row 3 limit_files 4096": (1, "could not be written"),
     "row 4 block_model": (1, "model.keras could not be written"),
@@ -153,10 +157,64 @@ def test_files_from_the_future_confuse_nothing(
     check_resumed(stopped, whole, train_here)
 
 
+def test_a_training_resumes_with_the_data_that_it_began_with(project: pathlib.Path, train_here: TrainHere) -> None:
+    """A file that the data function reads is in no name: changed, it is refused; brought back, the run resumes."""
+    own, rows = "data._target_=faults.data.read_rows", project / "rows.txt"
+    rows.write_text("5")
+    train_here(project, own, environment={"FAULT": STOPPED})
+    rows.write_text("6")
+    refused = train_here(project, own)
+
+    assert 2 == refused.returncode
+    assert "expected the arrays that it began with, received others as train/inputs; fix: bring back" in refused.stderr
+
+    rows.write_text("5")
+    done = train_here(project, own)
+
+    assert 0 == done.returncode, done.stderr
+    assert read_json(finished(project)[0] / "result.json")["resumed_at"] is not None
+
+
+def test_what_a_kill_left_beside_a_result_goes_with_the_next_start(
+    own_siblings: pathlib.Path, train_here: TrainHere
+) -> None:
+    """A checkpoint and a torn file; nothing else goes."""
+    attempt = finished(own_siblings)[0]
+    names = sorted(path.name for path in attempt.iterdir())
+    (attempt / "checkpoint-00001-00000005.arrays").write_bytes(b"x")
+    (attempt / ".result.json.1.partial").write_bytes(b"x")
+    done = train_here(own_siblings)
+
+    assert "same bits as 2 earlier runs" in done.stdout, done.stderr
+    assert names == sorted(path.name for path in attempt.iterdir())
+
+
+@pytest.mark.parametrize(("number", "sent"), [(signal.SIGHUP, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)])
+def test_a_signal_reaches_the_training_process(number: signal.Signals, sent: signal.Signals) -> None:
+    """Also one that comes before the process is there; a closed terminal is a request to stop."""
+    with forwarded_signals() as adopt:
+        os.kill(os.getpid(), number)
+        child = subprocess.Popen(["sleep", "600"])
+        adopt(child)
+
+        assert -sent == child.wait(60)
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with forwarded_signals():
+            assert signal.SIG_IGN is signal.getsignal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 # --- functions of the user that are wrong ---
 
 WRONG = {  # the override: exit code, and what is said
     "data._target_=faults.data.need_much_memory": (1, "out of memory"),
+    "data._target_=faults.data.be_stopped": (143, "the same command goes on from there"),
     "data._target_=faults.data.leave": (1, "the data or model function ended the process: sys.exit(2)"),
     "data._target_=faults.data.save_code": (2, "received faults/data.py saved while it was starting; fix: give the"),
     "model._target_=faults.model.abort": (1, "killed by SIGABRT; log: "),

@@ -7,8 +7,10 @@ import signal
 
 import pytest
 from conftest import (
+    FAULTY,
     LONG,
     PACKAGE,
+    TrainHere,
     at_full_speed,
     children,
     digest,
@@ -46,9 +48,11 @@ def test_resume_never_begins_anew(project: pathlib.Path) -> None:
     assert "same bits as 1 earlier run" in again.stdout
 
 
-def test_make_resume_takes_the_runs_own_configuration(project: pathlib.Path) -> None:
+def test_make_resume_takes_the_runs_own_configuration(project: pathlib.Path, train_here: TrainHere) -> None:
     """Named alone, a run goes on with what it was begun with; where it was trained before is recorded."""
-    stopped = stop(project, "training.learning_rate=0.02")
+    words = (FAULTY, "training.learning_rate=0.02")
+    train_here(project, *words, environment={"FAULT": "row 4 kill"})
+    stopped = next((project / "runs").glob("*/*/1"))
     done = run_command(project, "resume", f"{stopped.parent.name}/1")
 
     assert 0 == done.returncode, done.stderr
@@ -56,7 +60,7 @@ def test_make_resume_takes_the_runs_own_configuration(project: pathlib.Path) -> 
     machine = json.loads((stopped / "machine.json").read_text())
     assert [machine["arithmetic"]["fingerprint"]] == [each["fingerprint"] for each in machine["earlier"]]
 
-    other = train(project, *LONG, "training.learning_rate=0.02")
+    other = train_here(project, *words)
 
     assert "same bits as 1 earlier run" in other.stdout
 
@@ -236,9 +240,6 @@ def test_a_training_faster_than_its_kill_is_killed_earlier(
     assert attempt in finished(project / "kill")  # the killed one's child may have come to its end all the same
 
 
-def test_the_digest_of_the_undisturbed_run_is_its_own(project: pathlib.Path) -> None:
+def test_an_undisturbed_run_was_never_resumed(siblings: pathlib.Path) -> None:
     """A run that nobody disturbed has no place where it was resumed."""
-    train(project)
-
-    assert json.loads((finished(project)[0] / "result.json").read_text())["resumed_at"] is None
-    assert digest(finished(project)[0])
+    assert json.loads((finished(siblings)[0] / "result.json").read_text())["resumed_at"] is None

@@ -200,16 +200,6 @@ def test_a_signal_reaches_the_training_process(number: signal.Signals, sent: sig
         assert -sent == child.wait(60)
 
 
-def test_a_signal_that_is_ignored_stays_ignored() -> None:
-    """As under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with forwarded_signals():
-            assert signal.SIG_IGN is signal.getsignal(signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
 # --- functions of the user that are wrong ---
 
 WRONG = {  # the override: exit code, and what is said

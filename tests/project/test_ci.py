@@ -26,7 +26,7 @@ JOBS = {"lint", "test", "container", "portable", "update", "required"}
 # What is not run by a test of this file, and where it is run or why it cannot be.
 ELSEWHERE = {
     "make lint": "looks at the whole house; whoever commits runs it",
-    "make test": "it runs this test",
+    "make test-all": "it runs this test",
     "make golden": "below, on the smoke experiment",
     "make verify SEED=56": "by test_readme, on the smoke experiment",
     "make lock": "asks the package index",

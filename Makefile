@@ -33,12 +33,13 @@ MOUNTS ?= .
 USER_ID ?=
 NETWORK ?= none
 DO ?= make help
+XDIST := -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 VENV_PYTHON := .venv/bin/python
 CONTAINER = $(PYTHON) scripts/container.py --engine='$(ENGINE)' --tag='$(IMAGE)' --base='$(BASE_IMAGE)' --variant='$(VARIANT)'
 INSIDE = $(CONTAINER) --mounts='$(MOUNTS)' --user='$(USER_ID)' --network='$(NETWORK)'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train resume seeds comet verify explain report watch rounds golden golden-update audit doctor new torture prune portability zoo bench bench-growth bench-many roofline study variance bagging test lint format lock image image-verify docker-train docker-test docker-run clean
+.PHONY: help setup setup-dev train resume seeds comet verify explain report watch rounds golden golden-update audit doctor new torture prune portability zoo bench bench-growth bench-many roofline study variance bagging test test-all lint format lock image image-verify docker-train docker-test docker-run clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -115,8 +116,11 @@ roofline: setup ## what bounds a step: operations and bytes counted, against thi
 bench-many: setup ## what 10,000 finished runs cost the summary of a study and the report: make bench-many [PICTURE=…]
 	@PYTHONPATH=src:tools $(VENV_PYTHON) -m benchmarks.many_runs $(if $(PICTURE),--out='$(PICTURE)')
 
-test: setup-dev ## set up and run the tests: make test [TESTS="-k seeds"]
-	@$(VENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder $(TESTS)
+test: setup-dev ## set up and run the tests, but for those that take long: make test [TESTS="-k seeds"]
+	@$(VENV_PYTHON) -m pytest $(XDIST) -m 'not full' $(TESTS)
+
+test-all: setup-dev ## run every test: faults, emulators, Slurm, containers, browser, the README's commands
+	@$(VENV_PYTHON) -m pytest $(XDIST) $(TESTS)
 
 lint: setup-dev ## check style, types and layers
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && PYTHONPATH=src .venv/bin/lint-imports

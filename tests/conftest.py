@@ -1,5 +1,7 @@
 """Shared pieces of the tests: a project to run commands in, and runs in fresh processes."""
 
+import fcntl
+import io
 import json
 import os
 import pathlib
@@ -8,10 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 import yaml
+from pinned_trainer import PinnedTrainer
+
+from samebits import compose
+from samebits.core.config import Config
+from samebits.launch import process
+from samebits.studies import folds
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROJECT_FILES = ("conf", "scripts", "src", "requirements.lock", "requirements-dev.lock", "pyproject.toml")
@@ -23,24 +32,16 @@ needs_example = pytest.mark.skipif(
 QUIET = {key: value for key, value in os.environ.items() if not key.startswith("COMET_")}
 
 LONGEST_FILES = ("test_readme.py", "test_cluster.py", "test_portability.py", "test_starter.py", "test_container.py")
-LONG = ("data.rows=2000", "training.epochs=8")  # long enough to be killed in the middle
-
-# Appended to a copy's core/files.py: a training that is not through before the test has looked, however late that is.
-SLOWLY = """
-
-import time
-
-append_at_once = append_row
-
-
-def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
-    append_at_once(path, row)
-    first, wait_s, fast = os.environ.get("SLOWLY", "0 0 /").split(" ", 2)
-    if path.name == "metrics.jsonl" and 0 < int(first) <= path.read_bytes().count(b"\\n"):
-        until = time.monotonic() + float(wait_s)
-        while time.monotonic() < until and not pathlib.Path(fast).exists():
-            time.sleep(0.01)
-"""
+FAULTS = ROOT / "tests" / "faults"
+FAULTY = "data._target_=faults.data.load"  # the smoke experiment's data; the variable FAULT says what goes wrong
+LONG = ("data.rows=2000", "training.epochs=8", FAULTY)  # long enough to be killed in the middle
+FULL = (
+    "slow",
+    "emulated",
+    "slurm",
+    "container",
+    "browser",
+)  # marks of tests that `make test` leaves to `make test-all`
 
 for number in (signal.SIGINT, signal.SIGHUP):  # a shell's background jobs, and nohup's, are started to ignore them
     if signal.getsignal(number) is signal.SIG_IGN:
@@ -51,7 +52,10 @@ Command = Callable[..., Result]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that no worker waits for another at the end."""
+    """Mark as full what takes long by its nature; begin with the files that take longest, so that no worker waits."""
+    for item in items:
+        if any(item.get_closest_marker(name) for name in FULL):
+            item.add_marker(pytest.mark.full)
     items.sort(key=lambda item: item.path.name not in LONGEST_FILES)
 
 
@@ -66,6 +70,14 @@ def copy_project(folder: pathlib.Path) -> pathlib.Path:
         else:
             shutil.copy(source, root / name)
     return root
+
+
+def install_faults(root: pathlib.Path, words: Iterable[str]) -> None:
+    """Put the package of faults into a project for a command that names one of its functions."""
+    if any("=faults." in word for word in words):
+        shutil.copytree(
+            FAULTS, root / "src" / "faults", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
+        )
 
 
 @pytest.fixture
@@ -86,6 +98,7 @@ def run_script(
     """Run one of the project's scripts in a fresh process and return its output and exit code."""
     variables = QUIET | {"PYTHONPATH": str(root / "src")} | dict(environment or {})
     command = [*prefix, python, str(root / "scripts" / script), *arguments]
+    install_faults(root, arguments)
     return subprocess.run(
         command, cwd=cwd or root, env=variables, capture_output=True, text=True, timeout=2400, check=False
     )
@@ -97,8 +110,9 @@ def run_command(root: pathlib.Path, command: str, *arguments: str, **options: ob
 
 
 def train(root: pathlib.Path, *overrides: str, **options: object) -> Result:
-    """Train the smoke experiment, without a tracker unless an override names one."""
-    return run_script(root, "train.py", "experiment=smoke", "tracker=none", *overrides, **options)  # type: ignore[arg-type]
+    """Train the smoke experiment, without a tracker, unless an override names others."""
+    experiment = [] if any(word.startswith("experiment=") for word in overrides) else ["experiment=smoke"]
+    return run_script(root, "train.py", *experiment, "tracker=none", *overrides, **options)  # type: ignore[arg-type]
 
 
 def finished(root: pathlib.Path) -> list[pathlib.Path]:
@@ -134,20 +148,18 @@ def count_rows(root: pathlib.Path) -> int:
 
 
 def slowly(root: pathlib.Path, first: int, wait_s: float = 0.5, fast: pathlib.Path | None = None) -> dict[str, str]:
-    """Return variables that let a copy's trainings wait at each row of metrics from one on, until a file is there.
+    """Return the variables that let a run of `FAULTY` wait at each row of metrics from one on, until a file is there.
 
     The file is the one of `at_full_speed` unless another is named.
     """
-    record = root / "src" / "samebits" / "core" / "files.py"
-    if SLOWLY not in record.read_text():
-        record.write_text(record.read_text() + SLOWLY)
-    return {"SLOWLY": f"{first} {wait_s} {fast or root / 'fast'}"}
+    return {"FAULT": f"row {first} wait {wait_s} {fast or root / 'fast'}"}
 
 
 def start_and_wait(
     root: pathlib.Path, reached: Callable[[], object], *overrides: str, variables: Mapping[str, str] | None = None
 ) -> "subprocess.Popen[bytes]":
     """Start a long run and return when a moment is reached."""
+    install_faults(root, (*LONG, *overrides))
     command = [
         sys.executable,
         str(root / "scripts" / "train.py"),
@@ -196,12 +208,99 @@ def check_continued(root: pathlib.Path, undisturbed: pathlib.Path, *overrides: s
         assert (undisturbed / name).read_bytes() == (attempt / name).read_bytes()
 
 
-@pytest.fixture(scope="module")
+# --- trainings without a start of TensorFlow: launched in this process, trained by a fork of a pinned one ---
+
+
+@pytest.fixture(scope="session")
+def trainer() -> Iterator[PinnedTrainer]:
+    """Yield the pinned processes that train for `train_here`, and end them after the tests."""
+    trainer = PinnedTrainer()
+    yield trainer
+    trainer.close()
+
+
+TrainHere = Callable[..., Result]
+
+
+@pytest.fixture
+def train_here(trainer: PinnedTrainer, monkeypatch: pytest.MonkeyPatch) -> TrainHere:
+    """Return `train` without its two starts of Python, a tenth of the time.
+
+    For the rest of the test whatever is called in this process trains so; other processes start as always.
+    """
+
+    def run_child(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None) -> int:
+        command, environment = process.child_command(config, attempt, root, source)
+        return trainer.train(command, environment, root)
+
+    started_fresh = process.run_child
+    for module in [module for name, module in sys.modules.items() if name.startswith("samebits.")]:
+        for name, value in list(vars(module).items()):
+            if value is started_fresh:
+                monkeypatch.setattr(module, name, run_child)
+
+    def train_here(
+        root: pathlib.Path, *overrides: str, experiment: str = "smoke", environment: Mapping[str, str] | None = None
+    ) -> Result:
+        words = [f"experiment={experiment}", "tracker=none", *overrides]
+        install_faults(root, words)
+        output, errors = io.StringIO(), io.StringIO()
+        with monkeypatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+            for name, value in ({"PYTHONPATH": str(root / "src")} | dict(environment or {})).items():
+                patch.setenv(name, value)
+            code = compose.report_errors(lambda: folds.train(compose.compose(root, words), root))
+        return subprocess.CompletedProcess(words, code, output.getvalue(), errors.getvalue())
+
+    return train_here
+
+
+# --- recorded runs: each is trained once per suite, by whichever worker needs it first ---
+
+
+def record(factory: pytest.TempPathFactory, name: str, make: Callable[[pathlib.Path], object]) -> pathlib.Path:
+    """Return a project with recorded runs, to be read and not changed; the first worker that asks makes it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "recorded" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            shutil.rmtree(folder / "project", ignore_errors=True)  # of a worker that failed at it
+            make(copy_project(folder))
+            (folder / "made").touch()
+    return folder / "project"
+
+
+def train_whole(root: pathlib.Path, *overrides: str, times: int = 1) -> None:
+    """Train in fresh processes; every one must finish."""
+    for _ in range(times):
+        done = train(root, *overrides)
+
+        assert 0 == done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Return the attempt of a long run that nobody disturbed."""
-    root = copy_project(tmp_path_factory.mktemp("undisturbed"))
-    train(root, *LONG)
-    return finished(root)[0]
+    return finished(record(tmp_path_factory, "undisturbed", lambda root: train_whole(root, *LONG)))[0]
+
+
+@pytest.fixture(scope="session")
+def siblings(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Return a project with two finished attempts of the smoke experiment."""
+    return record(tmp_path_factory, "siblings", lambda root: train_whole(root, times=2))
+
+
+@pytest.fixture(scope="session")
+def forest(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Return a project with one finished run of the small forest."""
+    return record(tmp_path_factory, "forest", lambda root: train_whole(root, "experiment=smoke_forest"))
+
+
+@pytest.fixture
+def own_siblings(siblings: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """Return a copy of the two attempts, for a test that changes or adds something."""
+    return pathlib.Path(shutil.copytree(siblings, tmp_path / "project"))
 
 
 def children(pid: int) -> list[int]:

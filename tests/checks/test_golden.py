@@ -24,6 +24,7 @@ def test_the_smoke_experiment_is_golden(golden_project: pathlib.Path) -> None:
     assert "GOLDEN smoke: seed 56" in done.stdout
 
 
+@pytest.mark.full
 def test_another_digest_is_not_golden_and_is_explained(golden_project: pathlib.Path) -> None:
     """A changed recipe fails, names the changed input and the epochs, writes nothing, and runs explain."""
     run_command(golden_project, "golden", "smoke")  # a run with the golden digest is at hand
@@ -39,6 +40,7 @@ def test_another_digest_is_not_golden_and_is_explained(golden_project: pathlib.P
     assert before == (golden_project / "golden" / "smoke.json").read_bytes()
 
 
+@pytest.mark.full
 def test_update_is_the_only_writer_and_shows_what_changed(project: pathlib.Path) -> None:
     """golden-update writes the file; the check then passes; the changed digests were printed."""
     shutil.copytree(ROOT / "golden", project / "golden")

@@ -47,6 +47,7 @@ def test_other_cpus_give_the_same_bits(project: pathlib.Path) -> None:
 @emulated
 @needs_emulator
 @pytest.mark.skipif(not cpu_features().get("AVX512F"), reason="needs a CPU with AVX-512 to differ from Haswell")
+@pytest.mark.full
 def test_without_the_pins_another_cpu_is_told_apart(project: pathlib.Path) -> None:
     """Negative control: runtime=machine keeps the full instruction set; the first stage that differs is named."""
     done = portability(project, "--cpus=Haswell", "runtime=machine")
@@ -89,6 +90,7 @@ def test_threads_that_follow_the_cache_are_told_apart(tmp_path: pathlib.Path) ->
 
 @emulated
 @needs_emulator
+@pytest.mark.full
 def test_a_block_size_by_the_cache_is_told_apart(project: pathlib.Path) -> None:
     """Negative control of the 48 KB cache: with Keras's orthogonal initialiser let through, it differs at the start."""
     model = project / "src" / PACKAGE / "model.py"
@@ -103,6 +105,7 @@ def test_a_block_size_by_the_cache_is_told_apart(project: pathlib.Path) -> None:
     assert f"{other} differs; first divergence: initial weights of " in done.stdout, done.stdout
 
 
+@pytest.mark.full
 def test_without_an_emulator_the_native_rows_are_compared(project: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """The missing emulator is said, and again in the verdict, which is about the native rows alone."""
     for name in ("taskset", "git"):
@@ -117,6 +120,7 @@ def test_without_an_emulator_the_native_rows_are_compared(project: pathlib.Path,
     assert last.endswith("no other CPU was emulated: native rows only)")
 
 
+@pytest.mark.full
 def test_a_failed_row_is_no_success(project: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """A training that ends with an error makes the verdict red, with its folder."""
     done = portability(project, "training.learning_rate=1e30", "training.epochs=1", environment={"PATH": str(tmp_path)})

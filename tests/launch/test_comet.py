@@ -26,6 +26,7 @@ import yaml
 from conftest import PACKAGE, QUIET, ROOT, Result, copy_project, run_command, slowly, train
 from fake_comet import PORT_CLOSED, Answer, FakeComet, Told, read_archive
 
+pytestmark = pytest.mark.full  # some twenty trainings; test_comet_quickly.py has one of each kind
 KEY = "samebits-test-key-that-must-stay-secret"
 REFUSED = (403, {"msg": "no such key", "sdk_error_code": 90212})  # Comet's code for a key that it does not know
 UNKNOWN = (401, {"msg": "who are you?"})

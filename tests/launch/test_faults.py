@@ -3,6 +3,7 @@
 The table of docs/reliability.md names a test for each row.
 """
 
+import ast
 import json
 import os
 import pathlib
@@ -16,10 +17,12 @@ import time
 
 import pytest
 from conftest import (
+    FULL,
     LONG,
     PACKAGE,
     QUIET,
     ROOT,
+    TrainHere,
     at_full_speed,
     check_continued,
     children,
@@ -69,6 +72,7 @@ def training_process(process: "subprocess.Popen[bytes]") -> int:
 # --- a full disk: the kernel lets no file grow beyond a limit ---
 
 
+@pytest.mark.full
 def test_a_disk_that_is_full_for_the_metrics(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """What does not fit is an error that names the file; with room again the run ends with the same bits.
 
@@ -90,6 +94,7 @@ def test_a_disk_that_is_full_for_the_metrics(project: pathlib.Path, undisturbed:
     check_continued(project, undisturbed)
 
 
+@pytest.mark.full
 def test_a_run_that_failed_after_its_last_epoch(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """What it predicts is worked out again from the restored weights, with the same bits."""
     process = start_and_wait_for_rows(project, 5)
@@ -105,6 +110,7 @@ def test_a_run_that_failed_after_its_last_epoch(project: pathlib.Path, undisturb
     check_continued(project, undisturbed)
 
 
+@pytest.mark.full
 def test_a_disk_that_is_full_for_the_checkpoint(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """The checkpoint that does not fit leaves the ones before whole; with room again the run goes on from them."""
     process = start_and_wait_for_rows(project, 5)  # its metrics are smaller than the limit, its checkpoints are not
@@ -119,6 +125,7 @@ def test_a_disk_that_is_full_for_the_checkpoint(project: pathlib.Path, undisturb
 
 
 @needs_example
+@pytest.mark.full
 def test_a_disk_that_is_full_for_the_cache_costs_a_warning(project: pathlib.Path) -> None:
     """The encoded reviews (10 MB) do not fit: the run says so and trains; with room it is made; no bit moves."""
     full = run_script(project, "train.py", *SMALL, prefix=("prlimit", f"--fsize={4 * 2**20}"))
@@ -134,6 +141,7 @@ def test_a_disk_that_is_full_for_the_cache_costs_a_warning(project: pathlib.Path
 
 
 @needs_example
+@pytest.mark.full
 def test_read_only_folders_are_refused_or_done_without(project: pathlib.Path) -> None:
     """A runs folder without write permission is one line and exit 2; a cache folder without it is a warning."""
     for name in ("runs", ".cache"):
@@ -157,6 +165,7 @@ def test_read_only_folders_are_refused_or_done_without(project: pathlib.Path) ->
 
 
 @needs_example
+@pytest.mark.full
 def test_two_trainings_of_the_same_inputs_at_once(project: pathlib.Path) -> None:
     """Both finish, as two attempts with the same bits, and the cache that both made is whole."""
     command = [sys.executable, str(project / "scripts" / "train.py"), *SMALL]
@@ -180,6 +189,7 @@ def test_two_trainings_of_the_same_inputs_at_once(project: pathlib.Path) -> None
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short"])
 @needs_example
+@pytest.mark.full
 def test_a_damaged_cache_is_made_again(damage: str, project: pathlib.Path) -> None:
     """A cache file with a flipped bit or cut short is never used: a warning, a new file, the same bits."""
     run_script(project, "train.py", *SMALL)
@@ -198,6 +208,7 @@ def test_a_damaged_cache_is_made_again(damage: str, project: pathlib.Path) -> No
 # --- signals ---
 
 
+@pytest.mark.full
 def test_a_stop_in_the_first_instants(project: pathlib.Path) -> None:
     """SIGTERM before the training process can answer: exit 143 all the same, and the same command trains."""
     process = start_and_wait(project, lambda: list((project / "runs").glob("*/*/*/config.yaml")))
@@ -228,6 +239,7 @@ def test_ctrl_c_in_a_terminal(project: pathlib.Path, undisturbed: pathlib.Path) 
     check_continued(project, undisturbed)
 
 
+@pytest.mark.full
 def test_a_closed_terminal(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """SIGHUP saves a checkpoint; a run that was started to ignore it (nohup) does not hear it."""
     process = start_and_wait_for_rows(project, 20)
@@ -253,6 +265,7 @@ def test_a_closed_terminal(project: pathlib.Path, undisturbed: pathlib.Path) -> 
 
 
 @pytest.mark.parametrize("moment", ["at once", "while it imports", "while it trains"])
+@pytest.mark.full
 def test_a_killed_parent_leaves_no_orphan(moment: str, project: pathlib.Path) -> None:
     """Whenever the parent is killed, the training process ends too, and takes nothing from the start that follows."""
     if moment == "while it trains":
@@ -273,6 +286,7 @@ def test_a_killed_parent_leaves_no_orphan(moment: str, project: pathlib.Path) ->
     assert 0 == train(project, *LONG).returncode
 
 
+@pytest.mark.full
 def test_a_result_that_is_there_is_not_trained_again(project: pathlib.Path) -> None:
     """A start that finds the attempt finished by its predecessor takes the result as it is: not a byte changes."""
     train(project)
@@ -289,6 +303,7 @@ def test_a_result_that_is_there_is_not_trained_again(project: pathlib.Path) -> N
 # --- memory, and the kernel ---
 
 
+@pytest.mark.full
 def test_out_of_memory_in_tensorflow_says_so(project: pathlib.Path) -> None:
     """A model that no machine has the memory for: exit 1, and the words a person looks for."""
     done = train(project, "model.embedding_dim=2000000000", prefix=("prlimit", f"--as={16 * 2**30}"))
@@ -298,13 +313,10 @@ def test_out_of_memory_in_tensorflow_says_so(project: pathlib.Path) -> None:
     assert "Traceback" not in done.stderr + done.stdout
 
 
+@pytest.mark.full
 def test_out_of_memory_in_the_data_says_so(project: pathlib.Path) -> None:
     """A data set that does not fit (as NumPy says): the same words, and nothing that looks like a finished run."""
-    path = project / "src" / PACKAGE / "synthetic.py"
-    path.write_text(
-        path.read_text() + "\n\ndef load_much(context, **sizes):\n    return np.zeros((2**60,), np.uint8)\n"
-    )
-    done = train(project, f"data._target_={PACKAGE}.synthetic.load_much")
+    done = train(project, "data._target_=faults.data.need_much_memory")
     shown = done.stderr + done.stdout
 
     assert 1 == done.returncode, shown
@@ -313,25 +325,20 @@ def test_out_of_memory_in_the_data_says_so(project: pathlib.Path) -> None:
     assert [] == finished(project)
 
 
+@pytest.mark.full
 def test_code_that_is_saved_while_a_run_starts(project: pathlib.Path) -> None:
     """The run would be recorded under the name of other code: it is refused, and leaves nothing."""
-    path = project / "src" / PACKAGE / "synthetic.py"
-    path.write_text(
-        path.read_text() + "\n\ndef save_anew(context, **sizes):\n"
-        "    open(__file__, 'a').write('# saved')\n    return make_synthetic_reviews(context, **sizes)\n"
-    )
-    done = train(project, f"data._target_={PACKAGE}.synthetic.save_anew")
+    done = train(project, "data._target_=faults.data.save_code")
 
     assert 2 == done.returncode, done.stdout
-    assert f"received {PACKAGE}/synthetic.py saved while it was starting; fix: give the same" in done.stderr
+    assert "received faults/data.py saved while it was starting; fix: give the same" in done.stderr
     assert [] == list((project / "runs").glob("*/*/[0-9]*"))
 
 
+@pytest.mark.full
 def test_a_function_that_ends_the_process(project: pathlib.Path) -> None:
     """Its sys.exit is an error that is named, and its exit code is not taken for the run's."""
-    path = project / "src" / PACKAGE / "synthetic.py"
-    path.write_text(path.read_text() + "\n\ndef leave(context, **sizes):\n    raise SystemExit(2)\n")
-    done = train(project, f"data._target_={PACKAGE}.synthetic.leave")
+    done = train(project, "data._target_=faults.data.leave")
 
     assert 1 == done.returncode, done.stdout
     assert "the data or model function ended the process: sys.exit(2)" in done.stderr
@@ -370,6 +377,7 @@ def test_what_the_code_of_ones_own_imports_is_in_a_runs_name(project: pathlib.Pa
     assert before != importing != name_inputs(config, project)
 
 
+@pytest.mark.full
 def test_a_child_that_the_kernel_kills(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """The kernel's own SIGKILL (here: a limit of CPU time) is named; the same command ends with the same bits."""
     process = start_and_wait_for_rows(project, 20)
@@ -385,6 +393,7 @@ def test_a_child_that_the_kernel_kills(project: pathlib.Path, undisturbed: pathl
 # --- the clock, and folders that go away ---
 
 
+@pytest.mark.full
 def test_a_clock_that_was_set_back(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """Files from the future, as a clock set back leaves them, confuse neither resume nor the bits."""
     process = start_and_wait_for_rows(project, 60)
@@ -398,6 +407,7 @@ def test_a_clock_that_was_set_back(project: pathlib.Path, undisturbed: pathlib.P
 
 
 @pytest.mark.parametrize("what", ["the attempt", "all runs", "the metrics"])
+@pytest.mark.full
 def test_a_folder_that_is_deleted_under_a_running_process(what: str, project: pathlib.Path) -> None:
     """The run ends with an error that names the file, never as a finished one; the same command trains anew."""
     process = start_and_wait_for_rows(project, 10)
@@ -487,14 +497,15 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("override", FOREIGN)
-def test_a_configuration_runs_no_foreign_function(override: str, project: pathlib.Path) -> None:
+def test_a_configuration_runs_no_foreign_function(override: str, project: pathlib.Path, train_here: TrainHere) -> None:
     """`_target_`, loss and optimiser reach packages below src/ alone (and Keras's losses and optimisers)."""
-    done = train(project, override)
+    done = train_here(project, override)
 
     assert 2 == done.returncode
     assert f"ConfigError: {FOREIGN[override]}" in done.stderr
 
 
+@pytest.mark.full
 def test_a_stopped_runs_configuration_runs_no_foreign_function(project: pathlib.Path) -> None:
     """A config.yaml that somebody changed names another function: the run is refused before anything is imported."""
     process = start_and_wait_for_rows(project, 5)
@@ -521,35 +532,48 @@ def test_no_module_reads_pickles_or_unsafe_yaml() -> None:
     assert dangerous.search("np.load(path, allow_pickle=True)")
 
 
-@needs_example
-def test_every_row_of_the_faults_table_names_a_test() -> None:
-    """docs/reliability.md names tests that exist, and every test of this file."""
+MARKS_OF_FULL = re.compile(r"mark\.(" + "|".join(("full", *FULL)) + r")\b")
+
+
+def find_tests() -> dict[str, bool]:
+    """Return every test of the project by name, and whether `make test` leaves it to `make test-all`."""
+    found = {}
+    for path in (ROOT / "tests").glob("*/test_*.py"):
+        tree = ast.parse(path.read_text())
+        assigned = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Assign)]
+        module = any(text.startswith("pytestmark") and MARKS_OF_FULL.search(text) for text in assigned)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                marks = [ast.unparse(mark) for mark in node.decorator_list if "parametrize" not in ast.unparse(mark)]
+                found[node.name] = module or any(MARKS_OF_FULL.search(mark) for mark in marks)
+    return found
+
+
+def wrong_rows(text: str) -> list[str]:
+    """Return the rows of docs/reliability.md that do not name a test of each set: `make test`, and `make test-all`."""
+    tests, wrong = find_tests(), []
+    for line in text.splitlines():
+        if not re.search(r"`test_\w+`", line):
+            continue
+        quick, whole = (re.findall(r"`(test_\w+)`", cell) for cell in line.split("|")[-3:-1])
+        is_quick = bool(quick) and not any(tests.get(name, True) for name in quick)
+        is_whole = line.endswith("| the same |") or (bool(whole) and all(tests.get(name, False) for name in whole))
+        if not is_quick or not is_whole:
+            wrong.append(line)
+    return wrong
+
+
+def test_every_row_of_the_faults_table_names_a_test_of_each_set() -> None:
+    """Each exists and is in the set that its column names; one that is lost or in the wrong column is seen."""
     text = (ROOT / "docs" / "reliability.md").read_text()
-    named = set(re.findall(r"`(test_\w+)`", text))
-    there = {
-        name
-        for path in (ROOT / "tests").glob("test_*.py")
-        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
-    }
-    here = set(re.findall(r"^def (test_\w+)", pathlib.Path(__file__).read_text(), re.MULTILINE))
 
-    assert set() == named - there
-    assert {"test_every_row_of_the_faults_table_names_a_test"} == here - named
+    assert [] == wrong_rows(text)
+    assert 37 == len(re.findall(r"^\|.*`test_", text, re.MULTILINE))
+    lost, moved = text.replace("`test_ctrl_c_", "`test_ctrl_d_"), text.replace("| the same |", "| |")
+    assert (1, 10) == (len(wrong_rows(lost)), len(wrong_rows(moved)))
 
 
-def test_a_finished_attempt_is_swept_of_what_a_kill_left(project: pathlib.Path) -> None:
-    """A checkpoint and a torn file beside a result go with the next start of these inputs; nothing else does."""
-    train(project)
-    attempt = finished(project)[0]
-    names = sorted(path.name for path in attempt.iterdir())
-    (attempt / "checkpoint-00001-00000005.arrays").write_bytes(b"x")
-    (attempt / ".result.json.1.partial").write_bytes(b"x")
-    done = train(project)
-
-    assert "same bits as 1 earlier run" in done.stdout
-    assert names == sorted(path.name for path in attempt.iterdir())
-
-
+@pytest.mark.full
 def test_a_checkpoint_of_another_model_is_left_out(project: pathlib.Path) -> None:
     """Arrays that are whole but not this model's: a warning, and the run begins anew with the undisturbed bits."""
     process = start_and_wait_for_rows(project, 20)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PACKAGE, train
+from conftest import PACKAGE, TrainHere
 
 from samebits.core.errors import NotPortableError
 from samebits.core.short_names import OPTIMIZERS
@@ -211,21 +211,21 @@ def plant(project: pathlib.Path, before: str, after: str) -> None:
 POOL = 'keras.layers.MaxPooling1D(pool_size, name="pool"),'
 
 
-def test_a_run_with_batch_normalization(project: pathlib.Path) -> None:
+def test_a_run_with_batch_normalization(project: pathlib.Path, train_here: TrainHere) -> None:
     """Keras's layer is refused under portable and leaves nothing behind; under machine, and with ours, it trains."""
     plant(project, POOL, f'keras.layers.BatchNormalization(name="norm"), {POOL}')
-    refused = train(project)
+    refused = train_here(project)
 
     assert 2 == refused.returncode
     assert 1 == len(refused.stderr.strip().splitlines())
     assert "layer norm (BatchNormalization) brings Rsqrt" in refused.stderr
     assert "use samebits.portable.layers.BatchNormalization for layer norm" in refused.stderr
     assert [] == list((project / "runs" / "smoke").glob("*/[0-9]*"))
-    assert 0 == train(project, "runtime=machine", "training.epochs=1").returncode
+    assert 0 == train_here(project, "runtime=machine", "training.epochs=1").returncode
 
     plant(project, "keras.layers.BatchNormalization", "samebits.portable.layers.BatchNormalization")
     plant(project, "import keras\n", "import keras\n\nimport samebits.portable.layers\n")
-    done = train(project, "training.epochs=1")
+    done = train_here(project, "training.epochs=1")
 
     assert 0 == done.returncode, done.stderr
 
@@ -243,16 +243,18 @@ def test_a_run_with_batch_normalization(project: pathlib.Path) -> None:
         ("training.loss=mse", "training.loss: expected binary_crossentropy, sparse_categorical_crossentropy or "),
     ],
 )
-def test_a_loss_or_optimizer_that_will_not_do(project: pathlib.Path, override: str, said: str) -> None:
+def test_a_loss_or_optimizer_that_will_not_do(
+    project: pathlib.Path, override: str, said: str, train_here: TrainHere
+) -> None:
     """It is refused in one line, with exit code 2, and nothing is left."""
-    done = train(project, override)
+    done = train_here(project, override)
 
     assert 2 == done.returncode
     assert re.search(said, done.stderr), done.stderr
     assert [] == list((project / "runs" / "smoke").glob("*/[0-9]*"))
 
 
-def test_a_loss_of_ones_own(project: pathlib.Path) -> None:
+def test_a_loss_of_ones_own(project: pathlib.Path, train_here: TrainHere) -> None:
     """A function in a package below src/ is the loss, and its file decides the run's name; Keras's optimiser works."""
     package = project / "src" / "mine"
     package.mkdir()
@@ -260,20 +262,20 @@ def test_a_loss_of_ones_own(project: pathlib.Path) -> None:
     code = '"""Mine."""\n\n\ndef squares(labels, outputs):\n    return (labels - outputs)[:, 0] ** 2\n'
     (package / "losses.py").write_text(code)
     overrides = ("training.loss=mine.losses.squares", "training.optimizer=keras.optimizers.AdamW", "training.epochs=1")
-    first = train(project, *overrides)
-    second = train(project, *overrides)
+    first = train_here(project, *overrides)
+    second = train_here(project, *overrides)
     (package / "losses.py").write_text(code.replace("** 2", "** 4"))
-    third = train(project, *overrides)
+    third = train_here(project, *overrides)
 
     assert [0, 0, 0] == [done.returncode for done in (first, second, third)], first.stderr
     assert "same bits as 1 earlier run" in second.stdout
     assert "first run of these inputs" in third.stdout
 
 
-def test_an_unmeasured_operation_is_said(project: pathlib.Path) -> None:
+def test_an_unmeasured_operation_is_said(project: pathlib.Path, train_here: TrainHere) -> None:
     """An operation that the zoo never trained is no error, but a warning and a line of the result."""
     plant(project, POOL, f"keras.layers.Activation(keras.ops.arcsinh), {POOL}")
-    done = train(project, "training.epochs=1")
+    done = train_here(project, "training.epochs=1")
 
     assert 0 == done.returncode, done.stderr
     assert "portable was never measured for these operations: Asinh" in done.stderr

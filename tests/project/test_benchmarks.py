@@ -5,6 +5,7 @@ import subprocess
 import sys
 import unittest.mock
 
+import pytest
 from benchmarks import measuring
 from benchmarks.measuring import Command
 from conftest import QUIET, ROOT
@@ -22,6 +23,7 @@ def run_benchmark(name: str, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.full
 def test_the_roofline_counts_every_layer() -> None:
     """Of the small model, with the default's sizes of words: the convolution's multiply-and-adds, counted by hand."""
     words = "experiment=smoke", "data.sequence_length=100", "data.num_words=20000"
@@ -40,6 +42,7 @@ def test_the_roofline_counts_every_layer() -> None:
     assert {"a whole step, 1 core", "a whole step, 2 cores"} & set(rows)
 
 
+@pytest.mark.full
 def test_many_runs_are_made_and_measured() -> None:
     """Twenty runs: the study's summary and the report end well over them."""
     shown = run_benchmark("many_runs", "20")

@@ -26,7 +26,7 @@ JOBS = {"lint", "test", "container", "portable", "update", "required"}
 # What is not run by a test of this file, and where it is run or why it cannot be.
 ELSEWHERE = {
     "make lint": "looks at the whole house; whoever commits runs it",
-    "make test": "it runs this test",
+    "make test-all": "it runs this test",
     "make golden": "below, on the smoke experiment",
     "make verify SEED=56": "by test_readme, on the smoke experiment",
     "make lock": "asks the package index",
@@ -215,6 +215,7 @@ def update(root: pathlib.Path) -> tuple[Result, Result]:
     return golden, run_step(step("The outcome"), root)
 
 
+@pytest.mark.full
 def test_an_update_that_keeps_the_digests_is_reported(checkout: pathlib.Path) -> None:
     """The job is green, and its summary says that the digests are the golden ones."""
     golden, outcome = update(checkout)
@@ -225,6 +226,7 @@ def test_an_update_that_keeps_the_digests_is_reported(checkout: pathlib.Path) ->
     assert "came to no result" not in summary
 
 
+@pytest.mark.full
 def test_an_update_that_changes_the_digests_is_reported_and_red(checkout: pathlib.Path) -> None:
     """The step fails in spite of the pipe, and the summary names the changed input and the first digests."""
     path = checkout / "conf" / "experiment" / "smoke.yaml"
@@ -248,6 +250,7 @@ def test_an_update_without_a_result_is_reported(tmp_path: pathlib.Path) -> None:
     assert "make golden came to no result: see the log" in (tmp_path / "summary.md").read_text()
 
 
+@pytest.mark.full
 def test_a_lock_that_was_not_committed_is_red(checkout: pathlib.Path) -> None:
     """An update of pyproject.toml whose lock was written in the job alone does not pass."""
     path = checkout / "requirements.lock"

@@ -46,6 +46,7 @@ def test_the_notebook_is_committed_without_outputs() -> None:
     assert [] == [cell for cell in code_cells(NOTEBOOK) if cell.outputs or cell.execution_count]
 
 
+@pytest.mark.full
 def test_the_notebook_shows_same_bits_other_bits_and_why(shown: list[str]) -> None:
     """Two runs agree, the third does not, and explain names the order of the first batch; a picture closes it."""
     _, first, second, moved, explained, picture = shown
@@ -60,6 +61,7 @@ def test_the_notebook_shows_same_bits_other_bits_and_why(shown: list[str]) -> No
     assert "image/png" in picture
 
 
+@pytest.mark.full
 def test_a_cell_that_fails_fails_the_notebook(tmp_path: pathlib.Path) -> None:
     """The command that runs the notebook ends with an error when a cell does."""
     root = copy_project(tmp_path)

@@ -88,6 +88,7 @@ def make(root: pathlib.Path, command: str) -> "subprocess.CompletedProcess[str]"
 
 
 @pytest.mark.timeout(7200)  # all of them, one after another
+@pytest.mark.full
 def test_the_commands_of_the_readme_work(workshop: pathlib.Path) -> None:
     """They are run one after another in one copy, as a reader would; each prints what it is for."""
     for command in sorted(COMMANDS, key=list(readme_commands()).index):
@@ -98,6 +99,7 @@ def test_the_commands_of_the_readme_work(workshop: pathlib.Path) -> None:
         assert said in done.stdout, f"{command}\n{done.stdout[-3000:]}"
 
 
+@pytest.mark.full
 def test_make_alone_prints_the_help(workshop: pathlib.Path) -> None:
     """Every target has a text, and `make` lists them."""
     done = make(workshop, "make ")
@@ -107,6 +109,7 @@ def test_make_alone_prints_the_help(workshop: pathlib.Path) -> None:
     assert "train one run: make train SEED=56" in done.stdout
 
 
+@pytest.mark.full
 def test_a_bad_seed_reaches_the_user_through_make(workshop: pathlib.Path) -> None:
     """`make train SEED=abc` prints the one line of the error."""
     done = make(workshop, "make train SEED=abc")

@@ -64,6 +64,7 @@ def test_the_example_verifies_green(verified: tuple[pathlib.Path, Result]) -> No
     assert "never measured" not in done.stdout + done.stderr
 
 
+@pytest.mark.full
 def test_another_root_seed_gives_other_bits(verified: tuple[pathlib.Path, Result]) -> None:
     """Root seed 57 ends with other weights than 56, and the model has learnt: nine digits in ten are right."""
     root, _ = verified
@@ -76,6 +77,7 @@ def test_another_root_seed_gives_other_bits(verified: tuple[pathlib.Path, Result
     assert float(accuracy[1]) > 0.9
 
 
+@pytest.mark.full
 def test_a_moved_point_of_the_example_moves_its_own_part_alone(verified: tuple[pathlib.Path, Result]) -> None:
     """The audit moves each point by one: the data, one initial tensor or the first forward loss changes first."""
     done = run_command(verified[0], "audit", *AUDITED, *DIGITS)
@@ -85,6 +87,7 @@ def test_a_moved_point_of_the_example_moves_its_own_part_alone(verified: tuple[p
     assert "unused in this configuration" not in done.stdout
 
 
+@pytest.mark.full
 def test_the_example_becomes_golden(verified: tuple[pathlib.Path, Result]) -> None:
     """Without a golden file there is nothing to compare; update writes one, and a plain `make golden` then finds it."""
     root, _ = verified

@@ -9,13 +9,12 @@ import signal
 import pytest
 from conftest import (
     Result,
+    TrainHere,
     at_full_speed,
     children,
-    copy_project,
     finished,
     run_command,
     start_and_wait_for_rows,
-    train,
 )
 
 from samebits.core.files import hold_lock
@@ -32,12 +31,11 @@ def names(root: pathlib.Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Return a folder of runs: three finished attempts (two are copies), one stopped, a torn file."""
-    root = copy_project(tmp_path_factory.mktemp("pruned"))
-    train(root, "training.epochs=1")
+def trained(siblings: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Return a folder of runs: three finished attempts (one is a copy), one stopped, a torn file."""
+    root = pathlib.Path(shutil.copytree(siblings, tmp_path_factory.mktemp("pruned") / "project"))
     first = finished(root)[0]
-    for number in ("2", "3", "4"):
+    for number in ("3", "4"):
         shutil.copytree(first, first.parent / number)
     (first.parent / "4" / "result.json").unlink()
     (first / ".metrics.jsonl.17.partial").write_bytes(b"torn")
@@ -68,7 +66,7 @@ def test_pruning_says_first_and_removes_nothing(root: pathlib.Path) -> None:
     assert "CONFIRM=yes removes it" in done.stdout
 
 
-def test_confirmed_pruning_removes_what_it_said(root: pathlib.Path) -> None:
+def test_confirmed_pruning_removes_what_it_said(root: pathlib.Path, train_here: TrainHere) -> None:
     """With it, the newest finished attempt, its inputs and the user's own file stay; a second call finds nothing."""
     inputs = next((root / "runs").glob("*/*/inputs.json")).parent
     done = prune(root, "--keep=1", "--yes")
@@ -77,7 +75,7 @@ def test_confirmed_pruning_removes_what_it_said(root: pathlib.Path) -> None:
     assert ["3"] == [path.name for path in inputs.iterdir() if path.name.isdecimal()]
     assert (root / "runs" / "mine.txt").exists()
     assert "would free 0.0 MB\n" == prune(root, "--keep=1").stdout
-    assert 0 == train(root, "training.epochs=1").returncode
+    assert 0 == train_here(root).returncode
 
 
 def test_finished_runs_stay_unless_a_number_is_given(root: pathlib.Path) -> None:
@@ -109,6 +107,7 @@ def test_keeping_none_removes_the_inputs_folder_too(root: pathlib.Path) -> None:
     assert [] == list((root / "runs" / "smoke").iterdir())
 
 
+@pytest.mark.full
 def test_a_running_training_is_never_pruned(project: pathlib.Path) -> None:
     """While it trains, its attempt is kept whatever is asked, and it ends undisturbed."""
     process = start_and_wait_for_rows(project, 5)

@@ -90,6 +90,7 @@ def test_the_ensemble_is_the_average(bagged: tuple[pathlib.Path, str]) -> None:
     assert str(ensemble["digest"])[:12] in said
 
 
+@pytest.mark.full
 def test_again_nothing_is_trained_and_the_ensemble_is_the_same(bagged: tuple[pathlib.Path, str]) -> None:
     """The runs are found by their inputs; the average of the same runs in another order has the same bits."""
     root, said = bagged
@@ -164,6 +165,7 @@ def test_bad_usage_of_bagging_is_one_line(option: str, words: str, project: path
     assert not (project / "runs").exists()
 
 
+@pytest.mark.full
 def test_a_failed_bag_leaves_no_ensemble(project: pathlib.Path) -> None:
     """Without all members there is no average; the failed are listed and the code is 1."""
     done = run_command(project, "bagging", "--bags=2", "--launcher=basic", *TINY, "data.rows=3")

@@ -15,6 +15,7 @@ import pytest
 from conftest import QUIET, ROOT, Result, children, copy_project, finished, run_command, wait_until
 from fake_comet import read_archive
 
+pytestmark = pytest.mark.full
 ASKED_ALONE = ("training.checkpoint_every=100000",)  # checkpoints are written where the training is asked to stop
 LONG = ("experiment=smoke", "data.rows=2000", "training.epochs=100")  # long enough to be stopped in the middle, thrice
 SEEDS = (56, 57)

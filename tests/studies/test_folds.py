@@ -29,6 +29,7 @@ def compose(*overrides: str) -> Config:
     return samebits.compose.compose(ROOT, ["experiment=smoke", "tracker=none", *overrides])
 
 
+@pytest.mark.full
 def test_every_fold_is_a_run_with_a_row_of_its_own(trained: tuple[pathlib.Path, str]) -> None:
     """Cost first, a table with mean, deviation and interval, and study.json; the folds have three digests."""
     root, said = trained
@@ -45,6 +46,7 @@ def test_every_fold_is_a_run_with_a_row_of_its_own(trained: tuple[pathlib.Path, 
     assert all(run["weights_digest"][:12] in said for run in study["runs"])
 
 
+@pytest.mark.full
 def test_a_fold_has_the_bits_that_it_has_alone(trained: tuple[pathlib.Path, str]) -> None:
     """Fold 1 by itself is another attempt of the same inputs, with the same weights; again, no fold is trained."""
     root, _ = trained
@@ -57,6 +59,7 @@ def test_a_fold_has_the_bits_that_it_has_alone(trained: tuple[pathlib.Path, str]
     assert "3 folds, 3 finished before\n" in again.stdout
 
 
+@pytest.mark.full
 def test_a_finished_run_of_the_same_kind_says_what_one_takes(trained: tuple[pathlib.Path, str]) -> None:
     """Other seeds and folds are the same kind; another number of epochs is not, and says the floor."""
     root, _ = trained

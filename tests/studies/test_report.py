@@ -20,10 +20,7 @@ from samebits.studies import intervals, read_runs
 from samebits.studies.report import report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-browser = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-]
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 FRAME = """<body><iframe src="inner.html" width="360" height="700" style="border:0"></iframe><script>
 onload = () => { document.body.dataset.inner = frames[0].document.documentElement.scrollWidth; };
 </script>"""
@@ -466,19 +463,21 @@ def page(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "page.html"
 
 
+@needs_chromium
+def test_each_run_has_its_curves_and_each_seed_its_dot(tmp_path: pathlib.Path, page: pathlib.Path) -> None:
+    """Four charts of five lines; four dots, a mean and an interval; seeds of a run."""
+    dom = look(tmp_path, page)
+
+    check_curves(dom, 5)
+    assert 4 == dom.count('class="dot f0"')
+    assert (3, 1) == (dom.count('class="span"'), dom.count('class="mean"'))
+    assert '<td class="long">data/order</td>' in dom
+
+
+@pytest.mark.browser
+@needs_chromium
 class TestInABrowser:
     """What headless Chromium draws."""
-
-    pytestmark = browser
-
-    def test_each_run_has_its_curves_and_each_seed_its_dot(self, tmp_path: pathlib.Path, page: pathlib.Path) -> None:
-        """Four charts of five lines; four dots, a mean and an interval; seeds of a run."""
-        dom = look(tmp_path, page)
-
-        check_curves(dom, 5)
-        assert 4 == dom.count('class="dot f0"')
-        assert (3, 1) == (dom.count('class="span"'), dom.count('class="mean"'))
-        assert '<td class="long">data/order</td>' in dom
 
     def test_a_click_on_a_head_sorts(self, tmp_path: pathlib.Path, page: pathlib.Path) -> None:
         """The page clicks for #sort=…: once for ascending, twice for descending; the head says so."""

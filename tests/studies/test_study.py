@@ -168,6 +168,7 @@ def test_an_unknown_launcher_is_refused() -> None:
         LauncherOptions("cloud").overrides()
 
 
+@pytest.mark.full
 def test_every_launcher_gives_the_same_bits_and_finished_runs_are_found(project: pathlib.Path) -> None:
     """Two seeds by each launcher have two digests in all; begun again, nothing is trained."""
     digests = []
@@ -186,6 +187,7 @@ def test_every_launcher_gives_the_same_bits_and_finished_runs_are_found(project:
     assert "2 runs: 0 begun, 2 finished before" in again.stdout
 
 
+@pytest.mark.full
 def test_a_failed_run_is_listed_and_does_not_stop_the_rest(project: pathlib.Path) -> None:
     """A configuration that cannot train ends as failed, the other is summarized, and the code is 1."""
     versus = "--versus=data.rows=3"

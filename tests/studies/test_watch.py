@@ -85,6 +85,7 @@ def test_it_takes_no_lock(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatc
     assert 1 == len(watch.find_trainings(tmp_path))
 
 
+@pytest.mark.full
 def test_on_a_terminal_it_goes_on_until_ctrl_c(project: pathlib.Path) -> None:
     """It draws anew, and Ctrl-C ends it with 130 and no traceback."""
     make_training(project / "runs", age_s=0)
@@ -115,6 +116,7 @@ def test_on_a_terminal_it_goes_on_until_ctrl_c(project: pathlib.Path) -> None:
     assert b"Traceback" not in said
 
 
+@pytest.mark.full
 def test_a_real_training_is_seen_from_another_process_and_then_gone(project: pathlib.Path) -> None:
     """Elsewhere than on a terminal one picture is printed; the training goes on to its end."""
     process = start_and_wait_for_rows(project, 3)

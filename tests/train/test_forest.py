@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PACKAGE, ROOT, Result, copy_project, digest, finished, needs_example, run_command, run_script
+from conftest import PACKAGE, ROOT, Result, TrainHere, digest, finished, needs_example, run_command, run_script
 
 from samebits import compose
 from samebits.core.config import TrainingConfig
@@ -33,12 +33,9 @@ def train(root: pathlib.Path, *overrides: str, **options: Any) -> Result:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(forest: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Return a project with a trained forest, and its attempt."""
-    root = copy_project(tmp_path_factory.mktemp("forest"))
-    done = train(root)
-
-    assert 0 == done.returncode, done.stdout + done.stderr
+    root = pathlib.Path(shutil.copytree(forest, tmp_path_factory.mktemp("forest") / "project"))
     return root, finished(root)[0]
 
 
@@ -119,10 +116,10 @@ def test_one_core_and_a_killed_fit_change_nothing(trained: Trained, tmp_path: pa
         assert (attempt / name).read_bytes() == (stopped / name).read_bytes()
 
 
-def test_explain_names_the_first_tree(trained: Trained) -> None:
+def test_explain_names_the_first_tree(trained: Trained, train_here: TrainHere) -> None:
     """With the forest's seed alone moved, the data are equal and the first tree is the first that differs."""
     root, attempt = trained
-    moved = train(root, "seed.points.algorithm.forest=3")
+    moved = train_here(root, "seed.points.algorithm.forest=3", experiment="smoke_forest")
     other = moved.stdout.splitlines()[-1]
     done = run_command(root, "explain", f"{attempt.parent.name}/1", other)
 
@@ -133,6 +130,7 @@ def test_explain_names_the_first_tree(trained: Trained) -> None:
     assert "data train" not in done.stdout
 
 
+@pytest.mark.full
 def test_a_forest_is_verified(trained: Trained) -> None:
     """Under hostile conditions, every record of two runs."""
     done = run_command(trained[0], "verify", "2", "experiment=smoke_forest", "tracker=none")
@@ -141,6 +139,7 @@ def test_a_forest_is_verified(trained: Trained) -> None:
     assert "VERIFIED: 2 runs of smoke_forest, seed 56, bitwise identical" in done.stdout
 
 
+@pytest.mark.full
 def test_forests_can_be_bagged(trained: Trained) -> None:
     """A study of forests: two bags, two digests, one average."""
     done = run_command(trained[0], "bagging", "--bags=2", "experiment=smoke_forest", "tracker=none")
@@ -149,9 +148,9 @@ def test_forests_can_be_bagged(trained: Trained) -> None:
     assert "ensemble of 2: probabilities" in done.stdout
 
 
-def test_settings_that_a_forest_would_ignore_are_refused(trained: Trained) -> None:
+def test_settings_that_a_forest_would_ignore_are_refused(trained: Trained, train_here: TrainHere) -> None:
     """In the training process, before anything is begun."""
-    done = train(trained[0], "training.optimizer=sgd")
+    done = train_here(trained[0], "training.optimizer=sgd", experiment="smoke_forest")
 
     assert 2 == done.returncode, done.stdout + done.stderr
     assert "training.optimizer: expected adam: a forest has no epochs, batches, loss, optimizer" in done.stderr

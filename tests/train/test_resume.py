@@ -7,8 +7,10 @@ import signal
 
 import pytest
 from conftest import (
+    FAULTY,
     LONG,
     PACKAGE,
+    TrainHere,
     at_full_speed,
     children,
     digest,
@@ -31,6 +33,7 @@ def stop(root: pathlib.Path, *overrides: str) -> pathlib.Path:
     return next((root / "runs").glob("*/*/[0-9]*"))
 
 
+@pytest.mark.full
 def test_resume_never_begins_anew(project: pathlib.Path) -> None:
     """A stopped run is left alone; the new attempt ends with the bits that the stopped one would have had."""
     stopped = stop(project)
@@ -45,9 +48,11 @@ def test_resume_never_begins_anew(project: pathlib.Path) -> None:
     assert "same bits as 1 earlier run" in again.stdout
 
 
-def test_make_resume_takes_the_runs_own_configuration(project: pathlib.Path) -> None:
+def test_make_resume_takes_the_runs_own_configuration(project: pathlib.Path, train_here: TrainHere) -> None:
     """Named alone, a run goes on with what it was begun with; where it was trained before is recorded."""
-    stopped = stop(project, "training.learning_rate=0.02")
+    words = (FAULTY, "training.learning_rate=0.02")
+    train_here(project, *words, environment={"FAULT": "row 4 kill"})
+    stopped = next((project / "runs").glob("*/*/1"))
     done = run_command(project, "resume", f"{stopped.parent.name}/1")
 
     assert 0 == done.returncode, done.stderr
@@ -55,7 +60,7 @@ def test_make_resume_takes_the_runs_own_configuration(project: pathlib.Path) -> 
     machine = json.loads((stopped / "machine.json").read_text())
     assert [machine["arithmetic"]["fingerprint"]] == [each["fingerprint"] for each in machine["earlier"]]
 
-    other = train(project, *LONG, "training.learning_rate=0.02")
+    other = train_here(project, *words)
 
     assert "same bits as 1 earlier run" in other.stdout
 
@@ -65,6 +70,7 @@ def test_make_resume_takes_the_runs_own_configuration(project: pathlib.Path) -> 
     assert "finished; fix: " in finished_already.stderr
 
 
+@pytest.mark.full
 def test_a_run_of_other_inputs_is_not_gone_on_with(project: pathlib.Path) -> None:
     """Neither by name under another configuration, nor after the code has changed; nothing is touched."""
     stopped = stop(project)
@@ -83,18 +89,11 @@ def test_a_run_of_other_inputs_is_not_gone_on_with(project: pathlib.Path) -> Non
     assert before == {path: path.read_bytes() for path in stopped.iterdir() if path.is_file()}
 
 
+@pytest.mark.full
 def test_a_run_does_not_go_on_with_other_data(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """A file that the data function reads is in no name: changed, it is refused; brought back, the bits are right."""
     rows = project / "rows.txt"
-    with (project / "src" / PACKAGE / "synthetic.py").open("a") as stream:
-        stream.write(f"""
-
-def read_rows(context, **arguments):
-    dataset = make_synthetic_reviews(context, **arguments)
-    dataset.train.inputs[0, 0] = int(open({str(rows)!r}).read())
-    return dataset
-""")
-    own = f"data._target_={PACKAGE}.synthetic.read_rows"
+    own = "data._target_=faults.data.read_rows"
     rows.write_text("5")
     stopped = stop(project, own)
     kept = sorted(path.name for path in stopped.glob("checkpoint-*"))
@@ -114,6 +113,7 @@ def read_rows(context, **arguments):
     assert digest(undisturbed) != digest(stopped)
 
 
+@pytest.mark.full
 def test_a_run_whose_data_are_unseeded_begins_anew(project: pathlib.Path) -> None:
     """Its split is another one at every start: to go on would validate on rows that were trained on."""
     stopped = stop(project, "seed=none", "runtime=free")
@@ -124,6 +124,7 @@ def test_a_run_whose_data_are_unseeded_begins_anew(project: pathlib.Path) -> Non
     assert json.loads((stopped / "result.json").read_text())["resumed_at"] is None
 
 
+@pytest.mark.full
 def test_rows_that_were_lost_cost_their_checkpoint(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """A checkpoint that counts rows which are gone (a power cut) is left out; the bits and rows are those of always."""
     stopped = stop(project, "training.checkpoint_every=20")
@@ -138,6 +139,7 @@ def test_rows_that_were_lost_cost_their_checkpoint(project: pathlib.Path, undist
         assert (undisturbed / name).read_bytes() == (stopped / name).read_bytes()
 
 
+@pytest.mark.full
 def test_what_a_run_that_goes_on_keeps_of_its_own_is_said(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """Tracker, trace and how often is recorded are those it was begun with; a command with others is told."""
     stop(project)
@@ -147,6 +149,7 @@ def test_what_a_run_that_goes_on_keeps_of_its_own_is_said(project: pathlib.Path,
     assert (undisturbed / "metrics.jsonl").read_bytes() == (finished(project)[0] / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.full
 def test_verify_and_golden_go_on_with_nothing(project: pathlib.Path) -> None:
     """A stopped run of the same inputs was trained under other conditions: it is left as it is."""
     smoke = ("experiment=smoke", "tracker=none", *LONG)
@@ -164,6 +167,7 @@ def test_verify_and_golden_go_on_with_nothing(project: pathlib.Path) -> None:
     assert stopped.parent / "4" == attempt
 
 
+@pytest.mark.full
 def test_a_running_run_is_not_gone_on_with(project: pathlib.Path) -> None:
     """A name whose run is being trained is refused; the running one ends undisturbed."""
     process = start_and_wait_for_rows(project, 5)
@@ -180,6 +184,7 @@ def test_a_running_run_is_not_gone_on_with(project: pathlib.Path) -> None:
     assert 0 == process.returncode
 
 
+@pytest.mark.full
 def test_a_run_that_goes_on_with_other_arithmetic_says_so(project: pathlib.Path) -> None:
     """The bits of a run under machine that moved to another CPU are compared with nobody's, and the log says why."""
     stopped = stop(project)
@@ -197,6 +202,7 @@ def test_a_run_that_goes_on_with_other_arithmetic_says_so(project: pathlib.Path)
 # --- torture ---
 
 
+@pytest.mark.full
 def test_torture_sees_what_a_checkpoint_forgets(project: pathlib.Path) -> None:
     """Without the optimiser's state in the checkpoint, a training that went on is told apart (the README's is not)."""
     path = project / "src" / "samebits" / "train" / "checkpoints.py"
@@ -221,6 +227,7 @@ def test_the_kills_follow_their_seed() -> None:
     assert {"child", "parent", "both", "tracker"} == {plan.victim for plan in plans}
 
 
+@pytest.mark.full
 def test_a_training_faster_than_its_kill_is_killed_earlier(
     project: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,9 +240,6 @@ def test_a_training_faster_than_its_kill_is_killed_earlier(
     assert attempt in finished(project / "kill")  # the killed one's child may have come to its end all the same
 
 
-def test_the_digest_of_the_undisturbed_run_is_its_own(project: pathlib.Path) -> None:
+def test_an_undisturbed_run_was_never_resumed(siblings: pathlib.Path) -> None:
     """A run that nobody disturbed has no place where it was resumed."""
-    train(project)
-
-    assert json.loads((finished(project)[0] / "result.json").read_text())["resumed_at"] is None
-    assert digest(finished(project)[0])
+    assert json.loads((finished(siblings)[0] / "result.json").read_text())["resumed_at"] is None

@@ -16,6 +16,7 @@ from conftest import (
     QUIET,
     ROOT,
     Result,
+    TrainHere,
     check_continued,
     children,
     copy_project,
@@ -100,6 +101,7 @@ def test_the_parents_environment_does_not_reach_the_bits(
     assert digest(finished(root)[0]) == digest(finished(root)[-1])
 
 
+@pytest.mark.full
 def test_one_busy_core_gives_the_same_bits(trained: tuple[pathlib.Path, Result]) -> None:
     """A run on one core, shared with another process, ends with the digest of a run on all cores."""
     root, _ = trained
@@ -114,9 +116,11 @@ def test_one_busy_core_gives_the_same_bits(trained: tuple[pathlib.Path, Result])
     assert digest(finished(root)[0]) == digest(finished(root)[-1])
 
 
-def test_another_seed_gives_other_bits(project: pathlib.Path, trained: tuple[pathlib.Path, Result]) -> None:
+def test_another_seed_gives_other_bits(
+    project: pathlib.Path, trained: tuple[pathlib.Path, Result], train_here: TrainHere
+) -> None:
     """SEED=57 ends with another digest than SEED=56."""
-    train(project, "seed.root=57")
+    train_here(project, "seed.root=57")
 
     assert digest(finished(trained[0])[0]) != digest(finished(project)[0])
 
@@ -146,6 +150,7 @@ def test_every_script_says_what_it_does(script: str, project: pathlib.Path) -> N
 
 
 @pytest.mark.parametrize("level", ["machine", "article", "free"])
+@pytest.mark.full
 def test_every_runtime_level_trains_and_records_its_promise(level: str, project: pathlib.Path) -> None:
     """The other levels finish too, and the record says which promise was made."""
     done = train(project, f"runtime={level}", "training.epochs=1")
@@ -155,6 +160,7 @@ def test_every_runtime_level_trains_and_records_its_promise(level: str, project:
     assert level == machine["arithmetic"]["promise"]
 
 
+@pytest.mark.full
 def test_nothing_seeded_gives_other_bits_each_time_and_is_no_error(project: pathlib.Path) -> None:
     """seed=none with runtime=free differs between two runs, and says so without failing: nothing was promised."""
     first = train(project, "seed=none", "runtime=free", "training.epochs=1")
@@ -166,14 +172,11 @@ def test_nothing_seeded_gives_other_bits_each_time_and_is_no_error(project: path
     assert "free promises nothing" in second.stdout
 
 
+@pytest.mark.full
 def test_different_bits_under_a_promise_are_an_error_that_names_the_record(project: pathlib.Path) -> None:
     """A model that draws from the operating system breaks the promise: exit 1, and the first differing tensor."""
-    path = project / "src" / PACKAGE / "model.py"
-    text = path.read_text().replace(
-        'seed=seed("output/kernel")', 'seed=seed("output/kernel") and int.from_bytes(__import__("os").urandom(3))'
-    )
-    path.write_text(text)
-    first, second = train(project, "training.epochs=1"), train(project, "training.epochs=1")
+    override = "model._target_=faults.model.draw_from_the_system"
+    first, second = (train(project, override, "training.epochs=1") for _ in range(2))
 
     assert 0 == first.returncode
     assert 1 == second.returncode
@@ -198,6 +201,7 @@ def test_a_run_whose_child_was_killed_goes_on_to_the_same_bits(
     check_continued(project, undisturbed)
 
 
+@pytest.mark.full
 def test_a_run_whose_parent_was_killed_leaves_no_orphan_and_goes_on(
     project: pathlib.Path, undisturbed: pathlib.Path
 ) -> None:
@@ -211,7 +215,9 @@ def test_a_run_whose_parent_was_killed_leaves_no_orphan_and_goes_on(
     check_continued(project, undisturbed)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.full)]
+)
 def test_a_stopped_run_saves_and_goes_on(
     number: signal.Signals, code: int, project: pathlib.Path, undisturbed: pathlib.Path
 ) -> None:
@@ -226,6 +232,7 @@ def test_a_stopped_run_saves_and_goes_on(
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "empty"])
+@pytest.mark.full
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     damage: str, project: pathlib.Path, undisturbed: pathlib.Path
 ) -> None:
@@ -243,11 +250,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert f"checkpoint {newest.name} is damaged" in (finished(project)[0] / "log.txt").read_text()
 
 
+@pytest.mark.full
 def test_a_crash_says_its_reason_and_the_log(project: pathlib.Path) -> None:
     """A native abort in the model ends with exit 1, the signal's name and the log's path."""
-    path = project / "src" / PACKAGE / "model.py"
-    path.write_text(path.read_text().replace("    sizes = {", "    __import__('os').abort()\n    sizes = {", 1))
-    done = train(project)
+    done = train(project, "model._target_=faults.model.abort")
 
     assert 1 == done.returncode
     assert "killed by SIGABRT; log: " in done.stdout
@@ -287,15 +293,10 @@ def test_keras_imports_what_the_training_process_leaves_out() -> None:
     assert "sklearn" in installed
 
 
+@pytest.mark.full
 def test_a_layer_without_a_seed_is_an_error_that_names_it(project: pathlib.Path) -> None:
     """A Dropout without seed= is refused before training, with the layer's name."""
-    path = project / "src" / PACKAGE / "model.py"
-    path.write_text(
-        path.read_text().replace(
-            "keras.layers.MaxPooling1D(", 'keras.layers.Dropout(0.1, name="loose"),\n keras.layers.MaxPooling1D('
-        )
-    )
-    done = train(project)
+    done = train(project, "model._target_=faults.model.add_unseeded_dropout")
 
     assert 1 == done.returncode
     assert "layer loose draws random numbers that no seed point covers" in done.stderr
@@ -334,7 +335,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.full)])
 def test_a_multirun_ends_with_the_code_of_one_that_failed(launcher: str, project: pathlib.Path) -> None:
     """Also where the combinations run in other processes; the others go on, and the project's root stays as it is."""
     files = set(project.iterdir())
@@ -348,9 +349,9 @@ def test_a_multirun_ends_with_the_code_of_one_that_failed(launcher: str, project
 
 
 @pytest.mark.parametrize("override", BAD)
-def test_bad_input_is_one_line_and_leaves_nothing(override: str, project: pathlib.Path) -> None:
+def test_bad_input_is_one_line_and_leaves_nothing(override: str, project: pathlib.Path, train_here: TrainHere) -> None:
     """Exit code 2, one line with what was expected, what came and what to do, and no file of a run."""
-    done = train(project, override)
+    done = train_here(project, override)
 
     assert 2 == done.returncode
     assert 1 == len(done.stderr.strip().splitlines()), done.stderr
@@ -385,8 +386,8 @@ def test_a_python_outside_the_range_is_refused(tmp_path: pathlib.Path, project: 
     assert not (project / ".venv").exists()
 
 
-WITHOUT_TENSORFLOW = ("entry", "launch", "tracking", "verify", "explain", "rounds", "golden", "audit", "portability",
-                      "zoo")  # fmt: skip
+WITHOUT_TENSORFLOW = ("compose", "launch.run", "launch.comet", "checks.verify", "checks.explain", "checks.rounds",
+                      "checks.golden", "checks.audit", "checks.portability", "studies.study")  # fmt: skip
 
 
 def imported_modules(statement: str) -> list[str]:

@@ -1,0 +1,104 @@
+"""Model functions that are wrong, each in one way; all build the real model otherwise."""
+
+import os
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from faults.data import install_at_row
+from imdb_cnn_lstm.model import build_model
+from samebits import Seed
+
+
+def abort(seed: Seed, **arguments: Any) -> keras.Model:
+    """Crash as native code does."""
+    os.abort()
+
+
+def add_unseeded_dropout(seed: Seed, **arguments: Any) -> keras.Model:
+    """Have a layer that draws numbers without a seed."""
+    first, *others = build_model(seed, **arguments).layers
+    return keras.Sequential([first, keras.layers.Dropout(0.1, name="loose"), *others], name="imdb_cnn_lstm")
+
+
+def draw_from_the_system(seed: Seed, **arguments: Any) -> keras.Model:
+    """Draw one seed from the operating system."""
+
+    def drawn(point: str) -> int | None:
+        value = seed(point)
+        return int.from_bytes(os.urandom(3)) if point == "output/kernel" else value
+
+    return build_model(drawn, **arguments)
+
+
+def ignore_a_seed(seed: Seed, **arguments: Any) -> keras.Model:
+    """Take a seed and use a constant: a dead seed."""
+
+    def constant(point: str) -> int | None:
+        value = seed(point)
+        return 7 if point == "conv/kernel" else value
+
+    return build_model(constant, **arguments)
+
+
+def mix_seeds(seed: Seed, **arguments: Any) -> keras.Model:
+    """Let one seed reach two weights: a leaking seed."""
+
+    def mixed(point: str) -> int | None:
+        value = seed(point)
+        return (value or 0) ^ (seed("conv/kernel") or 0) if point == "output/kernel" else value
+
+    return build_model(mixed, **arguments)
+
+
+def seed_by_cores(seed: Seed, **arguments: Any) -> keras.Model:
+    """Let the number of cores reach one seed."""
+
+    def moved(point: str) -> int | None:
+        value = seed(point)
+        return (value or 0) + len(os.sched_getaffinity(0)) if point == "output/kernel" else value
+
+    return build_model(moved, **arguments)
+
+
+def nudge(model: keras.Model) -> None:
+    """Move one number of the convolution's kernel by one ulp."""
+    kernel = next(weight for weight in model.weights if "conv/kernel" in weight.path)
+    values = kernel.numpy()
+    values.flat[3] = np.nextafter(values.flat[3], np.float32(2))
+    kernel.assign(values)
+
+
+def move_one_ulp(seed: Seed, **arguments: Any) -> keras.Model:
+    """Move one weight by one ulp after the fourth row of metrics: epoch 2, step 5 of the smoke experiment."""
+    model = build_model(seed, **arguments)
+    install_at_row(4, lambda _: nudge(model), repeats=False)
+    return model
+
+
+def move_one_ulp_on_one_core(seed: Seed, **arguments: Any) -> keras.Model:
+    """Do so after the first row, where the process has one core."""
+    model = build_model(seed, **arguments)
+    if len(os.sched_getaffinity(0)) == 1:
+        install_at_row(1, lambda _: nudge(model), repeats=False)
+    return model
+
+
+def add_noise(seed: Seed, **arguments: Any) -> keras.Model:
+    """Have a layer whose operation is not deterministic: it adds a number from the operating system."""
+
+    def draw() -> np.float32:
+        return np.float32(os.urandom(1)[0] / 1e4)
+
+    def add(x: Any) -> Any:
+        return x + tf.ensure_shape(tf.numpy_function(draw, [], tf.float32), [])
+
+    noise = keras.layers.Lambda(add, output_shape=lambda shape: shape, name="noise")
+    layers = []
+    for layer in build_model(seed, **arguments).layers:
+        layers += [layer, noise] if layer.name == "pool" else [layer]
+    return keras.Sequential(
+        [keras.Input((arguments["sequence_length"],), dtype="int32"), *layers], name="imdb_cnn_lstm"
+    )

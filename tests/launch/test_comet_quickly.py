@@ -1,0 +1,63 @@
+"""Comet in a few seconds: one tracked run and one refused upload; test_comet.py has every kind of trouble."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+import yaml
+from conftest import TrainHere, digest, finished, run_command
+from fake_comet import FakeComet, read_archive
+
+KEY = "samebits-test-key-that-must-stay-secret"
+REFUSED = (403, {"msg": "no such key", "sdk_error_code": 90212})
+
+
+def variables(server: FakeComet, home: pathlib.Path) -> dict[str, str]:
+    """Return the environment of a user with a key."""
+    return {"COMET_API_KEY": KEY, "COMET_URL_OVERRIDE": server.url, "HOME": str(home), "NO_PROXY": "127.0.0.1"}
+
+
+def test_a_tracked_run_is_the_untracked_one(
+    own_siblings: pathlib.Path, tmp_path: pathlib.Path, train_here: TrainHere
+) -> None:
+    """With a key that Comet does not know: same inputs, same bits, an archive, and the key in no file or line."""
+    with FakeComet({"/add/run": REFUSED}) as server:
+        words = ("tracker=comet", "tracker.finish_timeout_s=300")
+        done = train_here(own_siblings, *words, environment=variables(server, tmp_path))
+    untracked, _, tracked = finished(own_siblings)
+    (archive,) = (tracked / "comet").glob("*.zip")
+    settings = json.loads((tracked / "machine.json").read_text())["arithmetic"]["settings"]
+
+    assert 0 == done.returncode, done.stderr
+    assert "same bits as 2 earlier runs" in done.stdout
+    assert "archive (The given API key '***' is invalid" in done.stdout
+    assert digest(untracked) == read_archive(archive).others["weights digest"]
+    assert [] == [name for name in settings["environment"] if "COMET" in name]
+    assert KEY not in done.stdout + done.stderr
+    assert [] == [path for path in tracked.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+
+
+def test_what_a_server_refuses_is_kept_offline(siblings: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The server takes no metrics: all is kept in an archive, and the output says why."""
+    inputs = finished(siblings)[0].parent
+    attempt = pathlib.Path(shutil.copytree(inputs, tmp_path / inputs.name)) / "1"
+    tree = yaml.safe_load((attempt / "config.yaml").read_text())
+    tree["tracker"] |= {"name": "comet", "finish_timeout_s": 60.0}
+    (attempt / "config.yaml").write_text(yaml.safe_dump(tree))
+    with FakeComet({"/experiment/metric": (400, {"msg": "no"})}) as server:
+        told = run_command(siblings, "comet", str(attempt), environment=variables(server, tmp_path))
+    (archive,) = (attempt / "comet").glob("*.zip")
+
+    assert 0 == told.returncode, told.stderr
+    assert "Comet: offline archive (" in told.stdout
+    assert "is incomplete: " in told.stdout
+    assert {5, 10, 15, 20, 25, 30} == {step for _, _, step, _ in read_archive(archive).metrics}
+
+
+def test_the_look_for_the_key_can_fail(tmp_path: pathlib.Path) -> None:
+    """A file with the key is seen."""
+    (tmp_path / "tracker.txt").write_text(f"key {KEY}")
+
+    with pytest.raises(AssertionError):
+        assert [] == [path for path in tmp_path.rglob("*") if KEY.encode() in path.read_bytes()]

@@ -1,0 +1,102 @@
+"""Training processes that start in under a second: a pinned Python imports TensorFlow once and forks for each training.
+
+A test starts `samebits.launch.run` in its own process (`conftest.train_here`) and puts `PinnedTrainer.run_child` where
+that starts the training process. The trainer is started with the environment that `child_environment` gives, before
+Python starts, and TensorFlow has run no operation when it forks: the worker applies and checks its pins as always.
+`python pinned_trainer.py` is the trainer. It reads one JSON list per line (arguments, environment, folder, files for
+output and errors) and answers with the exit code of the training, negative: the signal that killed it.
+"""
+
+import json
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+import tempfile
+from typing import IO, NoReturn
+
+from samebits.runtime.pins import OPTIONAL_FOR_KERAS, SCRUBBED_PREFIXES, left_out
+
+MODULE = "samebits.train.worker"
+AT_START = (*SCRUBBED_PREFIXES, "LC_ALL", "TZ", "MALLOC_")
+
+
+def serve() -> None:
+    """Answer one request per line until the input ends."""
+    preload()
+    requests, answers = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w", buffering=1)
+    for line in requests:
+        arguments, environment, folder, *outputs = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            begin(arguments, environment, folder, outputs)
+        answers.write(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n")
+
+
+def preload() -> None:
+    """Import what every training imports, without running an operation."""
+    with left_out(OPTIONAL_FOR_KERAS):
+        import keras  # noqa: F401
+    import samebits.train.draws
+    import samebits.train.loop  # noqa: F401
+
+
+def begin(arguments: list[str], environment: dict[str, str], folder: str, outputs: list[str]) -> NoReturn:
+    """Become the training process: its variables, folder, outputs and module."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
+    for number, path in enumerate([os.devnull, *outputs]):
+        os.dup2(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644), number)
+    sys.argv = [MODULE, *arguments, str(os.getppid())]
+    try:
+        runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
+    finally:
+        os._exit(1)  # the worker ends the process itself
+
+
+class PinnedTrainer:
+    """The trainers of a test session, one per pinned environment; each starts when it is first needed."""
+
+    def __init__(self) -> None:
+        self.trainers: dict[tuple[tuple[str, str], ...], subprocess.Popen[str]] = {}
+
+    def key(self, environment: dict[str, str]) -> tuple[tuple[str, str], ...]:
+        """Return the variables that do something when Python or TensorFlow starts."""
+        kept = {name: value for name, value in environment.items() if name.startswith(AT_START)}
+        return tuple(sorted((name, value) for name, value in kept.items() if name != "PYTHONPATH"))
+
+    def find(self, environment: dict[str, str]) -> "subprocess.Popen[str]":
+        """Return the trainer whose Python was started with these variables."""
+        key = self.key(environment)
+        if key not in self.trainers:
+            self.trainers[key] = subprocess.Popen(
+                [sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL, text=True, bufsize=1,
+            )  # fmt: skip
+        return self.trainers[key]
+
+    def train(self, command: list[str], environment: dict[str, str], root: pathlib.Path) -> int:
+        """Run the command of a training process, print what it printed, and return its exit code."""
+        trainer = self.find(environment)
+        requests: IO[str] = trainer.stdin  # type: ignore[assignment]
+        answers: IO[str] = trainer.stdout  # type: ignore[assignment]
+        with tempfile.TemporaryDirectory() as folder:
+            outputs = [pathlib.Path(folder) / name for name in ("output", "errors")]
+            requests.write(json.dumps([command[-3:-1], environment, str(root), *map(str, outputs)]) + "\n")
+            code = int(answers.readline())
+            for path, stream in zip(outputs, (sys.stdout, sys.stderr), strict=True):
+                stream.write(path.read_text(errors="replace"))
+        return code
+
+    def close(self) -> None:
+        """End every trainer."""
+        for trainer in set(self.trainers.values()):
+            trainer.communicate()
+
+
+if __name__ == "__main__":
+    serve()

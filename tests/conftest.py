@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
@@ -85,16 +85,32 @@ def run_script(
     python: str = sys.executable,
 ) -> Result:
     """Run one of the project's scripts in a fresh process and return its output and exit code."""
-    variables = QUIET | {"PYTHONPATH": str(root / "src")} | dict(environment or {})
-    command = [*prefix, python, str(root / "scripts" / script), *arguments]
+    words = [*prefix, python, str(root / "scripts" / script), *arguments]
+    return run_words(root, words, environment or {}, cwd)
+
+
+def run_command(
+    root: pathlib.Path,
+    command: str,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    prefix: tuple[str, ...] = (),
+    cwd: pathlib.Path | None = None,
+    python: str = sys.executable,
+) -> Result:
+    """Run `samebits COMMAND` on a project in a fresh process and return its output and exit code."""
+    words = [*prefix, python, "-m", "samebits", f"--root={root}", command, *arguments]
+    return run_words(root, words, environment or {}, cwd)
+
+
+def run_words(
+    root: pathlib.Path, words: Sequence[str], environment: Mapping[str, str], cwd: pathlib.Path | None
+) -> Result:
+    """Run a command line with the modules of a project, and return its output and exit code."""
+    variables = QUIET | {"PYTHONPATH": str(root / "src")} | dict(environment)
     return subprocess.run(
-        command, cwd=cwd or root, env=variables, capture_output=True, text=True, timeout=2400, check=False
+        words, cwd=cwd or root, env=variables, capture_output=True, text=True, timeout=2400, check=False
     )
-
-
-def run_command(root: pathlib.Path, command: str, *arguments: str, **options: object) -> Result:
-    """Run one of the project's commands in a fresh process and return its output and exit code."""
-    return run_script(root, f"{command}.py", *arguments, **options)  # type: ignore[arg-type]
 
 
 def train(root: pathlib.Path, *overrides: str, **options: object) -> Result:

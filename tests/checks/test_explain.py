@@ -164,7 +164,7 @@ def test_explain_refuses_an_unknown_run(healthy: pathlib.Path) -> None:
 
 def test_verify_passes_under_hostile_conditions(healthy: pathlib.Path) -> None:
     """Two runs, the second in another folder, locale, time zone and on one busy core, agree in every record."""
-    done = run_command(healthy, "verify", "2", "experiment=smoke", "tracker=none")
+    done = run_command(healthy, "verify", "--runs=2", "experiment=smoke", "tracker=none")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert (
@@ -200,7 +200,7 @@ def test_verify_turns_red_on_a_planted_leak(name: str, project: pathlib.Path) ->
     """What the surroundings change by the smallest amount is seen and named."""
     edit, said = LEAKS[name]
     edit(project)
-    done = run_command(project, "verify", "2", "experiment=smoke", "tracker=none", "training.epochs=1")
+    done = run_command(project, "verify", "--runs=2", "experiment=smoke", "tracker=none", "training.epochs=1")
 
     assert 1 == done.returncode
     assert f"NOT VERIFIED: 2 runs of smoke diverged; first divergence: {said}" in done.stdout, done.stdout[-2000:]
@@ -208,7 +208,7 @@ def test_verify_turns_red_on_a_planted_leak(name: str, project: pathlib.Path) ->
 
 def test_verify_refuses_one_run(healthy: pathlib.Path) -> None:
     """One run proves nothing: exit code 2."""
-    done = run_command(healthy, "verify", "1", "experiment=smoke")
+    done = run_command(healthy, "verify", "--runs=1", "experiment=smoke")
 
     assert 2 == done.returncode
-    assert "RUNS: expected at least 2, received 1" in done.stderr
+    assert "--runs: expected at least 2, received 1" in done.stderr

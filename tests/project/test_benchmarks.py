@@ -10,8 +10,8 @@ from samebits.compose import compose
 
 
 def run_benchmark(name: str, *words: str) -> str:
-    """Run a benchmark as make does and return what it printed."""
-    command = [sys.executable, str(ROOT / "benchmarks" / name), *words]
+    """Run a benchmark as its reader does and return what it printed."""
+    command = [sys.executable, str(ROOT / "tools" / "benchmarks" / name), *words]
     environment = QUIET | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, check=False)
 
@@ -41,5 +41,5 @@ def test_many_runs_are_made_and_measured() -> None:
     """Twenty runs: the study's summary and the report end well over them."""
     shown = run_benchmark("many_runs.py", "20")
 
-    assert 3 == shown.count("make study, all finished")
-    assert 3 == shown.count("make report")
+    assert 3 == shown.count("samebits study, all finished")
+    assert 3 == shown.count("samebits report")

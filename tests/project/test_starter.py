@@ -356,12 +356,19 @@ def make(root: pathlib.Path, *words: str) -> Result:
     """Run make in a repository, with this environment instead of one of its own."""
     environment = {k: v for k, v in QUIET.items() if k not in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")}
     environment |= {
+        "PYTHONPATH": str(root / "src"),
         "GIT_AUTHOR_NAME": "a",
         "GIT_AUTHOR_EMAIL": "a@b",
         "GIT_COMMITTER_NAME": "a",
         "GIT_COMMITTER_EMAIL": "a@b",
     }
-    command = ["make", "--old-file=setup", f"VENV_PYTHON={sys.executable}", *words]
+    command = [
+        "make",
+        "--old-file=setup",
+        f"VENV_PYTHON={sys.executable}",
+        f"SAMEBITS={sys.executable} -m samebits",
+        *words,
+    ]
     return subprocess.run(
         command, cwd=root, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
@@ -370,7 +377,7 @@ def make(root: pathlib.Path, *words: str) -> Result:
 def test_make_new_makes_a_copy_of_the_last_commit(template: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Without Copier installed, without what is not committed; the answers name the commit, for an update to follow."""
     (template / "scratch.txt").write_text("not committed\n")
-    done = make(template, "new", f"DEST={tmp_path / 'fresh'}", "NAME=fresh-start")
+    done = run_command(template, "new", str(tmp_path / "fresh"), "--name=fresh-start")
     (template / "scratch.txt").unlink()
     answers = read_yaml(tmp_path / "fresh" / ".copier-answers.yml")
 
@@ -426,7 +433,7 @@ def test_an_update_brings_the_harness_and_spares_the_users(template: pathlib.Pat
     (upstream / "src" / "samebits" / "later.py").write_text('"""A later module."""\n')
     edit(upstream / "conf" / "data" / "synthetic.yaml", "rows: 600", "rows: 700")
     edit(upstream / "conf" / "training" / "default.yaml", "log_every: 50", "log_every: 60")
-    edit(upstream / "README.md", "make audit\n", "make audit\nmake later\n")
+    edit(upstream / "README.md", "samebits doctor\n", "samebits doctor\nsamebits later\n")
     edit(upstream / "docs" / "report.md", "#", "##")
     git(upstream, "add", "-A")
     git(upstream, "commit", "-qm", "later")
@@ -442,7 +449,7 @@ def test_an_update_brings_the_harness_and_spares_the_users(template: pathlib.Pat
     assert (root / "src" / "samebits" / "train" / "loop.py").read_text().endswith("# later\n")
     assert {"epochs": 3, "log_every": 60}.items() <= read_yaml(root / "conf" / "training" / "default.yaml").items()
     assert (root / "README.md").read_text().startswith("# The study\n")
-    assert "make audit\nmake later\n" in (root / "README.md").read_text()
+    assert "samebits doctor\nsamebits later\n" in (root / "README.md").read_text()
     assert "<<<<<<<" not in "".join((root / name).read_text() for name in changed)
     assert git(upstream, "rev-parse", "HEAD").startswith(read_yaml(root / ".copier-answers.yml")["_commit"])
 

@@ -1,7 +1,7 @@
-"""How time and memory of a run grow: make bench-growth [PICTURE=docs/growth.png].
+"""How time and memory of a run grow: python tools/benchmarks/growth.py [--out=docs/growth.png].
 
 With the number of reviews, their length and the vocabulary, each varied alone from the worked example's values; what
-the number of runs costs is `make bench-many`. More reviews than there are come from the synthetic data, in their shape.
+the number of runs costs is many_runs.py. More reviews than there are come from the synthetic data, in their shape.
 """
 
 import argparse

@@ -1,7 +1,9 @@
-"""What 10,000 finished runs cost: the summary of a study, and the report: make bench-many [PICTURE=…].
+"""What 10,000 finished runs cost the summary of a study, and the report.
+
+    python tools/benchmarks/many_runs.py [--out=FILE] [RUNS]
 
 One real run (the smoke experiment) is trained; the others are copies of its folder with another seed and other numbers,
-where `make train` would put them. Then the real commands run over a tenth, half and all of them, as fresh processes:
+where a training would put them. Then the real commands run over a tenth, half and all of them, as fresh processes:
 seconds, and the most memory that each had. Nothing is left.
 """
 
@@ -81,19 +83,20 @@ def main() -> int:
     table = Table("command", "runs", "seconds", "most memory", title=describe_this_machine())
     found: dict[str, dict[int, Measured]] = {}
 
-    def measure(name: str, some: int, script: str, *arguments: str) -> None:
-        done = found.setdefault(name, {})[some] = run([sys.executable, f"scripts/{script}", *arguments], cwd=root)
+    def measure(some: int, command: str, *arguments: str) -> None:
+        name = f"samebits {command}, all finished"
+        done = found.setdefault(name, {})[some] = run([sys.executable, "-m", "samebits", command, *arguments], cwd=root)
         table.add_row(name, str(some), f"{done.seconds:.1f}", f"{done.megabytes:.0f} MB")
 
     with tempfile.TemporaryDirectory() as name:
         root = copy_project(pathlib.Path(name))
         make_runs(root, given.runs)
         for some in (given.runs // 10, given.runs // 2, given.runs):
-            measure("make study, all finished", some, "study.py", f"--seeds=0..{some - 1}", *OVERRIDES)
+            measure(some, "study", f"--seeds=0..{some - 1}", *OVERRIDES)
         for some in (MAX_RUNS // 10, MAX_RUNS // 2, MAX_RUNS):
             for path in sorted((root / "runs" / "smoke").iterdir())[some:]:
                 path.rename(root / path.name)
-            measure("make report", some, "report.py")
+            measure(some, "report")
             for path in root.glob("[0-9a-f]" * 16):
                 path.rename(root / "runs" / "smoke" / path.name)
     print_table(table)

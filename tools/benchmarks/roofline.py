@@ -1,4 +1,4 @@
-"""What bounds a training step on this machine: make roofline [OVERRIDES=…] [PICTURE=…].
+"""What bounds a training step on this machine: python tools/benchmarks/roofline.py [--out=…] [key=value …].
 
 The operations and bytes of every piece of the model are counted, this core's rates of both are measured, and so is the
 time of every piece alone, forward and backward, with the pins of `runtime=portable` and one thread. No piece can be

@@ -1,4 +1,4 @@
-"""Reproducible training against plain Keras: make bench [REPEATS=3] [PICTURE=docs/performance.png].
+"""Reproducible training against plain Keras: python tools/benchmarks/speed.py [--repeats=3] [--out=FILE].
 
 Every contender trains the same reviews for the same epochs as a fresh process, by turns, on one core and on two. Then
 the times to start, and a study of eight seeds against the same runs one after another. Ratios are between what was
@@ -120,7 +120,7 @@ class Race:
         )
 
     def train_ours(self, overrides: Sequence[str], cores: Sequence[int]) -> Row:
-        """Train one of ours, as `make train` does."""
+        """Train one of ours, as `samebits train` does."""
         done = train([*overrides, f"seed.root={SEED}", f"training.epochs={self.epochs}"], cores)
         phases = done.result["phases"]
         return Row(
@@ -198,17 +198,18 @@ def draw_race(rows: dict[int, dict[str, list[Row]]], picture: pathlib.Path) -> N
 def start_ups(folder: pathlib.Path, repeats: int) -> dict[str, list[float]]:
     """Return the seconds of everything that ought to start without TensorFlow, and of TensorFlow's import."""
     settings = "experiment=smoke", "tracker=none", f"paths.runs={folder}/runs"
-    study = [sys.executable, "scripts/study.py", "--seeds=1..2", *settings]
+    samebits = [sys.executable, "-m", "samebits"]
+    study = [*samebits, "study", "--seeds=1..2", *settings]
     run(study)  # trains; from then on it is the summary alone
     page, attempts = f"--out={folder}/report.html", [str(path.parent) for path in folder.glob(f"runs/*/*/*/{RESULT}")]
     commands: dict[str, list[str]] = {
         "import tensorflow": [sys.executable, "-c", "import tensorflow"],
-        "scripts/report.py": [sys.executable, "scripts/report.py", page, *attempts],
+        "samebits report": [*samebits, "report", page, *attempts],
+        "samebits --help": [*samebits, "--help"],
         "the summary of a finished study": study,
     }
-    for script in sorted((ROOT / "scripts").glob("*.py")):
-        if script.name != "job.py":  # Hydra's launchers start it
-            commands[f"scripts/{script.name} --help"] = [sys.executable, f"scripts/{script.name}", "--help"]
+    for name in ("train", "verify"):
+        commands[f"samebits {name} --help"] = [*samebits, name, "--help"]
     taken: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(repeats):
         for name, command in commands.items():

@@ -3,7 +3,7 @@
 The run's own record is the source of truth. `python -m samebits.launch.comet ATTEMPT ROOT` reads it as it grows and
 tells the tracker; the result, or the end of its standard input, is the end of the training. So no tracker can slow a
 training down, draw from its generators or end it, and whatever a tracker lost is told again from the record: at once
-into an offline archive where Comet fails online (mode auto), later by `make comet RUN=…`.
+into an offline archive where Comet fails online (mode auto), later by `samebits comet RUN`.
 """
 
 import concurrent.futures
@@ -263,7 +263,7 @@ class CometTracker:
                 "Comet could not be used online.",
                 expected="COMET_API_KEY in the environment, and a server that accepts it and takes everything",
                 received=self._why_offline,
-                fix="make comet RUN=… tells it again from the run's own record; tracker.mode=offline needs no server.",
+                fix="samebits comet RUN uploads it again from the run's record; tracker.mode=offline needs no server.",
             )
 
     def _begin_online(self, begin: Callable[[], Any]) -> Any:

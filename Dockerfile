@@ -36,8 +36,8 @@ COPY --from=build /app /app
 WORKDIR /app
 ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHON=python3
 USER 10001:10001
-ENTRYPOINT ["/opt/venv/bin/python", "/app/scripts/start.py"]
-CMD ["make", "help"]
+ENTRYPOINT ["/opt/venv/bin/python", "-m", "samebits.image.entrypoint"]
+CMD [".venv/bin/samebits", "--help"]
 ARG BASE_IMAGE
 ARG REVISION=unknown
 ARG CONTEXT_DIGEST=unknown

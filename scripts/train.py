@@ -3,8 +3,8 @@
 import pathlib
 import sys
 
-from samebits import compose
-from samebits.studies import folds
+from samebits import cli
 
 if __name__ == "__main__":
-    sys.exit(compose.main(pathlib.Path(__file__).resolve().parent.parent, folds.train))
+    root = pathlib.Path(__file__).resolve().parent.parent
+    sys.exit(cli.main([f"--root={root}", "train", *sys.argv[1:]]))

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
@@ -19,6 +19,7 @@ from pinned_trainer import PinnedTrainer
 
 from samebits import compose
 from samebits.core.config import Config
+from samebits.core.errors import report_errors
 from samebits.launch import process
 from samebits.studies import folds
 
@@ -96,17 +97,34 @@ def run_script(
     python: str = sys.executable,
 ) -> Result:
     """Run one of the project's scripts in a fresh process and return its output and exit code."""
-    variables = QUIET | {"PYTHONPATH": str(root / "src")} | dict(environment or {})
-    command = [*prefix, python, str(root / "scripts" / script), *arguments]
     install_faults(root, arguments)
+    words = [*prefix, python, str(root / "scripts" / script), *arguments]
+    return run_words(root, words, environment or {}, cwd)
+
+
+def run_command(
+    root: pathlib.Path,
+    command: str,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    prefix: tuple[str, ...] = (),
+    cwd: pathlib.Path | None = None,
+    python: str = sys.executable,
+) -> Result:
+    """Run `samebits COMMAND` on a project in a fresh process and return its output and exit code."""
+    install_faults(root, arguments)
+    words = [*prefix, python, "-m", "samebits", f"--root={root}", command, *arguments]
+    return run_words(root, words, environment or {}, cwd)
+
+
+def run_words(
+    root: pathlib.Path, words: Sequence[str], environment: Mapping[str, str], cwd: pathlib.Path | None
+) -> Result:
+    """Run a command line with the modules of a project, and return its output and exit code."""
+    variables = QUIET | {"PYTHONPATH": str(root / "src")} | dict(environment)
     return subprocess.run(
-        command, cwd=cwd or root, env=variables, capture_output=True, text=True, timeout=2400, check=False
+        words, cwd=cwd or root, env=variables, capture_output=True, text=True, timeout=2400, check=False
     )
-
-
-def run_command(root: pathlib.Path, command: str, *arguments: str, **options: object) -> Result:
-    """Run one of the project's commands in a fresh process and return its output and exit code."""
-    return run_script(root, f"{command}.py", *arguments, **options)  # type: ignore[arg-type]
 
 
 def train(root: pathlib.Path, *overrides: str, **options: object) -> Result:
@@ -248,7 +266,7 @@ def train_here(trainer: PinnedTrainer, monkeypatch: pytest.MonkeyPatch) -> Train
         with monkeypatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
             for name, value in ({"PYTHONPATH": str(root / "src")} | dict(environment or {})).items():
                 patch.setenv(name, value)
-            code = compose.report_errors(lambda: folds.train(compose.compose(root, words), root))
+            code = report_errors(lambda: folds.train(compose.compose(root, words), root))
         return subprocess.CompletedProcess(words, code, output.getvalue(), errors.getvalue())
 
     return train_here

@@ -1,31 +1,36 @@
-"""The one module that knows Hydra: composes `conf/` into a typed Config, and turns errors into one line and a code."""
+"""Composes `conf/` into a typed Config, and turns Hydra's errors into messages that say what to type instead.
 
-import argparse
+With `samebits.job` the only module that knows Hydra.
+"""
+
 import dataclasses
 import os
 import pathlib
-import signal
+import re
+import shlex
 import sys
-import threading
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from samebits.core.config import Config
-from samebits.core.errors import ConfigError, SamebitsError
-from samebits.studies.execute import CLUSTER, LAUNCHERS, LauncherOptions, await_others, cancel_jobs
+from samebits.core.errors import ConfigError, report_errors
 
-SEEDS_HELP = "1..20, 1,5,9 or 1..3,7"
 HARNESS_CONF = pathlib.Path(__file__).resolve().parent / "core" / "conf"
-OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
+# Lines of Hydra's and OmegaConf's messages that help no user of this project.
+NOISE = re.compile(
+    r"See https|full_key:|object_type=|reference_type=|Config search path|provider=|To append to your config"
+)
+LEXER = "LexerNoViableAltException: "  # Hydra's: the override follows, and a caret below it
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -62,69 +67,120 @@ def refuse_unknown_keys(tree: Any, schema: Any, prefix: str) -> None:
                 f"{prefix}{key}",
                 expected="one of " + ", ".join(f"{prefix}{name}" for name in fields),
                 received="an unknown key",
-                fix="mend its name, or leave it out",
+                fix="fix the typo, or leave it out",
             )
         part: Any = fields[key].default_factory
         if dataclasses.is_dataclass(part):
             refuse_unknown_keys(value, part, f"{prefix}{key}.")
 
 
-def config_error(error: Exception) -> ConfigError:
-    """Return Hydra's or OmegaConf's error as one of ours: the first line says what came."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[0] if lines else type(error).__name__
-    cause = error.__cause__
-    if cause is not None and str(cause).splitlines():
-        reason += "; " + str(cause).splitlines()[0]
-    key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
+def shell_word(text: str) -> str:
+    """Return text as one word of a shell, readable where that is possible."""
+    if "'" not in text:
+        return f"'{text}'"
+    if "!" in text:  # an interactive bash looks for it in its history, also between double quotes
+        return shlex.quote(text)
+    return '"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"'
+
+
+def make_word(text: str) -> str:
+    """Return the argument that hands text to a command through make: OVERRIDES=…, read by two shells and by make."""
+    return "OVERRIDES=" + shell_word(shell_word(text).replace("$", "$$"))
+
+
+def parse_override(word: str) -> Override | None:
+    """Return what Hydra reads in an override; None: it cannot be read, or has no key."""
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+    return override if override.key_or_group else None
+
+
+def quote_value(word: str) -> str | None:
+    """Return an override whose value Hydra takes as text, just as it is; None: there is no such override."""
+    key, _, value = word.partition("=")
+    for quote in ("'", '"'):
+        quoted = f"{key}={quote}{value}{quote}"
+        override = None if quote in value else parse_override(quoted)
+        if override is not None and not override.is_sweep_override() and override.value() == value:
+            return quoted
+    return None
+
+
+def unread_position(word: str, message: str) -> int | None:
+    """Return the index of the first character that Hydra could not read; None: it has no place, a part is missing."""
+    lines = message.splitlines()
+    if lines[0].startswith(LEXER) and lines[1:]:
+        return lines[1].index("^") - len(LEXER)
+    ends = [end for end in range(len(word)) if parse_override(word[:end]) is not None]
+    return max(ends, default=None)
+
+
+def override_error(word: str, message: str = "") -> ConfigError:
+    """Return the error of an override that cannot be read or names several values, with what to type instead.
+
+    Args:
+        word: The override as it came.
+        message: What Hydra says of it; empty: it is read, but has no key or several values.
+    """
+    quoted = quote_value(word) if "=" in word else None
+    as_text = f"{shell_word(quoted)}, or with make {make_word(quoted)}" if quoted else ""
+    if not message and parse_override(word) is not None:
+        key, _, value = word.partition("=")
+        a_list = "" if "(" in value else f"a list: {shell_word(f'{key}=[{value}]')}; "
+        return ConfigError(
+            f"override {word!r}",
+            expected="one value",
+            received="several: a comma, or a sweep such as range(1,3)",
+            fix=f"a run for each value: samebits train --multirun {shell_word(word)}; {a_list}text: {as_text}",
+        )
+    place = unread_position(word, message) if message else None
+    received = "no =" if "=" not in word else "no key before the =" if word.startswith("=") else "something else"
+    if place is not None:
+        received = f"{word[place]!r} as character {place + 1}"
+    advice = f"as text, type {as_text}; a list has both brackets: key=[a,b]" if as_text else "e.g. training.epochs=3"
     return ConfigError(
-        key or "configuration",
-        expected="keys, groups and types of conf/",
-        received=reason,
-        fix="see python scripts/train.py --help for what there is",
+        f"override {word!r}", expected="key=value, with quotes around special characters", received=received, fix=advice
     )
 
 
-def check_python() -> None:
-    """Refuse a Python for which nothing was measured.
+def config_error(error: Exception, overrides: Sequence[str] = ()) -> ConfigError:
+    """Return Hydra's or OmegaConf's error as one of ours.
+
+    Args:
+        error: What was raised.
+        overrides: Those of the command, to find the one that is to blame.
+    """
+    if isinstance(error, OverrideParseException):
+        for word in overrides:
+            if parse_override(word) is None:
+                return override_error(word, str(error))
+    for word in overrides if "--multirun" in str(error) else []:
+        override = parse_override(word)
+        if override is not None and override.is_sweep_override():
+            return override_error(word)
+    texts = [str(each) for each in (error, error.__cause__) if each is not None]
+    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
+    key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
+    useful = [line.rstrip(".") for line in lines if not NOISE.match(line)]
+    return ConfigError(
+        key or "configuration",
+        expected="keys, groups and types of conf/",
+        received="; ".join(useful).replace(":; ", ": ") or type(error).__name__,
+        fix="samebits train --help lists them",
+    )
+
+
+def refuse_missing_keys(overrides: Sequence[str]) -> None:
+    """Refuse `=value`, which Hydra reads as a group without a name.
 
     Raises:
-        ConfigError: It is older than 3.11 or newer than 3.13.
+        ConfigError: An override has no key.
     """
-    if not OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
-        raise ConfigError(
-            "Python",
-            expected="3.11 to 3.13",
-            received=".".join(map(str, sys.version_info[:3])),
-            fix="make train PYTHON=/path/to/python3.12",
-        )
-
-
-def report_errors(action: Callable[[], int]) -> int:
-    """Run an action and return its exit code; an error of this project is printed as a message, not a traceback."""
-    try:
-        check_python()
-        return action()
-    except SamebitsError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"ConfigError: {config_error(error)}", file=sys.stderr)
-        return ConfigError.exit_code
-    except KeyboardInterrupt:
-        return 130
-
-
-def script(action: Callable[[], int]) -> int:
-    """Run the action of a script that has no options of its own to explain: `--help` prints what the script says first.
-
-    Returns:
-        The exit code.
-    """
-    if sys.argv[1:2] in (["--help"], ["-h"]):
-        print(sys.modules["__main__"].__doc__)
-        return 0
-    return report_errors(action)
+    for word in overrides:
+        if word.startswith("="):
+            raise override_error(word)
 
 
 def compose_tree(root: pathlib.Path, overrides: list[str], *, with_hydra: bool = False) -> DictConfig:
@@ -141,10 +197,11 @@ def compose(root: pathlib.Path, overrides: list[str]) -> Config:
     Raises:
         ConfigError: An override is unknown or of the wrong type.
     """
+    refuse_missing_keys(overrides)
     try:
         return to_config(compose_tree(root, overrides))
     except (HydraException, OmegaConfBaseException) as error:
-        raise config_error(error) from error
+        raise config_error(error, overrides) from error
 
 
 def list_options(root: pathlib.Path) -> dict[str, set[str]]:
@@ -175,21 +232,25 @@ class CombinationError(Exception):
     """One combination of `--multirun` failed, and said why; carries its exit code."""
 
 
-def main(root: pathlib.Path, task: Callable[[Config, pathlib.Path], int]) -> int:
-    """Compose the command line's configuration, run the task with it, and return the exit code.
+def main(root: pathlib.Path, words: Sequence[str], task: Callable[[Config, pathlib.Path], int]) -> int:
+    """Compose a configuration from a command line, run the task with it, and return the exit code.
 
     With `--multirun` the task runs once for each combination; the code is that of one that failed, if any did.
 
     Args:
         root: The project's folder.
+        words: Overrides, and Hydra's own options such as --cfg job.
         task: Gets the typed configuration and the root; returns an exit code.
+
+    Raises:
+        ConfigError: The configuration cannot be composed.
     """
-    words = sys.argv[1:]
-    if {"--help", "-h"} & set(words):
-        return report_errors(lambda: show_help(root, [word for word in words if not word.startswith("-")]))
+    overrides = [word for word in words if not word.startswith("-")]
+    refuse_missing_keys(overrides)
     codes: list[int] = []  # of the combinations that ran in this process
     ConfigStore.instance().store(name="schema", node=Config)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing and exiting with 1
+    sys.argv[1:] = words  # where Hydra reads them
 
     def job(composed: DictConfig) -> None:
         code = report_errors(lambda: task(to_config(composed), root))
@@ -197,71 +258,12 @@ def main(root: pathlib.Path, task: Callable[[Config, pathlib.Path], int]) -> int
         if code and HydraConfig.get().mode == RunMode.MULTIRUN:
             raise CombinationError(code)  # a launcher brings it here once all have ended, from other processes too
 
-    def run() -> int:
-        try:
-            hydra.main(version_base="1.3", config_path=str(root / "conf"), config_name="config")(job)()
-        except CombinationError as error:
-            codes.append(error.args[0])
-        return max(codes, default=0)
-
-    return report_errors(run)
-
-
-def study_arguments(
-    description: str | None, **options: tuple[str, str]
-) -> tuple[argparse.Namespace, LauncherOptions, list[str]]:
-    """Return the command line of a study: its options, how it is started, and the overrides of its runs.
-
-    Args:
-        description: What --help says first.
-        options: Name -> (value where none is given, help).
-    """
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    for option, (default, text) in options.items():
-        parser.add_argument(f"--{option}", default=default, help=text)
-    parser.add_argument("--launcher", default="", help=", ".join(LAUNCHERS))
-    parser.add_argument("--jobs", default="", help="runs at once; without it: one a core")
-    parser.add_argument("overrides", nargs="*", help="as of scripts/train.py, and hydra.launcher.…=")
-    given = parser.parse_intermixed_args()
-    own = [word for word in given.overrides if not word.startswith("hydra.")]
-    settings = tuple(word for word in given.overrides if word not in own)
-    return given, LauncherOptions(given.launcher, given.jobs, settings), own
-
-
-def multirun(root: pathlib.Path, task: Callable[[pathlib.Path, int, pathlib.Path], int]) -> None:
-    """Run the jobs of a study, which `conf/study.yaml` describes, by the launcher that the command line names.
-
-    Ends with the process that started it: that one holds the other end of the standard input. A job that is lost
-    stops no other; jobs on a cluster are cancelled when this process is asked to stop.
-
-    Args:
-        root: The project's folder.
-        task: Gets the study's folder, a job's number and the root. Other processes import it by its name.
-    """
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    study = next(pathlib.Path(word[8:-1]) for word in sys.argv if word.startswith("folder='"))
-
-    def end_with_the_parent() -> None:
-        while os.read(0, 1):  # not sys.stdin: its lock, held at the exit, ends Python with an error
-            pass
-        os.killpg(0, signal.SIGTERM)
-
-    def job(composed: DictConfig) -> int:
-        return task(pathlib.Path(composed.folder), int(composed.job), root)
-
-    def stop(number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)
-        cancel_jobs(study)
-        sys.exit(128 + number)
-
-    threading.Thread(target=end_with_the_parent, daemon=True).start()
-    if CLUSTER in sys.argv:
-        signal.signal(signal.SIGTERM, stop)
     try:
-        hydra.main(version_base="1.3", config_path=str(root / "conf"), config_name="study")(job)()
-    except RuntimeError as error:
-        traceback.print_exc()
-        # submitit's, or one of its kinds; Hydra waits for no other job then.
-        if "UncompletedJobError" not in [kind.__name__ for kind in type(error).__mro__]:
-            sys.exit(1)
-        await_others(study)
+        if {"--help", "-h"} & set(words):
+            return show_help(root, overrides)
+        hydra.main(version_base="1.3", config_path=str(root / "conf"), config_name="config")(job)()
+    except CombinationError as error:
+        codes.append(error.args[0])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise config_error(error, overrides) from error
+    return max(codes, default=0)

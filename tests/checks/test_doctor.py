@@ -1,4 +1,4 @@
-"""make doctor: nothing is found in a sound copy, and each weakness that is planted in it is named where it is."""
+"""`samebits doctor`: nothing is found in a sound copy, and each weakness that is planted in it is named where it is."""
 
 import functools
 import pathlib
@@ -286,7 +286,7 @@ def test_the_command_says_what_it_found_and_exits_by_it(sound: pathlib.Path, cop
     assert "samebits.checks.doctor" in imported
     assert "tensorflow" not in imported
     assert 1 == weak.returncode
-    assert "golden/smoke.json: is missing; fix: make golden-update EXPERIMENTS=smoke" in weak.stdout
+    assert "golden/smoke.json: is missing; fix: samebits golden --update smoke" in weak.stdout
     assert weak.stdout.endswith("WEAKENED: 2 findings in 8 checks\n")
 
 

@@ -126,7 +126,7 @@ def test_explain_refuses_an_unknown_run(own_siblings: pathlib.Path) -> None:
 
 def test_verify_passes_under_hostile_conditions(own_siblings: pathlib.Path) -> None:
     """Two runs, the second in another folder, locale, time zone and on one busy core, agree in every record."""
-    done = run_command(own_siblings, "verify", "2", "experiment=smoke", "tracker=none")
+    done = run_command(own_siblings, "verify", "--runs=2", "experiment=smoke", "tracker=none")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert (
@@ -145,7 +145,7 @@ LEAKS = {
 @pytest.mark.parametrize("leak", LEAKS)
 def test_verify_turns_red_on_a_planted_leak(leak: str, project: pathlib.Path) -> None:
     """What the surroundings change by the smallest amount is seen and named."""
-    done = run_command(project, "verify", "2", "experiment=smoke", "tracker=none", "training.epochs=1", leak)
+    done = run_command(project, "verify", "--runs=2", "experiment=smoke", "tracker=none", "training.epochs=1", leak)
 
     assert 1 == done.returncode
     assert f"NOT VERIFIED: 2 runs of smoke diverged; first divergence: {LEAKS[leak]}" in done.stdout
@@ -153,7 +153,7 @@ def test_verify_turns_red_on_a_planted_leak(leak: str, project: pathlib.Path) ->
 
 def test_verify_refuses_one_run(own_siblings: pathlib.Path) -> None:
     """One run proves nothing: exit code 2."""
-    done = run_command(own_siblings, "verify", "1", "experiment=smoke")
+    done = run_command(own_siblings, "verify", "--runs=1", "experiment=smoke")
 
     assert 2 == done.returncode
-    assert "RUNS: expected at least 2, received 1" in done.stderr
+    assert "--runs: expected at least 2, received 1" in done.stderr

@@ -1,4 +1,4 @@
-"""`make portability` and `make zoo` on emulated CPUs: one digest, and red where it is not so."""
+"""`samebits portability` and the zoo on emulated CPUs: one digest, and red where it is not so."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import pytest
-from conftest import PACKAGE, ROOT, Result, run_command, run_script, train
+from conftest import PACKAGE, ROOT, Result, run_command, run_words, train
 from zoo import run
 
 from samebits.core.config import RuntimeConfig
@@ -256,7 +256,10 @@ def test_the_zoo_on_an_emulated_cpu(project: pathlib.Path) -> None:
     """With a refusal taken out, the zoo turns red and names the case (the README's command shows it green)."""
     exactness = project / "src" / "samebits" / "portable" / "graph_check.py"
     exactness.write_text(exactness.read_text().replace('("Reciprocal", ', '("ReciprocalNoMore", '))
-    done = run_script(project, "zoo.py", "--only=activation log1p", "Haswell")
+    shutil.copytree(ROOT / "tools" / "zoo", project / "tools" / "zoo")
+    words = [sys.executable, "-m", "zoo", "--only=activation log1p", "Haswell"]
+    path = f"{project / 'src'}:{project / 'tools'}"
+    done = run_words(project, words, {"PYTHONPATH": path}, None)
 
     assert 1 == done.returncode
     assert "  activation log1p: step 1: gradients (Haswell)" in done.stdout, done.stdout

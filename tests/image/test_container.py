@@ -10,10 +10,10 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
-from conftest import LONG, QUIET, ROOT, children, digest, finished, run_command, run_script
+from conftest import LONG, QUIET, ROOT, Result, children, digest, finished, run_command, run_words
 
 from samebits.core.errors import ConfigError, EngineError, MachineError
 from samebits.image import build_context, container, engines, entrypoint, oci_diff
@@ -60,8 +60,8 @@ def test_the_first_engine_that_works_is_taken() -> None:
 
 
 def test_a_machine_without_engines_is_told_what_to_do(tmp_path: pathlib.Path) -> None:
-    """`make docker-train`'s script, with nothing on the path, ends with 2 and says what each engine said."""
-    done = run_command(ROOT, "container", "run", "true", environment={"PATH": str(tmp_path)})
+    """`samebits image run`, with nothing on the path, ends with 2 and says what each engine said."""
+    done = run_command(ROOT, "image", "run", "true", environment={"PATH": str(tmp_path)})
 
     assert 2 == done.returncode
     assert "EngineError: a container engine: expected docker, podman or (as root) buildah" in done.stderr
@@ -105,7 +105,7 @@ def test_a_build_to_compare_uses_no_cache_and_rewrites_times() -> None:
 
 def test_a_training_has_no_network_no_privilege_and_a_read_only_root(tmp_path: pathlib.Path) -> None:
     """The whole command line of docker; runs and caches are the caller's."""
-    words, user = ["python", "scripts/train.py", "seed.root=56"], f"{os.getuid()}:{os.getgid()}"
+    words, user = [".venv/bin/samebits", "train", "seed.root=56"], f"{os.getuid()}:{os.getgid()}"
     command = engines.run_command(
         Engine("docker"), "samebits", DIGEST, Session(tmp_path), words, {"COMET_API_KEY": "k"}
     )
@@ -148,7 +148,7 @@ def test_no_key_and_no_run_is_in_the_context(project: pathlib.Path) -> None:
         (project / name).write_text("COMET_API_KEY=secret")
     names = {path.as_posix() for path in build_context.context_files(project)}
 
-    assert {"requirements.lock", "conf/config.yaml", "src/samebits/train/loop.py", "scripts/start.py"} <= names
+    assert {"requirements.lock", "conf/config.yaml", "src/samebits/train/loop.py", "scripts/train.py"} <= names
     assert not [name for name in names if (project / name).read_text(errors="replace") == "COMET_API_KEY=secret"]
 
 
@@ -186,11 +186,22 @@ def test_the_locks_packages_are_those_installed() -> None:
         )
 
 
+def enter(
+    root: pathlib.Path,
+    *command: str,
+    environment: Mapping[str, str] | None = None,
+    prefix: tuple[str, ...] = (),
+) -> Result:
+    """Run a command by the image's entry point."""
+    words = [*prefix, sys.executable, "-m", "samebits.image.entrypoint", *command]
+    return run_words(root, words, environment or {}, None)
+
+
 def test_the_entry_point_becomes_the_command() -> None:
     """Its exit code and output are the command's; a digest that is none, or no such program, is refused."""
-    good = run_script(ROOT, "start.py", sys.executable, "-c", "print('in'); raise SystemExit(3)")
-    bad = run_script(ROOT, "start.py", "true", environment={"SAMEBITS_IMAGE_DIGEST": "latest"})
-    missing = run_script(ROOT, "start.py", "no-such-program")
+    good = enter(ROOT, sys.executable, "-c", "print('in'); raise SystemExit(3)")
+    bad = enter(ROOT, "true", environment={"SAMEBITS_IMAGE_DIGEST": "latest"})
+    missing = enter(ROOT, "no-such-program")
 
     assert (3, "in\n") == (good.returncode, good.stdout)
     assert 2 == bad.returncode
@@ -203,7 +214,7 @@ def test_the_entry_point_refuses_other_packages_than_the_locks(project: pathlib.
     """With a lock that names another Keras, nothing is run."""
     lock = project / "requirements.lock"
     lock.write_text(lock.read_text().replace("keras==3.15.1", "keras==3.15.0"))
-    done = run_script(project, "start.py", "echo", "ran")
+    done = enter(project, "echo", "ran")
 
     assert (2, "") == (done.returncode, done.stdout)
     assert "expected keras 3.15.0 as in requirements.lock, received keras 3.15.1" in done.stderr
@@ -213,7 +224,7 @@ def test_the_entry_point_refuses_other_packages_than_the_locks(project: pathlib.
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs Debian's qemu-user")
 def test_the_entry_point_refuses_a_cpu_without_avx2() -> None:
     """On an emulated Westmere nothing is run."""
-    done = run_script(ROOT, "start.py", "echo", "ran", prefix=("qemu-x86_64", "-cpu", "Westmere"))
+    done = enter(ROOT, "echo", "ran", prefix=("qemu-x86_64", "-cpu", "Westmere"))
 
     assert (2, "") == (done.returncode, done.stdout)
     assert (
@@ -315,11 +326,13 @@ def test_a_file_with_the_time_in_it_is_named(small: Recipe, capfd: pytest.Captur
 @needs_base
 def test_what_would_fail_on_a_read_only_root_is_named(small: Recipe, tmp_path: pathlib.Path) -> None:
     """A command may write to runs, caches and /tmp; what writes beside them is an error, also for root."""
-    (small.root / "start.py").write_text("import os, sys\nos.execvp(sys.argv[1], sys.argv[1:])\n")
+    package = small.root / "samebits" / "image"
+    package.mkdir(parents=True)
+    (package / "entrypoint.py").write_text("import os, sys\nos.execvp(sys.argv[1], sys.argv[1:])\n")
     with (small.root / ".dockerignore").open("a") as stream:
-        stream.write("!start.py\n")
+        stream.write("!samebits\n")
     with (small.root / "Dockerfile").open("a") as stream:
-        stream.write("RUN mkdir -p /app/scripts /opt/venv/bin && cp /app/start.py /app/scripts/ && ")
+        stream.write("WORKDIR /app\nRUN mkdir -p /opt/venv/bin && ")
         stream.write('ln -s "$(command -v python3)" /opt/venv/bin/python\n')
     session = Session(tmp_path / "mounts")
 
@@ -346,10 +359,11 @@ def test_a_killed_container_is_continued_with_the_bits_from_outside(
         (mounts / name).mkdir(parents=True)
         os.chown(mounts / name, 10001, 10001)
     options = ["--engine=buildah", "--as-is", f"--mounts={mounts}", f"--user={USER}"]
-    train = [".venv/bin/python", "scripts/train.py", "experiment=smoke", "tracker=none", *LONG]
-    command = [sys.executable, str(ROOT / "scripts" / "container.py"), *options, "run", *train]
+    train = ["train", *options, "experiment=smoke", "tracker=none", *LONG]
+    command = [sys.executable, "-m", "samebits", f"--root={ROOT}", "image", *train]
     before = working_containers()
-    first = subprocess.Popen(command, env=QUIET, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    environment = QUIET | {"PYTHONPATH": str(ROOT / "src")}
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 1200
     while not any(len(rows.read_bytes().splitlines()) > 9 for rows in mounts.glob("runs/*/*/*/metrics.jsonl")):
         assert first.poll() is None, first.communicate()[0].decode()
@@ -361,7 +375,7 @@ def test_a_killed_container_is_continued_with_the_bits_from_outside(
     first.communicate()
     for left in working_containers() - before:
         engines.capture(["buildah", "rm", left], timeout_s=None)
-    second = subprocess.run(command, env=QUIET, capture_output=True, text=True, timeout=1200, check=False)
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200, check=False)
 
     assert 0 == second.returncode, second.stdout + second.stderr
     assert "goes on with" in second.stdout

@@ -329,7 +329,7 @@ def ended(runs: Runs, tmp_path: pathlib.Path) -> pathlib.Path:
 def retold(
     runs: Runs, root: pathlib.Path, home: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Retold]:
-    """Yield what `make comet` did with servers in trouble; it mostly waits."""
+    """Yield what `samebits comet` did with servers in trouble; it mostly waits."""
 
     def tell(trouble: Trouble) -> tuple[Result, pathlib.Path]:
         run, folder = runs["untracked"].result(), tmp_path_factory.mktemp("retold")
@@ -352,7 +352,7 @@ def retell(
     url: str | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> Result:
-    """Run what `make comet RUN=…` runs, with a key if there is a server."""
+    """Run `samebits comet RUN`, with a key if there is a server."""
     environment = (comet_environment(url, home) if url else {"HOME": str(home)}) | dict(variables or {})
     return run_command(root, "comet", str(run), environment=environment)
 
@@ -595,7 +595,7 @@ def test_comet_reports_its_errors_to_a_third_party_only_on_request(
 def test_a_lost_archive_is_rebuilt_from_the_record(
     ended: pathlib.Path, root: pathlib.Path, home: pathlib.Path, left: bytes | None
 ) -> None:
-    """`make comet` writes a complete archive, whatever became of the first, and leaves no other beside it."""
+    """`samebits comet` writes a complete archive, whatever became of the first, and leaves no other beside it."""
     if left is not None:
         (ended / "comet").mkdir()
         (ended / "comet" / "lost.zip").write_bytes(left)
@@ -618,13 +618,13 @@ def test_a_tracker_that_comes_to_no_end_leaves_an_advice(runs: Runs, name: str, 
     assert line.startswith(reason)
     short = f"{run.attempt.parent.name}/{run.attempt.name}"  # finds it below runs/ alone
     found = short if run.attempt.parents[2].name == "runs" else run.attempt
-    assert line.endswith(f"make comet RUN={found} rebuilds or sends it")
+    assert line.endswith(f"samebits comet {found} rebuilds or uploads it")
 
 
 def test_a_killed_tracker_is_made_good_by_the_command_that_is_printed(
     runs: Runs, root: pathlib.Path, home: pathlib.Path
 ) -> None:
-    """`make comet RUN=…` with the run as the output names it tells the whole record."""
+    """`samebits comet RUN` with the run as the output names it tells the whole record."""
     run = runs["killed"].result()
 
     assert [] == [path for path in run.attempt.glob("comet/*.zip") if path.stat().st_size > len(EMPTY_ZIP)]
@@ -650,7 +650,7 @@ def test_a_key_that_carries_an_address_is_used_there(
 
 
 def test_a_run_that_is_still_going_on_is_left_to_its_own_tracker(runs: Runs) -> None:
-    """`make comet` refuses a run whose training has not ended."""
+    """`samebits comet` refuses a run whose training has not ended."""
     told = runs["online"].result().seen["told again"]
 
     assert 1 == told.returncode
@@ -660,11 +660,13 @@ def test_a_run_that_is_still_going_on_is_left_to_its_own_tracker(runs: Runs) -> 
 def test_telling_again_does_not_wait_for_standard_input(
     ended: pathlib.Path, root: pathlib.Path, home: pathlib.Path
 ) -> None:
-    """`scripts/comet.py` ends although its input stays open, as in a terminal."""
+    """`samebits comet` ends although its input stays open, as in a terminal."""
     reading, writing = os.pipe()
-    command = [sys.executable, str(root / "scripts" / "comet.py"), str(ended)]
+    command = [sys.executable, "-m", "samebits", "comet", str(ended)]
     environment = QUIET | {"PYTHONPATH": str(root / "src"), "HOME": str(home)}
-    told = subprocess.run(command, env=environment, stdin=reading, capture_output=True, timeout=600, check=False)
+    told = subprocess.run(
+        command, cwd=root, env=environment, stdin=reading, capture_output=True, timeout=600, check=False
+    )
     os.close(reading)
     os.close(writing)
 

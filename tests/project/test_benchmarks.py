@@ -47,8 +47,8 @@ def test_many_runs_are_made_and_measured() -> None:
     """Twenty runs: the study's summary and the report end well over them."""
     shown = run_benchmark("many_runs", "20")
 
-    assert 3 == shown.count("make study, all finished")
-    assert 3 == shown.count("make report")
+    assert 3 == shown.count("samebits study")
+    assert 3 == shown.count("samebits report")
 
 
 def test_memory_counts_every_process_of_a_command_and_its_peak() -> None:

@@ -65,7 +65,7 @@ def test_the_notebook_shows_same_bits_other_bits_and_why(shown: list[str]) -> No
 def test_a_cell_that_fails_fails_the_notebook(tmp_path: pathlib.Path) -> None:
     """The command that runs the notebook ends with an error when a cell does."""
     root = copy_project(tmp_path)
-    shutil.rmtree(root / "scripts")
+    shutil.rmtree(root / "conf")
     done = execute(root)
 
     assert 0 != done.returncode

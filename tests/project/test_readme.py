@@ -1,4 +1,4 @@
-"""Every command in the README is run, as it stands there; the slow ones on the smoke experiment."""
+"""The commands of the README and of docs/commands.md are run as they stand there, the slow ones on smoke."""
 
 import os
 import pathlib
@@ -10,42 +10,48 @@ import sys
 import pytest
 from conftest import QUIET, ROOT, copy_project
 
+from samebits import cli
+
 EXAMPLE = (ROOT / "conf" / "data" / "imdb_reviews.yaml").exists()  # a copy may do without
-SMOKE = 'OVERRIDES="experiment=smoke tracker=none"'
+SMOKE = "experiment=smoke tracker=none"
+SHORT = f"{SMOKE} training.epochs=1 training.steps_per_epoch=5"
 # What is added to each command, and what it must print.
 COMMANDS = {
     "make train SEED=56": ("", f"val_accuracy 0.{'84' if EXAMPLE else ''}"),
-    'make train SEED=57 OVERRIDES="training.epochs=3"': (
-        'OVERRIDES="training.epochs=3 experiment=smoke"', "epoch 3/3",
+    "samebits train seed.root=57 training.epochs=3": ("experiment=smoke", "epoch 3/3"),
+    "samebits seeds seed.root=56": ("", "model/lstm/recurrent"),
+    "samebits verify seed.root=56": (SMOKE, "VERIFIED: 2 runs of smoke"),
+    "samebits verify --quick": (f"{SMOKE} training.steps_per_epoch=9", "VERIFIED: 2 runs"),
+    "samebits explain last~1 last": ("", "no divergence"),
+    "samebits report last last~1": ("", "report of "),
+    "samebits watch": ("", "0 running"),
+    "samebits rounds": (SMOKE, "round 3 is bitwise identical; rounds 1 and 2 are not"),
+    "samebits golden smoke": ("", "GOLDEN smoke"),
+    "samebits portability": ("--cpus Haswell experiment=smoke training.steps_per_epoch=2", "with one digest"),
+    "samebits torture --kills 20": (
+        "--kills 5 --kill-seed 3", "SURVIVED: 5 of 5 identical to the undisturbed training (kill seed 3)",
     ),
-    "make seeds SEED=56": ("", "model/lstm/recurrent"),
-    "make verify SEED=56": (SMOKE, "VERIFIED: 2 runs of smoke"),
-    "make verify QUICK=1": ('OVERRIDES="experiment=smoke tracker=none training.steps_per_epoch=9"', "VERIFIED: 2 runs"),
-    "make explain A=last~1 B=last": ("", "no divergence"),
-    "make report OUT=report.html": ("", "report of "),
-    "make watch": ("", "0 running"),
-    "make rounds": (SMOKE, "round 3 is bitwise identical; rounds 1 and 2 are not"),
-    "make golden": ("EXPERIMENTS=smoke", "GOLDEN smoke"),
-    "make portability": (
-        'CPUS=Haswell OVERRIDES="experiment=smoke training.steps_per_epoch=2"', "with one digest",
-    ),
-    'make zoo ONLY="activation log"': ("CPUS=Haswell", "nothing that differs is let through"),
-    "make torture KILLS=20": (
-        "KILLS=5 KILL_SEED=3", "SURVIVED: 5 of 5 identical to the undisturbed training (kill seed 3)",
-    ),
-    "make audit": ('OVERRIDES="data/order"', "LIVE: 1 seed points"),
-    "make doctor": ("|| true", " checks"),  # whether this copy is sound is for its owner to decide
-    "make study SEEDS=1..2": (SMOKE, "2 runs: "),
-    "make variance SEEDS=1..2": (
-        'OVERRIDES="experiment=smoke tracker=none training.epochs=1 training.steps_per_epoch=5"', "all together",
-    ),
-    "make bagging BAGS=2": (
-        'OVERRIDES="experiment=smoke tracker=none training.epochs=1 training.steps_per_epoch=5"', "ensemble of 2: ",
-    ),
-    "make comet RUN=last": ("", "Comet: offline archive"),
-    "make prune KEEP=2": ("", "would free"),
+    "samebits audit data/order": ("", "LIVE: 1 seed points"),
+    "samebits doctor": ("|| true", " checks"),  # whether this copy is sound is for its owner to decide
+    "samebits study --seeds 1..2": (SMOKE, "2 runs: "),
+    "samebits variance --seeds 1..2": (SHORT, "all together"),
+    "samebits bagging --bags 2": (SHORT, "ensemble of 2: "),
+    "samebits comet last": ("", "Comet: offline archive"),
+    "samebits prune --keep 2": ("", "would free"),
+    "samebits clean": ("", "would remove .cache"),
+    "samebits completion bash": ("", "complete -F"),
 }  # fmt: skip
-RUN_BY_CI = {"make test"}  # it runs this test
+ELSEWHERE = {
+    "make test": "it runs this test",
+    "samebits resume last": "test_resume stops a run first",
+    "samebits new ../my-study": "test_starter",
+    "samebits update": "test_starter",
+    "samebits image build": "test_container; needs an engine",
+    "samebits image verify": "likewise",
+    "samebits image train seed.root=56": "likewise",
+    "samebits image test": "likewise",
+    "samebits image run .venv/bin/samebits golden": "likewise",
+}
 
 
 def readme_commands() -> list[str]:
@@ -54,9 +60,27 @@ def readme_commands() -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line]
 
 
-def test_every_command_of_the_readme_is_in_the_table() -> None:
-    """A command that is added to the README must be added here."""
-    assert sorted([*COMMANDS, *RUN_BY_CI]) == sorted(readme_commands())
+def listed_commands() -> list[str]:
+    """Return the commands in the first column of the table in docs/commands.md."""
+    return re.findall(r"^\| `(samebits [^`]*)` \|", (ROOT / "docs" / "commands.md").read_text(), re.MULTILINE)
+
+
+def documented() -> list[str]:
+    """Return the commands of both, each once, in their order."""
+    return list(dict.fromkeys([*readme_commands(), *listed_commands()]))
+
+
+def test_every_documented_command_is_in_a_table_here() -> None:
+    """A command that is added to the documents must be added here."""
+    assert sorted([*COMMANDS, *ELSEWHERE]) == sorted(documented())
+
+
+def test_every_command_has_one_row() -> None:
+    """docs/commands.md lists what `samebits --help` lists, in its order; the README shows at most seven."""
+    listed = [cli.find_command(line.split()[1:]).name for line in listed_commands()]
+
+    assert sorted(cli.COMMANDS) == sorted(listed)
+    assert len([line for line in readme_commands() if line.startswith("samebits ")]) <= 7
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +99,15 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return root
 
 
-def make(root: pathlib.Path, command: str) -> "subprocess.CompletedProcess[str]":
-    """Run a make command in the copy, with this environment instead of one of its own."""
-    words = command.replace("make ", f'make --old-file=setup VENV_PYTHON="{sys.executable}" ', 1)
+def run_line(root: pathlib.Path, command: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command line in the copy, with this environment instead of one of its own."""
+    samebits = f"{sys.executable} -m samebits"
+    words = re.sub("^samebits ", f"{samebits} ", command)
+    words = re.sub(
+        "^make ",
+        f'make --old-file=setup --old-file=setup-dev VENV_PYTHON="{sys.executable}" SAMEBITS="{samebits}" ',
+        words,
+    )
     environment = QUIET | {"PYTHONPATH": str(root / "src"), "PATH": os.environ["PATH"]}
     environment = {
         key: value for key, value in environment.items() if key not in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")
@@ -89,11 +119,11 @@ def make(root: pathlib.Path, command: str) -> "subprocess.CompletedProcess[str]"
 
 @pytest.mark.timeout(7200)  # all of them, one after another
 @pytest.mark.full
-def test_the_commands_of_the_readme_work(workshop: pathlib.Path) -> None:
+def test_the_documented_commands_work(workshop: pathlib.Path) -> None:
     """They are run one after another in one copy, as a reader would; each prints what it is for."""
-    for command in sorted(COMMANDS, key=list(readme_commands()).index):
+    for command in sorted(COMMANDS, key=documented().index):
         added, said = COMMANDS[command]
-        done = make(workshop, f"{command} {added}")
+        done = run_line(workshop, f"{command} {added}")
 
         assert 0 == done.returncode, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         assert said in done.stdout, f"{command}\n{done.stdout[-3000:]}"
@@ -102,17 +132,28 @@ def test_the_commands_of_the_readme_work(workshop: pathlib.Path) -> None:
 @pytest.mark.full
 def test_make_alone_prints_the_help(workshop: pathlib.Path) -> None:
     """Every target has a text, and `make` lists them."""
-    done = make(workshop, "make ")
+    done = run_line(workshop, "make ")
 
     assert 0 == done.returncode
     assert "make train" in done.stdout
     assert "train one run: make train SEED=56" in done.stdout
+    assert "everything else: " in done.stdout
+
+
+def test_the_makefile_is_short() -> None:
+    """About fifteen targets, each one line and with a text; everything else is a command."""
+    text = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^([a-z-]+):(.*)\n((?:\t.*\n)*)", text, re.MULTILINE)
+
+    assert 17 >= len(targets)
+    assert [] == [name for name, head, _ in targets if " ## " not in head]
+    assert [] == [name for name, _, recipe in targets if recipe.count("\n") != 1 and name != "help"]
 
 
 @pytest.mark.full
 def test_a_bad_seed_reaches_the_user_through_make(workshop: pathlib.Path) -> None:
     """`make train SEED=abc` prints the one line of the error."""
-    done = make(workshop, "make train SEED=abc")
+    done = run_line(workshop, "make train SEED=abc")
 
     assert 0 != done.returncode
     assert "seed.root: expected an integer from 0 to 4294967295, received 'abc' (str)" in done.stderr

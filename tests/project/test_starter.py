@@ -425,7 +425,8 @@ def make(root: pathlib.Path, *words: str) -> Result:
     """Run make in a repository, with this environment instead of one of its own."""
     environment = {key: value for key, value in QUIET.items() if key not in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")}
     environment |= {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    command = ["make", "--old-file=setup", "--old-file=setup-dev", f"VENV_PYTHON={sys.executable}", *words]
+    command = ["make", "--old-file=setup", "--old-file=setup-dev", f"VENV_PYTHON={sys.executable}"]
+    command += [f"SAMEBITS={sys.executable} -m samebits", *words]
     return subprocess.run(
         command, cwd=root, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )

@@ -50,7 +50,7 @@ def own_project(folder: pathlib.Path) -> pathlib.Path:
 def verified(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, Result]:
     """Return a project with the example, trained twice in fresh processes by verify."""
     root = own_project(tmp_path_factory.mktemp("own"))
-    return root, run_command(root, "verify", "2", *DIGITS)
+    return root, run_command(root, "verify", "--runs=2", *DIGITS)
 
 
 def test_the_example_verifies_green(verified: tuple[pathlib.Path, Result]) -> None:
@@ -89,7 +89,7 @@ def test_a_moved_point_of_the_example_moves_its_own_part_alone(verified: tuple[p
 
 @pytest.mark.full
 def test_the_example_becomes_golden(verified: tuple[pathlib.Path, Result]) -> None:
-    """Without a golden file there is nothing to compare; update writes one, and a plain `make golden` then finds it."""
+    """Without a golden file there is nothing to compare; update writes one, and `samebits golden` finds it."""
     root, _ = verified
     none = run_command(root, "golden")
     update = run_command(root, "golden", "--update", "digits")

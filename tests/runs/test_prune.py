@@ -1,4 +1,4 @@
-"""`make prune` and `make clean`: what they would remove, what they remove, and what they never touch."""
+"""`samebits prune` and `samebits clean`: what they would remove, what they remove, and what they never touch."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from samebits.core.files import hold_lock
 
 
 def prune(root: pathlib.Path, *arguments: str) -> Result:
-    """Run scripts/prune.py on a project's runs."""
+    """Run `samebits prune` on a project's runs."""
     return run_command(root, "prune", *arguments)
 
 
@@ -52,7 +52,7 @@ def root(trained: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def test_pruning_says_first_and_removes_nothing(root: pathlib.Path) -> None:
-    """Without CONFIRM=yes every candidate is named with size and reason, and no file goes."""
+    """Without --yes every candidate is named with size and reason, and no file goes."""
     before = names(root)
     done = prune(root, "--keep=1")
 
@@ -63,7 +63,7 @@ def test_pruning_says_first_and_removes_nothing(root: pathlib.Path) -> None:
     assert "(finished, older than the newest 1 of its inputs)" in done.stdout
     assert "(stopped, and attempt 3 of the same inputs is finished)" in done.stdout
     assert "(scratch of a command that was stopped)" in done.stdout
-    assert "CONFIRM=yes removes it" in done.stdout
+    assert "; --yes removes it" in done.stdout
 
 
 def test_confirmed_pruning_removes_what_it_said(root: pathlib.Path, train_here: TrainHere) -> None:
@@ -79,7 +79,7 @@ def test_confirmed_pruning_removes_what_it_said(root: pathlib.Path, train_here: 
 
 
 def test_finished_runs_stay_unless_a_number_is_given(root: pathlib.Path) -> None:
-    """Without KEEP no finished attempt is a candidate, confirmed or not."""
+    """Without --keep no finished attempt is a candidate, confirmed or not."""
     before = finished(root)
     done = prune(root, "--yes")
 
@@ -100,7 +100,7 @@ def test_an_attempt_with_a_file_of_ones_own_stays(root: pathlib.Path) -> None:
 
 
 def test_keeping_none_removes_the_inputs_folder_too(root: pathlib.Path) -> None:
-    """KEEP=0, confirmed: nothing of these inputs is left, and nothing else is gone."""
+    """--keep 0, confirmed: nothing of these inputs is left, and nothing else is gone."""
     prune(root, "--keep=0", "--yes")
 
     assert ["mine.txt"] == [name for name in names(root) if "/" not in name and name != "smoke"]
@@ -154,7 +154,7 @@ def test_a_wrong_number_is_refused(keep: str, root: pathlib.Path) -> None:
 
 
 def test_cleaning_says_first_and_leaves_runs(root: pathlib.Path) -> None:
-    """Make clean names the caches and removes them with --yes alone; runs are left."""
+    """`samebits clean` names the caches and removes them with --yes alone; runs are left."""
     (root / ".cache").mkdir(exist_ok=True)
     (root / ".cache" / "a.arrays").write_bytes(b"x" * 1000)
     before = names(root)

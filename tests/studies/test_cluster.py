@@ -73,7 +73,7 @@ def wait_until_trained(root: pathlib.Path, least: int) -> bool:
 
 def start(root: pathlib.Path, *options: str, **variables: str) -> "subprocess.Popen[str]":
     """Start the study."""
-    command = [sys.executable, str(root / "scripts" / "study.py"), *STUDY, *options]
+    command = [sys.executable, "-m", "samebits", "study", *STUDY, *options]
     environment = QUIET | {"PYTHONPATH": str(root / "src")} | variables
     return subprocess.Popen(
         command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -98,8 +98,8 @@ def test_a_stopped_study_leaves_no_process_and_goes_on(project: pathlib.Path, un
     In Comet the runs share a group and a variant's tag, and each has its seed.
     """
     kinds = (
-        "scripts/study.py",
-        "scripts/job.py",
+        "samebits study",
+        "samebits.job",
         "samebits.launch.run",
         "samebits.train.worker",
         "samebits.launch.tracker",
@@ -136,7 +136,7 @@ def slurm() -> Iterator[str]:
     if MISSING or os.geteuid() != 0:
         pytest.skip(f"a real Slurm: {', '.join(MISSING) or 'root'} is missing (tools/slurm.sh)")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="slurm"))
-    script = str(ROOT / "scripts" / "slurm.sh")
+    script = str(ROOT / "tools" / "slurm.sh")
     try:
         subprocess.run([script, "start", str(folder / "s")], check=True)
         yield str(folder / "s" / "slurm.conf")

@@ -92,7 +92,7 @@ def test_confirmed_thousands_begin(project: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("script", ["verify", "study", "seeds", "rounds", "portability", "variance", "torture"])
 def test_commands_for_one_configuration_refuse_every_fold(script: str, project: pathlib.Path) -> None:
-    """The message says which fold may be chosen, and that make train takes all; nothing is begun."""
+    """The message says which fold may be chosen, and that samebits train takes all; nothing is begun."""
     done = run_command(project, script, "training=kfold", "experiment=smoke", "tracker=none")
 
     assert 2 == done.returncode, done.stdout + done.stderr

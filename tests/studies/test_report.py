@@ -262,7 +262,7 @@ def test_more_runs_than_a_page_shows_are_refused(tmp_path: pathlib.Path, monkeyp
 
 
 def test_named_runs_only(tmp_path: pathlib.Path) -> None:
-    """RUNS takes what make train printed; a run named twice is shown once."""
+    """It takes what samebits train printed; a run named twice is shown once."""
     make_runs(tmp_path / "runs")
     data = data_of(page_of(tmp_path / "runs", tmp_path, "0002", "0003", "0002"))
 

@@ -31,7 +31,7 @@ def test_seeds_are_numbers_and_ranges(text: str, seeds: list[int]) -> None:
 @pytest.mark.parametrize("text", ["", "a", "1..", "3..1", "1...3", "1,,2", "-1", "0..99999999"])
 def test_other_words_are_refused(text: str) -> None:
     """The error says what came and how it is written."""
-    with pytest.raises(ConfigError, match="SEEDS: expected numbers and ranges"):
+    with pytest.raises(ConfigError, match="--seeds: expected numbers and ranges"):
         parse_seeds(text)
 
 

@@ -92,8 +92,8 @@ def test_on_a_terminal_it_goes_on_until_ctrl_c(project: pathlib.Path) -> None:
     screen, terminal = pty.openpty()
     environment = QUIET | {"PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "COLUMNS": "150"}
     # A shell's background job ignores Ctrl-C, and so would what this test starts in one.
-    command = ["env", "--default-signal=INT", sys.executable, str(project / "scripts" / "watch.py")]
-    process = subprocess.Popen(command, env=environment, stdout=terminal, stderr=subprocess.STDOUT)
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "samebits", "watch"]
+    process = subprocess.Popen(command, cwd=project, env=environment, stdout=terminal, stderr=subprocess.STDOUT)
     os.close(terminal)
     said = b""
     deadline = time.monotonic() + 300

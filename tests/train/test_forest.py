@@ -133,7 +133,7 @@ def test_explain_names_the_first_tree(trained: Trained, train_here: TrainHere) -
 @pytest.mark.full
 def test_a_forest_is_verified(trained: Trained) -> None:
     """Under hostile conditions, every record of two runs."""
-    done = run_command(trained[0], "verify", "2", "experiment=smoke_forest", "tracker=none")
+    done = run_command(trained[0], "verify", "--runs=2", "experiment=smoke_forest", "tracker=none")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "VERIFIED: 2 runs of smoke_forest, seed 56, bitwise identical" in done.stdout

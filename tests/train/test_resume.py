@@ -1,4 +1,4 @@
-"""Going on with a stopped run by choice: resume=never, resume=NAME, make resume; and `make torture`."""
+"""Going on with a stopped run by choice: resume=never, resume=NAME, `samebits resume`; and `samebits torture`."""
 
 import json
 import os
@@ -154,7 +154,7 @@ def test_verify_and_golden_go_on_with_nothing(project: pathlib.Path) -> None:
     """A stopped run of the same inputs was trained under other conditions: it is left as it is."""
     smoke = ("experiment=smoke", "tracker=none", *LONG)
     stopped = stop(project)
-    done = run_command(project, "verify", "2", *smoke)
+    done = run_command(project, "verify", "--runs=2", *smoke)
 
     assert "VERIFIED: 2 runs" in done.stdout, done.stderr
     assert [None, None] == [

@@ -81,8 +81,8 @@ def main() -> int:
     table = Table("command", "runs", "seconds", "most memory", title=describe_this_machine())
     found: dict[str, dict[int, tuple[float, float]]] = {}
 
-    def measure(name: str, some: int, script: str, *arguments: str) -> None:
-        command = Command([sys.executable, f"scripts/{script}", *arguments], folder=root)
+    def measure(some: int, word: str, *arguments: str) -> None:
+        name, command = f"samebits {word}", Command([sys.executable, "-m", "samebits", word, *arguments], folder=root)
         seconds, megabytes = found.setdefault(name, {})[some] = command.seconds(), command.peak_megabytes()
         table.add_row(name, str(some), f"{seconds:.1f}", f"{megabytes:.0f} MB")
 
@@ -90,11 +90,11 @@ def main() -> int:
         root = copy_project(pathlib.Path(name))
         make_runs(root, given.runs)
         for some in (given.runs // 10, given.runs // 2, given.runs):
-            measure("make study, all finished", some, "study.py", f"--seeds=0..{some - 1}", *OVERRIDES)
+            measure(some, "study", f"--seeds=0..{some - 1}", *OVERRIDES)
         for some in (MAX_RUNS // 10, MAX_RUNS // 2, MAX_RUNS):
             for path in sorted((root / "runs" / "smoke").iterdir())[some:]:
                 path.rename(root / path.name)
-            measure("make report", some, "report.py")
+            measure(some, "report")
             for path in root.glob("[0-9a-f]" * 16):
                 path.rename(root / "runs" / "smoke" / path.name)
     print_table(table)

@@ -213,17 +213,18 @@ def draw_race(rows: Rows, picture: pathlib.Path) -> None:
 def start_ups(folder: pathlib.Path, repeats: int) -> dict[str, list[float]]:
     """Return the seconds of everything that ought to start without TensorFlow, and of TensorFlow's import."""
     settings = "experiment=smoke", "tracker=none", f"paths.runs={folder}/runs"
-    study = [sys.executable, "scripts/study.py", "--seeds=1..2", *settings]
+    samebits = [sys.executable, "-m", "samebits"]
+    study = [*samebits, "study", "--seeds=1..2", *settings]
     Command(study).run()  # trains; from then on it is the summary alone
     page, attempts = f"--out={folder}/report.html", [str(path.parent) for path in folder.glob(f"runs/*/*/*/{RESULT}")]
     commands: dict[str, list[str]] = {
         "import tensorflow": [sys.executable, "-c", "import tensorflow"],
-        "scripts/report.py": [sys.executable, "scripts/report.py", page, *attempts],
+        "samebits report": [*samebits, "report", page, *attempts],
+        "samebits --help": [*samebits, "--help"],
         "the summary of a finished study": study,
     }
-    for script in sorted((ROOT / "scripts").glob("*.py")):
-        if script.name != "job.py":  # Hydra's launchers start it
-            commands[f"scripts/{script.name} --help"] = [sys.executable, f"scripts/{script.name}", "--help"]
+    for name in ("train", "verify"):
+        commands[f"samebits {name} --help"] = [*samebits, name, "--help"]
     taken: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(repeats):
         for name, command in commands.items():
@@ -237,7 +238,7 @@ def sweep(folder: pathlib.Path, repeats: int, cores: Sequence[int]) -> list[tupl
     turns = []
     for _ in range(repeats):
         together, apart = folder / "together", folder / "apart"
-        study = [sys.executable, "scripts/study.py", f"--seeds=1..{SEEDS}", *steps, f"paths.runs={together}"]
+        study = [sys.executable, "-m", "samebits", "study", f"--seeds=1..{SEEDS}", *steps, f"paths.runs={together}"]
         at_once = Command(study, cores).seconds()
         one_by_one = 0.0
         for seed in range(1, SEEDS + 1):

@@ -113,9 +113,9 @@ def render(verdicts: list[Verdict], machines: list[Machine]) -> str:
     lines = [
         "# The zoo: which pieces of Keras are portable",
         "",
-        "Made by `make zoo`; do not edit. Each piece was trained for 6 steps and evaluated under `runtime=portable`,",
-        "on this CPU and on emulated ones, and every stage compared: initial weights, each step's loss, gradients and",
-        "weights, the evaluation.",
+        "Made by `python -m zoo`; do not edit. Each piece was trained for 6 steps and evaluated under",
+        "`runtime=portable`, on this CPU and on emulated ones, and every stage compared: initial weights, each step's",
+        "loss, gradients and weights, the evaluation.",
         "",
         f'CPUs (instruction sets; L1 data and L2 cache): {where}. "This CPU" is {describe_cpu()["model"]}.',
         "",
@@ -176,7 +176,7 @@ def zoo(root: pathlib.Path, names: list[str], pattern: str = "", *, write: bool 
     check_machine(runtime)
     emulated = emulated_machines(names or list(DEFAULT_MACHINES), root / ".cache")
     if not emulated:
-        raise MachineError("make zoo", expected="qemu-x86_64", received="none", fix=NO_EMULATOR)
+        raise MachineError("zoo", expected="qemu-x86_64", received="none", fix=NO_EMULATOR)
     machines = [Machine("this CPU"), *emulated]
     environment = child_environment(runtime, 0, os.environ)
     environment["PYTHONPATH"] = os.pathsep.join((import_path(root), str(root / "tools")))

@@ -92,7 +92,7 @@ def check_tags(root: pathlib.Path) -> Iterator[Finding]:
 
 def check_lock(root: pathlib.Path) -> Iterator[Finding]:
     """Find requirements of the locks that are not exact or have no hash."""
-    again = "make lock writes it anew from pyproject.toml"
+    again = "python tools/lock.py writes it anew from pyproject.toml"
     for lock in (LOCK, DEV_LOCK):
         for locked in read_lock(root, lock):
             where = f"{lock}:{locked.line}"
@@ -126,7 +126,9 @@ def check_dependencies(root: pathlib.Path) -> Iterator[Finding]:
             continue
         version = locked.get(name)
         if version is None or not requirement.specifier.contains(version, prereleases=True):
-            yield Finding("pyproject.toml", f"{words} is not served by the lock, which has {version}", "make lock")
+            yield Finding(
+                "pyproject.toml", f"{words} is not served by the lock, which has {version}", "python tools/lock.py"
+            )
 
 
 def check_installed(root: pathlib.Path, installed: Mapping[str, str]) -> Iterator[Finding]:
@@ -136,7 +138,11 @@ def check_installed(root: pathlib.Path, installed: Mapping[str, str]) -> Iterato
     for name in sorted({*locked, *installed} - NOT_LOCKED):
         if locked.get(name) != installed.get(name):
             received = f"{installed.get(name, 'nothing')} is installed, {locked.get(name, 'nothing')} is locked"
-            fix = "remove .venv and run make setup" if name in locked else "add it to pyproject.toml, then make lock"
+            fix = (
+                "remove .venv and run make setup"
+                if name in locked
+                else "add it to pyproject.toml, then python tools/lock.py"
+            )
             yield Finding(f"package {name}", received, fix)
 
 
@@ -153,9 +159,9 @@ def check_goldens(root: pathlib.Path, compose: Compose, installed: Mapping[str, 
     for name in sorted(path.stem for path in (root / "conf" / "experiment").glob("*.yaml")):
         path = golden.golden_path(root, name)
         where = str(path.relative_to(root))
-        fix = f"make golden EXPERIMENTS={name}; if the change is meant, make golden-update EXPERIMENTS={name}"
+        fix = f"samebits golden {name}; if the change is meant, samebits golden --update {name}"
         if not path.exists():
-            yield Finding(where, "is missing", f"make golden-update EXPERIMENTS={name}")
+            yield Finding(where, "is missing", f"samebits golden --update {name}")
             continue
         try:
             now = golden.decided_by(compose([f"experiment={name}", "tracker=none"]), root, dict(installed))

@@ -84,7 +84,7 @@ def check(experiment: str, config: Config, root: pathlib.Path) -> int:
         0: equal in every epoch; 1: not.
 
     Raises:
-        RecordError: There is no golden file; it is made by `make golden-update` alone.
+        RecordError: There is no golden file; only `samebits golden --update` makes it.
     """
     path = golden_path(root, experiment)
     golden = read_json(path)
@@ -101,7 +101,7 @@ def check(experiment: str, config: Config, root: pathlib.Path) -> int:
     for line in results[:8]:
         print(f"  {line}")
     counts = f"{len(results)} digests differ, {len(inputs)} inputs changed"
-    print(f"NOT GOLDEN {experiment}: {counts}; if that is meant: make golden-update")
+    print(f"NOT GOLDEN {experiment}: {counts}; if that is meant: samebits golden --update {experiment}")
     witness = _find_witness(root, config, golden["weights_digest"])
     if witness is not None:
         explain.explain(witness, attempt, root)
@@ -143,6 +143,6 @@ def run(experiments: list[str], compose: Callable[[list[str]], Config], root: pa
             f"no experiment has a file in {FOLDER}/.",
             expected=f"{FOLDER}/<experiment>.json",
             received="none",
-            fix="name an experiment of conf/experiment/: make golden-update EXPERIMENTS=….",
+            fix="name an experiment of conf/experiment/: samebits golden --update ….",
         )
     return max(action(name, compose([f"experiment={name}", "tracker=none"]), root) for name in names)

@@ -110,7 +110,7 @@ def verify(config: Config, root: pathlib.Path, runs: int) -> int:
     config = dataclasses.replace(config, resume="never")  # each run from its beginning, under its own conditions
     check(config)
     if runs < 2:  # noqa: PLR2004
-        raise ConfigError("RUNS", expected="at least 2", received=runs, fix="make verify RUNS=2")
+        raise ConfigError("--runs", expected="at least 2", received=runs, fix="samebits verify --runs 2")
     folder = prepare_inputs_folder(config, root)
     attempts: list[tuple[Conditions, pathlib.Path]] = []
     for number in range(runs):

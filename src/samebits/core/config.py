@@ -142,7 +142,7 @@ def from_dict(tree: dict[str, Any]) -> Config:
             "config.yaml of a run",
             expected="the keys that this version of samebits writes",
             received=str(error),
-            fix="start the run again with make train",
+            fix="start the run again with samebits train",
         ) from error
     return config
 

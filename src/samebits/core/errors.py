@@ -1,4 +1,8 @@
-"""Every error that a user can meet, with its exit code. Owns no behaviour beyond the message's form."""
+"""Every error that a user can meet, with its exit code, and how it is printed. Imports only the standard library."""
+
+import re
+import sys
+from collections.abc import Callable
 
 
 class SamebitsError(Exception):
@@ -34,7 +38,7 @@ class UsageError(SamebitsError):
 
     def __str__(self) -> str:
         line = f"{self.what}: expected {self.expected}, received {self.received}; fix: {self.fix}"
-        return " ".join(line.split())
+        return re.sub(r"\s*\n\s*", " ", line)
 
 
 class ConfigError(UsageError):
@@ -87,3 +91,14 @@ class TrackerError(SamebitsError):
 
 class StopRequestedError(Exception):
     """The training was asked to stop and has saved a checkpoint. No error: it carries no message."""
+
+
+def report_errors(action: Callable[[], int]) -> int:
+    """Run an action and return its exit code; an error of this project is printed as a message, without a traceback."""
+    try:
+        return action()
+    except SamebitsError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130

@@ -13,10 +13,11 @@ import sys
 import tarfile
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from samebits.core.errors import EngineError, SamebitsError
+from samebits.core.errors import EngineError
 from samebits.image import build_context, oci_diff
 from samebits.image.engines import (
     FOLDERS,
@@ -158,7 +159,7 @@ def _build_apart(engine: Engine, recipe: Recipe, folder: pathlib.Path) -> tuple[
 def verify(engine: Engine, recipe: Recipe) -> int:
     """Build twice without cache, the second time from a copy with other times and permissions, and compare.
 
-    With buildah, which keeps no cache, the image of `make image` is the first build where it is current.
+    With buildah, which keeps no cache, the image that is there is the first build where it is current.
 
     Returns:
         0: one digest; 1: two, and each file that differs was printed.
@@ -216,39 +217,33 @@ def describe_source(root: pathlib.Path) -> tuple[str, int]:
     return revision + ("-dirty" if dirty else ""), int(epoch)
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return what the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=("build", "run", "verify"))
-    parser.add_argument("--engine", default="", help="docker, podman or buildah; none: the first that works")
-    parser.add_argument("--tag", default="samebits", help="the image's name")
-    parser.add_argument("--base", default="", help="another base image than the Dockerfile's")
-    parser.add_argument("--variant", default="cpu", choices=("cpu", "gpu"))
-    parser.add_argument("--target", default="train", choices=("train", "test"), help="test adds the test tools")
-    parser.add_argument("--as-is", action="store_true", help="run the image that is there, old or not")
-    parser.add_argument("--mounts", type=pathlib.Path, help="folder with runs and .cache; none: the project's")
-    parser.add_argument("--user", default="", help="uid:gid in the container; none: the caller")
-    parser.add_argument("--network", default="none")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="what runs in the container")
-    return parser.parse_args(arguments)
+def project_name(root: pathlib.Path) -> str:
+    """Return the project's name as pyproject.toml has it, in lower case as the engines want it."""
+    return str(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]).lower()
 
 
-def main(root: pathlib.Path, arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; returns the exit code, with an error of this project as its message."""
-    given = parse(arguments)
+def main(root: pathlib.Path, given: argparse.Namespace, action: str, command: Sequence[str] = ()) -> int:
+    """Build, verify or run as the options say; returns the exit code.
+
+    Args:
+        root: The project's folder.
+        given: engine, tag, base, variant and target; with `run` as_is, mounts, user and network too.
+        action: build, verify or run.
+        command: With `run`: what runs in the container.
+
+    Raises:
+        EngineError: No engine answers, or it failed.
+    """
     revision, epoch = describe_source(root)
-    tag = given.tag if given.target == "train" else f"{given.tag}-{given.target}"
+    tag = given.tag or project_name(root)
+    tag = tag if given.target == "train" else f"{tag}-{given.target}"
     authority = os.environ.get("PIP_CERT", "")
     recipe = Recipe(tag, root, given.base, given.variant, revision, epoch, authority, given.target)
-    try:
-        engine = find_engine(given.engine)
-        if given.action == "verify":
-            return verify(engine, recipe)
-        if given.action == "build":
-            build(engine, recipe)
-            return 0
-        session = Session(given.mounts or root, given.user, given.network, sys.stdin.isatty() and sys.stdout.isatty())
-        return run(engine, recipe, session, given.command, as_is=given.as_is)
-    except SamebitsError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
+    engine = find_engine(given.engine)
+    if action == "verify":
+        return verify(engine, recipe)
+    if action == "build":
+        build(engine, recipe)
+        return 0
+    session = Session(given.mounts or root, given.user, given.network, sys.stdin.isatty() and sys.stdout.isatty())
+    return run(engine, recipe, session, command, as_is=given.as_is)

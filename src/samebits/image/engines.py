@@ -94,7 +94,7 @@ def find_engine(wanted: str = "", ask: Run = capture) -> Engine:
         "a container engine",
         expected="docker, podman or (as root) buildah, installed and running",
         received="; ".join(said) or repr(wanted),
-        fix="install one of them and start it, or name another: make image ENGINE=podman",
+        fix="install one of them and start it, or name another: samebits image build --engine podman",
     )
 
 
@@ -179,7 +179,11 @@ def chroot_command(
     shared = [f"--volume={session.mounts.resolve() / name}:{HOME}/{name}" for name in FOLDERS]
     options = [*CHROOT, f"--user={user}", *shared, f"--volume={tmp}:/tmp", f"--env=SAMEBITS_IMAGE_DIGEST={digest}"]
     alone = ["unshare", "--net", "--"] if session.network == "none" else []
-    entry = ["/opt/venv/bin/python", f"{HOME}/scripts/start.py"]  # buildah run leaves the image's entry point out
+    entry = [
+        "/opt/venv/bin/python",
+        "-m",
+        "samebits.image.entrypoint",
+    ]  # buildah run leaves the image's entry point out
     return [*alone, "buildah", "run", *options, container, "--", *entry, *command]
 
 

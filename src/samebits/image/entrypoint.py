@@ -1,14 +1,16 @@
 """What an image checks before it runs a command: its packages are those of the lock, and its CPU can keep `portable`.
 
-Runs inside the container, as its entry point, and then becomes the command.
+The image's entry point: python -m samebits.image.entrypoint COMMAND [ARGUMENT …]. It then becomes the command.
 """
 
 import os
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 
 from samebits.core.config import RuntimeConfig
-from samebits.core.errors import EngineError, MachineError
+from samebits.core.errors import EngineError, MachineError, report_errors
+from samebits.core.project import find_root
 from samebits.runtime.lockfile import locked_versions
 from samebits.runtime.machine import image_digest, package_versions
 from samebits.runtime.pins import check_machine
@@ -31,7 +33,7 @@ def check_packages(locked: Mapping[str, str], installed: Mapping[str, str]) -> N
             "the image's packages",
             expected=", ".join(f"{name} {locked[name]}" for name in wrong) + " as in requirements.lock",
             received=", ".join(f"{name} {have.get(name, 'absent')}" for name in wrong),
-            fix="build the image anew with make image",
+            fix="build the image anew with samebits image build",
         )
 
 
@@ -76,3 +78,7 @@ def start(root: pathlib.Path, command: Sequence[str]) -> int:
             received=" ".join(command) or "nothing",
             fix="see docs/container.md",
         ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(report_errors(lambda: start(find_root(pathlib.Path.cwd()), sys.argv[1:])))

@@ -1,7 +1,7 @@
 """Comet: one experiment per attempt, live or as offline archives, also when the attempt is stopped and resumed.
 
 The run's own record is the source of truth; `samebits.launch.tracker` reads it and calls this. What a server did not
-take is uploaded again from the record: at once into an offline archive (mode auto), later by `make comet RUN=…`.
+take is uploaded again from the record: at once into an offline archive (mode auto), later by `samebits comet …`.
 `comet/state.json` names the experiment and how many rows of metrics it has, so that a resumed attempt continues it.
 """
 
@@ -306,7 +306,7 @@ class CometTracker:
                 "Comet could not be used online.",
                 expected="COMET_API_KEY in the environment, and a server that accepts it and takes everything",
                 received=self._why_offline,
-                fix="make comet RUN=… uploads it from the run's own record; tracker.mode=offline needs no server.",
+                fix="samebits comet … uploads it from the run's own record; tracker.mode=offline needs no server.",
             )
 
     def _begin_online(self, start: Start, folder: pathlib.Path, before: State | None) -> int:

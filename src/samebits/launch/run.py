@@ -74,7 +74,7 @@ def stopped_attempts(folder: pathlib.Path, config: Config, root: pathlib.Path) -
                 "resume",
                 expected=f"an unfinished run of these inputs ({folder.name})",
                 received=f"{attempt.parent.name}/{attempt.name}, " + ("of other inputs" if other else "finished"),
-                fix="make resume RUN=… goes on with a run's own configuration; resume=auto finds one by itself",
+                fix="samebits resume RUN keeps a run's own configuration; resume=auto finds one by itself",
             )
         return [attempt]
     attempts = reversed(list_attempts(folder))
@@ -139,7 +139,7 @@ def finish_tracker(tracker: "subprocess.Popen[bytes] | None", config: Config, at
     if tracker is None or tracker.stdin is None:
         return ""
     name = f"{attempt.parent.name}/{attempt.name}" if config.paths.runs == PathsConfig().runs else attempt
-    advice = f"make comet RUN={name} rebuilds or sends it"
+    advice = f"samebits comet {name} rebuilds or uploads it"
     tracker.stdin.close()
     try:
         code = tracker.wait(config.tracker.finish_timeout_s)
@@ -248,7 +248,7 @@ def resume(attempt: pathlib.Path, root: pathlib.Path) -> Outcome:
             f"run {attempt.parent.name}/{attempt.name}",
             expected="the code, lock and configuration that it was begun with",
             received=f"other inputs ({now})",
-            fix=f"bring the code back (it is in {attempt.parent / SOURCE}), or begin a new run with make train",
+            fix=f"bring the code back (it is in {attempt.parent / SOURCE}), or start a new run with samebits train",
         )
     return run(config, root)
 

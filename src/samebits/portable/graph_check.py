@@ -1,6 +1,6 @@
 """Finds what is not portable in a traced step and a model: operations that round differently on other CPUs.
 
-What is refused, and what is known to be portable, was measured by `make zoo` (docs/zoo.md).
+What is refused, and what is known to be portable, was measured by `python -m zoo` (docs/zoo.md).
 """
 
 import json
@@ -143,7 +143,7 @@ def check_portable(findings: Iterable[Finding]) -> None:
 
 
 def unmeasured_operations(nodes: list[Any]) -> list[str]:
-    """Return the types of operations that `make zoo` has not measured; nothing is known of their bits elsewhere."""
+    """Return the types of operations that `python -m zoo` has not measured: their bits elsewhere are unknown."""
     measured = set(json.loads(MEASURED.read_text(encoding="utf-8")))
     found = {node.op for node in nodes} - measured - set(REFUSED)
     # TensorFlow fuses these into one kernel of oneDNN, which the emulator cannot run.

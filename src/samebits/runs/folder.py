@@ -206,7 +206,7 @@ def find_attempt(runs: pathlib.Path, name: str) -> pathlib.Path:
             f"run {name}",
             expected="a run's folder, the start of its inputs digest (with /attempt), or last",
             received=f"{len(found)} runs of {len(attempts)} in {runs}",
-            fix="name one as make train printed it",
+            fix="name one as samebits train printed it",
         )
     return found[0]
 

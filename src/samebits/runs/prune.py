@@ -26,6 +26,7 @@ from samebits.runs.folder import (
     list_leftovers,
 )
 
+CACHES = (".cache", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache", ".hypothesis")
 SCRATCH_FOLDERS = (".audit", ".explain", ".portability", ".torture", ".zoo")  # each by the command of that name
 RUN_FILES = (CONFIG, LOCK, LOG, MACHINE, METRICS, RESULT, SEEDS, TRACE, WORKER_LOCK, "tracker.txt", "model.keras",
         "model.arrays", PREDICTIONS, "curves.png", "comet")  # fmt: skip
@@ -123,7 +124,7 @@ def prune(runs: pathlib.Path, keep: int | None, *, confirmed: bool) -> int:
         ConfigError: `keep` is negative.
     """
     if keep is not None and keep < 0:
-        raise ConfigError("KEEP", expected="an integer of at least 0", received=keep, fix="make prune KEEP=1")
+        raise ConfigError("--keep", expected="an integer of at least 0", received=keep, fix="samebits prune --keep 1")
     candidates = find_candidates(runs, keep)
     freed = 0
     for candidate in candidates:
@@ -133,5 +134,15 @@ def prune(runs: pathlib.Path, keep: int | None, *, confirmed: bool) -> int:
         freed += 0 if refused else size_bytes
         print(f"{verb} {candidate.path.relative_to(runs)}: {size_bytes / 1e6:.1f} MB ({refused or candidate.reason})")
     verb = "freed" if confirmed else "would free"
-    print(f"{verb} {freed / 1e6:.1f} MB" + ("" if confirmed or not candidates else "; CONFIRM=yes removes it"))
+    print(f"{verb} {freed / 1e6:.1f} MB" + ("" if confirmed or not candidates else "; --yes removes it"))
+    return 0
+
+
+def clean(root: pathlib.Path, *, confirmed: bool) -> int:
+    """Print what a project's caches take, and remove them if that is confirmed; returns 0."""
+    for folder in (root / name for name in CACHES if (root / name).is_dir()):
+        size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        print(f"{'removed' if confirmed else 'would remove'} {folder.name}: {size_bytes / 1e6:.1f} MB")
+        if confirmed:
+            shutil.rmtree(folder)
     return 0

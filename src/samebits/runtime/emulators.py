@@ -101,7 +101,7 @@ def write_emulator(emulator: pathlib.Path, target: pathlib.Path, l1d_kib: int, l
                 str(emulator),
                 expected="the cache tables of qemu 7.2",
                 received="another layout",
-                fix=f"leave {' and '.join(CACHES_KIB)} out of CPUS",
+                fix=f"leave {' and '.join(CACHES_KIB)} out of --cpus",
             )
         binary = binary.replace(stock, wanted)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
@@ -123,7 +123,7 @@ def emulated_machines(names: list[str], folder: pathlib.Path) -> list[Machine]:
     known = (*MODELS, *CACHES_KIB)
     for name in names:
         if name not in known:
-            raise ConfigError("CPUS", expected=", ".join(known), received=name, fix="name some of these")
+            raise ConfigError("--cpus", expected=", ".join(known), received=name, fix="name some of these")
     found = shutil.which("qemu-x86_64")
     if found is None:
         return []
@@ -149,7 +149,9 @@ def probe(machine: Machine) -> dict[str, Any]:
     )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise MachineError(machine.name, expected="a CPU that runs NumPy", received=reason, fix="leave it out of CPUS")
+        raise MachineError(
+            machine.name, expected="a CPU that runs NumPy", received=reason, fix="leave it out of --cpus"
+        )
     seen = json.loads(done.stdout)
     return {
         "sets": [name for name in SHOWN_SETS if name in seen["sets"]],

@@ -12,7 +12,7 @@ from samebits.core.digest import json_digest
 from samebits.core.errors import ConfigError
 from samebits.runtime.lockfile import normalise
 
-IMAGE_DIGEST = "SAMEBITS_IMAGE_DIGEST"  # set by `make docker-train`: an image cannot contain its own digest
+IMAGE_DIGEST = "SAMEBITS_IMAGE_DIGEST"  # set by `samebits image train`: an image cannot contain its own digest
 ARITHMETIC_PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy")
 
 
@@ -101,7 +101,7 @@ def image_digest() -> str | None:
             IMAGE_DIGEST,
             expected="sha256: and 64 hexadecimal digits",
             received=repr(digest),
-            fix="leave it out, or start the container with make docker-train, which sets it",
+            fix="leave it out, or start the container with samebits image train, which sets it",
         )
     return digest
 

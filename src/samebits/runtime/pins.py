@@ -261,7 +261,7 @@ def check_pins(runtime: RuntimeConfig, hash_seed: int | None, effective: dict[st
                 what,
                 expected=value,
                 received=actual,
-                fix="start runs with `make train` or scripts/train.py, which start the child process with it.",
+                fix="start runs with samebits train, which start the child process with it.",
             )
 
 

@@ -38,12 +38,12 @@ def make_runs(config: Config, bags: str) -> list[Run]:
     """
     if not bags.isdecimal() or not 2 <= int(bags) <= MAX_BAGS:  # noqa: PLR2004  one bag is no ensemble
         raise ConfigError(
-            "BAGS", expected=f"a number, 2 to {MAX_BAGS}", received=repr(bags), fix="make bagging BAGS=10"
+            "--bags", expected=f"a number, 2 to {MAX_BAGS}", received=repr(bags), fix="samebits bagging --bags 10"
         )
     if config.training.loss not in LOSSES:
         raise ConfigError(
             "training.loss", expected=f"one of probabilities: {' or '.join(LOSSES)}", received=config.training.loss,
-            fix="average the predictions.arrays of the runs of make study by yourself",
+            fix="average the predictions.arrays of the runs of samebits study by yourself",
         )  # fmt: skip
     if config.seed.policy == "unseeded":
         raise ConfigError("seed.policy", expected="one that holds the split", received="unseeded", fix="seed=all")
@@ -72,7 +72,7 @@ def make_ensemble(attempts: list[pathlib.Path]) -> dict[str, np.ndarray]:
                 f"{attempt} validated on other rows than {attempts[0]}.",
                 expected="one validation part for all bags",
                 received="labels that differ",
-                fix="look for a draw outside the seed points in the data function: make audit.",
+                fix="look for a draw outside the seed points in the data function: samebits audit.",
             )
     widest = max(each.shape[1] for each in members)  # a bag without the rarest class has no column for it
     padded = [np.pad(each, ((0, 0), (0, widest - each.shape[1]))) for each in members]

@@ -3,7 +3,7 @@
     runs/studies/<name>-<digest>/launcher.txt       what the launcher's process said
     runs/studies/<name>-<digest>/hydra/slurm/       a cluster's jobs, as submitit keeps them
 
-scripts/job.py is the process below which Hydra starts them; this module knows no Hydra.
+`samebits.job` is the process below which Hydra starts them; this module knows no Hydra.
 """
 
 import contextlib
@@ -57,10 +57,12 @@ class LauncherOptions:
         launcher, jobs = self.launcher or "joblib", self.jobs or str(usable_cores())
         if launcher not in LAUNCHERS:
             raise ConfigError(
-                "LAUNCHER", expected=" or ".join(LAUNCHERS), received=repr(launcher), fix="choose one of them"
+                "--launcher", expected=" or ".join(LAUNCHERS), received=repr(launcher), fix="choose one of them"
             )
         if not jobs.isdecimal() or int(jobs) < 1:
-            raise ConfigError("JOBS", expected="a number, at least 1", received=repr(jobs), fix="JOBS=2: two at once")
+            raise ConfigError(
+                "--jobs", expected="an integer of at least 1", received=repr(jobs), fix="samebits study --jobs 2"
+            )
         at_once = {
             "joblib": [f"hydra.launcher.n_jobs={jobs}"],
             "submitit_local": [f"hydra.sweeper.max_batch_size={jobs}"],  # it starts all that it is given at once
@@ -90,9 +92,9 @@ def started(study: Study, numbers: Sequence[int], options: LauncherOptions) -> I
 
     The launcher holds the other end of a pipe: it also stops when this process is killed.
     """
-    script = str(study.root / "scripts" / "job.py")
     jobs = "job=" + ",".join(map(str, numbers))
-    command = [sys.executable, script, "--multirun", f"folder='{study.folder}'", *options.overrides(), jobs]
+    command = [sys.executable, "-m", "samebits.job", str(study.root), "--multirun"]
+    command += [f"folder='{study.folder}'", *options.overrides(), jobs]
     environment = project_environment(study.root)
     with (
         (study.folder / "launcher.txt").open("wb") as log,

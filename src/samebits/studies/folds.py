@@ -95,7 +95,7 @@ def train_folds(config: Config, root: pathlib.Path) -> int:
             "data.folds",
             expected=f"at most {MAX_RUNS}, or confirm=true",
             received=describe_cost(config, root, folds),
-            fix="fewer rows (data.rows=100) or folds; CONFIRM=yes (confirm=true) starts them all the same",
+            fix="fewer rows (data.rows=100) or folds; confirm=true starts them all the same",
         )
     study = Study(f"folds-{config.name}", [one_fold(config, fold) for fold in range(folds)], root)
     missing = len(study.missing())

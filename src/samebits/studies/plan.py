@@ -3,7 +3,7 @@
     runs/studies/<name>-<digest>/jobs/<number>.yaml     configuration of a run that was still to do
     runs/studies/<name>-<digest>/jobs/<number>.txt      what it printed; <number>.exit: how it ended
 
-The runs themselves lie where `make train` puts them, so a study shares them with everything else.
+The runs themselves lie where `samebits train` puts them, so a study shares them with everything else.
 """
 
 import pathlib
@@ -124,7 +124,7 @@ class Study:
 
     def __init__(self, name: str, runs: Sequence[Run], root: pathlib.Path) -> None:
         if not runs:
-            raise ConfigError("study", expected="at least one run", received="none", fix="make study SEEDS=1..20")
+            raise ConfigError("study", expected="at least one run", received="none", fix="samebits study --seeds 1..20")
         self.runs, self.root, self.inputs = list(runs), root, name_runs(runs, root)
         rows = [[run.variant, run.seed, inputs] for run, inputs in zip(self.runs, self.inputs, strict=True)]
         self.name = f"{name}-{json_digest(rows)[:DIGITS]}"

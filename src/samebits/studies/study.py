@@ -43,10 +43,10 @@ def parse_seeds(text: str) -> list[int]:
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
         if not first <= last < first + MAX_SEEDS:
             raise ConfigError(
-                "SEEDS",
+                "--seeds",
                 expected=f"numbers and ranges of at most {MAX_SEEDS}, such as 1..20 or 1..3,7",
                 received=repr(text),
-                fix="make study SEEDS=1..20",
+                fix="samebits study --seeds 1..20",
             )
         seeds |= dict.fromkeys(range(first, last + 1))
     return list(seeds)

@@ -162,7 +162,7 @@ def show(spreads: dict[str, dict[str, Spread]]) -> None:
     print_table(table)
     fewest = min((one.n for metrics in spreads.values() for one in metrics.values()), default=0)
     if fewest < MIN_FOR_A_SHARE:
-        print(f"{fewest} runs of a source say nothing of shares: at least {MIN_FOR_A_SHARE}, better SEEDS=1..10")
+        print(f"{fewest} runs of a source say nothing of shares: at least {MIN_FOR_A_SHARE}, better --seeds 1..10")
 
 
 def run_variance(

@@ -186,14 +186,14 @@ def select(runs: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path]:
             "report",
             expected="at least one finished run",
             received=f"{len(chosen)} runs named, none finished" if names else "none",
-            fix="train first, e.g. make train SEED=56",
+            fix="train first, e.g. samebits train seed.root=56",
         )
     if len(attempts) > MAX_RUNS:
         raise UsageError(
             "report",
             expected=f"at most {MAX_RUNS} runs on a page",
             received=f"{len(attempts)}",
-            fix='name the ones to show: make report RUNS="…"',
+            fix="name the ones to show: samebits report RUN …",
         )
     return [path for _, path in attempts]
 

@@ -1,0 +1,102 @@
+"""What a shell completes after `samebits`: commands, options, and the groups and settings of conf/.
+
+Gets the commands and options from its caller. The scripts give it the command line up to the cursor.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+# bash splits words at "=", and then replaces only what follows the last one.
+BASH = """\
+_samebits() {
+    local line="${COMP_LINE:0:COMP_POINT}" word
+    word="${line##* }"
+    mapfile -t COMPREPLY < <("$1" complete "$line" 2>/dev/null)
+    if [[ $COMP_WORDBREAKS == *=* ]]; then COMPREPLY=("${COMPREPLY[@]#"${word%"${word##*=}"}"}"); fi
+    if [[ ${COMPREPLY[0]} == *= ]]; then compopt -o nospace; fi
+}
+complete -F _samebits samebits
+"""
+ZSH = """\
+_samebits() {
+    local -a found
+    found=("${(@f)$(${words[1]} complete "$LBUFFER" 2>/dev/null)}")
+    compadd -Q -S '' -- ${(M)found:#*=}
+    compadd -Q -- ${found:#*=}
+}
+compdef _samebits samebits
+"""
+FISH = """\
+complete -c samebits -f -a '(samebits complete (commandline -cp | string collect))'
+"""
+SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+
+
+def candidates(
+    line: str, options: Mapping[str, Sequence[str]], settable: Collection[str], root: pathlib.Path | None
+) -> list[str]:
+    """Return what may stand in place of the last word of a command line, sorted.
+
+    Args:
+        line: The command line up to the cursor; a space at its end begins a new word.
+        options: Command -> its options, and the words that it chooses from.
+        settable: The commands that take key=value.
+        root: The project's folder; None: there is none, so no settings.
+    """
+    words = line.split()[1:] + [""] * line[-1:].isspace()
+    if words[:1] == ["--root"] and len(words) > 2:  # noqa: PLR2004  the option, its folder, and what follows
+        words = words[2:]
+    *before, word = words or [""]
+    command = " ".join(before[:2]) if " ".join(before[:2]) in options else " ".join(before[:1])
+    if command in options:
+        keys = list(settings(root, word)) if root and command in settable else []
+        pool = [*keys, *(each for each in options[command] if word.startswith("-") or not keys)]
+    else:  # a command's first word, or its second
+        depth = len(before)
+        pool = [name.split()[depth] for name in options if name.split()[:depth] == before and name.count(" ") >= depth]
+    return sorted({each for each in pool if each.startswith(word)})
+
+
+def settings(root: pathlib.Path, word: str) -> Iterator[str]:
+    """Yield what can be set: the options of a group where the word has an "=", and else groups and keys."""
+    from samebits.core.config import Config  # noqa: PLC0415  it imports NumPy, which no option needs
+
+    group, chosen, _ = word.partition("=")
+    for folder in sorted((root / "conf").iterdir()):
+        if folder.is_dir() and folder.name != "hydra":
+            files = sorted(folder.glob("*.yaml"))
+            yield from [f"{group}={path.stem}" for path in files if chosen and folder.name == group]
+            if not chosen:
+                yield f"{folder.name}="
+                yield from (key for path in files for key in file_keys(path, f"{folder.name}."))
+    if not chosen:
+        yield from schema_keys(Config)
+
+
+def file_keys(path: pathlib.Path, group: str) -> Iterator[str]:
+    """Yield the keys of a group's YAML file, dotted, each with "="."""
+    import yaml  # noqa: PLC0415  likewise
+
+    text = path.read_text(encoding="utf-8")
+    yield from tree_keys(yaml.safe_load(text), "" if "@package _global_" in text else group)
+
+
+def tree_keys(tree: Any, prefix: str) -> Iterator[str]:
+    """Yield the keys of nested mappings; what begins with an underscore, and a file's list of defaults, is Hydra's."""
+    for key, value in (tree if isinstance(tree, dict) else {}).items():
+        if isinstance(value, dict):
+            yield from tree_keys(value, f"{prefix}{key}.")
+        elif not key.startswith("_") and key != "defaults":
+            yield f"{prefix}{key}="
+
+
+def schema_keys(schema: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the keys of the typed schema that have one value."""
+    for field in dataclasses.fields(schema):
+        part: Any = field.default_factory
+        if dataclasses.is_dataclass(part):
+            yield from schema_keys(part, f"{prefix}{field.name}.")
+        elif part is not dict:
+            yield f"{prefix}{field.name}="

@@ -1,0 +1,25 @@
+"""Finds the project that a command is about. Reads nothing in it."""
+
+import pathlib
+
+from samebits.core.errors import UsageError
+
+MARK = pathlib.Path("conf", "config.yaml")
+
+
+def find_root(start: pathlib.Path) -> pathlib.Path:
+    """Return the nearest folder at or above `start` that has conf/config.yaml.
+
+    Raises:
+        UsageError: There is none.
+    """
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        if (folder / MARK).is_file():
+            return folder
+    raise UsageError(
+        "project",
+        expected=f"{MARK} in this folder or one above it",
+        received=f"{start}, without one",
+        fix="change to your project's folder, or name it: samebits --root FOLDER …",
+    )

@@ -5,7 +5,7 @@ from typing import Any
 
 from samebits import DataContext, Dataset
 from samebits.compose import compose
-from samebits.core.config import Config, split_target
+from samebits.core.config import Config
 from samebits.core.seeds import Seeds, resolve_points
 from samebits.train.worker import find_function
 
@@ -21,12 +21,10 @@ def configure(root_seed: int) -> tuple[Config, Seeds]:
 def load(root_seed: int, cache: pathlib.Path) -> Dataset:
     """Return the data of a root seed."""
     config, seeds = configure(root_seed)
-    target, arguments = split_target(config.data)
-    return find_function("data", target, arguments)(DataContext(seeds, config.data, cache), **arguments)
+    return find_function("data", config.data)(DataContext(seeds, config.data, cache))
 
 
 def build(root_seed: int) -> Any:
     """Return the model of a root seed, untrained."""
     config, seeds = configure(root_seed)
-    target, arguments = split_target(config.model)
-    return find_function("model", target, arguments)(seeds.for_model(), **arguments)
+    return find_function("model", config.model)(seeds.for_model())

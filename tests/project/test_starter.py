@@ -539,7 +539,9 @@ def test_an_update_from_version_0_1_brings_the_new_layout(tmp_path: pathlib.Path
     }
     assert "SEED ?= 7\n" in (root / "Makefile").read_text()
     done = run_in(
-        root, "-c", "from samebits.train.worker import find_function as f; f('model', 'study.model.build_model', {})"
+        root,
+        "-c",
+        "from samebits.train.worker import find_function as f; f('model', {'_target_': 'study.model.build_model'})",
     )
     assert "write `from samebits.core.errors import …` instead of `from samebits.errors import …`" in done.stderr
 

@@ -170,6 +170,7 @@ def slowly(root: pathlib.Path, first: int, wait_s: float = 0.5, fast: pathlib.Pa
 
     The file is the one of `at_full_speed` unless another is named.
     """
+    install_faults(root, LONG)
     return {"FAULT": f"row {first} wait {wait_s} {fast or root / 'fast'}"}
 
 

@@ -41,8 +41,12 @@ COMMANDS = {
     "samebits clean": ("", "would remove .cache"),
     "samebits completion bash": ("", "complete -F"),
 }  # fmt: skip
+ROW = r"^\| `(samebits [^`]*)` \|"  # of a table, with a command in its first column
 ELSEWHERE = {
     "make test": "it runs this test",
+    "make new DEST=../my-study": "test_starter",
+    "cd ../my-study": "a step of the shell",
+    'git init -b main && git add -A && git commit -m "Start from samebits"': "likewise",
     "samebits resume last": "test_resume stops a run first",
     "samebits new ../my-study": "test_starter",
     "samebits update": "test_starter",
@@ -55,14 +59,16 @@ ELSEWHERE = {
 
 
 def readme_commands() -> list[str]:
-    """Return the commands in the README's sh blocks."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line]
+    """Return the commands in the README's sh blocks and in its table."""
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line]
+    return [*lines, *re.findall(ROW, text, re.MULTILINE)]
 
 
 def listed_commands() -> list[str]:
     """Return the commands in the first column of the table in docs/commands.md."""
-    return re.findall(r"^\| `(samebits [^`]*)` \|", (ROOT / "docs" / "commands.md").read_text(), re.MULTILINE)
+    return re.findall(ROW, (ROOT / "docs" / "commands.md").read_text(), re.MULTILINE)
 
 
 def documented() -> list[str]:

@@ -1,4 +1,4 @@
-"""Shared pieces of the tests: a project to run commands in, and runs in fresh processes."""
+"""Shared fixtures and helpers: a project to run commands in, and runs in fresh processes."""
 
 import fcntl
 import io
@@ -53,7 +53,7 @@ Command = Callable[..., Result]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as full what takes long by its nature; begin with the files that take longest, so that no worker waits."""
+    """Mark slow kinds of tests as full, and start with the slowest files, so that no worker waits at the end."""
     for item in items:
         if any(item.get_closest_marker(name) for name in FULL):
             item.add_marker(pytest.mark.full)
@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def copy_project(folder: pathlib.Path) -> pathlib.Path:
-    """Return a copy of the project in a folder of its own, so that a test may break it and its runs are apart."""
+    """Return a copy of the project in a new folder, which a test may change."""
     root = folder / "project"
     root.mkdir()
     for name in PROJECT_FILES:
@@ -74,7 +74,7 @@ def copy_project(folder: pathlib.Path) -> pathlib.Path:
 
 
 def install_faults(root: pathlib.Path, words: Iterable[str]) -> None:
-    """Put the package of faults into a project for a command that names one of its functions."""
+    """Copy the package of faults into a project, for a command that uses one of its functions."""
     if any("=faults." in word for word in words):
         shutil.copytree(
             FAULTS, root / "src" / "faults", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
@@ -128,7 +128,7 @@ def run_words(
 
 
 def train(root: pathlib.Path, *overrides: str, **options: object) -> Result:
-    """Train the smoke experiment, without a tracker, unless an override names others."""
+    """Train the smoke experiment without a tracker, unless an override changes that."""
     experiment = [] if any(word.startswith("experiment=") for word in overrides) else ["experiment=smoke"]
     return run_script(root, "train.py", *experiment, "tracker=none", *overrides, **options)  # type: ignore[arg-type]
 
@@ -145,7 +145,7 @@ def digest(attempt: pathlib.Path) -> str:
 
 
 def wait_until(reached: Callable[[], object], seconds: float = 600) -> bool:
-    """Wait for a moment; returns whether it came."""
+    """Wait until a condition holds, and return whether it does."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if reached():
@@ -177,7 +177,7 @@ def slowly(root: pathlib.Path, first: int, wait_s: float = 0.5, fast: pathlib.Pa
 def start_and_wait(
     root: pathlib.Path, reached: Callable[[], object], *overrides: str, variables: Mapping[str, str] | None = None
 ) -> "subprocess.Popen[bytes]":
-    """Start a long run and return when a moment is reached."""
+    """Start a long run, and return when a condition holds."""
     install_faults(root, (*LONG, *overrides))
     command = [
         sys.executable,
@@ -205,21 +205,21 @@ def start_and_wait(
 
 
 def start_and_wait_for_rows(root: pathlib.Path, rows: int, *overrides: str) -> "subprocess.Popen[bytes]":
-    """Start a long run and return when it has recorded so many rows of metrics; it goes on slowly (`at_full_speed`)."""
+    """Start a long run, and return when it has this many rows of metrics; it continues slowly (`at_full_speed`)."""
     return start_and_wait(root, lambda: count_rows(root) >= rows, *overrides, variables=slowly(root, rows))
 
 
 def at_full_speed(root: pathlib.Path) -> None:
-    """Let a run that goes on slowly come to its end."""
+    """Let a slow run finish at full speed."""
     (root / "fast").touch()
 
 
 def check_continued(root: pathlib.Path, undisturbed: pathlib.Path, *overrides: str) -> None:
-    """Give the long run's command again; it must go on in the same attempt and end with the same bits and rows."""
+    """Run the command of the long run again; it must resume the same attempt and end with the same bits and rows."""
     done = train(root, *LONG, *overrides)
 
     assert 0 == done.returncode, done.stderr
-    assert "goes on with" in done.stdout
+    assert "resumes" in done.stdout
     assert 1 == len(finished(root))
     attempt = finished(root)[0]
     assert digest(undisturbed) == digest(attempt)
@@ -232,7 +232,7 @@ def check_continued(root: pathlib.Path, undisturbed: pathlib.Path, *overrides: s
 
 @pytest.fixture(scope="session")
 def trainer() -> Iterator[PinnedTrainer]:
-    """Yield the pinned processes that train for `train_here`, and end them after the tests."""
+    """Yield the processes that train for `train_here`, and end them after the tests."""
     trainer = PinnedTrainer()
     yield trainer
     trainer.close()
@@ -277,7 +277,7 @@ def train_here(trainer: PinnedTrainer, monkeypatch: pytest.MonkeyPatch) -> Train
 
 
 def record(factory: pytest.TempPathFactory, name: str, make: Callable[[pathlib.Path], object]) -> pathlib.Path:
-    """Return a project with recorded runs, to be read and not changed; the first worker that asks makes it."""
+    """Return a read-only project with recorded runs, made by the first worker that needs it."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "recorded" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -291,7 +291,7 @@ def record(factory: pytest.TempPathFactory, name: str, make: Callable[[pathlib.P
 
 
 def train_whole(root: pathlib.Path, *overrides: str, times: int = 1) -> None:
-    """Train in fresh processes; every one must finish."""
+    """Train in fresh processes, all of which must finish."""
     for _ in range(times):
         done = train(root, *overrides)
 
@@ -300,7 +300,7 @@ def train_whole(root: pathlib.Path, *overrides: str, times: int = 1) -> None:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Return the attempt of a long run that nobody disturbed."""
+    """Return the attempt of an uninterrupted long run."""
     return finished(record(tmp_path_factory, "undisturbed", lambda root: train_whole(root, *LONG)))[0]
 
 

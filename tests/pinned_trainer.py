@@ -16,7 +16,7 @@ import sys
 import tempfile
 from typing import IO, NoReturn
 
-from samebits.runtime.pins import OPTIONAL_FOR_KERAS, SCRUBBED_PREFIXES, left_out
+from samebits.runtime.pins import OPTIONAL_FOR_KERAS, SCRUBBED_PREFIXES, hidden_packages
 
 MODULE = "samebits.train.worker"
 AT_START = (*SCRUBBED_PREFIXES, "LC_ALL", "TZ", "MALLOC_")
@@ -36,7 +36,7 @@ def serve() -> None:
 
 def preload() -> None:
     """Import what every training imports, without running an operation."""
-    with left_out(OPTIONAL_FOR_KERAS):
+    with hidden_packages(OPTIONAL_FOR_KERAS):
         import keras  # noqa: F401
     import samebits.train.draws
     import samebits.train.loop  # noqa: F401

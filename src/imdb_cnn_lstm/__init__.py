@@ -1,1 +1,1 @@
-"""The data and the model: a worked example, until you put your own here."""
+"""The data and the model of the example."""

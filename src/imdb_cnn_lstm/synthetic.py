@@ -1,4 +1,4 @@
-"""Synthetic reviews, small and learnable: what smoke runs, and so the harness's own tests, train on."""
+"""Synthetic reviews, small and learnable, for smoke runs and tests."""
 
 import numpy as np
 
@@ -11,14 +11,14 @@ from .encode import INDEX_FROM, as_counts, check_arguments, check_share, take_ro
 def make_synthetic_reviews(
     context: DataContext, *, rows: int, num_words: int, sequence_length: int, positive_share: float = 0.5
 ) -> Dataset:
-    """Return small random reviews that can be learnt: a third of the words are from the label's own half.
+    """Return small random reviews, learnable because a third of the words come from the label's half of the vocabulary.
 
     Args:
-        context: Seeds and split. Consumes data/load and data/split (or data/folds).
-        rows: Reviews in all.
+        context: Seeds and split. Uses data/load and data/split (or data/folds).
+        rows: Number of reviews.
         num_words: Words are 4 to num_words - 1.
-        sequence_length: Words of each review.
-        positive_share: Share of reviews with label 1, above 0 and up to a half: below it the data are imbalanced.
+        sequence_length: Words per review.
+        positive_share: Share of reviews with label 1, above 0 and at most 0.5. Below 0.5 the data is imbalanced.
 
     Returns:
         inputs int32[rows, sequence_length], labels int32[rows].

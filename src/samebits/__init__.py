@@ -1,7 +1,7 @@
-"""samebits: the harness of a reproducible training. Same seed, same bits.
+"""samebits: Keras training with bitwise identical results. Same seed, same bits.
 
 The rooms, and what each may import, are in docs/architecture.md; import-linter checks them. User code imports
-`DataContext`, `Dataset`, `Split` and `Seed` from here, and Keras pieces from `samebits.portable`.
+`DataContext`, `Dataset`, `Split` and `Seed` from here, and layers, losses and optimizers from `samebits.portable`.
 """
 
 import importlib
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from samebits.train.data import Dataset as Dataset
     from samebits.train.data import Split as Split
 
-FACE = {
+PUBLIC_NAMES = {
     "DataContext": "samebits.train.data",
     "Dataset": "samebits.train.data",
     "Split": "samebits.train.data",
@@ -22,8 +22,8 @@ FACE = {
 
 
 def __getattr__(name: str) -> Any:
-    """Return a name of the face, imported when it is first asked for: importing this package imports nothing else."""
-    if name not in FACE:
+    """Import a public name on first use, so that importing this package imports nothing else."""
+    if name not in PUBLIC_NAMES:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
-    return getattr(importlib.import_module(FACE[name]), name)
+    return getattr(importlib.import_module(PUBLIC_NAMES[name]), name)

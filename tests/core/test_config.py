@@ -1,4 +1,4 @@
-"""The configuration: everything in conf/ composes, nonsense is refused by name, and what names a run decides bits."""
+"""The configuration: all of conf/ composes, wrong values raise clear errors, and the name of a run covers its bits."""
 
 import copy
 import importlib
@@ -29,7 +29,7 @@ WITHOUT_EFFECT = (
 
 
 def compose_and_check(*overrides: str) -> Config:
-    """Return a configuration that was composed and checked; one that stands for every fold, by its first."""
+    """Return a composed and checked configuration. One that means every fold gets fold 0."""
     config = compose(ROOT, list(overrides))
     check(one_fold(config, 0).config() if wants_every_fold(config) else config)
     return config
@@ -69,14 +69,14 @@ def move(value: Any) -> Any:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes(option: str) -> None:
-    """Each file of conf/ makes a configuration that passes every check, alone and with the small experiment."""
+    """Each file in conf/ gives a configuration that passes every check, alone and with the small experiment."""
     compose_and_check(option)
     if not option.startswith("experiment="):
         compose_and_check("experiment=smoke", option)
 
 
 def test_every_group_of_conf_is_composed() -> None:
-    """The list of options above has every folder of conf/ and the harness's groups."""
+    """The list of options above covers every folder of conf/ and the groups of the harness."""
     folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}  # a launcher is no part of a run
 
     assert folders | {"runtime", "seed"} == {option.partition("=")[0] for option in OPTIONS}
@@ -84,7 +84,7 @@ def test_every_group_of_conf_is_composed() -> None:
 
 
 def test_every_experiment_says_what_it_claims() -> None:
-    """An experiment's file opens with its claim, its cost and its command."""
+    """Each experiment file starts with its claim, its cost and its command."""
     for path in CONF.glob("experiment/*.yaml"):
         comments = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
 
@@ -92,7 +92,7 @@ def test_every_experiment_says_what_it_claims() -> None:
 
 
 def test_the_schema_and_conf_agree_on_defaults() -> None:
-    """A value that the schema gives is the one that conf/ gives: there is one default."""
+    """The schema and conf/ have the same default values."""
     composed, schema = compose_and_check(), Config()
 
     for part in ("training", "runtime", "trace", "paths"):
@@ -103,7 +103,7 @@ def test_the_schema_and_conf_agree_on_defaults() -> None:
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("data=")])
 def test_every_data_option_fits_its_function(option: str) -> None:
-    """The function that an option names takes the option's keys, without those of the harness."""
+    """The function of each data option accepts the keys of the option, without those of the harness."""
     target, arguments = split_target(compose_and_check(option).data)
     module, _, name = target.rpartition(".")
 
@@ -112,7 +112,7 @@ def test_every_data_option_fits_its_function(option: str) -> None:
 
 
 def test_the_model_has_the_sizes_of_the_data() -> None:
-    """The model's vocabulary and length follow the data's."""
+    """The vocabulary size and sequence length of the model follow those of the data."""
     config = compose_and_check("data.num_words=123", "data.sequence_length=45")
 
     assert (123, 45) == (config.model["num_words"], config.model["sequence_length"])
@@ -136,7 +136,7 @@ def test_the_model_has_the_sizes_of_the_data() -> None:
     ],
 )
 def test_unknown_keys_and_wrong_types_are_refused(override: str, words: str) -> None:
-    """A key, an option or a type that the schema lacks is one line that names it, with exit code 2."""
+    """An unknown key, an unknown option or a wrong type is a one-line error with its name, with exit code 2."""
     with pytest.raises(ConfigError) as caught:
         compose_and_check(override)
 
@@ -162,7 +162,7 @@ REFUSED: list[tuple[list[str], str, str, str]] = [
     (["training.batch_size=0"], "training.batch_size", AT_LEAST_1, "0"),
     (["training.checkpoint_every=0"], "training.checkpoint_every", AT_LEAST_1, "0"),
     (["training.log_every=0"], "training.log_every", AT_LEAST_1, "0"),
-    (["training.steps_per_epoch=0"], "training.steps_per_epoch", f"{AT_LEAST_1}, or null for all rows", "0"),
+    (["training.steps_per_epoch=0"], "training.steps_per_epoch", f"{AT_LEAST_1}, or null for all samples", "0"),
     (["training.learning_rate=0"], "training.learning_rate", "a number above 0", "0.0"),
     (["training.learning_rate=-1"], "training.learning_rate", "a number above 0", "-1.0"),
     (["training.learning_rate=nan"], "training.learning_rate", "a number above 0", "nan"),
@@ -209,11 +209,11 @@ REFUSED: list[tuple[list[str], str, str, str]] = [
 
 @pytest.mark.parametrize(("overrides", "key", "expected", "received"), REFUSED, ids=lambda value: str(value)[:40])
 def test_a_value_out_of_range_is_refused(overrides: list[str], key: str, expected: str, received: str) -> None:
-    """The one line of the error has the key, what it may be, what came and how to set it; the exit code is 2."""
+    """The one-line error has the key, the allowed values, the value and how to set it. The exit code is 2."""
     with pytest.raises(ConfigError) as caught:
         compose_and_check(*overrides)
 
-    fix = f"choose such a value, e.g. on the command line as {key}=…"
+    fix = f"choose an allowed value, e.g. {key}=… on the command line"
 
     assert f"{key}: expected {expected}, received {received}; fix: {fix}" == str(caught.value)
     assert caught.value.exit_code == 2
@@ -234,7 +234,7 @@ def test_a_value_out_of_range_is_refused(overrides: list[str], key: str, expecte
     ],
 )
 def test_the_ends_of_every_range_are_accepted(overrides: list[str]) -> None:
-    """The smallest and the largest values that the messages name pass."""
+    """The smallest and the largest allowed values pass."""
     compose_and_check(*overrides)
 
 
@@ -251,7 +251,7 @@ def test_the_ends_of_every_range_are_accepted(overrides: list[str]) -> None:
     ],
 )
 def test_a_promise_keeps_its_pins(overrides: list[str], expected: str) -> None:
-    """A level's promise is not made with one of its pins taken out."""
+    """A promise without one of its fixed settings is an error."""
     with pytest.raises(ConfigError) as caught:
         compose_and_check(*overrides)
 
@@ -259,7 +259,7 @@ def test_a_promise_keeps_its_pins(overrides: list[str], expected: str) -> None:
 
 
 def test_the_seeds_are_checked_too() -> None:
-    """A seed out of range is refused before anything is written."""
+    """A seed out of range is an error before anything is written."""
     with pytest.raises(SeedError, match=r"^seed\.points\.data\.order: expected"):
         compose_and_check("seed.points.data.order=-1")
 
@@ -268,7 +268,7 @@ def test_the_seeds_are_checked_too() -> None:
 
 
 def test_the_identity_is_all_but_what_changes_no_bits() -> None:
-    """Moving any leaf moves the run's name, except tracker, trace, paths, resume, confirm and two counts of steps."""
+    """Every key changes the name of a run, except tracker, trace, paths, resume, confirm and two step intervals."""
     config = compose_and_check("training.steps_per_epoch=9", "tracker=comet")
     tree = to_dict(config)
     before = json_digest(identity(config))
@@ -281,7 +281,7 @@ def test_the_identity_is_all_but_what_changes_no_bits() -> None:
 
 
 def test_a_key_more_or_less_is_another_identity() -> None:
-    """An argument of the user's own functions counts by being there."""
+    """An added or removed argument of a user's function changes the identity."""
     tree = to_dict(compose_and_check())
     trees = [tree, replace(tree, "data.extra", None), replace(tree, "model.extra", None), copy.deepcopy(tree)]
     del trees[3]["data"]["num_words"]
@@ -290,7 +290,7 @@ def test_a_key_more_or_less_is_another_identity() -> None:
 
 
 def test_the_identity_leaves_the_configuration_as_it_is() -> None:
-    """Taking a run's identity changes nothing, and the identity is plain data that JSON holds."""
+    """Computing the identity does not change the configuration, and the identity is plain JSON data."""
     config = compose_and_check()
     before = copy.deepcopy(to_dict(config))
     identity(config)
@@ -300,7 +300,7 @@ def test_the_identity_leaves_the_configuration_as_it_is() -> None:
 
 
 def test_zero_null_and_false_are_three_identities() -> None:
-    """A point set to 0 is another run than one that is derived."""
+    """A point set to 0 gives another run than a derived point."""
     digests = {
         json_digest(identity(compose_and_check(*overrides)))
         for overrides in ([], ["seed.points.data.order=0"], ["seed.points.data.order=1"], ["seed.policy=unseeded"])
@@ -314,7 +314,7 @@ def test_zero_null_and_false_are_three_identities() -> None:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_a_configuration_comes_back_from_plain_data(option: str, tmp_path: pathlib.Path) -> None:
-    """from_dict undoes to_dict, directly and by way of the run's config.yaml: the child trains what was composed."""
+    """from_dict inverts to_dict, also through config.yaml, so the training process gets the composed configuration."""
     config = compose_and_check(option, "training.learning_rate=1e-05", "tracker.tags=[a,'1']")
     write_yaml(tmp_path / "config.yaml", to_dict(config))
     again = from_dict(read_yaml(tmp_path / "config.yaml"))
@@ -326,7 +326,7 @@ def test_a_configuration_comes_back_from_plain_data(option: str, tmp_path: pathl
 
 @pytest.mark.parametrize("name", ["extra", "training.extra", "seed.extra", "runtime.extra", "trace.extra"])
 def test_a_key_of_another_version_is_refused(name: str) -> None:
-    """A run's file with a key that this version lacks is an error of one line, not a traceback."""
+    """An unknown key in config.yaml of a run is a one-line error without a traceback."""
     with pytest.raises(ConfigError) as caught:
         from_dict(replace(to_dict(Config()), name, 1))
 
@@ -335,7 +335,7 @@ def test_a_key_of_another_version_is_refused(name: str) -> None:
 
 
 def test_the_harness_keys_are_not_the_users() -> None:
-    """A user's function gets its own arguments alone, in their order."""
+    """A user's function gets only its own arguments, in order."""
     tree = {"_target_": "a.b", "rows": 3, "fold": 1, "folds": 2, "oversample": True, "path": None, "bootstrap": False}
 
     assert ("a.b", {"rows": 3, "path": None}) == split_target(tree)

@@ -1,4 +1,4 @@
-"""Files under faults: a full disk, a kill, a flipped bit, two processes at once. None leaves a lie behind."""
+"""Files with faults: a full disk, a kill, a flipped bit, two processes. None leaves a damaged file unnoticed."""
 
 import contextlib
 import errno
@@ -36,7 +36,7 @@ from samebits.runs.folder import (
 )
 
 FULL_DISK = "/dev/full"
-# A child whose files cannot grow beyond so many bytes: writes are cut short, then fail, as on a full disk.
+# A child process whose files cannot grow beyond a limit: writes are truncated, then fail, as on a full disk.
 LIMIT = """
 import pathlib, resource, signal, sys
 from samebits.core import files
@@ -77,12 +77,12 @@ def run_limited(action: str, path: pathlib.Path, limit_bytes: int) -> tuple[int,
 
 
 def names_in(folder: pathlib.Path) -> list[str]:
-    """Return the names in a folder, hidden ones too."""
+    """Return the names in a folder, including hidden ones."""
     return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: pathlib.Path) -> None:
-    """A write cut short by the disk's end is an error with its reason; the file holds what it held, nothing else."""
+    """A write that does not fit is an error with the reason, and the old file stays unchanged."""
     path = tmp_path / "result.json"
     path.write_bytes(b"old")
     code, received = run_limited("files.write_bytes(path, bytes(100000))", path, 4096)
@@ -93,7 +93,7 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: pathlib.Path) -> 
 
 
 def test_arrays_that_do_not_fit_leave_the_old_ones(tmp_path: pathlib.Path) -> None:
-    """A checkpoint that does not fit on the disk leaves the one that was there, readable."""
+    """A checkpoint that does not fit on the disk leaves the old one readable."""
     path = tmp_path / "checkpoint.arrays"
     write_arrays(path, {"order": np.arange(3)})
     action = "import numpy; files.write_arrays(path, {'order': numpy.zeros(100000)})"
@@ -106,7 +106,7 @@ def test_arrays_that_do_not_fit_leave_the_old_ones(tmp_path: pathlib.Path) -> No
 
 @pytest.mark.skipif(not pathlib.Path(FULL_DISK).exists(), reason="no such device here")
 def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path: pathlib.Path) -> None:
-    """Without room the error says so, with what to do, and the file holds what it held."""
+    """On a full disk the error has the reason and a fix, and the old file stays unchanged."""
     path = tmp_path / "result.json"
     path.write_bytes(b"old")
     (tmp_path / f".result.json.{os.getpid()}.partial").symlink_to(FULL_DISK)
@@ -116,8 +116,8 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path: pathlib.Path) ->
 
     expected = (
         f"{path} could not be written.\n"
-        "  Expected: a writable file system with room   Received: No space left on device\n"
-        "  Fix: free space or mend the folder, then give the same command again: what was saved before is kept."
+        "  Expected: a writable file system with free space   Received: No space left on device\n"
+        "  Fix: free disk space or repair the folder, then run the same command again; everything saved so far is kept."
     )
 
     assert expected == str(caught.value)
@@ -126,7 +126,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path: pathlib.Path) ->
 
 
 def test_a_kill_while_writing_leaves_the_old_file(tmp_path: pathlib.Path) -> None:
-    """A process killed in the middle of a write leaves the whole old file under its name."""
+    """A process killed during a write leaves the whole old file."""
     path = tmp_path / "result.json"
     path.write_bytes(b"old")
     code, _ = run_python(KILLED, path)
@@ -136,7 +136,7 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path: pathlib.Path) -> Non
 
 
 def test_a_failing_writer_leaves_the_old_file(tmp_path: pathlib.Path) -> None:
-    """An exception of the writer's own passes through; neither half a file nor a temporary one stays."""
+    """An exception of the writer passes through, and leaves neither an incomplete nor a temporary file."""
     path = tmp_path / "result.json"
     path.write_bytes(b"old")
 
@@ -152,14 +152,14 @@ def test_a_failing_writer_leaves_the_old_file(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_missing_folder_is_a_record_error(tmp_path: pathlib.Path) -> None:
-    """A run whose folder was removed under it ends with a message, not a traceback."""
+    """Writing into a removed folder is an error with a message."""
     for write in (write_json, append_row):
         with pytest.raises(RecordError, match="No such file or directory"):
             write(tmp_path / "gone" / "file", {})
 
 
 def test_json_and_yaml_come_back_as_they_were(tmp_path: pathlib.Path) -> None:
-    """Plain data keep their order, their types and their floats' bits."""
+    """Plain data keeps its order, its types and the bits of its floats."""
     value = {"b": [1, 2.5, None, True], "a": {"ä": "x: y\n", "tiny": 5e-324, "third": 1 / 3, "small": 1e-05}}
     write_json(tmp_path / "a.json", value)
     write_yaml(tmp_path / "a.yaml", value)
@@ -170,7 +170,7 @@ def test_json_and_yaml_come_back_as_they_were(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("room", [0, 1, 20, -1])
 def test_a_row_that_does_not_fit_leaves_the_file_as_before(tmp_path: pathlib.Path, room: int) -> None:
-    """With no room, little room or one byte too little, an append is undone and reported."""
+    """With no space, little space or one byte too little, an append is undone and reported."""
     path = tmp_path / "rows.jsonl"
     append_row(path, {"step": 1})
     before = path.read_bytes()
@@ -185,7 +185,7 @@ def test_a_row_that_does_not_fit_leaves_the_file_as_before(tmp_path: pathlib.Pat
 
 
 def test_a_row_that_just_fits_is_written(tmp_path: pathlib.Path) -> None:
-    """With room for exactly one row, that row is there: the limit above is what refuses."""
+    """With space for exactly one row, the row is written. Negative control of the test above."""
     path = tmp_path / "rows.jsonl"
     action = "files.append_row(path, dict(step=1))"
 
@@ -195,7 +195,7 @@ def test_a_row_that_just_fits_is_written(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_row_holds_no_number_that_json_lacks(tmp_path: pathlib.Path, value: float) -> None:
-    """NaN and infinity are no JSON: nothing is written that other readers refuse."""
+    """NaN and infinity are errors, because JSON does not have them."""
     path = tmp_path / "rows.jsonl"
 
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -229,14 +229,14 @@ def test_arrays_come_back_bit_for_bit(tmp_path: pathlib.Path) -> None:
 
 
 def test_no_arrays_are_arrays(tmp_path: pathlib.Path) -> None:
-    """A file may hold no array at all."""
+    """A file can have no arrays."""
     write_arrays(tmp_path / "none.arrays", {})
 
     assert read_arrays(tmp_path / "none.arrays") == {}
 
 
 def refuse_arrays(path: pathlib.Path, contents: bytes) -> str:
-    """Write a file and return why it is refused."""
+    """Write a file and return the error on reading."""
     path.write_bytes(contents)
 
     with pytest.raises(RecordError) as caught:
@@ -247,7 +247,7 @@ def refuse_arrays(path: pathlib.Path, contents: bytes) -> str:
 
 
 def test_a_flipped_bit_is_refused(tmp_path: pathlib.Path) -> None:
-    """One flipped bit anywhere, in the header or in the arrays, is noticed."""
+    """One flipped bit anywhere, in the header or in the arrays, is an error."""
     path = tmp_path / "checkpoint.arrays"
     write_arrays(path, ARRAYS)
     whole = path.read_bytes()
@@ -255,26 +255,26 @@ def test_a_flipped_bit_is_refused(tmp_path: pathlib.Path) -> None:
         flipped = bytearray(whole)
         flipped[position] ^= 1 << position % 8
 
-        assert refuse_arrays(path, bytes(flipped)) == "its digest is not that of its contents"
+        assert refuse_arrays(path, bytes(flipped)) == "its SHA-256 does not match its contents"
 
 
 def test_a_truncated_arrays_file_is_refused(tmp_path: pathlib.Path) -> None:
-    """A file cut short anywhere is noticed, and so is one with something behind it."""
+    """A file truncated anywhere is an error, and so is a file with extra bytes."""
     path = tmp_path / "checkpoint.arrays"
     write_arrays(path, ARRAYS)
     whole = path.read_bytes()
     for contents in (*(whole[:size] for size in range(0, len(whole), 11)), whole[:-1], whole + b"\0"):
-        assert refuse_arrays(path, contents) == "its digest is not that of its contents"
+        assert refuse_arrays(path, contents) == "its SHA-256 does not match its contents"
 
 
 def test_a_missing_arrays_file_is_a_record_error(tmp_path: pathlib.Path) -> None:
-    """A file that is not there is an error with a message."""
+    """A missing file is an error with a message."""
     with pytest.raises(RecordError, match="No such file or directory"):
         read_arrays(tmp_path / "checkpoint.arrays")
 
 
 class Trap:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
@@ -284,12 +284,12 @@ class Trap:
 
 
 def seal(contents: bytes) -> bytes:
-    """Return the contents with a header that is right for them."""
+    """Return the contents with a valid header."""
     return ARRAYS_MAGIC + hashlib.sha256(contents).hexdigest().encode() + b"\n" + contents
 
 
 def test_no_pickle_is_loaded(tmp_path: pathlib.Path) -> None:
-    """A forged file with the right digest executes nothing; NumPy itself, when allowed to, walks into the trap."""
+    """A forged file with the right digest runs no code. NumPy with allow_pickle runs it."""
     sprung = tmp_path / "sprung"
     array = np.empty(1, object)
     array[0] = Trap(sprung)
@@ -307,17 +307,17 @@ def test_no_pickle_is_loaded(tmp_path: pathlib.Path) -> None:
 
 
 def test_contents_that_are_no_arrays_are_refused(tmp_path: pathlib.Path) -> None:
-    """The right digest of something else is refused with a message too."""
+    """A file with the right digest but other contents is an error with a message."""
     for contents in (b"", b"text", b"PK\3\4 cut", b"\x93NUMPY"):
         assert refuse_arrays(tmp_path / "other.arrays", seal(contents))
 
 
 def test_objects_are_not_written(tmp_path: pathlib.Path) -> None:
-    """Arrays of Python objects would be pickles: they are refused, and the file holds what it held."""
+    """Arrays of Python objects are errors, and the old file stays unchanged."""
     path = tmp_path / "checkpoint.arrays"
     write_arrays(path, {"order": np.arange(3)})
 
-    with pytest.raises(ValueError, match="arrays of numbers expected"):
+    with pytest.raises(ValueError, match="expected an array of numbers"):
         write_arrays(path, {"reviews": np.array([[1], [2, 3], None], object)})
 
     assert read_arrays(path)["order"].tolist() == [0, 1, 2]
@@ -326,7 +326,7 @@ def test_objects_are_not_written(tmp_path: pathlib.Path) -> None:
 
 @pytest.fixture
 def holder(tmp_path: pathlib.Path) -> Iterator[Process]:
-    """Yield another process that holds the lock of this test's folder."""
+    """Yield another process that holds the lock in the folder of this test."""
     with start_python(HOLD, tmp_path / "running.lock") as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "True\n"
@@ -336,7 +336,7 @@ def holder(tmp_path: pathlib.Path) -> Iterator[Process]:
 
 
 def test_a_lock_excludes_a_second_process(tmp_path: pathlib.Path, holder: Process) -> None:
-    """While another process holds a lock it cannot be had; once that one lets go it can."""
+    """A lock is not available while another process holds it, and is available afterwards."""
     with hold_lock(tmp_path / "running.lock") as held:
         assert not held
 
@@ -347,7 +347,7 @@ def test_a_lock_excludes_a_second_process(tmp_path: pathlib.Path, holder: Proces
 
 
 def test_a_killed_process_holds_no_lock(tmp_path: pathlib.Path, holder: Process) -> None:
-    """SIGKILL frees a lock: a run that was killed can go on at once."""
+    """SIGKILL frees a lock, so a killed run can resume at once."""
     holder.send_signal(signal.SIGKILL)
 
     assert holder.wait(60) == -signal.SIGKILL
@@ -356,7 +356,7 @@ def test_a_killed_process_holds_no_lock(tmp_path: pathlib.Path, holder: Process)
 
 
 def test_a_file_system_without_locks_is_said(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Lustre mounted without flock answers, which no test machine has."""
+    """A file system without locks is an error with a fix. Simulates Lustre mounted without flock."""
 
     def refuse(_stream: object, _operation: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -368,7 +368,7 @@ def test_a_file_system_without_locks_is_said(tmp_path: pathlib.Path, monkeypatch
 
 
 def test_a_lock_ends_with_its_block(tmp_path: pathlib.Path) -> None:
-    """A lock is held in its block alone, also when that ends by an error."""
+    """A lock is held only in its block, also if the block raises an error."""
     path = tmp_path / "running.lock"
 
     with contextlib.suppress(KeyError), hold_lock(path) as held:
@@ -382,7 +382,7 @@ def test_a_lock_ends_with_its_block(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: pathlib.Path) -> None:
-    """Where a file is in the way, the message names the folder and how to choose another."""
+    """If a file has the name of the folder, the message has the folder and how to choose another."""
     (tmp_path / "runs").touch()
 
     with pytest.raises(FolderError) as caught:
@@ -393,7 +393,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: pathlib.Path) -> None
 
 
 def test_a_folder_that_is_there_is_left_alone(tmp_path: pathlib.Path) -> None:
-    """Making a folder twice is no error, and the look whether it can be written leaves nothing."""
+    """Creating a folder twice is no error, and the check for write permission leaves no file."""
     for _ in range(2):
         make_folder(tmp_path / "a" / "b")
 

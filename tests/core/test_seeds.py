@@ -1,4 +1,4 @@
-"""Seed points: independent streams, what is refused, and values that never change silently."""
+"""Seed points: independent streams, errors, and values that never change silently."""
 
 import functools
 import json
@@ -31,7 +31,7 @@ TREE: dict[str, Any] = {
     "data": {"order": None, "split": None},
     "model": {"conv": {"kernel": None}},
 }
-# Constants of all versions: when one of these tests fails, mend the code that moved it, not the number.
+# Constants of all versions: if one of these tests fails, fix the code, not the number.
 FROZEN_SEEDS = {
     (0, "data/order"): 1375921080,
     (0, "python/hash"): 266707042,
@@ -64,12 +64,12 @@ points_of = functools.cache(compose_points)  # a tenth of a second each
 
 
 def stream(points: dict[str, SeedPoint], name: str) -> bytes:
-    """Return the beginning of one point's stream."""
+    """Return the start of the stream of one point."""
     return Seeds(points).rng(name).bytes(32)
 
 
 def streams(points: dict[str, SeedPoint]) -> dict[str, bytes]:
-    """Return the beginning of every point's stream."""
+    """Return the start of the stream of every point."""
     return {name: stream(points, name) for name in points}
 
 
@@ -85,7 +85,7 @@ every_point = pytest.mark.parametrize("point", sorted(LISTED))
 
 @every_point
 def test_same_root_gives_the_same_stream(point: str) -> None:
-    """Composing the configuration twice gives a point the same stream."""
+    """Composing the configuration twice gives each point the same stream."""
     first, second = (make(f"model={LISTED[point]}", "seed.root=57") for make in (points_of, compose_points))
 
     assert stream(first, point) == stream(second, point)
@@ -94,7 +94,7 @@ def test_same_root_gives_the_same_stream(point: str) -> None:
 
 @every_point
 def test_another_root_gives_another_stream(point: str) -> None:
-    """The roots 56 and 57 give a point two seeds and two streams."""
+    """The roots 56 and 57 give each point different seeds and streams."""
     first, second = (points_of(f"model={LISTED[point]}", f"seed.root={root}") for root in (56, 57))
 
     assert stream(first, point) != stream(second, point)
@@ -103,7 +103,7 @@ def test_another_root_gives_another_stream(point: str) -> None:
 
 @every_point
 def test_a_point_set_alone_moves_only_itself(point: str) -> None:
-    """Setting one point on the command line moves its stream and no other point's."""
+    """Setting one point on the command line changes its stream and no other."""
     model = f"model={LISTED[point]}"
     before = streams(points_of(model))
     after = streams(points_of(model, f"seed.points.{point.replace('/', '.')}=57"))
@@ -113,7 +113,7 @@ def test_a_point_set_alone_moves_only_itself(point: str) -> None:
 
 
 def test_every_point_of_the_design_is_listed() -> None:
-    """The list that the three-way tests run over holds the harness's points and the model's."""
+    """The list for the three-way tests has all points of the harness and the model."""
     harness = {"python/hash", "python/random", "numpy/global", "tensorflow/global"}
     data = {f"data/{name}" for name in ("load", "split", "folds", "oversample", "bootstrap", "order")}
     model = {"embedding/embeddings", "embedding_dropout/dropout", "conv/kernel", "lstm/kernel", "lstm/recurrent"}
@@ -145,12 +145,12 @@ def test_derived_seeds_are_frozen(root: int, point: str) -> None:
 
 @pytest.mark.parametrize(("seed", "point", "index"), FROZEN_STREAMS)
 def test_streams_are_frozen(seed: int, point: str, index: tuple[int, ...]) -> None:
-    """A seed, a name and an index give the same draws in every version of this project and of its libraries."""
+    """A seed, a name and an index give the same numbers in every version of this project and of its libraries."""
     assert FROZEN_STREAMS[seed, point, index] == make_rng(seed, point, *index).bytes(16).hex()
 
 
 def test_no_two_points_or_roots_share_a_seed() -> None:
-    """Over all points and 200 roots no seed comes twice, and each is below Keras's modulus."""
+    """Over all points and 200 roots no two seeds are equal, and each is below Keras's modulus."""
     seeds = [derive_seed(root, point) for root in range(200) for point in LISTED]
 
     assert len(seeds) == len(set(seeds))
@@ -158,7 +158,7 @@ def test_no_two_points_or_roots_share_a_seed() -> None:
 
 
 def test_seed_zero_is_a_seed() -> None:
-    """The root 0 seeds every point, reproducibly and unlike the roots 1 and 56."""
+    """The root 0 seeds every point, with the same seeds each time, unlike the roots 1 and 56."""
     zero, one, default = (points_of(f"seed.root={root}") for root in (0, 1, 56))
 
     assert {"derived"} == {point.source for point in zero.values()}
@@ -167,7 +167,7 @@ def test_seed_zero_is_a_seed() -> None:
 
 
 def test_a_point_set_to_zero_is_set() -> None:
-    """A point whose value is 0 has the seed 0: it is neither derived nor unseeded."""
+    """A point set to 0 has the seed 0: it is neither derived nor unseeded."""
     point = points_of("seed.points.data.order=0")["data/order"]
 
     assert SeedPoint("data/order", 0, "set") == point
@@ -198,10 +198,10 @@ def test_the_ends_of_the_root_range_are_seeds(root: int) -> None:
     ],
 )
 def test_a_root_that_is_no_seed_is_refused(value: Any, received: str) -> None:
-    """A root must be an int from 0 to 2**32 - 1, and a bool is none; the message says what came."""
+    """A root that is not an int from 0 to 2**32 - 1, or is a bool, is an error with the received value."""
     expected = (
         f"seed.root: expected an integer from 0 to 4294967295, received {received}; "
-        "fix: give a whole number in that range, e.g. seed.root=56"
+        "fix: use a whole number in that range, e.g. seed.root=56"
     )
 
     for refuse in (lambda: derive_seed(value, "data/order"), lambda: resolve_points(value, "derived", TREE)):
@@ -226,13 +226,13 @@ def test_a_root_that_is_no_seed_is_refused(value: Any, received: str) -> None:
 )
 @pytest.mark.parametrize("policy", ["derived", "unseeded"])
 def test_a_point_that_is_no_seed_is_refused_by_name(policy: str, value: Any, received: str) -> None:
-    """A point's own value must be an int from 0 to 2**31 - 3; the message has the name for the command line."""
+    """A point value that is not an int from 0 to 2**31 - 3 is an error with the key for the command line."""
     with pytest.raises(SeedError) as caught:
         resolve_points(56, policy, {"data": {"order": value}})
 
     expected = (
         f"seed.points.data.order: expected an integer from 0 to 2147483645, received {received}; "
-        "fix: give a whole number in that range, e.g. seed.points.data.order=56"
+        "fix: use a whole number in that range, e.g. seed.points.data.order=56"
     )
 
     assert expected == str(caught.value)
@@ -240,7 +240,7 @@ def test_a_point_that_is_no_seed_is_refused_by_name(policy: str, value: Any, rec
 
 @pytest.mark.parametrize("override", ["seed.root=true", "seed.root='56'", "seed.root=5.6e1", "seed.root=-1"])
 def test_a_root_of_another_type_is_not_converted_on_the_way(override: str) -> None:
-    """The command line's true, '56', 5.6e1 and -1 reach the check as they are and are refused."""
+    """true, '56', 5.6e1 and -1 on the command line are not converted, and are errors."""
     with pytest.raises(SeedError, match=r"^seed\.root: expected an integer from 0 to 4294967295, received "):
         points_of(override)
 
@@ -253,14 +253,14 @@ def test_the_largest_point_seed_is_a_seed() -> None:
 
 
 def test_derived_seeds_every_point() -> None:
-    """Under the policy derived every null becomes the seed of its name."""
+    """Under the policy derived every null becomes a seed derived from the name."""
     points = points_of("seed=all")
 
     assert {name: SeedPoint(name, derive_seed(56, name), "derived") for name in points} == points
 
 
 def test_data_only_seeds_the_data_and_nothing_else() -> None:
-    """Under data_only the points below data/ are as under derived, all others unseeded."""
+    """Under data_only the points below data/ are derived, and all others are unseeded."""
     points, derived = points_of("seed=data_only"), points_of("seed=all")
     expected = {n: derived[n] if n.startswith("data/") else SeedPoint(n, None, "unseeded") for n in derived}
 
@@ -269,14 +269,14 @@ def test_data_only_seeds_the_data_and_nothing_else() -> None:
 
 
 def test_data_only_means_the_points_below_data() -> None:
-    """Under data_only a point whose name only begins with the same letters is unseeded."""
+    """Under data_only a point whose name only starts with the letters "data" is unseeded."""
     points = resolve_points(56, "data_only", {"data": {"order": None}, "dataset": {"order": None}, "database": None})
 
     assert {"data/order"} == {name for name, point in points.items() if point.value is not None}
 
 
 def test_root_everywhere_gives_every_point_the_root() -> None:
-    """Under the article's policy each point's seed is the root itself."""
+    """Under the policy of the article each seed is the root."""
     points = points_of("seed=article", "seed.root=0")
 
     assert {name: SeedPoint(name, 0, "root") for name in points} == points
@@ -292,7 +292,7 @@ def test_unseeded_seeds_nothing() -> None:
 @pytest.mark.parametrize("option", ["all", "data_only", "article", "none"])
 @pytest.mark.parametrize("point", ["data/order", "model/conv/kernel"])
 def test_a_point_is_set_alone_under_every_policy(option: str, point: str) -> None:
-    """A point's own value wins over the policy, and the other points do not notice."""
+    """The value of a point overrides the policy, and the other points stay unchanged."""
     before = points_of(f"seed={option}")
     after = points_of(f"seed={option}", f"seed.points.{point.replace('/', '.')}=7")
 
@@ -300,7 +300,7 @@ def test_a_point_is_set_alone_under_every_policy(option: str, point: str) -> Non
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    """A policy that does not exist is refused with those that do."""
+    """An unknown policy is an error with the list of policies."""
     with pytest.raises(SeedError) as caught:
         points_of("seed.policy=fixed")
 
@@ -313,7 +313,7 @@ def test_an_unknown_policy_is_refused() -> None:
 
 
 def test_root_everywhere_refuses_a_root_that_is_no_point_seed() -> None:
-    """A root that would alias in Keras cannot be every point's seed, though it can be a root."""
+    """A root that is too large for Keras cannot be the seed of every point, although it is a valid root."""
     assert resolve_points(POINT_SEED_END, "derived", TREE)["data/order"].source == "derived"
 
     with pytest.raises(SeedError) as caught:
@@ -325,7 +325,7 @@ def test_root_everywhere_refuses_a_root_that_is_no_point_seed() -> None:
 
 
 def test_adding_a_point_moves_no_other() -> None:
-    """New points, before and after the others, leave every seed as it was."""
+    """New points, before and after the others, leave every other seed unchanged."""
     tree = {"a": None, **TREE, "data": {"augment": None, **TREE["data"]}, "z": {"z": None}}
     before, after = resolve_points(56, "derived", TREE), resolve_points(56, "derived", tree)
 
@@ -334,7 +334,7 @@ def test_adding_a_point_moves_no_other() -> None:
 
 
 def test_renaming_a_point_moves_no_other() -> None:
-    """A renamed point has another seed; every other one is as it was."""
+    """A renamed point has another seed, and every other seed is unchanged."""
     tree = {**TREE, "model": {"convolution": {"kernel": None}}}
     before, after = resolve_points(56, "derived", TREE), resolve_points(56, "derived", tree)
 
@@ -343,30 +343,30 @@ def test_renaming_a_point_moves_no_other() -> None:
 
 
 def test_an_unlisted_point_is_refused_by_name() -> None:
-    """Whoever takes a point that conf/ does not list is told its name and where to list it."""
+    """Using an unlisted point is an error with its name and where to list it."""
     seeds = Seeds(resolve_points(56, "derived", TREE))
 
     with pytest.raises(SeedError) as caught:
         seeds.for_model()("lstm/kernel")
 
     expected = (
-        "seed point model/lstm/kernel (layer lstm: kernel): expected a listed seed point, received one that the "
-        "configuration does not list; fix: list model.lstm.kernel as null under seed.points in the file that brings "
-        "its consumer, e.g. conf/model/*.yaml for a layer"
+        "seed point model/lstm/kernel (layer lstm: kernel): expected a listed seed point, received a point that "
+        "the configuration does not list; fix: list model.lstm.kernel as null under seed.points in the file of its "
+        "layer or data, e.g. conf/model/*.yaml for a layer"
     )
 
     assert expected == str(caught.value)
 
 
 def test_a_model_takes_points_below_model() -> None:
-    """What a model function calls conv/kernel is the point model/conv/kernel."""
+    """seed("conv/kernel") in a model function is the point model/conv/kernel."""
     seeds = Seeds(resolve_points(56, "derived", TREE))
 
     assert derive_seed(56, "model/conv/kernel") == seeds.for_model()("conv/kernel")
 
 
 def test_an_unconsumed_point_is_refused_by_name() -> None:
-    """A listed point that nothing takes is an error that names it; once taken it is none."""
+    """An unused listed point is an error with its name. A used one is not."""
     seeds = Seeds(resolve_points(56, "derived", TREE))
     for name in ("python/hash", "data/order", "data/split"):
         seeds.take(name)
@@ -375,8 +375,8 @@ def test_an_unconsumed_point_is_refused_by_name() -> None:
         seeds.check_consumed()
 
     expected = (
-        "seed point model/conv/kernel: expected a consumer, received none: nothing in this run draws from it; "
-        "fix: remove it from seed.points, or give the layer or weight the name that is listed"
+        "seed point model/conv/kernel: expected code that uses it, received none: nothing in this run uses it; "
+        "fix: remove it from seed.points, or use the listed name in the layer or function"
     )
 
     assert expected == str(caught.value)
@@ -386,15 +386,15 @@ def test_an_unconsumed_point_is_refused_by_name() -> None:
 
 
 def test_an_unseeded_point_must_be_consumed_too() -> None:
-    """Under the policy unseeded a point without a consumer is refused all the same."""
+    """Under the policy unseeded an unused point is an error too."""
     seeds = Seeds(resolve_points(56, "unseeded", {"data": {"order": None}}))
 
-    with pytest.raises(SeedError, match=r"^seed point data/order: expected a consumer"):
+    with pytest.raises(SeedError, match=r"^seed point data/order: expected code that uses it"):
         seeds.check_consumed()
 
 
 def test_an_unused_point_needs_no_consumer() -> None:
-    """A point that the configuration has no use for may go untaken, if nobody set it."""
+    """A point that is marked unused is no error if the user did not set it."""
     seeds = Seeds(resolve_points(56, "derived", {"data": {"folds": None}}))
     seeds.mark_unused("data/folds", because="data.folds is 0")
     seeds.check_consumed()
@@ -405,7 +405,7 @@ def test_an_unused_point_needs_no_consumer() -> None:
 
 
 def test_an_unused_point_set_on_purpose_is_refused() -> None:
-    """A seed given to an unused point would be an illusion: the message says why it is unused."""
+    """Setting a point that is marked unused is an error with the reason."""
     seeds = Seeds(resolve_points(56, "derived", {"data": {"folds": 0}}))
     seeds.mark_unused("data/folds", because="data.folds is 0")
 
@@ -413,15 +413,15 @@ def test_an_unused_point_set_on_purpose_is_refused() -> None:
         seeds.check_consumed()
 
     expected = (
-        "seed point data/folds: expected a consumer, received none: data.folds is 0; "
-        "fix: remove it from seed.points, or give the layer or weight the name that is listed"
+        "seed point data/folds: expected code that uses it, received none: data.folds is 0; "
+        "fix: remove it from seed.points, or use the listed name in the layer or function"
     )
 
     assert expected == str(caught.value)
 
 
 def test_every_index_has_a_stream_of_its_own() -> None:
-    """The streams of a point's epochs differ from each other and from the point's own."""
+    """The streams of the epochs of a point differ from each other and from the stream without an index."""
     drawn = [
         make_rng(56, "data/order", *index).bytes(16) for index in [(), *((i,) for i in range(100)), (0, 1), (1, 0)]
     ]
@@ -430,7 +430,7 @@ def test_every_index_has_a_stream_of_its_own() -> None:
 
 
 def test_an_index_needs_no_history() -> None:
-    """Epoch 7's stream is the same whether or not other epochs were drawn before."""
+    """The stream of epoch 7 does not depend on the use of other epochs before."""
     alone = make_rng(56, "data/order", 7).bytes(16)
     seeds = Seeds(resolve_points(56, "derived", {"data": {"order": 56}}))
     after_others = [seeds.rng("data/order", epoch).bytes(16) for epoch in range(1, 8)][-1]
@@ -439,7 +439,7 @@ def test_an_index_needs_no_history() -> None:
 
 
 def test_two_points_with_one_seed_have_two_streams() -> None:
-    """The point's name is part of its stream, also when the article's policy gives all one seed."""
+    """Two points with the same seed have different streams, also under the policy of the article."""
     points = points_of("seed=article")
     drawn = list(streams(points).values())
 
@@ -447,7 +447,7 @@ def test_two_points_with_one_seed_have_two_streams() -> None:
 
 
 def test_unseeded_draws_differ() -> None:
-    """An unseeded point draws from the operating system: never the same twice."""
+    """An unseeded point gives different numbers each time."""
     seeds = Seeds(resolve_points(56, "unseeded", {"data": {"order": None}}))
     drawn = [seeds.rng("data/order", 1).bytes(16) for _ in range(3)] + [make_rng(None, "data/order").bytes(16)]
 
@@ -457,7 +457,7 @@ def test_unseeded_draws_differ() -> None:
 
 
 def test_the_table_tells_each_point_once() -> None:
-    """The table has one row a point with value, source, consumer and whether it was consumed."""
+    """The table has one row per point with value, source, consumer and whether it was used."""
     seeds = Seeds(resolve_points(56, "derived", {"data": {"order": 57, "split": None}}))
     seeds.take("data/order")
     expected = [
@@ -493,12 +493,12 @@ def test_the_table_tells_each_point_once() -> None:
     ],
 )
 def test_a_consumer_is_described_in_words(point: str, words: str) -> None:
-    """Every kind of point says what draws from it."""
+    """Every kind of point has a description of what uses it."""
     assert words == describe_consumer(point)
 
 
 def test_points_are_paths_of_the_tree() -> None:
-    """A nested mapping of points becomes paths, in its own order, zero and null alike."""
+    """A nested mapping of points becomes paths in the same order, including zero and null."""
     tree = {"b": {"y": 0, "x": {"z": None}}, "a": 5}
 
     assert list(flatten_points(tree)) == [("b/y", 0), ("b/x/z", None), ("a", 5)]

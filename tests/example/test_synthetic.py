@@ -1,4 +1,4 @@
-"""The synthetic reviews: small, learnable, and as asked for."""
+"""The synthetic reviews: small, learnable, and as requested."""
 
 import importlib
 import pathlib
@@ -16,7 +16,7 @@ SYNTHETIC_OPTIONS: dict[str, Any] = {"rows": 300, "num_words": 60, "sequence_len
 
 
 def test_synthetic_reviews_are_as_asked(tmp_path: pathlib.Path) -> None:
-    """Rows, words and length are those of the arguments, labels are balanced, and a label shows in its words."""
+    """Rows, words and length match the arguments, labels are balanced, and words depend on the label."""
     dataset = synthetic.make_synthetic_reviews(make_context(tmp_path), **SYNTHETIC_OPTIONS)
     inputs = np.concatenate([dataset.train.inputs, dataset.validation.inputs])
     labels = np.concatenate([dataset.train.labels, dataset.validation.labels])
@@ -42,7 +42,7 @@ def test_synthetic_reviews_are_as_asked(tmp_path: pathlib.Path) -> None:
 def test_synthetic_reviews_need_sensible_sizes(
     tmp_path: pathlib.Path, argument: str, value: Any, expected: str
 ) -> None:
-    """A size that makes no data is refused by name."""
+    """A size that gives no data is an error with its name."""
     with pytest.raises(DataError) as caught:
         synthetic.make_synthetic_reviews(make_context(tmp_path), **SYNTHETIC_OPTIONS | {argument: value})
 

@@ -378,7 +378,7 @@ def test_a_killed_container_is_continued_with_the_bits_from_outside(
     second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200, check=False)
 
     assert 0 == second.returncode, second.stdout + second.stderr
-    assert "goes on with" in second.stdout
+    assert "resumes" in second.stdout
     (attempt,) = finished(mounts)
     assert digest(undisturbed) == digest(attempt)
     assert (10001, 10001) == ((attempt / "result.json").stat().st_uid, (attempt / "result.json").stat().st_gid)

@@ -1,7 +1,7 @@
-"""Comet: it is told the whole record, live, offline or later, and whatever it does, the training never notices.
+"""Comet gets the whole record, live, offline or later, and never affects the training.
 
-The trainings are real, in fresh processes, and talk to a fake Comet server; most run side by side, each in a runs
-folder of its own, and are shared by the tests of this module.
+The trainings are real, in fresh processes, and upload to a fake Comet server. Most run in parallel, each in its own
+runs folder. The tests of this module share them.
 """
 
 import base64
@@ -51,12 +51,12 @@ REASONS = {  # what the output says in the scenarios of that name
 
 @dataclass(frozen=True)
 class Trouble:
-    """What is wrong with a server that answers at first.
+    """A fault of a server that works at first.
 
     Attributes:
-        reason: What the output says of it.
-        refusals: Answers that are errors, by the end of the path.
-        silent_on: End of the paths that it never answers.
+        reason: The reason in the output.
+        refusals: Error responses by the end of the path.
+        silent_on: End of the paths that get no response.
         finish_timeout_s: The setting of that name.
     """
 
@@ -67,9 +67,9 @@ class Trouble:
 
 
 TROUBLES = {  # the ones that take longest come first
-    "silent at once": Trouble("did not begin an experiment within", silent_on="/add/run"),
+    "silent at once": Trouble("did not create an experiment within", silent_on="/add/run"),
     "silent on metrics": Trouble(
-        "is incomplete: not all was taken within 3 s", silent_on="/experiment/metric", finish_timeout_s=6.0
+        "is incomplete: the upload took longer than 3 s", silent_on="/experiment/metric", finish_timeout_s=6.0
     ),
     "refuses files": Trouble("is incomplete: ", {"/upload": NO}),
     "refuses metrics": Trouble("is incomplete: ", {"/experiment/metric": NO}),
@@ -85,8 +85,8 @@ class Run:
     Attributes:
         result: Its output and exit code.
         attempt: Its folder.
-        server: The fake Comet of the run, with what it was told; None: there was none.
-        seen: What the scenario noted while the training was held.
+        server: The fake Comet server of the run with the received data; None: no server.
+        seen: What the scenario recorded while the training was paused.
     """
 
     result: Result
@@ -110,12 +110,12 @@ Retold = dict[str, Future[tuple[Result, pathlib.Path]]]
 
 
 def comet_environment(url: str, home: pathlib.Path) -> dict[str, str]:
-    """Return the variables of a user with a key; the home keeps the key of whoever runs the tests out."""
+    """Return the environment of a user with a key. The home folder hides the key of whoever runs the tests."""
     return {"COMET_API_KEY": KEY, "COMET_URL_OVERRIDE": url, "HOME": str(home), "NO_PROXY": "127.0.0.1"}
 
 
 def wait_for(look: Callable[[], Any], ended: Callable[[], bool] = lambda: False) -> Any:
-    """Return what a look gives as soon as it gives something true."""
+    """Return the first true result of a function, called repeatedly."""
     give_up = time.monotonic() + 600
     while not (found := look()):
         if ended() or time.monotonic() > give_up:
@@ -135,7 +135,7 @@ def find_process(module: str, attempt: pathlib.Path) -> int:
 
 @contextlib.contextmanager
 def held_training(training: Future[Result], folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield the attempt of a training while it waits, just after its first metrics (`Scenarios.run`)."""
+    """Yield the attempt of a training that is paused after its first metrics (`Scenarios.run`)."""
     rows = "smoke/*/1/metrics.jsonl"
     try:
         (metrics,) = wait_for(lambda: [path for path in folder.glob(rows) if path.stat().st_size], training.done)
@@ -145,7 +145,7 @@ def held_training(training: Future[Result], folder: pathlib.Path) -> Iterator[pa
 
 
 class Scenarios:
-    """The trainings of this module: one method each, called with nothing but the folders."""
+    """The trainings of this module, one method each."""
 
     def __init__(self, root: pathlib.Path, home: pathlib.Path) -> None:
         self.root, self.home = root, home
@@ -160,7 +160,7 @@ class Scenarios:
         meanwhile: Callable[[Future[Result], pathlib.Path], dict[str, Any]] | None = None,
         finish_timeout_s: float = 300.0,
     ) -> Run:
-        """Train in a runs folder of the scenario's name; `meanwhile` gets the training and that folder."""
+        """Train in a runs folder named by the scenario. `meanwhile` gets the training and that folder."""
         address = server.url if server else url
         environment = comet_environment(address, self.home) if address else {"HOME": str(self.home)}
         folder = self.root / name
@@ -183,7 +183,7 @@ class Scenarios:
         return self.run("offline", "tracker=comet")
 
     def online(self) -> Run:
-        """A key and a server; the training is held until the server has metrics, and looked at meanwhile."""
+        """A key and a server. The training is paused until the server has metrics, and is inspected."""
 
         def look(training: Future[Result], folder: pathlib.Path) -> dict[str, Any]:
             with held_training(training, folder) as attempt:
@@ -205,7 +205,7 @@ class Scenarios:
             return self.run("online", "tracker=comet", "tracker.group=round 3", server=server, meanwhile=look)
 
     def absent(self) -> Run:
-        """A key, and nothing listens."""
+        """A key, but no server."""
         return self.run("absent", "tracker=comet", url=PORT_CLOSED)
 
     def hanging(self) -> Run:
@@ -239,7 +239,7 @@ class Scenarios:
             )
 
     def silenced(self) -> Run:
-        """A server that answers no more from the middle of the training on, and a user who waits for a second."""
+        """A server that stops answering during the training, and a user who waits for a second."""
 
         def hang(training: Future[Result], folder: pathlib.Path) -> dict[str, Any]:
             with held_training(training, folder):
@@ -251,7 +251,7 @@ class Scenarios:
             return self.run("silenced", "tracker=comet", server=server, meanwhile=hang, finish_timeout_s=1.0)
 
     def restored(self) -> Run:
-        """A server that dies in the middle of the training, is missed, and comes back."""
+        """A server that dies during the training, and restarts after failed requests."""
 
         def restart(training: Future[Result], folder: pathlib.Path) -> dict[str, Any]:
             with held_training(training, folder):
@@ -268,7 +268,7 @@ class Scenarios:
             )
 
     def killed(self) -> Run:
-        """The tracker's process is killed in the middle of the training, as a lack of memory does."""
+        """The process of the tracker is killed during the training, as when memory runs out."""
 
         def kill(training: Future[Result], folder: pathlib.Path) -> dict[str, Any]:
             with held_training(training, folder) as attempt:
@@ -287,7 +287,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Return the copy of the project in which the scenarios train; its tracker is patient unless told otherwise."""
+    """Return the copy of the project for the scenarios. Its tracker waits long unless a scenario changes that."""
     root = copy_project(tmp_path_factory.mktemp("comet"))
     tracking = root / "src" / "samebits" / "launch" / "comet.py"
     text, patient = tracking.read_text(), 'int(os.environ.get("PATIENCE_S", "300"))'
@@ -301,7 +301,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def runs(root: pathlib.Path, home: pathlib.Path) -> Iterator[Runs]:
-    """Yield the scenarios' runs, begun side by side, the long ones first."""
+    """Yield the runs of the scenarios, started in parallel, the long ones first."""
     scenarios = Scenarios(root, home)
     with ThreadPoolExecutor(LANES) as pool:
         names = ("online", "untracked", *TRACKED[2:], "offline")
@@ -309,7 +309,7 @@ def runs(root: pathlib.Path, home: pathlib.Path) -> Iterator[Runs]:
 
 
 def copy_ended(run: Run, folder: pathlib.Path, **settings: Any) -> pathlib.Path:
-    """Return a copy of a finished attempt that had no tracker, to tell Comet again with other settings of it."""
+    """Return a copy of a finished attempt without a tracker, to upload it with other settings."""
     inputs = run.attempt.parent
     shutil.copytree(inputs, folder / inputs.name)
     config = folder / inputs.name / run.attempt.name / "config.yaml"
@@ -321,7 +321,7 @@ def copy_ended(run: Run, folder: pathlib.Path, **settings: Any) -> pathlib.Path:
 
 @pytest.fixture
 def ended(runs: Runs, tmp_path: pathlib.Path) -> pathlib.Path:
-    """Return a copy of a finished attempt of which Comet was told nothing."""
+    """Return a copy of a finished attempt that was never uploaded."""
     return copy_ended(runs["untracked"].result(), tmp_path)
 
 
@@ -329,7 +329,7 @@ def ended(runs: Runs, tmp_path: pathlib.Path) -> pathlib.Path:
 def retold(
     runs: Runs, root: pathlib.Path, home: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Retold]:
-    """Yield what `samebits comet` did with servers in trouble; it mostly waits."""
+    """Yield the results of `samebits comet` with faulty servers, which mostly wait."""
 
     def tell(trouble: Trouble) -> tuple[Result, pathlib.Path]:
         run, folder = runs["untracked"].result(), tmp_path_factory.mktemp("retold")
@@ -364,9 +364,9 @@ def the_archive(attempt: pathlib.Path) -> pathlib.Path:
 
 
 def advised_archive(root: pathlib.Path, output: str) -> pathlib.Path:
-    """Return the archive that the output says to upload."""
+    """Return the archive that the output tells the user to upload."""
     (line,) = [line for line in output.splitlines() if line.startswith("Comet: ")]
-    command, archive = line.partition("send it with: ")[2].rsplit(maxsplit=1)
+    command, archive = line.partition("upload it with: ")[2].rsplit(maxsplit=1)
 
     assert "comet upload" == command
     return root / shlex.split(archive)[0]
@@ -382,7 +382,7 @@ def flat(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def assert_complete(told: Told, attempt: pathlib.Path) -> None:
-    """State that what Comet was told is what the run's folder says, whole and exact."""
+    """Assert that Comet got the exact and complete record of the run."""
     inputs = json.loads((attempt.parent / "inputs.json").read_text())
     seeds, result, machine = (
         json.loads((attempt / f"{name}.json").read_text()) for name in ("seeds", "result", "machine")
@@ -399,7 +399,7 @@ def assert_complete(told: Told, attempt: pathlib.Path) -> None:
         "data digest": result["data_digest"],
         "arithmetic fingerprint": machine["arithmetic"]["fingerprint"],
         "cpu": machine["cpu"]["model"],
-        "ended": "with its result",
+        "ended": "finished",
         "Name": f"smoke {attempt.parent.name[:8]}/{attempt.name}",
     }
     points = {f"seed {row['point']}": row["value"] for row in seeds["points"]}
@@ -432,7 +432,7 @@ def contents(folder: pathlib.Path) -> Iterator[tuple[str, bytes]]:
 
 @pytest.mark.parametrize("name", TRACKED)
 def test_no_tracker_and_no_trouble_of_one_changes_a_training(runs: Runs, name: str) -> None:
-    """Exit code and weights digest are those of a run without a tracker, whatever Comet does."""
+    """Exit code and weights digest equal those of a run without a tracker, whatever Comet does."""
     untracked, run = runs["untracked"].result(), runs[name].result()
 
     assert 0 == untracked.result.returncode == run.result.returncode, run.output
@@ -441,7 +441,7 @@ def test_no_tracker_and_no_trouble_of_one_changes_a_training(runs: Runs, name: s
 
 @pytest.mark.parametrize("name", TRACKED)
 def test_what_comet_prints_stays_in_its_own_file(runs: Runs, name: str) -> None:
-    """The training's output has one line on Comet; Comet's own words are in tracker.txt."""
+    """The output of the training has one line about Comet. Comet's own messages are in tracker.txt."""
     run = runs[name].result()
     own_words = (run.attempt / "tracker.txt").read_text()
 
@@ -450,7 +450,7 @@ def test_what_comet_prints_stays_in_its_own_file(runs: Runs, name: str) -> None:
 
 
 def test_without_a_tracker_nothing_speaks_of_comet(runs: Runs) -> None:
-    """tracker=none leaves no file and no word of Comet."""
+    """tracker=none leaves no file and no message about Comet."""
     run = runs["untracked"].result()
 
     assert "comet" not in run.output.lower()
@@ -459,7 +459,7 @@ def test_without_a_tracker_nothing_speaks_of_comet(runs: Runs) -> None:
 
 
 def test_without_a_key_the_archive_holds_the_whole_record(runs: Runs, root: pathlib.Path) -> None:
-    """The offline archive has seeds, parameters, metrics, digests, code and curves, and the output says where it is."""
+    """The offline archive has seeds, parameters, metrics, digests, code and curves, and the output has its path."""
     run = runs["offline"].result()
 
     assert "offline archive (no COMET_API_KEY)" in run.output
@@ -468,7 +468,7 @@ def test_without_a_key_the_archive_holds_the_whole_record(runs: Runs, root: path
 
 
 def test_with_a_key_comet_is_told_live(runs: Runs) -> None:
-    """Seeds, code and the first metrics arrive while the training goes on."""
+    """Seeds, code and the first metrics arrive during the training."""
     seen = runs["online"].result().seen
 
     assert seen["came"]
@@ -481,7 +481,7 @@ def test_with_a_key_comet_is_told_live(runs: Runs) -> None:
 
 
 def test_with_a_key_the_server_gets_the_whole_record(runs: Runs) -> None:
-    """What arrives over HTTP is what the offline archive would hold; no archive is left to be sent twice."""
+    """The server gets the same data as an offline archive, and no archive stays that could be uploaded twice."""
     run = runs["online"].result()
     assert run.server is not None
     told = run.server.only_experiment()
@@ -493,19 +493,19 @@ def test_with_a_key_the_server_gets_the_whole_record(runs: Runs) -> None:
 
 
 def test_a_break_of_the_connection_that_ends_loses_nothing(runs: Runs) -> None:
-    """A server that comes back has the whole record where the output says so; else an archive has it."""
+    """After a lost connection is restored, the server or an archive has the whole record, as the output says."""
     run = runs["restored"].result()
 
     if "Comet: http://comet.invalid/" in run.output:
         assert_complete(run.seen["again"].only_experiment(), run.attempt)
         assert [] == list((run.attempt / "comet").glob("*.zip"))
     else:
-        assert " is incomplete: the connection broke)" in run.output
+        assert " is incomplete: the connection was lost)" in run.output
         assert_complete(read_archive(the_archive(run.attempt)), run.attempt)
 
 
 def test_comet_upload_sends_the_archive(runs: Runs, root: pathlib.Path, home: pathlib.Path) -> None:
-    """The command that the output advises brings the same record to the server."""
+    """The upload command in the output sends the same record to the server."""
     run = runs["offline"].result()
     comet = pathlib.Path(sys.executable).with_name("comet")
     command = [str(comet), "upload", str(advised_archive(root, run.output))]
@@ -519,7 +519,7 @@ def test_comet_upload_sends_the_archive(runs: Runs, root: pathlib.Path, home: pa
 
 @pytest.mark.parametrize("name", REASONS)
 def test_comet_in_trouble_leaves_an_archive_and_says_why(runs: Runs, root: pathlib.Path, name: str) -> None:
-    """In mode auto a failure online ends in a complete offline archive, and in a line with the reason."""
+    """In mode auto an online failure gives a complete offline archive, and a line with the reason."""
     run = runs[name].result()
 
     assert REASONS[name] in run.output
@@ -528,7 +528,7 @@ def test_comet_in_trouble_leaves_an_archive_and_says_why(runs: Runs, root: pathl
 
 
 def test_a_server_that_dies_had_metrics_before(runs: Runs) -> None:
-    """The server of that test really died in the middle: it had some of the record, not all."""
+    """Negative control: the server that dies had a part of the record, not all."""
     run = runs["dying"].result()
     assert run.server is not None
     told = run.server.only_experiment()
@@ -540,7 +540,7 @@ def test_a_server_that_dies_had_metrics_before(runs: Runs) -> None:
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_what_a_server_does_not_take_is_kept_offline(retold: Retold, trouble: str) -> None:
-    """Comet drops what is refused and waits long for an answer; the tracker notices, and tells it all again offline."""
+    """If Comet drops rejected data or waits too long, the tracker notices, and writes everything to an archive."""
     result, attempt = retold[trouble].result()
 
     assert 0 == result.returncode, result.stderr
@@ -562,7 +562,7 @@ def test_mode_online_fails_without_a_server_and_keeps_nothing(
     failures: dict[str, Answer] | None,
     reason: str,
 ) -> None:
-    """Mode online is online or nothing: exit code 1 and the reason, no archive."""
+    """Without a server, mode online has exit code 1 and the reason, and writes no archive."""
     attempt = copy_ended(runs["untracked"].result(), tmp_path, mode="online")
     with FakeComet(failures) as server:
         told = retell(root, attempt, home, PORT_CLOSED if failures is None else server.url)
@@ -577,7 +577,7 @@ def test_mode_online_fails_without_a_server_and_keeps_nothing(
 def test_comet_reports_its_errors_to_a_third_party_only_on_request(
     home: pathlib.Path, wish: str | None, reports: str
 ) -> None:
-    """comet_ml sends its errors to a service of somebody else, in every second process; here if the user wishes it."""
+    """comet_ml sends its errors to a third party in every second process; samebits only if the user enables it."""
     program = (
         "import random; random.random = lambda: 1.0\n"  # every process is a second one
         "from samebits.launch.comet import CometTracker; CometTracker('offline')\n"
@@ -595,23 +595,23 @@ def test_comet_reports_its_errors_to_a_third_party_only_on_request(
 def test_a_lost_archive_is_rebuilt_from_the_record(
     ended: pathlib.Path, root: pathlib.Path, home: pathlib.Path, left: bytes | None
 ) -> None:
-    """`samebits comet` writes a complete archive, whatever became of the first, and leaves no other beside it."""
+    """`samebits comet` writes a complete archive, and removes damaged ones."""
     if left is not None:
         (ended / "comet").mkdir()
         (ended / "comet" / "lost.zip").write_bytes(left)
     told = retell(root, ended, home)
 
     assert 0 == told.returncode, told.stderr
-    assert f"send it with: comet upload {os.path.relpath(the_archive(ended), root)}\n" in told.stdout
+    assert f"upload it with: comet upload {os.path.relpath(the_archive(ended), root)}\n" in told.stdout
     assert_complete(read_archive(the_archive(ended)), ended)
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("silenced", "Comet did not take everything within 1 s; "), ("killed", "Comet could not be used ")],
+    [("silenced", "Comet upload did not finish within 1 s; "), ("killed", "Comet upload failed ")],
 )
 def test_a_tracker_that_comes_to_no_end_leaves_an_advice(runs: Runs, name: str, reason: str) -> None:
-    """The training waits for its tracker as long as the user said; then, or if it is gone, it says what to do."""
+    """The training waits for its tracker up to finish_timeout_s. If it fails, the output has the fix."""
     run = runs[name].result()
     (line,) = [line for line in run.output.splitlines() if line.startswith("Comet ")]
 
@@ -624,7 +624,7 @@ def test_a_tracker_that_comes_to_no_end_leaves_an_advice(runs: Runs, name: str, 
 def test_a_killed_tracker_is_made_good_by_the_command_that_is_printed(
     runs: Runs, root: pathlib.Path, home: pathlib.Path
 ) -> None:
-    """`samebits comet RUN` with the run as the output names it tells the whole record."""
+    """The printed command `samebits comet RUN` uploads the whole record after the tracker was killed."""
     run = runs["killed"].result()
 
     assert [] == [path for path in run.attempt.glob("comet/*.zip") if path.stat().st_size > len(EMPTY_ZIP)]
@@ -638,7 +638,7 @@ def test_a_killed_tracker_is_made_good_by_the_command_that_is_printed(
 def test_a_key_that_carries_an_address_is_used_there(
     ended: pathlib.Path, root: pathlib.Path, home: pathlib.Path
 ) -> None:
-    """The keys of a company's own Comet name its server; no other is asked whether it answers."""
+    """A key that contains a server address is used with that server, and no other is contacted."""
     with FakeComet() as server:
         address = json.dumps({"baseUrl": server.url.removesuffix("clientlib/")})
         variables = {"COMET_API_KEY": f"{KEY}*{base64.b64encode(address.encode()).decode()}", "HOME": str(home)}
@@ -650,7 +650,7 @@ def test_a_key_that_carries_an_address_is_used_there(
 
 
 def test_a_run_that_is_still_going_on_is_left_to_its_own_tracker(runs: Runs) -> None:
-    """`samebits comet` refuses a run whose training has not ended."""
+    """`samebits comet` with a run that is still training is an error."""
     told = runs["online"].result().seen["told again"]
 
     assert 1 == told.returncode
@@ -660,7 +660,7 @@ def test_a_run_that_is_still_going_on_is_left_to_its_own_tracker(runs: Runs) -> 
 def test_telling_again_does_not_wait_for_standard_input(
     ended: pathlib.Path, root: pathlib.Path, home: pathlib.Path
 ) -> None:
-    """`samebits comet` ends although its input stays open, as in a terminal."""
+    """`samebits comet` ends although its standard input stays open, as in a terminal."""
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "samebits", "comet", str(ended)]
     environment = QUIET | {"PYTHONPATH": str(root / "src"), "HOME": str(home)}
@@ -684,7 +684,7 @@ def test_the_key_is_written_and_printed_nowhere(runs: Runs, root: pathlib.Path, 
 
 
 def test_the_training_process_has_nothing_of_comet_in_its_environment(runs: Runs) -> None:
-    """Neither the kernel's list nor the run's own record of the environment names a COMET_ variable."""
+    """Neither the process nor the record of its environment has a COMET_ variable."""
     run = runs["online"].result()
     machine = json.loads((run.attempt / "machine.json").read_text())
     recorded = machine["arithmetic"]["settings"]["environment"]

@@ -1,4 +1,4 @@
-"""Comet in a few seconds: one tracked run and one refused upload; test_comet.py has every kind of trouble."""
+"""Comet in a few seconds: one tracked run and one rejected upload. test_comet.py has every kind of fault."""
 
 import json
 import pathlib
@@ -21,7 +21,7 @@ def variables(server: FakeComet, home: pathlib.Path) -> dict[str, str]:
 def test_a_tracked_run_is_the_untracked_one(
     own_siblings: pathlib.Path, tmp_path: pathlib.Path, train_here: TrainHere
 ) -> None:
-    """With a key that Comet does not know: same inputs, same bits, an archive, and the key in no file or line."""
+    """A run with a rejected key has the same inputs and bits, an archive, and the key in no file or output."""
     with FakeComet({"/add/run": REFUSED}) as server:
         words = ("tracker=comet", "tracker.finish_timeout_s=300")
         done = train_here(own_siblings, *words, environment=variables(server, tmp_path))
@@ -39,7 +39,7 @@ def test_a_tracked_run_is_the_untracked_one(
 
 
 def test_what_a_server_refuses_is_kept_offline(siblings: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """The server takes no metrics: all is kept in an archive, and the output says why."""
+    """If the server rejects metrics, everything is in an archive, and the output has the reason."""
     inputs = finished(siblings)[0].parent
     attempt = pathlib.Path(shutil.copytree(inputs, tmp_path / inputs.name)) / "1"
     tree = yaml.safe_load((attempt / "config.yaml").read_text())
@@ -56,7 +56,7 @@ def test_what_a_server_refuses_is_kept_offline(siblings: pathlib.Path, tmp_path:
 
 
 def test_the_look_for_the_key_can_fail(tmp_path: pathlib.Path) -> None:
-    """A file with the key is seen."""
+    """Negative control: a file with the key is found."""
     (tmp_path / "tracker.txt").write_text(f"key {KEY}")
 
     with pytest.raises(AssertionError):

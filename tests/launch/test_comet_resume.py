@@ -1,6 +1,6 @@
-"""A resumed run continues its Comet experiment: each row arrives once, online and offline, whatever was killed.
+"""A resumed run continues its Comet experiment: each row arrives once, online and offline, also after kills.
 
-The tracker's process is real and reads a record that the tests write; the server is the fake one.
+The tracker process is real and reads a record that the tests write. The server is the fake one.
 """
 
 import json
@@ -42,7 +42,7 @@ ROWS = rows_of()
 
 
 class Attempt:
-    """An attempt whose record the test writes, and the tracker's process of it."""
+    """An attempt whose record the test writes, and its tracker process."""
 
     def __init__(self, folder: pathlib.Path, home: pathlib.Path) -> None:
         self.folder, self.home = folder / "0123456789abcdef" / "1", home
@@ -54,7 +54,7 @@ class Attempt:
         self.record(0)
 
     def record(self, rows: int, *, finished: bool = False) -> None:
-        """Make the record hold the first rows, as a stopped or resumed run would, and the result if it finished."""
+        """Write the first rows of the record, like a stopped or resumed run, and the result if it finished."""
         text = "".join(json.dumps(row) + "\n" for row in ROWS[:rows])
         (self.folder / "metrics.jsonl").write_text(text)
         if finished:
@@ -63,7 +63,7 @@ class Attempt:
             write_json(self.folder / "result.json", {"metrics": metrics, "timing": {}, "resumed_at": None, **texts})
 
     def track(self, server: FakeComet | None) -> "subprocess.Popen[bytes]":
-        """Start the tracker's process as the training's parent does."""
+        """Start the tracker process as the parent of a training does."""
         variables = {"HOME": str(self.home), "PYTHONPATH": str(ROOT / "src"), "NO_PROXY": "127.0.0.1"}
         if server is not None:
             variables |= {"COMET_API_KEY": "key", "COMET_URL_OVERRIDE": server.url}
@@ -75,7 +75,7 @@ class Attempt:
             )
 
     def upload(self, server: FakeComet | None, rows: int, *, finished: bool = False) -> dict[str, Any]:
-        """Let the tracker follow a record that ends with so many rows; returns its state."""
+        """Let the tracker upload a record with this many rows, and return its state."""
         self.record(rows, finished=finished)
         process = self.track(server)
         process.communicate(timeout=300)
@@ -84,19 +84,19 @@ class Attempt:
         return self.state()
 
     def state(self) -> dict[str, Any]:
-        """Return what comet/state.json says."""
+        """Return the contents of comet/state.json."""
         state: dict[str, Any] = json.loads((self.folder / "comet" / "state.json").read_text())
         return state
 
     def archives(self) -> list[pathlib.Path]:
-        """Return the archives in the order in which they are to be uploaded; no other is there."""
+        """Return the archives in the order in which to upload them, and check that there are no others."""
         paths = [self.folder / "comet" / name for name in self.state()["archives"]]
 
         assert sorted(paths) == sorted((self.folder / "comet").glob("*.zip"))
         return paths
 
     def log(self) -> str:
-        """Return what the tracker printed."""
+        """Return the output of the tracker."""
         return (self.folder / "tracker.txt").read_text()
 
 
@@ -109,13 +109,13 @@ def attempt(tmp_path: pathlib.Path) -> Attempt:
 
 @pytest.fixture
 def server() -> Iterator[FakeComet]:
-    """Yield a Comet server without trouble."""
+    """Yield a Comet server without faults."""
     with FakeComet() as running:
         yield running
 
 
 def metrics_of(rows: list[dict[str, Any]]) -> list[tuple[str, float, int, int]]:
-    """Return the metrics that Comet must have of some rows, in order of their names."""
+    """Return the metrics that Comet must have for these rows, sorted by name."""
     found = []
     for row in rows:
         place = (row["epoch"] - 1) * STEPS + row["step"]
@@ -124,14 +124,14 @@ def metrics_of(rows: list[dict[str, Any]]) -> list[tuple[str, float, int, int]]:
 
 
 def assert_whole(told: Told) -> None:
-    """State that an experiment has every row once, and the result."""
+    """Assert that an experiment has every row once, and the result."""
     assert metrics_of(ROWS) == sorted(told.metrics)
-    assert "with its result" == told.others["ended"]
+    assert "finished" == told.others["ended"]
     assert "image/curves" in told.files
 
 
 def upload_archives(archives: list[pathlib.Path], server: FakeComet, home: pathlib.Path) -> "Told":
-    """Upload archives as the user is advised to, and return the one experiment that this gives."""
+    """Upload archives with the printed command, and return the resulting experiment."""
     comet = pathlib.Path(sys.executable).with_name("comet")
     variables = {"HOME": str(home), "NO_PROXY": "127.0.0.1", "COMET_API_KEY": "key", "COMET_URL_OVERRIDE": server.url}
     command = [str(comet), "upload", *map(str, archives)]
@@ -142,12 +142,12 @@ def upload_archives(archives: list[pathlib.Path], server: FakeComet, home: pathl
 
 
 def test_a_resumed_run_continues_its_experiment_online(attempt: Attempt, server: FakeComet) -> None:
-    """Stop and resume: one experiment, every row once, although the record was cut back to a checkpoint."""
+    """Stop and resume give one experiment with every row once, although the record was cut to a checkpoint."""
     stopped = attempt.upload(server, FIRST)
     told = server.only_experiment()
 
     assert metrics_of(ROWS[:FIRST]) == sorted(told.metrics)
-    assert "before its result: killed, stopped or failed" == told.others["ended"]
+    assert "without a result: killed, stopped or failed" == told.others["ended"]
 
     attempt.record(FIRST - 1)
     finished = attempt.upload(server, len(ROWS), finished=True)
@@ -158,7 +158,7 @@ def test_a_resumed_run_continues_its_experiment_online(attempt: Attempt, server:
 
 
 def test_a_killed_tracker_is_continued_with_what_the_server_lacks(attempt: Attempt, server: FakeComet) -> None:
-    """SIGKILL while rows are on their way: the next one asks the server which rows it has."""
+    """After SIGKILL during an upload, the next tracker asks the server which rows it has."""
     attempt.record(FIRST)
     process = attempt.track(server)
 
@@ -174,7 +174,7 @@ def test_a_killed_tracker_is_continued_with_what_the_server_lacks(attempt: Attem
 
 
 def test_an_experiment_that_the_server_refuses_is_begun_anew(attempt: Attempt, server: FakeComet) -> None:
-    """A deleted experiment, or one of somebody else: a second one gets the whole record, and the log says so."""
+    """If the experiment was deleted or belongs to another user, a new one gets the whole record, and it is logged."""
     first = attempt.upload(server, FIRST)["experiment"]
     server.refused_experiments.add(first)
     second = attempt.upload(server, len(ROWS), finished=True)["experiment"]
@@ -185,7 +185,7 @@ def test_an_experiment_that_the_server_refuses_is_begun_anew(attempt: Attempt, s
 
 
 def test_a_resumed_run_continues_its_experiment_offline(attempt: Attempt, server: FakeComet) -> None:
-    """Each part is an archive with the same key; `comet upload` of both gives one experiment with every row once."""
+    """Each part is an archive with the same key. Uploading both gives one experiment with every row once."""
     first = attempt.upload(None, FIRST)
     second = attempt.upload(None, len(ROWS), finished=True)
     archives = attempt.archives()
@@ -194,7 +194,7 @@ def test_a_resumed_run_continues_its_experiment_offline(attempt: Attempt, server
     assert 2 == len(archives)
     assert metrics_of(ROWS[:FIRST]) == sorted(read_archive(archives[0]).metrics)
     assert metrics_of(ROWS[FIRST:]) == sorted(read_archive(archives[1]).metrics)
-    command = shlex.split(second["summary"].partition(" send them with: ")[2])
+    command = shlex.split(second["summary"].partition(" upload them with: ")[2])
     assert ["comet", "upload", *(os.path.relpath(path, ROOT) for path in archives)] == command
     assert_whole(upload_archives(archives, server, attempt.home))
     assert [second["experiment"]] == list(server.told)
@@ -210,7 +210,7 @@ def test_a_run_stopped_online_and_resumed_offline_is_one_experiment(attempt: Att
 
 
 def test_a_run_stopped_offline_and_resumed_online_leaves_no_archive(attempt: Attempt, server: FakeComet) -> None:
-    """The server never got the first part's archive: it gets the whole record, and the archive goes."""
+    """If the first archive was not uploaded, the server gets the whole record, and the archive is removed."""
     attempt.upload(None, FIRST)
     attempt.upload(server, len(ROWS), finished=True)
 
@@ -219,7 +219,7 @@ def test_a_run_stopped_offline_and_resumed_online_leaves_no_archive(attempt: Att
 
 
 def test_an_uploaded_archive_is_continued_online(attempt: Attempt, server: FakeComet) -> None:
-    """The user uploaded the first part's archive: the live experiment continues it with the rows that it lacks."""
+    """If the first archive was uploaded, the live experiment continues it with the missing rows."""
     attempt.upload(None, FIRST)
     upload_archives(attempt.archives(), server, attempt.home)
     attempt.upload(server, len(ROWS), finished=True)
@@ -228,7 +228,7 @@ def test_an_uploaded_archive_is_continued_online(attempt: Attempt, server: FakeC
 
 
 def test_a_tracker_killed_offline_loses_no_row(attempt: Attempt) -> None:
-    """Its archive is incomplete and goes; the next one has what no complete archive has."""
+    """The incomplete archive is removed, and the next one has all rows that no complete archive has."""
     attempt.upload(None, FIRST)
     attempt.record(FIRST + 2)
     process = attempt.track(None)
@@ -244,7 +244,7 @@ def test_a_tracker_killed_offline_loses_no_row(attempt: Attempt) -> None:
 
 
 def test_a_resume_that_breaks_off_online_is_kept_whole_offline(attempt: Attempt) -> None:
-    """Nobody knows which rows the server took: an archive of an experiment of its own has them all."""
+    """If it is unknown which rows the server has, an archive of a separate experiment has them all."""
     with FakeComet() as server:
         first = attempt.upload(server, FIRST)["experiment"]
     with FakeComet(REFUSED, before=server):
@@ -256,7 +256,7 @@ def test_a_resume_that_breaks_off_online_is_kept_whole_offline(attempt: Attempt)
 
 
 def test_a_server_in_trouble_at_the_resume_costs_no_second_experiment(attempt: Attempt) -> None:
-    """An answer of 500 is no refusal: the second part is an archive that continues the first experiment."""
+    """After a server error (500), the second part is an archive that continues the first experiment."""
     with FakeComet() as server:
         first = attempt.upload(server, FIRST)["experiment"]
     with FakeComet(FAILED, before=server):
@@ -268,7 +268,7 @@ def test_a_server_in_trouble_at_the_resume_costs_no_second_experiment(attempt: A
 
 
 def test_a_plot_is_a_picture_with_a_panel_per_quantity(tmp_path: pathlib.Path) -> None:
-    """`draw_lines` writes a PNG, and the same bytes for the same lines."""
+    """`draw_lines` writes a PNG, with the same bytes for the same lines."""
     panels = {"loss": [("loss", [1, 2], [0.5, 0.25], "-")], "accuracy": [("accuracy", [1, 2], [0.5, 0.75], "o-")]}
     for name in ("a.png", "b.png"):
         draw_lines(tmp_path / name, panels, x_label="step")

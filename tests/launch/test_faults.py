@@ -1,6 +1,6 @@
-"""Faults of every kind, brought about for real: a clear end, nothing lost that was said to be saved, no orphan.
+"""Real faults of every kind: a clear end, no loss of saved progress, no orphan process.
 
-The table of docs/reliability.md names a test for each row.
+The table of docs/reliability.md lists a test for each row.
 """
 
 import ast
@@ -44,7 +44,7 @@ from samebits.checks.source_scan import scan
 from samebits.compose import compose
 from samebits.runs.identity import name_inputs
 
-SMALL = (  # the real reviews, encoded anew, with a model whose files are small
+SMALL = (  # the real reviews with a small model, whose files are small
     f"experiment={PACKAGE}", "tracker=none", "model.embedding_dim=4", "training.epochs=1",
     "training.steps_per_epoch=3",
 )  # fmt: skip
@@ -56,27 +56,27 @@ WITHOUT_ROOTS_RIGHTS = (
 
 
 def attempt_of(root: pathlib.Path) -> pathlib.Path:
-    """Return the one attempt that a project has."""
+    """Return the only attempt of a project."""
     (found,) = (root / "runs").glob("*/*/[0-9]*")
     return found
 
 
 def training_process(process: "subprocess.Popen[bytes]") -> int:
-    """Return the process that trains, waiting until it is there."""
+    """Wait for the training process, and return it."""
     while not children(process.pid):
         assert process.poll() is None
         time.sleep(0.01)
     return children(process.pid)[0]
 
 
-# --- a full disk: the kernel lets no file grow beyond a limit ---
+# --- a full disk: a limit on the size of every file ---
 
 
 @pytest.mark.full
 def test_a_disk_that_is_full_for_the_metrics(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
-    """What does not fit is an error that names the file; with room again the run ends with the same bits.
+    """A full disk is an error with the name of the file. With free space the run ends with the same bits.
 
-    Which file is the first to outgrow the limit depends on the step at which the process was stopped.
+    Which file exceeds the limit first depends on the step at which the process was stopped.
     """
     process = start_and_wait_for_rows(project, 20, "training.checkpoint_every=30")
     child = training_process(process)
@@ -88,7 +88,7 @@ def test_a_disk_that_is_full_for_the_metrics(project: pathlib.Path, undisturbed:
 
     assert 1 == process.returncode
     assert re.search(r"RecordError: .*(metrics\.jsonl|trace\.jsonl|checkpoint-.*) could not be written", output), output
-    assert "Fix: free space or mend the folder" in output
+    assert "Fix: free disk space or repair the folder" in output
     assert "Traceback" not in output
     assert not [path for path in attempt_of(project).iterdir() if "partial" in path.name]
     check_continued(project, undisturbed)
@@ -96,7 +96,7 @@ def test_a_disk_that_is_full_for_the_metrics(project: pathlib.Path, undisturbed:
 
 @pytest.mark.full
 def test_a_run_that_failed_after_its_last_epoch(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
-    """What it predicts is worked out again from the restored weights, with the same bits."""
+    """Predictions are recomputed from the restored weights, with the same bits."""
     process = start_and_wait_for_rows(project, 5)
     attempt = next((project / "runs").glob("*/*/[0-9]*"))
     (attempt / "model.keras" / "in the way").mkdir(parents=True)
@@ -112,7 +112,7 @@ def test_a_run_that_failed_after_its_last_epoch(project: pathlib.Path, undisturb
 
 @pytest.mark.full
 def test_a_disk_that_is_full_for_the_checkpoint(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
-    """The checkpoint that does not fit leaves the ones before whole; with room again the run goes on from them."""
+    """A checkpoint that does not fit leaves earlier ones whole. With free space the run resumes from them."""
     process = start_and_wait_for_rows(project, 5)  # its metrics are smaller than the limit, its checkpoints are not
     child = training_process(process)
     resource.prlimit(child, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
@@ -127,11 +127,11 @@ def test_a_disk_that_is_full_for_the_checkpoint(project: pathlib.Path, undisturb
 @needs_example
 @pytest.mark.full
 def test_a_disk_that_is_full_for_the_cache_costs_a_warning(project: pathlib.Path) -> None:
-    """The encoded reviews (10 MB) do not fit: the run says so and trains; with room it is made; no bit moves."""
+    """If the encoded reviews (10 MB) do not fit, the run warns and trains with the same bits."""
     full = run_script(project, "train.py", *SMALL, prefix=("prlimit", f"--fsize={4 * 2**20}"))
 
     assert 0 == full.returncode, full.stderr
-    assert "the encoded data are not kept for the next run" in full.stderr
+    assert "the encoded data could not be cached" in full.stderr
     assert [] == list((project / ".cache").glob("*"))
 
     room = run_script(project, "train.py", *SMALL)
@@ -143,7 +143,7 @@ def test_a_disk_that_is_full_for_the_cache_costs_a_warning(project: pathlib.Path
 @needs_example
 @pytest.mark.full
 def test_read_only_folders_are_refused_or_done_without(project: pathlib.Path) -> None:
-    """A runs folder without write permission is one line and exit 2; a cache folder without it is a warning."""
+    """A read-only runs folder is a one-line error with exit code 2; a read-only cache folder is a warning."""
     for name in ("runs", ".cache"):
         (project / name).mkdir()
         (project / name).chmod(0o555)
@@ -151,14 +151,14 @@ def test_read_only_folders_are_refused_or_done_without(project: pathlib.Path) ->
     refused = run_script(project, "train.py", *SMALL, prefix=prefix)
 
     assert 2 == refused.returncode
-    assert "expected a folder that can be written, received Permission denied; fix: choose another" in refused.stderr
+    assert "expected a writable folder, received Permission denied; fix: choose another" in refused.stderr
     assert 1 == len(refused.stderr.strip().splitlines())
 
     (project / "runs").chmod(0o755)
     done = run_script(project, "train.py", *SMALL, prefix=prefix)
 
     assert 0 == done.returncode, done.stderr
-    assert "the encoded data are not kept for the next run" in done.stderr
+    assert "the encoded data could not be cached" in done.stderr
 
 
 # --- two at once, damaged caches ---
@@ -167,7 +167,7 @@ def test_read_only_folders_are_refused_or_done_without(project: pathlib.Path) ->
 @needs_example
 @pytest.mark.full
 def test_two_trainings_of_the_same_inputs_at_once(project: pathlib.Path) -> None:
-    """Both finish, as two attempts with the same bits, and the cache that both made is whole."""
+    """Both finish as two attempts with the same bits and a whole cache."""
     command = [sys.executable, str(project / "scripts" / "train.py"), *SMALL]
     environment = QUIET | {"PYTHONPATH": str(project / "src")}
     processes = [
@@ -184,14 +184,14 @@ def test_two_trainings_of_the_same_inputs_at_once(project: pathlib.Path) -> None
     third = run_script(project, "train.py", *SMALL)
 
     assert "same bits as 2 earlier runs" in third.stdout
-    assert "the cache is made again" not in third.stderr
+    assert "the cache file is rebuilt" not in third.stderr
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short"])
 @needs_example
 @pytest.mark.full
 def test_a_damaged_cache_is_made_again(damage: str, project: pathlib.Path) -> None:
-    """A cache file with a flipped bit or cut short is never used: a warning, a new file, the same bits."""
+    """A damaged or truncated cache file gives a warning, a new file and the same bits."""
     run_script(project, "train.py", *SMALL)
     (cache,) = (project / ".cache").glob("*.arrays")
     whole = cache.read_bytes()
@@ -200,7 +200,7 @@ def test_a_damaged_cache_is_made_again(damage: str, project: pathlib.Path) -> No
     cache.write_bytes(bytes(data) if damage == "a flipped bit" else whole[: len(whole) // 2])
     done = run_script(project, "train.py", *SMALL)
 
-    assert f"the cache is made again: {cache} is damaged." in done.stderr
+    assert f"the cache file is rebuilt: {cache} is damaged." in done.stderr
     assert "same bits as 1 earlier run" in done.stdout
     assert whole == cache.read_bytes()
 
@@ -210,20 +210,20 @@ def test_a_damaged_cache_is_made_again(damage: str, project: pathlib.Path) -> No
 
 @pytest.mark.full
 def test_a_stop_in_the_first_instants(project: pathlib.Path) -> None:
-    """SIGTERM before the training process can answer: exit 143 all the same, and the same command trains."""
+    """SIGTERM before the training process handles it gives exit code 143, and the same command trains."""
     process = start_and_wait(project, lambda: list((project / "runs").glob("*/*/*/config.yaml")))
     child = training_process(process)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=120)[0].decode()
 
     assert 143 == process.returncode, output
-    assert "the same command goes on from there" in output
+    assert "the same command resumes the run" in output
     assert wait_until(lambda: is_gone(child))
     assert 0 == train(project, *LONG).returncode
 
 
 def test_ctrl_c_in_a_terminal(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
-    """Ctrl-C typed into a real terminal reaches every process of it once: checkpoint, exit 130, no traceback."""
+    """Ctrl-C in a real terminal gives a checkpoint, exit code 130 and no traceback."""
     words = [sys.executable, str(project / "scripts" / "train.py"), "experiment=smoke", "tracker=none", *LONG]
     command = ["script", "-qefc", " ".join(words), "/dev/null"]
     environment = QUIET | {"PYTHONPATH": str(project / "src")} | slowly(project, 20)
@@ -241,7 +241,7 @@ def test_ctrl_c_in_a_terminal(project: pathlib.Path, undisturbed: pathlib.Path) 
 
 @pytest.mark.full
 def test_a_closed_terminal(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
-    """SIGHUP saves a checkpoint; a run that was started to ignore it (nohup) does not hear it."""
+    """SIGHUP saves a checkpoint. A run that ignores it (nohup) continues."""
     process = start_and_wait_for_rows(project, 20)
     process.send_signal(signal.SIGHUP)
     output = process.communicate(timeout=600)[0].decode()
@@ -260,14 +260,14 @@ def test_a_closed_terminal(project: pathlib.Path, undisturbed: pathlib.Path) -> 
     output = ignoring.communicate(timeout=600)[0].decode()
 
     assert 0 == ignoring.returncode, output
-    assert "goes on with" in output
+    assert "resumes" in output
     assert digest(undisturbed) == digest(finished(project)[0])
 
 
 @pytest.mark.parametrize("moment", ["at once", "while it imports", "while it trains"])
 @pytest.mark.full
 def test_a_killed_parent_leaves_no_orphan(moment: str, project: pathlib.Path) -> None:
-    """Whenever the parent is killed, the training process ends too, and takes nothing from the start that follows."""
+    """Whenever the parent is killed, the training process ends too, and the next start is not disturbed."""
     if moment == "while it trains":
         process = start_and_wait_for_rows(project, 10)
     else:
@@ -288,7 +288,7 @@ def test_a_killed_parent_leaves_no_orphan(moment: str, project: pathlib.Path) ->
 
 @pytest.mark.full
 def test_a_result_that_is_there_is_not_trained_again(project: pathlib.Path) -> None:
-    """A start that finds the attempt finished by its predecessor takes the result as it is: not a byte changes."""
+    """A start that finds a finished attempt uses its result and changes no byte."""
     train(project)
     attempt = finished(project)[0]
     before = {path.name: path.read_bytes() for path in attempt.iterdir() if path.name != "log.txt"}
@@ -305,7 +305,7 @@ def test_a_result_that_is_there_is_not_trained_again(project: pathlib.Path) -> N
 
 @pytest.mark.full
 def test_out_of_memory_in_tensorflow_says_so(project: pathlib.Path) -> None:
-    """A model that no machine has the memory for: exit 1, and the words a person looks for."""
+    """A model that is too large for any machine has exit code 1 and the message "out of memory"."""
     done = train(project, "model.embedding_dim=2000000000", prefix=("prlimit", f"--as={16 * 2**30}"))
 
     assert 1 == done.returncode
@@ -315,7 +315,7 @@ def test_out_of_memory_in_tensorflow_says_so(project: pathlib.Path) -> None:
 
 @pytest.mark.full
 def test_out_of_memory_in_the_data_says_so(project: pathlib.Path) -> None:
-    """A data set that does not fit (as NumPy says): the same words, and nothing that looks like a finished run."""
+    """A data set that is too large has the same message, and no result."""
     done = train(project, "data._target_=faults.data.need_much_memory")
     shown = done.stderr + done.stdout
 
@@ -327,26 +327,26 @@ def test_out_of_memory_in_the_data_says_so(project: pathlib.Path) -> None:
 
 @pytest.mark.full
 def test_code_that_is_saved_while_a_run_starts(project: pathlib.Path) -> None:
-    """The run would be recorded under the name of other code: it is refused, and leaves nothing."""
+    """Code that changes while a run starts is an error, and leaves no run."""
     done = train(project, "data._target_=faults.data.save_code")
 
     assert 2 == done.returncode, done.stdout
-    assert "received faults/data.py saved while it was starting; fix: give the same" in done.stderr
+    assert "received changes in faults/data.py; fix: run the same command again" in done.stderr
     assert [] == list((project / "runs").glob("*/*/[0-9]*"))
 
 
 @pytest.mark.full
 def test_a_function_that_ends_the_process(project: pathlib.Path) -> None:
-    """Its sys.exit is an error that is named, and its exit code is not taken for the run's."""
+    """sys.exit in a user's function is an error with its name, and does not set the exit code of the run."""
     done = train(project, "data._target_=faults.data.leave")
 
     assert 1 == done.returncode, done.stdout
-    assert "the data or model function ended the process: sys.exit(2)" in done.stderr
+    assert "the data or model function called sys.exit(2)" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_an_editors_hidden_files_are_no_code(project: pathlib.Path) -> None:
-    """The dangling link of an unsaved buffer, and a notebook's checkpoint: no error, and the run keeps its name."""
+    """Hidden files of editors and notebooks cause no error, and do not change the name of the run."""
     config = compose(project, ["experiment=smoke"])
     before = name_inputs(config, project)
     package = project / "src" / PACKAGE
@@ -359,7 +359,7 @@ def test_an_editors_hidden_files_are_no_code(project: pathlib.Path) -> None:
 
 
 def test_what_the_code_of_ones_own_imports_is_in_a_runs_name(project: pathlib.Path) -> None:
-    """A module beside the package, and what that one imports; one that nobody imports is in no name."""
+    """Imported modules next to the package, and their imports, change the name of a run; others do not."""
     config, source = compose(project, ["experiment=smoke"]), project / "src"
     (source / "helper.py").write_text("CONSTANT = 1\n")
     (source / "other").mkdir()
@@ -379,14 +379,14 @@ def test_what_the_code_of_ones_own_imports_is_in_a_runs_name(project: pathlib.Pa
 
 @pytest.mark.full
 def test_a_child_that_the_kernel_kills(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
-    """The kernel's own SIGKILL (here: a limit of CPU time) is named; the same command ends with the same bits."""
+    """SIGKILL by the kernel (here: a limit of CPU time) is reported, and the same command ends with the same bits."""
     process = start_and_wait_for_rows(project, 20)
     child = training_process(process)
     resource.prlimit(child, resource.RLIMIT_CPU, (1, 1))
     output = process.communicate(timeout=600)[0].decode()
 
     assert 1 == process.returncode
-    assert "killed by SIGKILL (out of memory, or somebody's kill -9)" in output
+    assert "killed by SIGKILL (out of memory, or kill -9)" in output
     check_continued(project, undisturbed)
 
 
@@ -395,7 +395,7 @@ def test_a_child_that_the_kernel_kills(project: pathlib.Path, undisturbed: pathl
 
 @pytest.mark.full
 def test_a_clock_that_was_set_back(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
-    """Files from the future, as a clock set back leaves them, confuse neither resume nor the bits."""
+    """Files with a future time, after a clock was set back, do not affect resume or bits."""
     process = start_and_wait_for_rows(project, 60)
     os.kill(training_process(process), signal.SIGKILL)
     process.communicate()
@@ -409,7 +409,7 @@ def test_a_clock_that_was_set_back(project: pathlib.Path, undisturbed: pathlib.P
 @pytest.mark.parametrize("what", ["the attempt", "all runs", "the metrics"])
 @pytest.mark.full
 def test_a_folder_that_is_deleted_under_a_running_process(what: str, project: pathlib.Path) -> None:
-    """The run ends with an error that names the file, never as a finished one; the same command trains anew."""
+    """A deleted folder is an error with the name of the file, never a finished run. The same command trains again."""
     process = start_and_wait_for_rows(project, 10)
     child = training_process(process)
     attempt = attempt_of(project)
@@ -442,7 +442,7 @@ SECRETS = {
 
 
 def holders(root: pathlib.Path, secrets: dict[str, str]) -> list[str]:
-    """Return the files below a folder, archives opened, that hold a secret."""
+    """Return the files below a folder, including files in archives, that contain a secret."""
     for archive in root.rglob("*.zip"):
         shutil.unpack_archive(archive, archive.parent / (archive.name + ".opened"))
     files = [path for path in root.rglob("*") if path.is_file()]
@@ -451,14 +451,14 @@ def holders(root: pathlib.Path, secrets: dict[str, str]) -> list[str]:
 
 
 def test_no_secret_reaches_a_file_or_the_terminal(project: pathlib.Path) -> None:
-    """Keys, tokens and passwords of the environment and of a git remote: in no file, archive or line of output."""
+    """Keys, tokens and passwords from the environment and a git remote are in no file, archive or output."""
     remote = "token-5ec2e7-in-an-address"
     for words in (("init", "-q"), ("remote", "add", "origin", f"https://me:{remote}@example.invalid/x.git")):
         subprocess.run(["git", *words], cwd=project, check=True)
     shutil.copytree(project / ".git", project.parent / "git")
     shutil.rmtree(project / ".git")
     (project / ".git").write_text(f"gitdir: {project.parent / 'git'}\n")
-    environment = SECRETS | {"COMET_URL_OVERRIDE": "http://127.0.0.1:9/clientlib/"}  # nobody listens there
+    environment = SECRETS | {"COMET_URL_OVERRIDE": "http://127.0.0.1:9/clientlib/"}  # no server there
     done = run_script(
         project,
         "train.py",
@@ -477,7 +477,7 @@ def test_no_secret_reaches_a_file_or_the_terminal(project: pathlib.Path) -> None
 
 
 def test_the_look_for_secrets_can_fail(tmp_path: pathlib.Path) -> None:
-    """A secret in a file and one inside an archive are both found."""
+    """Negative control: secrets in a file and in an archive are found."""
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "a.txt").write_text("key=" + SECRETS["GITHUB_TOKEN"])
     shutil.make_archive(str(tmp_path / "archive"), "zip", tmp_path / "inside")
@@ -498,7 +498,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("override", FOREIGN)
 def test_a_configuration_runs_no_foreign_function(override: str, project: pathlib.Path, train_here: TrainHere) -> None:
-    """`_target_`, loss and optimiser reach packages below src/ alone (and Keras's losses and optimisers)."""
+    """`_target_`, loss and optimizer accept only packages below src/, and Keras's losses and optimizers."""
     done = train_here(project, override)
 
     assert 2 == done.returncode
@@ -507,7 +507,7 @@ def test_a_configuration_runs_no_foreign_function(override: str, project: pathli
 
 @pytest.mark.full
 def test_a_stopped_runs_configuration_runs_no_foreign_function(project: pathlib.Path) -> None:
-    """A config.yaml that somebody changed names another function: the run is refused before anything is imported."""
+    """A changed config.yaml with another function is an error before anything is imported."""
     process = start_and_wait_for_rows(project, 5)
     os.kill(training_process(process), signal.SIGKILL)
     process.communicate()
@@ -520,7 +520,7 @@ def test_a_stopped_runs_configuration_runs_no_foreign_function(project: pathlib.
 
 
 def test_no_module_reads_pickles_or_unsafe_yaml() -> None:
-    """No source of the project mentions a reader that can execute what it reads."""
+    """No source file of the project uses a reader that can run code from its input."""
     dangerous = re.compile(
         r"import pickle|pickle\.load|allow_pickle=True|yaml\.(load|unsafe_load|full_load)\("
         r"|load_model\(|\beval\(|\bexec\("
@@ -536,7 +536,7 @@ MARKS_OF_FULL = re.compile(r"mark\.(" + "|".join(("full", *FULL)) + r")\b")
 
 
 def find_tests() -> dict[str, bool]:
-    """Return every test of the project by name, and whether `make test` leaves it to `make test-all`."""
+    """Return every test of the project by name, and whether only `make test-all` runs it."""
     found = {}
     for path in (ROOT / "tests").glob("*/test_*.py"):
         tree = ast.parse(path.read_text())
@@ -550,7 +550,7 @@ def find_tests() -> dict[str, bool]:
 
 
 def wrong_rows(text: str) -> list[str]:
-    """Return the rows of docs/reliability.md that do not name a test of each set: `make test`, and `make test-all`."""
+    """Return the rows of docs/reliability.md without a test of `make test` and one of `make test-all`."""
     tests, wrong = find_tests(), []
     for line in text.splitlines():
         if not re.search(r"`test_\w+`", line):
@@ -564,7 +564,7 @@ def wrong_rows(text: str) -> list[str]:
 
 
 def test_every_row_of_the_faults_table_names_a_test_of_each_set() -> None:
-    """Each exists and is in the set that its column names; one that is lost or in the wrong column is seen."""
+    """Each test exists and is in the set of its column. A missing test or a wrong column is found."""
     text = (ROOT / "docs" / "reliability.md").read_text()
 
     assert [] == wrong_rows(text)
@@ -575,7 +575,7 @@ def test_every_row_of_the_faults_table_names_a_test_of_each_set() -> None:
 
 @pytest.mark.full
 def test_a_checkpoint_of_another_model_is_left_out(project: pathlib.Path) -> None:
-    """Arrays that are whole but not this model's: a warning, and the run begins anew with the undisturbed bits."""
+    """A checkpoint of another model gives a warning, and the run restarts and ends with the same bits."""
     process = start_and_wait_for_rows(project, 20)
     os.kill(training_process(process), signal.SIGKILL)
     process.communicate()
@@ -590,5 +590,5 @@ def test_a_checkpoint_of_another_model_is_left_out(project: pathlib.Path) -> Non
 
     assert 0 == done.returncode, done.stderr
     log = (attempt_of(project) / "log.txt").read_text()
-    assert "is none of this model and left out" in log
+    assert "does not fit this model and is ignored" in log
     assert json.loads((attempt_of(project) / "result.json").read_text())["resumed_at"] is None

@@ -1,4 +1,4 @@
-"""Faults inside the training process, each at its moment (tests/faults): a clear end, and the same bits on resume."""
+"""Faults inside the training process (tests/faults): a clear end, and the same bits after resume."""
 
 import os
 import pathlib
@@ -17,11 +17,11 @@ from samebits.launch.process import forwarded_signals
 from samebits.runs.folder import read_json
 
 STOPPED = "row 4 kill"  # epoch 2, step 5; the checkpoints are those of step 10 and of the end of epoch 1
-FAULTS = {  # what happens: the exit code, and what is said
-    STOPPED: (1, "killed by SIGKILL (out of memory, or somebody's kill -9)"),
+FAULTS = {  # fault: exit code and message
+    STOPPED: (1, "killed by SIGKILL (out of memory, or kill -9)"),
     "checkpoint 4 kill": (1, "killed by SIGKILL"),
     "row 4 limit_cpu": (1, "killed by SIGKILL"),
-    "row 4 stop": (143, "stopped; what was trained is saved, and the same command goes on from there"),
+    "row 4 stop": (143, "stopped; progress is saved, and the same command resumes the run"),
     "row 4 interrupt": (130, "stopped; what was trained is saved"),
     "row 4 lose_parent": (143, "stopped; what was trained is saved"),
     "row 4 limit_files": (1, "could not be written"),
@@ -33,17 +33,17 @@ RECORDS = ("metrics.jsonl", "trace.jsonl", "predictions.arrays")
 
 @pytest.fixture(scope="module")
 def whole(siblings: pathlib.Path) -> pathlib.Path:
-    """Return the attempt that nobody disturbed."""
+    """Return the attempt of an uninterrupted run."""
     return finished(siblings)[0]
 
 
 def check_resumed(root: pathlib.Path, whole: pathlib.Path, train_here: TrainHere, *, anew: bool = False) -> str:
-    """Give the command again: the same attempt ends with the undisturbed bits and rows; returns its log."""
+    """Run the command again, check that the same attempt ends with the same bits and rows, and return its log."""
     done = train_here(root, FAULTY)
     (attempt,) = finished(root)
 
     assert 0 == done.returncode, done.stdout + done.stderr
-    assert "goes on with" in done.stdout
+    assert "resumes" in done.stdout
     assert digest(whole) == digest(attempt)
     assert anew == (read_json(attempt / "result.json")["resumed_at"] is None)
     for name in RECORDS:
@@ -56,7 +56,7 @@ def check_resumed(root: pathlib.Path, whole: pathlib.Path, train_here: TrainHere
 def test_a_training_that_meets_a_fault_resumes_to_the_same_bits(
     fault: str, project: pathlib.Path, whole: pathlib.Path, train_here: TrainHere
 ) -> None:
-    """A clear end with its exit code, and the same command ends with the undisturbed bits."""
+    """A fault has its exit code and message, and the same command ends with the same bits."""
     code, said = FAULTS[fault]
     done = train_here(project, FAULTY, environment={"FAULT": fault})
 
@@ -72,7 +72,7 @@ def test_a_training_that_meets_a_fault_resumes_to_the_same_bits(
 def test_a_record_that_is_deleted_under_a_training_is_an_error(
     what: str, project: pathlib.Path, train_here: TrainHere
 ) -> None:
-    """The error names the file, and nothing looks like a finished run."""
+    """The error has the name of the file, and there is no result."""
     done = train_here(project, FAULTY, environment={"FAULT": f"row 4 {what}"})
 
     assert 1 == done.returncode, done.stdout
@@ -83,7 +83,7 @@ def test_a_record_that_is_deleted_under_a_training_is_an_error(
 
 @pytest.fixture(scope="module")
 def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> list[pathlib.Path]:
-    """Return a list for the project whose training was killed: it is trained once and copied."""
+    """Return a list that holds the project with a killed training, which is trained once and copied."""
     return []
 
 
@@ -102,7 +102,7 @@ def stopped(
 
 
 def newest_checkpoint(root: pathlib.Path) -> pathlib.Path:
-    """Return the newest checkpoint of the project's one attempt."""
+    """Return the newest checkpoint of the only attempt."""
     return max((root / "runs").glob("*/*/1/checkpoint-*"))
 
 
@@ -117,7 +117,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 def test_a_damaged_checkpoint_costs_some_steps(
     damage: str, stopped: pathlib.Path, whole: pathlib.Path, train_here: TrainHere
 ) -> None:
-    """It is said and left out; the one before is used, with the same bits in the end."""
+    """A damaged checkpoint is reported and ignored, and the run resumes from the one before with the same bits."""
     newest = newest_checkpoint(stopped)
     newest.write_bytes(DAMAGES[damage](newest.read_bytes()))
 
@@ -127,29 +127,29 @@ def test_a_damaged_checkpoint_costs_some_steps(
 def test_rows_that_are_lost_cost_the_checkpoint_that_counts_them(
     stopped: pathlib.Path, whole: pathlib.Path, train_here: TrainHere
 ) -> None:
-    """A power cut lost the last row of metrics: the run resumes before it, or begins anew."""
+    """After a power cut lost the last row of metrics, the run resumes before it or restarts."""
     newest = newest_checkpoint(stopped)
     metrics = newest.with_name("metrics.jsonl")
     metrics.write_bytes(b"".join(metrics.read_bytes().splitlines(keepends=True)[:1]))
     log = check_resumed(stopped, whole, train_here, anew=True)
 
-    assert f"checkpoint {newest.name} is left out: rows before it are lost in ['metrics.jsonl']" in log
+    assert f"checkpoint {newest.name} is ignored: rows were lost from ['metrics.jsonl']" in log
 
 
 def test_arrays_of_another_model_are_no_checkpoint(
     stopped: pathlib.Path, whole: pathlib.Path, train_here: TrainHere
 ) -> None:
-    """They are whole, but not this model's: a warning, and the run begins anew."""
+    """A checkpoint of another model gives a warning, and the run restarts."""
     for path in newest_checkpoint(stopped).parent.glob("checkpoint-*"):
         write_arrays(path, {"state": np.zeros(3, np.uint8)})
 
-    assert "is none of this model and left out" in check_resumed(stopped, whole, train_here, anew=True)
+    assert "does not fit this model and is ignored" in check_resumed(stopped, whole, train_here, anew=True)
 
 
 def test_files_from_the_future_confuse_nothing(
     stopped: pathlib.Path, whole: pathlib.Path, train_here: TrainHere
 ) -> None:
-    """A clock that was set back leaves such files."""
+    """Files with a future time, after a clock was set back, do not affect the run."""
     later = time.time() + 10 * 86400
     for path in (stopped / "runs").rglob("*"):
         os.utime(path, (later, later))
@@ -158,7 +158,7 @@ def test_files_from_the_future_confuse_nothing(
 
 
 def test_a_training_resumes_with_the_data_that_it_began_with(project: pathlib.Path, train_here: TrainHere) -> None:
-    """A file that the data function reads is in no name: changed, it is refused; brought back, the run resumes."""
+    """A changed data file is an error. After it is restored, the run resumes."""
     own, rows = "data._target_=faults.data.read_rows", project / "rows.txt"
     rows.write_text("5")
     train_here(project, own, environment={"FAULT": STOPPED})
@@ -166,7 +166,7 @@ def test_a_training_resumes_with_the_data_that_it_began_with(project: pathlib.Pa
     refused = train_here(project, own)
 
     assert 2 == refused.returncode
-    assert "expected the arrays that it began with, received others as train/inputs; fix: bring back" in refused.stderr
+    assert "expected the same arrays as at its start, received different train/inputs; fix: restore" in refused.stderr
 
     rows.write_text("5")
     done = train_here(project, own)
@@ -178,7 +178,7 @@ def test_a_training_resumes_with_the_data_that_it_began_with(project: pathlib.Pa
 def test_what_a_kill_left_beside_a_result_goes_with_the_next_start(
     own_siblings: pathlib.Path, train_here: TrainHere
 ) -> None:
-    """A checkpoint and a torn file; nothing else goes."""
+    """The next start removes a leftover checkpoint and an incomplete file, and nothing else."""
     attempt = finished(own_siblings)[0]
     names = sorted(path.name for path in attempt.iterdir())
     (attempt / "checkpoint-00001-00000005.arrays").write_bytes(b"x")
@@ -191,7 +191,7 @@ def test_what_a_kill_left_beside_a_result_goes_with_the_next_start(
 
 @pytest.mark.parametrize(("number", "sent"), [(signal.SIGHUP, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)])
 def test_a_signal_reaches_the_training_process(number: signal.Signals, sent: signal.Signals) -> None:
-    """Also one that comes before the process is there; a closed terminal is a request to stop."""
+    """A signal before the start of the training process reaches it too. SIGHUP is a request to stop."""
     with forwarded_signals() as adopt:
         os.kill(os.getpid(), number)
         child = subprocess.Popen(["sleep", "600"])
@@ -202,11 +202,11 @@ def test_a_signal_reaches_the_training_process(number: signal.Signals, sent: sig
 
 # --- functions of the user that are wrong ---
 
-WRONG = {  # the override: exit code, and what is said
+WRONG = {  # override: exit code and message
     "data._target_=faults.data.need_much_memory": (1, "out of memory"),
-    "data._target_=faults.data.be_stopped": (143, "the same command goes on from there"),
-    "data._target_=faults.data.leave": (1, "the data or model function ended the process: sys.exit(2)"),
-    "data._target_=faults.data.save_code": (2, "received faults/data.py saved while it was starting; fix: give the"),
+    "data._target_=faults.data.be_stopped": (143, "the same command resumes the run"),
+    "data._target_=faults.data.leave": (1, "the data or model function called sys.exit(2)"),
+    "data._target_=faults.data.save_code": (2, "received changes in faults/data.py; fix: run the"),
     "model._target_=faults.model.abort": (1, "killed by SIGABRT; log: "),
     "model._target_=faults.model.add_unseeded_dropout": (1, "layer loose draws random numbers that no seed point"),
     "data._target_=faults.data.limit_memory model.embedding_dim=2000000000": (1, "out of memory"),
@@ -217,7 +217,7 @@ WRONG = {  # the override: exit code, and what is said
 def test_a_wrong_function_of_the_user_is_a_clear_end(
     override: str, project: pathlib.Path, train_here: TrainHere
 ) -> None:
-    """The exit code and the words of the documents, no traceback, and nothing that looks like a finished run."""
+    """A wrong function has its exit code and message, no traceback and no result."""
     code, said = WRONG[override]
     done = train_here(project, *override.split())
 
@@ -228,10 +228,10 @@ def test_a_wrong_function_of_the_user_is_a_clear_end(
 
 
 def test_a_draw_from_the_system_is_seen_by_the_second_run(project: pathlib.Path, train_here: TrainHere) -> None:
-    """The promise is broken: exit code 1, and the first tensor that differs."""
+    """A broken promise has exit code 1 and the first tensor that differs."""
     override = "model._target_=faults.model.draw_from_the_system"
     first, second = (train_here(project, override, "training.epochs=1") for _ in range(2))
 
     assert (0, 1) == (first.returncode, second.returncode), first.stderr
-    assert "DIFFERENT BITS than attempt 1 of these inputs (portable promises the same bits)" in second.stdout
+    assert "DIFFERENT BITS than attempt 1 with the same inputs (portable promises the same bits)" in second.stdout
     assert "first divergence: initial weights of imdb_cnn_lstm/output/kernel" in second.stdout

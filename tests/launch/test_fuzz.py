@@ -1,4 +1,4 @@
-"""Whatever a configuration, checkpoint or record file holds: a documented error or an answer, never a traceback."""
+"""Any contents of a configuration, checkpoint or record give a result or a documented error, never a traceback."""
 
 import contextlib
 import copy
@@ -35,13 +35,13 @@ PLAIN = st.recursive(
 FUZZ = settings(
     max_examples=150,
     deadline=None,
-    derandomize=True,  # the same examples in every run of the tests: nothing here is left to chance
+    derandomize=True,  # the same examples in every run of the tests
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
 def paths_of(tree: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the way to every node of nested data, the root included."""
+    """Return the path to every node of nested data, including the root."""
     found = [prefix]
     steps = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in steps:
@@ -50,7 +50,7 @@ def paths_of(tree: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def replaced(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """Return a copy of nested data with something else at one place."""
+    """Return a copy of nested data with another value at one place."""
     if not path:
         return value
     tree = copy.deepcopy(tree)
@@ -69,7 +69,7 @@ def mutated(draw: st.DrawFn, tree: Any) -> Any:
 
 @st.composite
 def damaged(draw: st.DrawFn, data: bytes) -> bytes:
-    """Draw bytes that were cut, overwritten somewhere, or are something else altogether."""
+    """Draw bytes that are truncated, partly overwritten or completely different."""
     kind = draw(st.sampled_from(["cut", "overwritten", "other"]))
     if kind == "cut":
         return data[: draw(st.integers(0, len(data) - 1))]
@@ -80,7 +80,7 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 def documented(action: Callable[[], object]) -> None:
-    """Run an action; only an error of this project may come out, with its whole message."""
+    """Run an action, and allow only errors of this project with a complete message."""
     try:
         action()
     except SamebitsError as error:
@@ -97,7 +97,7 @@ CONFIG = to_dict(compose(ROOT, ["experiment=smoke", "tracker=none"]))
 @FUZZ
 @given(mutated(CONFIG))
 def test_any_configuration_is_used_or_refused(tree: Any) -> None:
-    """A configuration with anything anywhere is checked without a traceback; what is let through has an identity."""
+    """Any configuration is checked without a traceback, and an accepted one has an identity."""
 
     def use() -> None:
         config = from_dict(tree)
@@ -108,7 +108,7 @@ def test_any_configuration_is_used_or_refused(tree: Any) -> None:
 
 
 def test_an_unchanged_configuration_is_used() -> None:
-    """The look above can pass: the configuration as composed is let through."""
+    """Negative control: the unchanged configuration is accepted."""
     config = from_dict(CONFIG)
     check(config)
 
@@ -126,7 +126,7 @@ def test_an_unchanged_configuration_is_used() -> None:
     )
 )
 def test_any_command_line_is_used_or_refused(overrides: list[str]) -> None:
-    """Overrides of any text compose, or are refused with one documented error."""
+    """Any override composes or is a documented error."""
 
     def use() -> None:
         check(compose(ROOT, overrides))
@@ -148,7 +148,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @contextlib.contextmanager
 def other_contents(path: pathlib.Path, data: bytes) -> Any:
-    """Let a file hold other bytes while the block runs."""
+    """Replace the bytes of a file while the block runs."""
     before = path.read_bytes()
     path.write_bytes(data)
     try:
@@ -158,7 +158,7 @@ def other_contents(path: pathlib.Path, data: bytes) -> Any:
 
 
 def read_everything(root: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Do what people ask of finished runs, and what a start does with what it finds."""
+    """Call all readers of finished runs, and those of a start."""
     runs = root / "runs"
     attempts = sorted(runs.glob("*/*/[12]"))
     documented(lambda: compare_with_siblings(attempts[0]))
@@ -178,7 +178,7 @@ FILES = ["1/result.json", "1/machine.json", "1/seeds.json", "1/config.yaml", "1/
 def test_any_damage_to_a_record_is_a_documented_error(
     name: str, trained: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Cut, overwritten or foreign bytes in any file of a run: whoever reads it answers, or says what is wrong."""
+    """Truncated, overwritten or other bytes in any file of a run give a result or a documented error."""
     path = next((trained / "runs").glob("*/*/inputs.json")).parent / name
 
     @settings(FUZZ, max_examples=60)
@@ -195,7 +195,7 @@ def test_any_damage_to_a_record_is_a_documented_error(
 def test_any_other_data_in_a_record_is_a_documented_error(
     name: str, trained: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Files that can be read but hold other data than a run writes: the same."""
+    """Valid files with wrong data give a result or a documented error."""
     path = next((trained / "runs").glob("*/*/inputs.json")).parent / name
     text = path.read_text()
     load: dict[str, Callable[[str], Any]] = {".yaml": yaml.safe_load, ".json": json.loads}
@@ -217,7 +217,7 @@ def test_any_other_data_in_a_record_is_a_documented_error(
 @FUZZ
 @given(st.data())
 def test_any_damage_to_arrays_is_seen(tmp_path: pathlib.Path, data: st.DataObject) -> None:
-    """A checkpoint or a cache with any damage is refused: no array of it is ever used."""
+    """Any damage to a checkpoint or cache is an error, and no array of it is used."""
     path = tmp_path / "a.arrays"
     write_arrays(path, {"a": np.arange(5), "b": np.ones((2, 2), np.float32)})
     whole = path.read_bytes()
@@ -233,7 +233,7 @@ def test_any_damage_to_arrays_is_seen(tmp_path: pathlib.Path, data: st.DataObjec
 @FUZZ
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(tmp_path: pathlib.Path, data: bytes) -> None:
-    """The readers of JSON, YAML, rows and arrays know every way in which bytes can be wrong."""
+    """The readers of JSON, YAML, rows and arrays give a result or a documented error for any bytes."""
     path = tmp_path / "x.json"
     path.write_bytes(data)
     for read in (read_json, read_yaml, read_rows, read_arrays):
@@ -245,7 +245,7 @@ def test_any_bytes_are_read_or_refused(tmp_path: pathlib.Path, data: bytes) -> N
 
 
 def test_deeply_nested_files_are_refused(tmp_path: pathlib.Path) -> None:
-    """Nesting deeper than the readers can follow is an error of the file, not of the program."""
+    """Nesting that is too deep is a documented error."""
     for name, opening in (("x.json", "["), ("x.yaml", "["), ("x.jsonl", "[")):
         (tmp_path / name).write_text(opening * 100_000 + "\n")
     documented(lambda: read_json(tmp_path / "x.json"))
@@ -254,13 +254,13 @@ def test_deeply_nested_files_are_refused(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_look_can_fail() -> None:
-    """An error that is not of this project comes through."""
+    """Negative control: other errors fail the check."""
     with pytest.raises(KeyError):
         documented(lambda: dict[str, int]()["missing"])
 
 
 def test_names_of_runs_are_any_text(trained: pathlib.Path) -> None:
-    """Whatever a user gives as a run's name is found or refused."""
+    """Any name of a run is found or is a documented error."""
 
     @settings(FUZZ, max_examples=100)
     @given(st.text(max_size=20))

@@ -1,4 +1,4 @@
-"""Fresh processes: their paths, their environments, and how signals reach them."""
+"""Fresh processes: their paths, environments and signals."""
 
 import os
 import pathlib
@@ -23,7 +23,7 @@ time.sleep(600)
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether a process is there and is no zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except OSError:
@@ -31,13 +31,13 @@ def is_alive(pid: int) -> bool:
 
 
 def test_a_project_finds_its_packages_and_this_harness(tmp_path: pathlib.Path) -> None:
-    """The harness comes first, then the project's src/; a folder that holds both is not named twice."""
+    """The import path is the harness, then src/. A folder with both is listed once."""
     assert f"{ROOT / 'src'}{os.pathsep}{tmp_path / 'src'}" == import_path(tmp_path)
     assert str(ROOT / "src") == import_path(ROOT)
 
 
 def test_a_parent_process_keeps_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the path of the packages is inherited: the parent pins its own child."""
+    """A parent process inherits everything except the import path."""
     monkeypatch.setenv("COMET_API_KEY", "a key")
     environment = process.project_environment(ROOT)
 
@@ -49,7 +49,7 @@ def test_a_parent_process_keeps_the_environment(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_training_process_has_pins_and_no_key(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its environment is pinned; other code than the project's is found where it is asked for."""
+    """A training process has the fixed environment, no key, and optionally another import path."""
     monkeypatch.setenv("COMET_API_KEY", "a key")
     _, own = process.child_command(Config(), tmp_path, ROOT)
     command, other = process.child_command(Config(), tmp_path, ROOT, source=tmp_path)
@@ -61,7 +61,7 @@ def test_a_training_process_has_pins_and_no_key(tmp_path: pathlib.Path, monkeypa
 
 
 def test_a_group_that_does_not_end_is_killed(tmp_path: pathlib.Path) -> None:
-    """A process that ignores SIGTERM is killed after its time, and what it started too."""
+    """A process that ignores SIGTERM is killed after the timeout, with its children."""
     told = tmp_path / "pid"
     with subprocess.Popen([sys.executable, "-c", STUBBORN, str(told)], start_new_session=True) as stubborn:
         assert wait_until(lambda: told.exists() and told.read_text())
@@ -73,7 +73,7 @@ def test_a_group_that_does_not_end_is_killed(tmp_path: pathlib.Path) -> None:
 
 
 def test_signals_that_are_ignored_stay_ignored() -> None:
-    """As under nohup; others are answered while the block runs, and as before after it."""
+    """Ignored signals (nohup) stay ignored. Others are handled only while the block runs."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     heard: list[int] = []
     earlier = signal.getsignal(signal.SIGUSR1)

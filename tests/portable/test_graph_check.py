@@ -269,7 +269,7 @@ def test_a_loss_of_ones_own(project: pathlib.Path, train_here: TrainHere) -> Non
 
     assert [0, 0, 0] == [done.returncode for done in (first, second, third)], first.stderr
     assert "same bits as 1 earlier run" in second.stdout
-    assert "first run of these inputs" in third.stdout
+    assert "first run with these inputs" in third.stdout
 
 
 def test_an_unmeasured_operation_is_said(project: pathlib.Path, train_here: TrainHere) -> None:
@@ -278,6 +278,6 @@ def test_an_unmeasured_operation_is_said(project: pathlib.Path, train_here: Trai
     done = train_here(project, "training.epochs=1")
 
     assert 0 == done.returncode, done.stderr
-    assert "portable was never measured for these operations: Asinh" in done.stderr
+    assert "portable was never tested with these operations: Asinh" in done.stderr
     results = [path.read_text() for path in (project / "runs" / "smoke").glob("*/1/result.json")]
     assert '"Asinh"' in results[0]

@@ -54,7 +54,7 @@ def test_the_notebook_shows_same_bits_other_bits_and_why(shown: list[str]) -> No
 
     assert weights[0] == weights[1] != weights[2]
     assert [1, 1, 1] == [len(found) for found in weights]
-    assert "same bits as 1 earlier run of these inputs" in second
+    assert "same bits as 1 earlier run with the same inputs" in second
     assert all("exit code 0" in text for text in (first, second, moved))
     assert "seed data/order" in explained
     assert re.search(r"first divergence: epoch 1, step 1, order of the data", explained)

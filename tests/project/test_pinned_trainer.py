@@ -51,4 +51,4 @@ def test_a_trainer_without_the_pins_is_found_out(name: str, value: str, code: in
 
         assert ["python/hash"] == [point for point in theirs if ours[point] != theirs[point]]
     else:
-        assert "RuntimePinError: onednn is not pinned." in (attempt / "log.txt").read_text()
+        assert "RuntimePinError: onednn is not in effect." in (attempt / "log.txt").read_text()

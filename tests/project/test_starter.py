@@ -384,7 +384,7 @@ def test_a_copy_has_this_projects_bits(named: pathlib.Path, template: pathlib.Pa
     second = run_in(root, *train, path=f"{site}{os.pathsep}{root / 'src'}")
 
     assert 0 == second.returncode, second.stdout + second.stderr
-    assert f"weights {golden[:12]}…   same bits as 1 earlier run of these inputs" in second.stdout
+    assert f"weights {golden[:12]}…   same bits as 1 earlier run with the same inputs" in second.stdout
     assert "/smoke/" + result.parent.parent.name + "/2" in second.stdout
 
 

@@ -1,4 +1,4 @@
-"""Two finished attempts are compared record by record."""
+"""Comparing two finished attempts record by record."""
 
 import json
 import pathlib
@@ -32,7 +32,7 @@ def write(folder: pathlib.Path, trace: Any = TRACED, metrics: Any = MEASURED, re
 
 
 def test_equal_attempts_have_no_difference(tmp_path: pathlib.Path) -> None:
-    """What is not compared, such as the time that they took, may differ."""
+    """Equal attempts have no difference, even if their durations differ."""
     a, b = write(tmp_path / "a"), write(tmp_path / "b", result=ENDED | {"timing": {"training_s": 1.0}})
 
     assert "" == first_difference(a, b, ignore=())
@@ -51,14 +51,14 @@ def test_equal_attempts_have_no_difference(tmp_path: pathlib.Path) -> None:
     ],
 )
 def test_every_record_counts(changed: dict[str, Any], words: str, tmp_path: pathlib.Path) -> None:
-    """One value, one row more or one less is a difference, and it is named."""
+    """One changed value, one extra row or one missing row is a difference with a name."""
     a, b = write(tmp_path / "a"), write(tmp_path / "b", **changed)
 
     assert words == first_difference(a, b)
 
 
 def test_a_generator_that_stands_elsewhere_counts_only_on_request(tmp_path: pathlib.Path) -> None:
-    """It is no difference until something draws from it; a resumed run must restore it all the same."""
+    """The state of a global generator is ignored by default, and compared on request, e.g. for a resumed run."""
     moved = [TRACED[0] | {"generators": {"python/random": "h"}}, TRACED[1]]
     a, b = write(tmp_path / "a"), write(tmp_path / "b", trace=moved)
 
@@ -67,6 +67,6 @@ def test_a_generator_that_stands_elsewhere_counts_only_on_request(tmp_path: path
 
 
 def test_mappings_are_compared_by_key() -> None:
-    """A key that one side lacks is absent there; nested data are compared by their leaves, lists included."""
+    """A missing key is "absent". Nested data, including lists, is compared by its leaves."""
     assert [("b", 1, 2), ("c", "absent", 3)] == list_differences({"a": 0, "b": 1}, {"a": 0, "b": 2, "c": 3})
     assert [("x.1.y", 1, 2)] == list_nested_differences({"x": [0, {"y": 1}]}, {"x": [0, {"y": 2}]})

@@ -1,4 +1,4 @@
-"""What can change bits: one function says it for the identity, explain and the report."""
+"""`effect_of` defines what can change bits, for the identity, explain and the report."""
 
 from typing import Any
 
@@ -35,12 +35,12 @@ from samebits.runs.identity import identity
     ],
 )
 def test_an_input_has_one_effect(item: str, effect: str) -> None:
-    """The effect of an item follows from its kind and its name."""
+    """The effect of an item depends on its kind and its name."""
     assert effect == effect_of(item)
 
 
 def test_the_kind_of_cpu_has_no_effect_under_portable() -> None:
-    """It may have one where any run was made under another promise."""
+    """The CPU may change bits if any run used another promise."""
     assert DOES_NOT == effect_of("cpu flags", portable=True)
     assert MAY == effect_of("cpu flags")
 
@@ -60,20 +60,20 @@ def test_the_kind_of_cpu_has_no_effect_under_portable() -> None:
     ],
 )
 def test_what_was_measured_equal_has_no_effect_under_portable(item: str, values: tuple[Any, ...], effect: str) -> None:
-    """Versions that were compared, and operations side by side; under another promise nothing is said."""
+    """Compared versions and inter-op threads have no effect under portable, and may have one under other promises."""
     assert effect == effect_of(item, values, portable=True)
     assert DOES_NOT != effect_of(item, values)
 
 
 def test_the_identity_has_every_key_but_those_without_effect() -> None:
-    """A key is in a run's name, or `effect_of` says that it does not change bits; the name itself is in both."""
+    """A key is in the identity, or has no effect on bits. The name of the run is both."""
     every, named = set(flatten(to_dict(Config()))), set(flatten(identity(Config())))
 
     assert {key for key in every if is_below(key, WITHOUT_EFFECT)} - {"name"} == every - named
 
 
 def test_every_fact_of_a_machine_is_an_item() -> None:
-    """Packages, settings, CPU, git and the rest are named by kind."""
+    """Packages, settings, CPU, git and other facts become items with their kind."""
     machine = {
         "packages": {"numpy": "2"}, "arithmetic": {"settings": {"jit": "off"}}, "cpu": {"model": "m"},
         "git": {"commit": "c"}, "python": "3.11",

@@ -1,4 +1,4 @@
-"""The folder of a run: damaged files are named, attempts are counted, and a user's name finds one."""
+"""The folder of a run: damaged files are errors, attempts are numbered, and users find them by name."""
 
 import os
 import pathlib
@@ -23,7 +23,7 @@ from samebits.runs.folder import (
 
 
 def names_in(folder: pathlib.Path) -> list[str]:
-    """Return the names in a folder, hidden ones too."""
+    """Return the names in a folder, including hidden ones."""
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -45,7 +45,7 @@ print(*(folder.make_attempt(pathlib.Path(sys.argv[1])).name for _ in range(int(s
     ],
 )
 def test_a_damaged_file_is_a_record_error(tmp_path: pathlib.Path, name: str, contents: bytes | None) -> None:
-    """A missing, empty, cut or garbled JSON or YAML file is named, and none executes code."""
+    """A missing, empty, truncated or invalid JSON or YAML file is an error with its name, and runs no code."""
     path = tmp_path / name
     if contents is not None:
         path.write_bytes(contents)
@@ -56,7 +56,7 @@ def test_a_damaged_file_is_a_record_error(tmp_path: pathlib.Path, name: str, con
 
 
 def test_a_torn_last_line_is_dropped(tmp_path: pathlib.Path) -> None:
-    """A last line without its end counts as never written, wherever it was torn."""
+    """An incomplete last line is ignored, wherever it was cut."""
     path = tmp_path / "rows.jsonl"
     append_row(path, {"step": 1})
     append_row(path, {"step": 2, "name": "ä"})
@@ -74,7 +74,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("damaged", [b'{"step": 2', b"", b"\xff\xfe", b'{"step": 2}{"step": 3}', b"\0\0\0"])
 def test_a_damaged_middle_line_is_an_error(tmp_path: pathlib.Path, damaged: bytes) -> None:
-    """A line other than the last that is no JSON is named by its number."""
+    """An invalid line before the last is an error with its number."""
     path = tmp_path / "lines.jsonl"
     path.write_bytes(b'{"step": 1}\n' + damaged + b'\n{"step": 3}\n')
 
@@ -86,19 +86,19 @@ def test_a_damaged_middle_line_is_an_error(tmp_path: pathlib.Path, damaged: byte
 
 
 def test_a_missing_file_has_no_rows(tmp_path: pathlib.Path) -> None:
-    """A record that was not begun is empty."""
+    """A missing record has no rows."""
     assert read_rows(tmp_path / "rows.jsonl") == []
 
 
 def test_an_unreadable_file_is_a_record_error(tmp_path: pathlib.Path) -> None:
-    """A record that is there and cannot be read is not taken for empty."""
+    """A record that exists but is unreadable is an error, not empty."""
     with pytest.raises(RecordError, match="could not be read"):
         read_rows(tmp_path)
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"step": 4, "lo'])
 def test_rows_are_cut_back_to_a_count(tmp_path: pathlib.Path, torn: bytes) -> None:
-    """A run that goes on keeps its checkpoint's rows, byte for byte, and appends whole lines after a torn one."""
+    """A resumed run keeps the rows of its checkpoint byte for byte, and drops an incomplete line before appending."""
     path, twin = tmp_path / "rows.jsonl", tmp_path / "twin.jsonl"
     rows = [{"step": step, "loss": 1 / step, "name": "ä"} for step in (1, 2, 3)]
     for row in rows:
@@ -117,14 +117,14 @@ def test_rows_are_cut_back_to_a_count(tmp_path: pathlib.Path, torn: bytes) -> No
 
 
 def test_cutting_back_a_missing_file_makes_none(tmp_path: pathlib.Path) -> None:
-    """A record that was not begun stays so."""
+    """Cutting a missing record does not create it."""
     keep_rows(tmp_path / "rows.jsonl", 0)
 
     assert names_in(tmp_path) == []
 
 
 def test_processes_at_once_get_distinct_attempts(tmp_path: pathlib.Path) -> None:
-    """Three processes that make attempts at the same time get all numbers from 1, each once."""
+    """Three processes that create attempts at the same time get different numbers, without gaps."""
     children = [start_python(ATTEMPTS, tmp_path, 60) for _ in range(3)]
     for child in children:
         assert child.stdout is not None
@@ -141,7 +141,7 @@ def test_processes_at_once_get_distinct_attempts(tmp_path: pathlib.Path) -> None
 
 
 def test_attempts_are_counted_from_the_newest(tmp_path: pathlib.Path) -> None:
-    """A new attempt is one above the highest number, not the first gap, and 10 comes after 9."""
+    """A new attempt gets the highest number plus one, not the first gap, and 10 comes after 9."""
     for number in (2, 9, 10):
         (tmp_path / str(number)).mkdir()
 
@@ -151,7 +151,7 @@ def test_attempts_are_counted_from_the_newest(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.timeout(20)
 def test_a_stray_file_is_no_attempt(tmp_path: pathlib.Path) -> None:
-    """A file that has a number for its name is passed over."""
+    """A file with a number as its name is ignored."""
     (tmp_path / "1").touch()
     (tmp_path / "source").mkdir()
 
@@ -160,7 +160,7 @@ def test_a_stray_file_is_no_attempt(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_removed_attempt_leaves_no_empty_folders(tmp_path: pathlib.Path) -> None:
-    """Removing the only attempt removes the inputs' and the name's folder; with a sibling they stay."""
+    """Removing the only attempt removes the folders above it. With another attempt they stay."""
     for name in ("runs/smoke/alone/1", "runs/other/pair/1", "runs/other/pair/2"):
         (tmp_path / name).mkdir(parents=True)
     remove_attempt(tmp_path / "runs/smoke/alone/1")
@@ -220,14 +220,14 @@ def runs(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.mark.parametrize("name", FOUND)
 def test_an_attempt_is_found_by_its_names(runs: pathlib.Path, name: str) -> None:
-    """A run is last, last~1, the start of its inputs digest (newest attempt), or that with an attempt."""
+    """A run is found as last, last~1, or by the start of its inputs digest, with or without an attempt."""
     assert runs / FOUND[name] == find_attempt(runs, name)
 
 
 def test_an_attempt_is_found_by_its_path(
     runs: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run's folder, whole or from here, is a name, also outside the folder of runs."""
+    """A run is found by its absolute or relative path, also outside the folder of runs."""
     other = tmp_path / "elsewhere" / "7"
     other.mkdir(parents=True)
     (other / CONFIG).touch()
@@ -240,7 +240,7 @@ def test_an_attempt_is_found_by_its_path(
 
 @pytest.mark.parametrize("name", MISSING)
 def test_an_ambiguous_or_missing_run_is_refused(runs: pathlib.Path, name: str) -> None:
-    """A name of no run, or of two, is refused with how many there are: last~4 of four runs is none."""
+    """A name of no run or of two runs is an error with the count. last~4 of four runs is none."""
     with pytest.raises(FolderError) as caught:
         find_attempt(runs, name)
 
@@ -253,7 +253,7 @@ def test_an_ambiguous_or_missing_run_is_refused(runs: pathlib.Path, name: str) -
 
 @pytest.mark.parametrize("back", range(1, 9))
 def test_there_is_nothing_before_the_first_run(tmp_path: pathlib.Path, back: int) -> None:
-    """Counting back beyond the first of one or two runs finds none, however far."""
+    """Counting back beyond the first run finds none, however far."""
     for number in ("1", "2"):
         (tmp_path / "smoke" / "ab11" / number).mkdir(parents=True)
         (tmp_path / "smoke" / "ab11" / number / CONFIG).touch()
@@ -264,6 +264,6 @@ def test_there_is_nothing_before_the_first_run(tmp_path: pathlib.Path, back: int
 
 
 def test_no_runs_at_all_is_an_error(tmp_path: pathlib.Path) -> None:
-    """Without a folder of runs, last names none."""
+    """Without a folder of runs, last is an error."""
     with pytest.raises(FolderError, match="received 0 runs of 0 in"):
         find_attempt(tmp_path / "runs", "last")

@@ -1,4 +1,4 @@
-"""Predictions that every run keeps, probabilities with the same bits everywhere, and their average."""
+"""Saved predictions, probabilities with the same bits on every machine, and their average."""
 
 import json
 import math
@@ -18,7 +18,7 @@ LOGITS = np.array([[0.5], [-3.25], [40.0]], np.float32)
 
 
 def make_attempt(folder: pathlib.Path) -> pathlib.Path:
-    """Write predictions and a result that has their digest."""
+    """Write predictions and a result with their digest."""
     digest = write_predictions(folder, {"labels": LABELS, "logits": LOGITS})
     write = {"metrics": {"val_accuracy": 1.0, "val_loss": 0.5}, "timing": {}, "resumed_at": None}
     names = ("weights_digest", "optimizer_digest", "data_digest", "promise", "fingerprint")
@@ -27,7 +27,7 @@ def make_attempt(folder: pathlib.Path) -> pathlib.Path:
 
 
 def test_probabilities_are_right_and_frozen() -> None:
-    """They agree with the formula, rows sum to one, and their bits are these in every version on every machine."""
+    """Probabilities match the formula, sum to one, and have these bits in every version on every machine."""
     whole = np.random.Generator(np.random.PCG64(1)).integers(-(2**20), 2**20, (500, 1))
     values = (whole / 2**17).astype(np.float32)
     found = to_probabilities(values)
@@ -38,7 +38,7 @@ def test_probabilities_are_right_and_frozen() -> None:
 
 
 def test_one_output_is_two_classes_against_zero() -> None:
-    """A single logit gives what the two logits 0 and z give; extreme logits neither overflow nor fail."""
+    """A single logit z gives the same as the two logits 0 and z. Extreme logits do not overflow."""
     both = np.array([[0.0, z] for z in (0.5, -3.25, 40.0)], np.float32)
     extreme = to_probabilities(np.array([[1e4, -1e4, 0.0]], np.float32))
 
@@ -47,7 +47,7 @@ def test_one_output_is_two_classes_against_zero() -> None:
 
 
 def test_an_average_does_not_depend_on_the_order() -> None:
-    """Sums are exact, so members in any order give the same bits; added up one by one they do not."""
+    """Members in any order give the same bits, because sums are exact. A plain sum does not."""
     members = [to_probabilities(np.array([[i / 7], [-i / 3]], np.float32)) for i in range(30)]
     shuffled = [members[i * 7 % 30] for i in range(30)]
 
@@ -56,7 +56,7 @@ def test_an_average_does_not_depend_on_the_order() -> None:
 
 
 def test_a_score_is_loss_and_accuracy() -> None:
-    """Cross-entropy and share of right rows; a tie is class 0; a probability of zero has a finite loss."""
+    """The score is cross-entropy and accuracy. A tie is class 0, and a probability of zero has a finite loss."""
     loss, accuracy = score(np.array([[0.25, 0.75], [0.5, 0.5], [1.0, 0.0]]), LABELS)
 
     assert 2 / 3 == accuracy
@@ -64,7 +64,7 @@ def test_a_score_is_loss_and_accuracy() -> None:
 
 
 def test_what_is_read_is_what_was_predicted(tmp_path: pathlib.Path) -> None:
-    """Probabilities and labels come back."""
+    """Reading returns the written probabilities and labels."""
     probabilities, labels = read_predictions(make_attempt(tmp_path))
 
     assert to_probabilities(LOGITS).tobytes() == probabilities.tobytes()
@@ -73,7 +73,7 @@ def test_what_is_read_is_what_was_predicted(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("harm", ["missing", "torn", "others"])
 def test_predictions_that_are_not_the_runs_are_refused(harm: str, tmp_path: pathlib.Path) -> None:
-    """A file that is gone, cut or that of other weights, whole as it is, is an error that names it."""
+    """A missing or truncated file, or one from other weights, is an error with its name."""
     path = make_attempt(tmp_path) / PREDICTIONS
     if harm == "missing":
         path.unlink()
@@ -83,7 +83,7 @@ def test_predictions_that_are_not_the_runs_are_refused(harm: str, tmp_path: path
         other = LOGITS.copy()
         other[0, 0] = np.nextafter(other[0, 0], np.float32(1))
         write_predictions(tmp_path, {"labels": LABELS, "logits": other})
-    with pytest.raises(RecordError, match="does not hold what the run predicted") as caught:
+    with pytest.raises(RecordError, match="does not match the result of the run") as caught:
         read_predictions(tmp_path)
 
     assert json.loads((tmp_path / "result.json").read_text())["predictions_digest"] == caught.value.expected

@@ -1,4 +1,4 @@
-"""`samebits prune` and `samebits clean`: what they would remove, what they remove, and what they never touch."""
+"""`samebits prune` and `samebits clean`: what they list, what they remove, and what they never remove."""
 
 import json
 import os
@@ -21,18 +21,18 @@ from samebits.core.files import hold_lock
 
 
 def prune(root: pathlib.Path, *arguments: str) -> Result:
-    """Run `samebits prune` on a project's runs."""
+    """Run `samebits prune` on the runs of a project."""
     return run_command(root, "prune", *arguments)
 
 
 def names(root: pathlib.Path) -> list[str]:
-    """Return every file below a project's runs."""
+    """Return every file below the runs of a project."""
     return sorted(path.relative_to(root / "runs").as_posix() for path in (root / "runs").rglob("*"))
 
 
 @pytest.fixture(scope="module")
 def trained(siblings: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Return a folder of runs: three finished attempts (one is a copy), one stopped, a torn file."""
+    """Return a folder of runs: three finished attempts (one is a copy), one stopped, an incomplete file."""
     root = pathlib.Path(shutil.copytree(siblings, tmp_path_factory.mktemp("pruned") / "project"))
     first = finished(root)[0]
     for number in ("3", "4"):
@@ -52,7 +52,7 @@ def root(trained: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def test_pruning_says_first_and_removes_nothing(root: pathlib.Path) -> None:
-    """Without --yes every candidate is named with size and reason, and no file goes."""
+    """Without --yes every candidate is listed with size and reason, and no file is removed."""
     before = names(root)
     done = prune(root, "--keep=1")
 
@@ -60,14 +60,14 @@ def test_pruning_says_first_and_removes_nothing(root: pathlib.Path) -> None:
     assert before == names(root)
     assert 5 == done.stdout.count("would remove ")
     assert "/1: " in done.stdout
-    assert "(finished, older than the newest 1 of its inputs)" in done.stdout
-    assert "(stopped, and attempt 3 of the same inputs is finished)" in done.stdout
-    assert "(scratch of a command that was stopped)" in done.stdout
-    assert "; --yes removes it" in done.stdout
+    assert "(finished, older than the newest 1 with the same inputs)" in done.stdout
+    assert "(stopped, and attempt 3 with the same inputs is finished)" in done.stdout
+    assert "(temporary files of a stopped command)" in done.stdout
+    assert "; add --yes to remove them" in done.stdout
 
 
 def test_confirmed_pruning_removes_what_it_said(root: pathlib.Path, train_here: TrainHere) -> None:
-    """With it, the newest finished attempt, its inputs and the user's own file stay; a second call finds nothing."""
+    """With --yes the newest finished attempt, its inputs and the user's file stay. A second call finds nothing."""
     inputs = next((root / "runs").glob("*/*/inputs.json")).parent
     done = prune(root, "--keep=1", "--yes")
 
@@ -79,7 +79,7 @@ def test_confirmed_pruning_removes_what_it_said(root: pathlib.Path, train_here: 
 
 
 def test_finished_runs_stay_unless_a_number_is_given(root: pathlib.Path) -> None:
-    """Without --keep no finished attempt is a candidate, confirmed or not."""
+    """Without --keep no finished attempt is removed, confirmed or not."""
     before = finished(root)
     done = prune(root, "--yes")
 
@@ -89,18 +89,18 @@ def test_finished_runs_stay_unless_a_number_is_given(root: pathlib.Path) -> None
 
 
 def test_an_attempt_with_a_file_of_ones_own_stays(root: pathlib.Path) -> None:
-    """A file that no run writes keeps its attempt, and the reason names it."""
+    """An attempt with a user's file stays, and the reason names the file."""
     mine = finished(root)[0].parent / "1" / "notes.txt"
     mine.write_text("mine")
     done = prune(root, "--keep=0", "--yes")
 
     assert mine.exists()
-    assert "(it holds files of yours: notes.txt)" in done.stdout
+    assert "(it contains your files: notes.txt)" in done.stdout
     assert [mine.parent] == finished(root)
 
 
 def test_keeping_none_removes_the_inputs_folder_too(root: pathlib.Path) -> None:
-    """--keep 0, confirmed: nothing of these inputs is left, and nothing else is gone."""
+    """--keep 0 --yes removes everything with these inputs, and nothing else."""
     prune(root, "--keep=0", "--yes")
 
     assert ["mine.txt"] == [name for name in names(root) if "/" not in name and name != "smoke"]
@@ -109,7 +109,7 @@ def test_keeping_none_removes_the_inputs_folder_too(root: pathlib.Path) -> None:
 
 @pytest.mark.full
 def test_a_running_training_is_never_pruned(project: pathlib.Path) -> None:
-    """While it trains, its attempt is kept whatever is asked, and it ends undisturbed."""
+    """The attempt of a running training stays, and the training finishes normally."""
     process = start_and_wait_for_rows(project, 5)
     (child,) = children(process.pid)
     os.kill(child, signal.SIGSTOP)
@@ -127,7 +127,7 @@ def test_a_running_training_is_never_pruned(project: pathlib.Path) -> None:
 
 
 def test_the_scratch_of_a_running_command_stays(root: pathlib.Path) -> None:
-    """The runs of audit and explain hold the training process's lock alone."""
+    """Temporary runs of audit and explain stay while the lock of their training process is held."""
     scratch = root / "runs" / ".audit" / "base"
     scratch.mkdir(parents=True)
     with hold_lock(scratch / "worker.lock"):
@@ -144,7 +144,7 @@ def test_the_scratch_of_a_running_command_stays(root: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("keep", ["-1", "some"])
 def test_a_wrong_number_is_refused(keep: str, root: pathlib.Path) -> None:
-    """Exit code 2, no traceback, and nothing goes."""
+    """A wrong --keep has exit code 2, no traceback, and removes nothing."""
     before = names(root)
     done = prune(root, f"--keep={keep}", "--yes")
 
@@ -154,7 +154,7 @@ def test_a_wrong_number_is_refused(keep: str, root: pathlib.Path) -> None:
 
 
 def test_cleaning_says_first_and_leaves_runs(root: pathlib.Path) -> None:
-    """`samebits clean` names the caches and removes them with --yes alone; runs are left."""
+    """`samebits clean` lists the caches, and removes them only with --yes. Runs stay."""
     (root / ".cache").mkdir(exist_ok=True)
     (root / ".cache" / "a.arrays").write_bytes(b"x" * 1000)
     before = names(root)

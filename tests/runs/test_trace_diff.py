@@ -1,4 +1,4 @@
-"""Where two traces part: pure, on rows made by hand."""
+"""The first difference of two traces, on hand-made rows."""
 
 import copy
 from typing import Any
@@ -26,7 +26,7 @@ TRACE: list[dict[str, Any]] = [
 
 
 def changed(row: int, *path: str) -> list[dict[str, Any]]:
-    """Return the trace with one value moved."""
+    """Return the trace with one changed value."""
     rows = copy.deepcopy(TRACE)
     part = rows[row]
     for key in path[:-1]:
@@ -36,12 +36,12 @@ def changed(row: int, *path: str) -> list[dict[str, Any]]:
 
 
 def test_equal_traces_have_no_divergence() -> None:
-    """A trace does not part from itself."""
+    """A trace does not differ from itself."""
     assert first_divergence(TRACE, copy.deepcopy(TRACE)) is None
 
 
 def test_every_stage_is_named_in_words() -> None:
-    """Each kind of difference reads as a place and a thing."""
+    """Each kind of difference has a place and a stage in words."""
     said = {
         "before training, data train/inputs": changed(0, "data", "train/inputs"),
         "epoch 1, step 1, order of the data": changed(1, "order"),
@@ -56,7 +56,7 @@ def test_every_stage_is_named_in_words() -> None:
 
 
 def test_weights_are_named_by_tensor() -> None:
-    """A moved tensor is named, before training, after a step and at an epoch's end."""
+    """A changed tensor is named before training, after a step and at the end of an epoch."""
     expected = (
         "initial weights of conv/kernel",
         "epoch 1, step 1, weights after the update of conv/kernel",
@@ -70,7 +70,7 @@ def test_weights_are_named_by_tensor() -> None:
 
 
 def test_a_sentence_names_the_first_of_many() -> None:
-    """Four names and how many more there are."""
+    """A message has four names and the number of further ones."""
     assert str(Divergence(1, 2, "weights", tuple("abcdef"))).endswith("the update of a, b, c, d and 2 more")
     assert str(Divergence(1, 2, "weights", tuple("abcd"))).endswith("the update of a, b, c, d")
 
@@ -86,7 +86,7 @@ def test_the_earlier_of_two_differences_comes_first() -> None:
 
 
 def test_a_global_generator_alone_is_no_divergence() -> None:
-    """Where a generator stands matters only when something draws; the audit asks for it."""
+    """The state of a global generator is ignored, unless requested, as by the audit."""
     rows = changed(0, "generators", "python/random")
 
     assert first_divergence(TRACE, rows) is None
@@ -96,5 +96,5 @@ def test_a_global_generator_alone_is_no_divergence() -> None:
 
 
 def test_a_coarse_trace_is_compared_with_a_fine_one() -> None:
-    """Only the places that both traces have are compared."""
+    """Traces of different detail are compared only at their common places."""
     assert first_divergence([TRACE[0], TRACE[2]], TRACE) is None

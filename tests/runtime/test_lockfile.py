@@ -1,4 +1,4 @@
-"""The lock is read in one place, also before anything is installed."""
+"""Reading the lock, also before anything is installed."""
 
 import pathlib
 import subprocess
@@ -22,7 +22,7 @@ one-line==3 --hash=sha256:04
 
 
 def test_every_package_is_read_with_line_and_hashes(tmp_path: pathlib.Path) -> None:
-    """Comments, continued lines and hashes on the same line are understood."""
+    """Packages are read correctly with comments, continued lines and hashes on the same line."""
     (tmp_path / "requirements.lock").write_text(LOCK)
     found = list(read_lock(tmp_path))
 
@@ -33,20 +33,20 @@ def test_every_package_is_read_with_line_and_hashes(tmp_path: pathlib.Path) -> N
 
 
 def test_the_versions_are_those_of_this_python(tmp_path: pathlib.Path) -> None:
-    """A marker that does not hold leaves a package out; so does a version that is not exact."""
+    """Packages with a marker that is false, or without an exact version, are left out."""
     (tmp_path / "requirements.lock").write_text(LOCK)
 
     assert {"numpy": "2.4.6", "one-line": "3"} == locked_versions(tmp_path)
 
 
 def test_what_names_no_exact_version_has_none() -> None:
-    """Ranges, wildcards and what is no requirement."""
+    """Ranges, wildcards and invalid requirements have no exact version."""
     assert ["1.0", None, None, None] == [exact_version(words) for words in ("a==1.0", "a>=1", "a==1.*", "=?")]
     assert "a-b-c" == normalise("A_b..c")
 
 
 def test_the_lock_is_read_without_any_package() -> None:
-    """The set-up reads it with nothing but the standard library."""
+    """Reading the lock needs only the standard library."""
     code = f"""import pathlib, sys
 sys.path.insert(0, {str(ROOT / "src")!r})
 from samebits.runtime.lockfile import read_lock

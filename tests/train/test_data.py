@@ -1,4 +1,4 @@
-"""Data: splits, resampling, order, batches and cache. Every draw has its own point."""
+"""Data: splits, resampling, shuffling, batches and cache. Each has its own seed point."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ DATA_POINTS = ("load", "split", "folds", "oversample", "bootstrap", "order")
 
 
 def make_seeds(root: int = 56, policy: str = "derived", **points: Any) -> Seeds:
-    """Return the data's seed points, some of them set alone."""
+    """Return the seed points of the data, some of them set."""
     return Seeds(resolve_points(root, policy, {"data": {name: points.get(name) for name in DATA_POINTS}}))
 
 
@@ -32,7 +32,7 @@ def make_context(cache: pathlib.Path, seeds: Seeds | None = None, **options: Any
 
 
 def make_labels(*counts: int) -> np.ndarray:
-    """Return shuffled labels, so many of each class."""
+    """Return shuffled labels with these class sizes."""
     labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     return make_rng(1, "labels").permutation(labels)
 
@@ -43,7 +43,7 @@ def make_labels(*counts: int) -> np.ndarray:
 @pytest.mark.parametrize("counts", [(500, 500), (900, 100), (997, 3), (333, 333, 334), (1000,), (1, 999)])
 @pytest.mark.parametrize("validation_size", [1, 7, 100, 500, 999])
 def test_a_split_keeps_every_labels_share(counts: tuple[int, ...], validation_size: int) -> None:
-    """The parts are disjoint, cover all rows, have the exact size, and each label's share is right to within a row."""
+    """The parts are disjoint, cover all rows, have the exact size, and are stratified to within one row."""
     labels = make_labels(*counts)
     train, validation = stratified_split(labels, validation_size, make_rng(56, "data/split"))
 
@@ -54,7 +54,7 @@ def test_a_split_keeps_every_labels_share(counts: tuple[int, ...], validation_si
 
 
 def test_both_parts_of_a_split_are_in_random_order() -> None:
-    """Neither part is sorted by row or by label, and each row is as likely in one part as any other."""
+    """Neither part is sorted by row or label, and each row is equally likely in a part."""
     labels = make_labels(500, 500)
     train, validation = stratified_split(labels, 250, make_rng(56, "data/split"))
     often = np.zeros(1000)
@@ -70,13 +70,13 @@ def test_both_parts_of_a_split_are_in_random_order() -> None:
 
 @pytest.mark.parametrize("validation_size", [0, 1000, 1001, -1])
 def test_a_split_leaves_rows_on_both_sides(validation_size: int) -> None:
-    """A validation part of none or of all rows is refused with the range."""
+    """A validation part with no rows or all rows is an error with the range."""
     with pytest.raises(ConfigError) as caught:
         stratified_split(make_labels(1000), validation_size, make_rng(56, "data/split"))
 
     expected = (
-        f"data.validation_size: expected 1 to 999 (1000 rows in all), received {validation_size}; "
-        "fix: choose fewer validation rows"
+        f"data.validation_size: expected 1 to 999 (1000 samples in total), received {validation_size}; "
+        "fix: choose fewer validation samples"
     )
 
     assert expected == str(caught.value)
@@ -87,7 +87,7 @@ def test_a_split_leaves_rows_on_both_sides(validation_size: int) -> None:
 
 @pytest.mark.parametrize(("rows", "folds"), [(100, 2), (100, 5), (103, 10), (12, 12), (13, 13)])
 def test_folds_validate_on_every_row_once(rows: int, folds: int, tmp_path: pathlib.Path) -> None:
-    """Over all folds each row validates once, and trains in all others; as many folds as rows leave one out."""
+    """Each row is a validation row in one fold and a training row in all others, also with leave-one-out."""
     labels = make_labels(rows // 2, rows - rows // 2)
     validated: list[int] = []
     for fold in range(folds):
@@ -103,7 +103,7 @@ def test_folds_validate_on_every_row_once(rows: int, folds: int, tmp_path: pathl
 
 
 def test_folds_are_shuffled_by_their_own_point(tmp_path: pathlib.Path) -> None:
-    """The folds are those of data/folds: another seed cuts others, another data/split does not."""
+    """Another seed of data/folds gives other folds, another seed of data/split does not."""
     labels = make_labels(50, 50)
 
     def validation(**points: Any) -> list[int]:
@@ -118,12 +118,12 @@ def test_folds_are_shuffled_by_their_own_point(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("folds", [7, 9, 11])
 def test_more_folds_than_rows_of_a_class_are_refused(folds: int, tmp_path: pathlib.Path) -> None:
-    """Ten rows in two classes of four and six make up to six folds, or ten."""
+    """Ten rows in classes of four and six allow up to six folds, or ten."""
     with pytest.raises(ConfigError) as caught:
         make_context(tmp_path, folds=folds).split(make_labels(4, 6))
 
     expected = (
-        "data.folds: expected at most 6, the rows of the largest class, or 10 to leave one out, "
+        "data.folds: expected at most 6, the size of the largest class, or 10 for leave-one-out, "
         f"received {folds}; fix: choose fewer folds"
     )
 
@@ -135,7 +135,7 @@ def test_more_folds_than_rows_of_a_class_are_refused(folds: int, tmp_path: pathl
 
 @pytest.mark.parametrize("counts", [(90, 10), (10, 90), (50, 30, 20), (99, 1), (50, 50)])
 def test_oversampling_balances_with_copies(counts: tuple[int, ...]) -> None:
-    """All training rows stay, in order; only copies of rows of the smaller classes come; all classes are as large."""
+    """All training rows stay in order, only copies of smaller classes are added, and all classes have equal size."""
     labels = make_labels(*counts)
     train = make_rng(2, "train").permutation(100)[: len(labels)]
     rows = oversample(train, labels, make_rng(56, "data/oversample"))
@@ -148,7 +148,7 @@ def test_oversampling_balances_with_copies(counts: tuple[int, ...]) -> None:
 
 
 def test_oversampling_draws_from_the_training_rows_alone(tmp_path: pathlib.Path) -> None:
-    """After a split, no validation row is among the copies, and the validation rows stay as they are."""
+    """After a split, no copy is a validation row, and the validation rows do not change."""
     labels = make_labels(250, 50)
     plain_train, plain_validation = make_context(tmp_path).split(labels)
     train, validation = make_context(tmp_path, oversample=True).split(labels)
@@ -160,13 +160,13 @@ def test_oversampling_draws_from_the_training_rows_alone(tmp_path: pathlib.Path)
 
 
 def leaked(train: np.ndarray, validation: np.ndarray) -> int:
-    """Return how many validation rows are also trained on."""
+    """Return how many validation rows are also training rows."""
     return int(np.isin(validation, train).sum())
 
 
 @pytest.mark.parametrize("options", [{}, {"folds": 5}, {"folds": 300}], ids=["split", "folds", "leave one out"])
 def test_oversampling_never_leaks_a_validation_row(options: dict[str, Any], tmp_path: pathlib.Path) -> None:
-    """With many seeds no row that validates is trained on, every other row is, and the classes are balanced."""
+    """With many seeds, no validation row is a training row, all others are, and the classes are balanced."""
     for root in range(100):
         labels = make_rng(root, "labels").permutation(make_labels(270, 30))
         fold = {"fold": root % options["folds"]} if options else {}
@@ -179,7 +179,7 @@ def test_oversampling_never_leaks_a_validation_row(options: dict[str, Any], tmp_
 
 
 def test_oversampling_before_the_split_is_caught(tmp_path: pathlib.Path) -> None:
-    """The usual mistake, copies first and the split afterwards, fails the check above with every seed."""
+    """Negative control: copies before the split fail the check above with every seed."""
     labels = make_labels(270, 30)
     for root in range(100):
         seeds = make_seeds(root)
@@ -190,7 +190,7 @@ def test_oversampling_before_the_split_is_caught(tmp_path: pathlib.Path) -> None
 
 
 def test_oversampling_draws_every_row_of_the_small_class() -> None:
-    """Copies are drawn over the whole class, with replacement."""
+    """Copies are drawn from the whole class, with replacement."""
     labels = make_labels(900, 10)
     copies = oversample(np.arange(910), labels, make_rng(56, "data/oversample"))[910:]
 
@@ -199,7 +199,7 @@ def test_oversampling_draws_every_row_of_the_small_class() -> None:
 
 @pytest.mark.parametrize("options", [{"folds": 0}, {"folds": 5}])
 def test_a_bootstrap_draws_from_the_training_rows_alone(options: dict[str, Any], tmp_path: pathlib.Path) -> None:
-    """A bag is as large as the training rows, drawn from them with replacement: about 63 in 100 are in it."""
+    """A bootstrap sample has as many rows as the training part, and about 63 % of its rows."""
     labels = make_labels(250, 50)
     plain_train, plain_validation = make_context(tmp_path, **options).split(labels)
     train, validation = make_context(tmp_path, bootstrap=True, **options).split(labels)
@@ -210,11 +210,11 @@ def test_a_bootstrap_draws_from_the_training_rows_alone(options: dict[str, Any],
     assert 0.5 < len(set(train)) / len(train) < 0.75
 
 
-# --- one point a draw ---
+# --- one point per draw ---
 
 
 def load_toy(cache: pathlib.Path, options: Mapping[str, Any], **points: Any) -> dict[str, str]:
-    """Return the digests of 300 numbers in an order of data/load, 240 of them in one class."""
+    """Return the digests of 300 numbers shuffled by data/load, 240 of them in one class."""
     context = make_context(cache, make_seeds(**points), **options)
     labels = make_labels(240, 60)
     train, validation = context.split(labels)
@@ -233,7 +233,7 @@ DRAWS: dict[str, tuple[dict[str, Any], bool]] = {
 
 @pytest.mark.parametrize("point", DRAWS)
 def test_each_data_point_moves_what_it_draws(point: str, tmp_path: pathlib.Path) -> None:
-    """Same seeds, same arrays; another seed of a point in use, other training rows; of any other point, the same."""
+    """Another seed of a used point changes the training rows. Another seed of an unused point does not."""
     options, moves_validation = DRAWS[point]
     before, moved = load_toy(tmp_path, options), load_toy(tmp_path, options, **{point: 1})
     idle = {"order", *DRAWS} - {"load", point} - ({"split"} if point != "folds" else set())
@@ -246,7 +246,7 @@ def test_each_data_point_moves_what_it_draws(point: str, tmp_path: pathlib.Path)
 
 
 def test_points_without_a_use_are_marked_unused(tmp_path: pathlib.Path) -> None:
-    """The split says which points it has no use for; setting one of those is refused with the reason."""
+    """The split marks unused points, and setting one of them is an error with the reason."""
     for options, unused in (
         ({}, {"folds", "oversample", "bootstrap"}),
         ({"folds": 5, "oversample": True}, {"split", "bootstrap"}),
@@ -269,7 +269,7 @@ def test_points_without_a_use_are_marked_unused(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_order_of_an_epoch_is_a_pure_function() -> None:
-    """Epoch 3 has one order for a seed, whatever was drawn before it and in whichever process."""
+    """The order of epoch 3 depends only on the seed, not on earlier draws or the process."""
     seeds = make_seeds()
     for epoch in (1, 2):
         epoch_order(seeds, epoch, 1000)
@@ -278,7 +278,7 @@ def test_the_order_of_an_epoch_is_a_pure_function() -> None:
 
 
 def test_every_epoch_has_an_order_of_its_own() -> None:
-    """Each epoch visits every row once, in another order; another seed gives other orders."""
+    """Each epoch has every row once, in a different order. Another seed gives other orders."""
     orders = [epoch_order(make_seeds(), epoch, 1000) for epoch in range(1, 21)]
     others = [epoch_order(make_seeds(order=1), epoch, 1000) for epoch in range(1, 21)]
 
@@ -287,14 +287,14 @@ def test_every_epoch_has_an_order_of_its_own() -> None:
 
 
 def test_the_order_is_frozen() -> None:
-    """Seed 56 orders ten rows of epochs 1 and 2 so, in every version."""
+    """Seed 56 gives these orders of ten rows for epochs 1 and 2 in every version."""
     orders = [epoch_order(make_seeds(), epoch, 10).tolist() for epoch in (1, 2)]
 
     assert orders == [[7, 1, 5, 0, 6, 3, 2, 8, 9, 4], [1, 6, 2, 9, 7, 8, 0, 4, 5, 3]]
 
 
 def test_unseeded_orders_differ() -> None:
-    """Without a seed no two orders of an epoch are the same."""
+    """Without a seed every order of an epoch is different."""
     seeds = make_seeds(policy="unseeded")
 
     assert epoch_order(seeds, 1, 1000).tobytes() != epoch_order(seeds, 1, 1000).tobytes()
@@ -304,7 +304,7 @@ def test_unseeded_orders_differ() -> None:
 
 
 def test_every_array_counts_in_the_data_digest() -> None:
-    """One moved number or label in either part, or two swapped parts, are another digest; the arrays have names."""
+    """One changed number or label in either part, or swapped parts, change the digest. The arrays have names."""
     inputs, labels = np.arange(6, dtype=np.int32).reshape(3, 2), np.array([0, 1, 1], np.int32)
     whole = Split(inputs, labels)
     moved = [Split(inputs + np.eye(3, 2, dtype=np.int32), labels), Split(inputs, labels[::-1])]
@@ -340,13 +340,13 @@ for number in range(5):
 
 @pytest.fixture
 def calls() -> list[str]:
-    """Return what the tests below append to whenever arrays are made."""
+    """Return the list to which the tests below append each time arrays are computed."""
     return []
 
 
 @pytest.fixture
 def make(calls: list[str]) -> Callable[[], dict[str, np.ndarray]]:
-    """Return a function that makes arrays and says so."""
+    """Return a function that computes arrays and records the call."""
 
     def make() -> dict[str, np.ndarray]:
         calls.append("made")
@@ -359,7 +359,7 @@ Make = Callable[[], dict[str, np.ndarray]]
 
 
 def test_the_cache_makes_arrays_once(tmp_path: pathlib.Path, make: Make, calls: list[str]) -> None:
-    """The second call, also of another process's context, reads the same bits and makes nothing."""
+    """The second call, also from another context, reads the same bits and computes nothing."""
     first = make_context(tmp_path / "cache").cached("words", {"a": 1}, make)
     second = make_context(tmp_path / "cache").cached("words", {"a": 1}, make)
 
@@ -368,7 +368,7 @@ def test_the_cache_makes_arrays_once(tmp_path: pathlib.Path, make: Make, calls: 
 
 
 def test_another_key_is_another_entry(tmp_path: pathlib.Path, make: Make, calls: list[str]) -> None:
-    """Everything in the key, and the name, decides which arrays are read."""
+    """Every value in the key, and the name, selects the entry."""
     context = make_context(tmp_path)
     for name, key in (("words", {"a": 1}), ("words", {"a": 2}), ("words", {"b": 1}), ("other", {"a": 1})):
         context.cached(name, key, make)
@@ -378,7 +378,7 @@ def test_another_key_is_another_entry(tmp_path: pathlib.Path, make: Make, calls:
 
 
 def test_other_code_is_another_entry(tmp_path: pathlib.Path) -> None:
-    """A function whose module's code has changed is called again: old code's arrays are not taken for new ones."""
+    """A changed module is a new entry, so arrays of old code are not used."""
     module = tmp_path / "encoder.py"
     found = []
     for number in (1, 2, 1):
@@ -395,7 +395,7 @@ def test_other_code_is_another_entry(tmp_path: pathlib.Path) -> None:
 def test_a_damaged_cache_file_is_made_again(
     tmp_path: pathlib.Path, make: Make, calls: list[str], caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
-    """A flipped bit or a cut file costs a warning and the time to make it, and the next call finds it whole."""
+    """A damaged or truncated file gives a warning and is rebuilt, and the next call reads it."""
     context = make_context(tmp_path)
     context.cached("words", {}, make)
     (path,) = tmp_path.iterdir()
@@ -406,7 +406,7 @@ def test_a_damaged_cache_file_is_made_again(
     with caplog.at_level(logging.WARNING):
         assert context.cached("words", {}, make)["words"].tolist() == [0, 1, 2, 3, 4]
 
-    assert caplog.messages == [f"the cache is made again: {path} is damaged."]
+    assert caplog.messages == [f"the cache file is rebuilt: {path} is damaged."]
     assert context.cached("words", {}, make)["words"].tolist() == [0, 1, 2, 3, 4]
     assert calls == ["made", "made"]
     assert bytes(whole) == path.read_bytes()
@@ -415,7 +415,7 @@ def test_a_damaged_cache_file_is_made_again(
 def test_a_cache_that_cannot_be_written_costs_only_a_warning(
     tmp_path: pathlib.Path, make: Make, calls: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where a file stands in the cache's place the arrays are made each time, with a warning, and the run goes on."""
+    """If a file has the name of the cache folder, arrays are computed each time with a warning."""
     (tmp_path / "cache").touch()
     context = make_context(tmp_path / "cache")
 
@@ -425,13 +425,13 @@ def test_a_cache_that_cannot_be_written_costs_only_a_warning(
     assert arrays == [[0, 1, 2, 3, 4]] * 2
     assert calls == ["made", "made"]
     assert len(caplog.messages) == 2
-    assert caplog.messages[0].startswith("the encoded data are not kept for the next run: ")
+    assert caplog.messages[0].startswith("the encoded data could not be cached: ")
 
 
 def test_a_full_disk_costs_the_cache_only_a_warning(
     tmp_path: pathlib.Path, make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Arrays that do not fit on the disk are used all the same, and nothing half-written stays."""
+    """Arrays that do not fit on the disk are still used, and no incomplete file stays."""
 
     def full(path: pathlib.Path, _arrays: dict[str, np.ndarray]) -> None:
         files.write_file(path, lambda _stream: pathlib.Path("/dev/full").write_bytes(b"x"))
@@ -446,7 +446,7 @@ def test_a_full_disk_costs_the_cache_only_a_warning(
 
 
 def test_two_processes_share_a_cache(tmp_path: pathlib.Path) -> None:
-    """Two processes that make the same entries at once both get them whole, and leave them whole."""
+    """Two processes that compute the same entries at the same time get and leave whole entries."""
     script, cache = tmp_path / "script.py", tmp_path / "cache"
     script.write_text(CACHED)
     command = [sys.executable, str(script), str(cache)]

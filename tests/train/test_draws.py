@@ -1,4 +1,4 @@
-"""Draws that no seed point covers are found: in a layer, in the traced step, in a global generator."""
+"""Random numbers without a seed point are found: in a layer, in the traced step, in a global generator."""
 
 import importlib
 import random
@@ -23,14 +23,14 @@ def make_model(*layers: Any) -> Any:
 
 
 def seeded(seed: int = 0) -> Any:
-    """Return an initialiser with a seed."""
+    """Return an initializer with a seed."""
     import keras
 
     return keras.initializers.GlorotUniform(seed=seed)
 
 
 def refusal(*layers: Any) -> UncoveredDrawError:
-    """Return the error with which a model of these layers is refused."""
+    """Return the error for a model with these layers."""
     from samebits.train.draws import check_layers_seeded
 
     with pytest.raises(UncoveredDrawError) as caught:
@@ -43,12 +43,12 @@ def refusal(*layers: Any) -> UncoveredDrawError:
 
 
 def test_a_dropout_without_a_seed_is_refused() -> None:
-    """The message names the layer and its argument, and says what to pass."""
+    """The message has the layer, its argument and what to pass."""
     import keras
 
     expected = (
-        "layer thinning draws random numbers that no seed point covers: seed has no seed.\n"
-        "  Expected: a seed for seed   Received: None, so Keras chooses one\n"
+        "layer thinning draws random numbers without a seed point: seed has no seed.\n"
+        "  Expected: a seed for seed   Received: None, so Keras chooses a random one\n"
         '  Fix: pass seed=seed("thinning/…") to it in the model function and list the point in conf/model/.'
     )
 
@@ -57,7 +57,7 @@ def test_a_dropout_without_a_seed_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["GaussianNoise", "GaussianDropout", "SpatialDropout1D", "AlphaDropout"])
 def test_every_layer_that_draws_needs_a_seed(name: str) -> None:
-    """Keras's other layers that draw while training are refused too, and pass with a seed."""
+    """Keras's other random layers without a seed are errors too, and pass with a seed."""
     import keras
 
     from samebits.train.draws import check_layers_seeded
@@ -69,18 +69,18 @@ def test_every_layer_that_draws_needs_a_seed(name: str) -> None:
 
 
 def test_a_dense_kernel_without_a_seed_is_refused() -> None:
-    """An initialiser without a seed is refused with the layer and the weight."""
+    """An initializer without a seed is an error with the layer and the weight."""
     import keras
 
     error = refusal(keras.layers.Dense(3, name="head"))
 
-    assert error.what == "layer head draws random numbers that no seed point covers: kernel_initializer has no seed."
+    assert error.what == "layer head draws random numbers without a seed point: kernel_initializer has no seed."
     assert error.expected == "a seed for kernel_initializer"
 
 
 @pytest.mark.parametrize("part", ["kernel_initializer", "bias_initializer"])
 def test_each_initialiser_needs_a_seed(part: str) -> None:
-    """Every weight's initialiser counts, the bias's too where it is random."""
+    """The initializer of every weight needs a seed, including a random bias initializer."""
     import keras
 
     options = {"kernel_initializer": seeded(), "bias_initializer": "zeros"} | {part: "random_normal"}
@@ -89,19 +89,19 @@ def test_each_initialiser_needs_a_seed(part: str) -> None:
 
 
 def test_our_own_initialiser_needs_a_seed() -> None:
-    """The orthogonal initialiser of this project is no exception."""
+    """The orthogonal initializer of this project needs a seed too."""
     import keras
 
     from samebits.portable.layers import Orthogonal
 
     error = refusal(keras.layers.Dense(3, kernel_initializer=Orthogonal(), name="head"))
 
-    assert "layer head draws random numbers that no seed point covers: kernel_initializer" in error.what
+    assert "layer head draws random numbers without a seed point: kernel_initializer" in error.what
 
 
 @pytest.mark.parametrize("rate", ["dropout", "recurrent_dropout"])
 def test_an_lstm_with_dropout_without_a_seed_is_refused(rate: str) -> None:
-    """Dropout inside a recurrent layer draws too; with a seed it passes."""
+    """Dropout inside a recurrent layer needs a seed too."""
     import keras
 
     from samebits.train.draws import check_layers_seeded
@@ -115,13 +115,13 @@ def test_an_lstm_with_dropout_without_a_seed_is_refused(rate: str) -> None:
     what = refusal(keras.layers.LSTM(3, **options)).what
 
     assert what.startswith("layer lstm")
-    assert what.endswith("draws random numbers that no seed point covers: seed has no seed.")
+    assert what.endswith("draws random numbers without a seed point: seed has no seed.")
     check_layers_seeded(make_model(keras.layers.LSTM(3, seed=0, **options)))
 
 
 @pytest.mark.parametrize("part", ["kernel_initializer", "recurrent_initializer"])
 def test_each_initialiser_of_an_lstm_needs_a_seed(part: str) -> None:
-    """The kernel's and the recurrent kernel's initialisers each count."""
+    """The kernel and the recurrent kernel each need a seed."""
     import keras
 
     options: dict[str, Any] = {"kernel_initializer": seeded(), "recurrent_initializer": seeded(1)} | {
@@ -132,7 +132,7 @@ def test_each_initialiser_of_an_lstm_needs_a_seed(part: str) -> None:
 
 
 def test_an_lstm_without_dropout_passes() -> None:
-    """A recurrent layer has a generator in any case; without dropout it draws nothing and needs no seed."""
+    """A recurrent layer always has a generator, but needs no seed without dropout."""
     import keras
 
     from samebits.train.draws import check_layers_seeded
@@ -143,7 +143,7 @@ def test_an_lstm_without_dropout_passes() -> None:
 
 
 def test_seed_zero_covers_a_draw() -> None:
-    """Zero is a seed, for a layer and for an initialiser; a rate of 0 and fixed initialisers draw nothing."""
+    """Zero is a seed for a layer and an initializer. A rate of 0 and constant initializers need none."""
     import keras
 
     from samebits.train.draws import check_layers_seeded
@@ -159,7 +159,7 @@ def test_seed_zero_covers_a_draw() -> None:
 
 
 def test_a_layer_inside_another_is_found() -> None:
-    """Layers in a nested model and in a wrapper are looked at."""
+    """Layers in a nested model and in a wrapper are checked."""
     import keras
 
     inner = make_model(keras.layers.Dropout(0.5, name="inside"))
@@ -170,7 +170,7 @@ def test_a_layer_inside_another_is_found() -> None:
 
 
 def test_the_example_model_is_covered() -> None:
-    """The CNN-LSTM passes with a seed at every point, and is refused when any one of them is missing."""
+    """The CNN-LSTM passes with all seeds, and is an error if one is missing."""
     build_model = importlib.import_module(f"{PACKAGE}.model").build_model
     from samebits.train.draws import check_layers_seeded
 
@@ -196,7 +196,7 @@ def test_the_example_model_is_covered() -> None:
 
 
 def trace(draw: Callable[[Any], Any]) -> Any:
-    """Return the traced step of a model with a layer named noisy that adds what is drawn."""
+    """Return the traced step of a model with a layer named noisy that adds random numbers."""
     import keras
     import tensorflow as tf
 
@@ -224,7 +224,7 @@ DRAWING: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
 
 @pytest.mark.parametrize("name", DRAWING)
 def test_a_stateful_draw_in_a_layer_is_refused(name: str) -> None:
-    """TensorFlow's own random operations are refused with the operation and, but in a branch, the layer's path."""
+    """TensorFlow's stateful random operations are errors with the operation and (outside branches) the layer."""
     import tensorflow as tf
 
     from samebits.train.draws import check_graph_draws, graph_nodes
@@ -236,13 +236,13 @@ def test_a_stateful_draw_in_a_layer_is_refused(name: str) -> None:
         check_graph_draws(step, graph_nodes(step))
 
     assert caught.value.received == f"TensorFlow's stateful {operation}"
-    assert caught.value.what.endswith(" draws random numbers that no seed point covers.")
+    assert caught.value.what.endswith(" draws random numbers without a seed point.")
     if name != "inside a branch":
         assert "/noisy" in caught.value.what
 
 
 def test_a_step_without_stateful_draws_passes() -> None:
-    """A layer that draws with a generator of its own, and one that draws nothing, are left alone."""
+    """A layer with its own generator and a layer without random numbers pass."""
     import keras
 
     from samebits.train.draws import check_graph_draws, graph_nodes
@@ -255,7 +255,7 @@ def test_a_step_without_stateful_draws_passes() -> None:
 
 
 def test_keras_random_without_a_seed_is_refused() -> None:
-    """keras.random without a seed draws from Keras's own global generator, which no seed point covers."""
+    """keras.random without a seed is an error, because it uses Keras's global generator."""
     import keras
 
     from samebits.train.draws import check_graph_draws, graph_nodes
@@ -273,7 +273,7 @@ def test_keras_random_without_a_seed_is_refused() -> None:
 
 @pytest.fixture(autouse=True)
 def kept_states() -> Iterator[None]:
-    """Put the global generators back as they were."""
+    """Restore the global generators after the test."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     yield
     random.setstate(python)
@@ -281,7 +281,7 @@ def kept_states() -> Iterator[None]:
 
 
 def make_watch(policy: str = "derived") -> Any:
-    """Return a watch begun now."""
+    """Return a new watch."""
     from samebits.train.draws import GeneratorWatch
 
     return GeneratorWatch(Seeds(resolve_points(56, policy, GLOBAL_POINTS)))
@@ -300,7 +300,7 @@ def make_watch(policy: str = "derived") -> Any:
     ],
 )
 def test_a_draw_from_a_global_generator_is_noticed(draw: Callable[[], Any], point: str, module: str) -> None:
-    """One draw while training is refused with the module, the epoch and the step."""
+    """One draw during training is an error with the module, the epoch and the step."""
     watch = make_watch()
     watch.check(1, 4)
     draw()
@@ -308,14 +308,14 @@ def test_a_draw_from_a_global_generator_is_noticed(draw: Callable[[], Any], poin
     with pytest.raises(UncoveredDrawError) as caught:
         watch.check(1, 5)
 
-    what = f"the global generator {point} moved in epoch 1, step 5: something draws from the module {module}"
+    what = f"the global generator {point} was used in epoch 1, step 5: code draws from the module {module}"
 
     assert f"{what} while training." == caught.value.what
     assert f"a draw from {module}'s global generator" == caught.value.received
 
 
 def test_a_second_draw_is_noticed_too() -> None:
-    """A draw that takes only the next number of NumPy's block, and leaves the block as it is, moves the generator."""
+    """A draw that only advances the position in NumPy's state is detected."""
     np.random.seed(1)  # noqa: NPY002
     np.random.rand()  # noqa: NPY002
     watch = make_watch()
@@ -326,7 +326,7 @@ def test_a_second_draw_is_noticed_too() -> None:
 
 
 def test_the_second_half_of_a_normal_pair_is_noticed() -> None:
-    """NumPy keeps every second Gaussian of the old generator: taking the kept one moves it as well."""
+    """A draw that returns the second Gaussian saved by NumPy's legacy generator is detected."""
     np.random.seed(1)  # noqa: NPY002
     np.random.randn()  # noqa: NPY002
     watch = make_watch()
@@ -337,7 +337,7 @@ def test_the_second_half_of_a_normal_pair_is_noticed() -> None:
 
 
 def test_draws_from_generators_of_their_own_are_let_be() -> None:
-    """Python's and NumPy's own generator objects are nobody else's."""
+    """Separate generator objects of Python and NumPy are allowed."""
     watch = make_watch()
     random.Random(1).random()  # noqa: S311
     np.random.default_rng(1).random()
@@ -346,7 +346,7 @@ def test_draws_from_generators_of_their_own_are_let_be() -> None:
 
 
 def test_an_unseeded_generator_is_not_watched() -> None:
-    """Under the policy unseeded the global generators may be drawn from."""
+    """Under the policy unseeded, draws from the global generators are allowed."""
     watch = make_watch("unseeded")
     random.random()  # noqa: S311
     np.random.rand()  # noqa: NPY002

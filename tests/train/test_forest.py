@@ -1,4 +1,4 @@
-"""The random forest: an algorithm that is random by itself, recorded, compared and explained as a network is."""
+"""The random forest is recorded, compared and explained like a network."""
 
 import dataclasses
 import importlib
@@ -40,7 +40,7 @@ def trained(forest: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> T
 
 
 def test_a_forest_leaves_the_record_of_a_run(trained: Trained) -> None:
-    """The files of a run; a row of the trace for each tree; the digest is that of the kept arrays, and golden."""
+    """A forest leaves the files of a run and a trace row per tree. Its digest is that of the arrays, and golden."""
     attempt = trained[1]
     names = {path.name for path in attempt.iterdir()}
     rows, result = read_rows(attempt / "trace.jsonl"), read_json(attempt / "result.json")
@@ -66,16 +66,16 @@ def test_the_forest_of_the_reviews_is_as_claimed(trained: Trained) -> None:
 
 
 def test_the_order_of_batches_is_unused_in_a_forest(trained: Trained) -> None:
-    """It is marked so with a reason, and the forest's own point is consumed."""
+    """data/order is marked unused with a reason, and the point of the forest is used."""
     points = {row["point"]: row for row in read_json(trained[1] / "seeds.json")["points"]}
 
-    assert "a forest takes all rows at once" == points["data/order"]["rests"]
+    assert "a forest uses all samples at once" == points["data/order"]["rests"]
     assert points["algorithm/forest"]["consumed"]
     assert "bootstrap samples and features of a random forest" == points["algorithm/forest"]["consumer"]
 
 
 def walk(arrays: dict[str, np.ndarray], tree: int, row: np.ndarray) -> np.ndarray:
-    """Return a tree's vote on one row, from the kept arrays alone."""
+    """Return the vote of a tree on one row, only from the saved arrays."""
     part = {key: arrays[f"trees/{tree:03d}/{key}"] for key in ("feature", "threshold", "value")}
     left, right = (arrays[f"trees/{tree:03d}/children_{side}"] for side in ("left", "right"))
     node = 0
@@ -85,7 +85,7 @@ def walk(arrays: dict[str, np.ndarray], tree: int, row: np.ndarray) -> np.ndarra
 
 
 def test_the_kept_arrays_are_the_whole_forest(trained: Trained) -> None:
-    """Walked by hand, the arrays alone give the probabilities that the run predicted, bit for bit."""
+    """The saved arrays alone give the predicted probabilities, bit for bit."""
     _, attempt = trained
     config = compose.compose(ROOT, ["experiment=smoke_forest"])
     seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
@@ -102,7 +102,7 @@ def test_the_kept_arrays_are_the_whole_forest(trained: Trained) -> None:
 
 
 def test_one_core_and_a_killed_fit_change_nothing(trained: Trained, tmp_path: pathlib.Path) -> None:
-    """An attempt with half a record begins anew, here with one tree at a time, and ends with the same bits and rows."""
+    """An attempt with half a record restarts, here on one core, and ends with the same bits and rows."""
     root, attempt = trained
     stopped = attempt.parent / "2"
     stopped.mkdir()
@@ -110,14 +110,14 @@ def test_one_core_and_a_killed_fit_change_nothing(trained: Trained, tmp_path: pa
     (stopped / "trace.jsonl").write_bytes((attempt / "trace.jsonl").read_bytes()[:3000])
     done = train(root, prefix=("taskset", "--cpu-list", "0"))
 
-    assert f"goes on with {attempt.parent.name}/2\n10 trees, 1 at once" in done.stdout
+    assert f"resumes {attempt.parent.name}/2\n10 trees, 1 in parallel" in done.stdout
     assert "same bits as 1 earlier run" in done.stdout
     for name in ("metrics.jsonl", "trace.jsonl", "model.arrays", PREDICTIONS):
         assert (attempt / name).read_bytes() == (stopped / name).read_bytes()
 
 
 def test_explain_names_the_first_tree(trained: Trained, train_here: TrainHere) -> None:
-    """With the forest's seed alone moved, the data are equal and the first tree is the first that differs."""
+    """With only another forest seed, the data is equal and the first difference is the first tree."""
     root, attempt = trained
     moved = train_here(root, "seed.points.algorithm.forest=3", experiment="smoke_forest")
     other = moved.stdout.splitlines()[-1]
@@ -132,7 +132,7 @@ def test_explain_names_the_first_tree(trained: Trained, train_here: TrainHere) -
 
 @pytest.mark.full
 def test_a_forest_is_verified(trained: Trained) -> None:
-    """Under hostile conditions, every record of two runs."""
+    """Two runs of a forest under different conditions have equal records."""
     done = run_command(trained[0], "verify", "--runs=2", "experiment=smoke_forest", "tracker=none")
 
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -141,7 +141,7 @@ def test_a_forest_is_verified(trained: Trained) -> None:
 
 @pytest.mark.full
 def test_forests_can_be_bagged(trained: Trained) -> None:
-    """A study of forests: two bags, two digests, one average."""
+    """A bagging study of forests has two bags, two digests and one average."""
     done = run_command(trained[0], "bagging", "--bags=2", "experiment=smoke_forest", "tracker=none")
 
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -149,7 +149,7 @@ def test_forests_can_be_bagged(trained: Trained) -> None:
 
 
 def test_settings_that_a_forest_would_ignore_are_refused(trained: Trained, train_here: TrainHere) -> None:
-    """In the training process, before anything is begun."""
+    """Settings that a forest ignores are errors before the training starts."""
     done = train_here(trained[0], "training.optimizer=sgd", experiment="smoke_forest")
 
     assert 2 == done.returncode, done.stdout + done.stderr
@@ -157,7 +157,7 @@ def test_settings_that_a_forest_would_ignore_are_refused(trained: Trained, train
 
 
 def test_what_is_no_forest_is_refused() -> None:
-    """Only the estimator that was measured is taken, and each setting of the loop is looked at."""
+    """Only RandomForestClassifier is accepted, and each setting of the loop is checked."""
     from sklearn.linear_model import LogisticRegression
 
     from samebits.train.forest import check_forest
@@ -180,7 +180,7 @@ def test_what_is_no_forest_is_refused() -> None:
 
 
 def test_the_spread_of_a_forest_has_other_sources() -> None:
-    """Its own algorithm is one; without batches their order is none."""
+    """The algorithm of the forest is a source of variance, and the order of batches is not."""
     points = [*resolve_points(56, "derived", compose.compose(ROOT, ["experiment=smoke_forest"]).seed.points)]
 
     assert {

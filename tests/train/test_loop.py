@@ -1,4 +1,4 @@
-"""The loop in this process: when steps are taken, recorded, saved and resumed, with faults put into its seams."""
+"""The loop in this process: steps, records, checkpoints and resume, with injected faults."""
 
 import importlib
 import itertools
@@ -19,13 +19,13 @@ from samebits.core.terminal import TrainingProgress
 from samebits.runs.folder import METRICS, TRACE, read_rows
 from samebits.train.data import Batches, Dataset, Split
 
-ROWS, STEPS, EPOCHS = 46, 6, 3  # the last batch of eight is a small one
+ROWS, STEPS, EPOCHS = 46, 6, 3  # batches of eight; the last one is smaller
 POINTS = {"python": {"random": None}, "data": {"order": None}}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def deterministic() -> Iterator[None]:
-    """Let this module's operations be deterministic."""
+    """Enable deterministic operations for this module."""
     import tensorflow as tf
     from tensorflow.python.framework.config import disable_op_determinism
 
@@ -35,7 +35,7 @@ def deterministic() -> Iterator[None]:
 
 
 class Stop:
-    """Asks to stop at one of the moments at which the loop looks; 0: never."""
+    """Requests a stop at one of the checks of the loop; 0: never."""
 
     def __init__(self, at: int = 0) -> None:
         self.looks, self.at = 0, at
@@ -46,11 +46,11 @@ class Stop:
         return self.looks == self.at
 
     def wait_for_checkpoint(self) -> None:
-        """Need nothing."""
+        """Do nothing."""
 
 
 def leaping() -> Callable[[], float]:
-    """Return a clock on which every call of the steps takes longer than the loop wants: one step per call."""
+    """Return a clock on which every call takes too long, so that the loop takes one step per call."""
     return itertools.count(0.0, 100.0).__next__
 
 
@@ -71,9 +71,9 @@ def make_training(
     dataset: Dataset | None = None,
     **settings: Any,
 ) -> Any:
-    """Return a small training as a network's trainer puts it together, in a folder that may hold a stopped one.
+    """Return a small training, built as the trainer of a network does, in a folder that may have a stopped one.
 
-    On the clock that stands still, as many steps go in one call as can.
+    With a clock that stands still, a call has as many steps as possible.
     """
     import keras
 
@@ -108,7 +108,7 @@ def make_training(
 
 
 def train(attempt: pathlib.Path, **options: Any) -> dict[str, Any]:
-    """Train to the end; return the digests of everything that the last epoch left, and where it was resumed."""
+    """Train to the end, and return the digests of the last epoch, and where the training was resumed."""
     training = make_training(attempt, **options)
     resumed_at = training.run()
     last = training.recorder.read_complete_trace()[-1]
@@ -123,7 +123,7 @@ def train(attempt: pathlib.Path, **options: Any) -> dict[str, Any]:
 
 
 def stop(attempt: pathlib.Path, at: int = 9, **options: Any) -> list[pathlib.Path]:
-    """Stop a training, step by step, at one of its looks; return its checkpoints, oldest first."""
+    """Stop a training at one of its checks, and return its checkpoints, oldest first."""
     with pytest.raises(StopRequestedError):
         make_training(attempt, stop=Stop(at), **{"clock": leaping()} | options).run()
     return sorted(attempt.glob("checkpoint-*"))
@@ -131,7 +131,7 @@ def stop(attempt: pathlib.Path, at: int = 9, **options: Any) -> list[pathlib.Pat
 
 @pytest.fixture(scope="module")
 def whole(deterministic: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return what an undisturbed training leaves."""
+    """Return the record of an uninterrupted training."""
     return train(tmp_path_factory.mktemp("whole"))
 
 
@@ -139,7 +139,7 @@ def whole(deterministic: None, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 def test_how_many_steps_go_in_one_call_decides_no_bits(tmp_path: pathlib.Path, whole: dict[str, Any]) -> None:
-    """As many as can, one, and one with all its gradients recorded: every row and digest is the same."""
+    """Many steps per call, one, and one with recorded gradients give the same rows and digests."""
     looks = [Stop(), Stop()]
     many = train(tmp_path / "many", stop=looks[0])
     one = train(tmp_path / "one", clock=leaping(), stop=looks[1])
@@ -152,7 +152,7 @@ def test_how_many_steps_go_in_one_call_decides_no_bits(tmp_path: pathlib.Path, w
 
 
 def test_metrics_are_logged_as_often_as_asked(tmp_path: pathlib.Path) -> None:
-    """A row per `log_every` steps, and one at each epoch's end with the validation's metrics."""
+    """There is one row per `log_every` steps, and one at the end of each epoch with validation metrics."""
     train(tmp_path / "run", log_every=2)
     places = [(row["epoch"], row["step"], "val_loss" in row) for row in read_rows(tmp_path / "run" / METRICS)]
 
@@ -161,7 +161,7 @@ def test_metrics_are_logged_as_often_as_asked(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_short_epoch_takes_fewer_steps(tmp_path: pathlib.Path) -> None:
-    """`steps_per_epoch` cuts an epoch, and never makes it longer."""
+    """`steps_per_epoch` shortens an epoch, and never makes it longer."""
     train(tmp_path / "cut", steps_per_epoch=2, level="step")
     train(tmp_path / "long", steps_per_epoch=99, level="step")
     steps = [sum("step" in row for row in read_rows(tmp_path / name / TRACE)) for name in ("cut", "long")]
@@ -170,7 +170,7 @@ def test_a_short_epoch_takes_fewer_steps(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_is_an_error_that_names_the_step(tmp_path: pathlib.Path) -> None:
-    """The first one ends the training."""
+    """The first loss that is not finite stops the training."""
     dataset = make_dataset()
     dataset.train.inputs[:] = np.inf
 
@@ -179,11 +179,11 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_step(tmp_path: pat
 
 
 def test_a_draw_from_a_global_generator_ends_the_training(tmp_path: pathlib.Path) -> None:
-    """It is noticed after the next call of steps."""
+    """A draw from a global generator is detected after the call of steps."""
     state, training = random.getstate(), make_training(tmp_path / "run", clock=leaping())
     training.stop_requested = lambda: random.random() < 0  # noqa: S311
 
-    with pytest.raises(UncoveredDrawError, match=r"python/random moved in epoch 1, step 2"):
+    with pytest.raises(UncoveredDrawError, match=r"python/random was used in epoch 1, step 2"):
         training.run()
     random.setstate(state)
 
@@ -193,7 +193,7 @@ def test_a_draw_from_a_global_generator_ends_the_training(tmp_path: pathlib.Path
 
 @pytest.mark.parametrize("at", [1, STEPS, STEPS + 3, STEPS * EPOCHS])
 def test_a_stopped_training_resumes_to_the_same_bits(tmp_path: pathlib.Path, whole: dict[str, Any], at: int) -> None:
-    """At the first step, in the middle, and at the last of an epoch: all rows and digests are the undisturbed ones."""
+    """A training stopped at the first, a middle or the last step of an epoch ends with the same rows and digests."""
     stop(tmp_path / "run", at)
     resumed = train(tmp_path / "run")
     epoch, step = divmod(at - 1, STEPS)
@@ -203,7 +203,7 @@ def test_a_stopped_training_resumes_to_the_same_bits(tmp_path: pathlib.Path, who
 
 
 def test_a_checkpoint_without_the_optimizer_is_seen(tmp_path: pathlib.Path, whole: dict[str, Any]) -> None:
-    """Negative control: where the optimizer's state is forgotten, the resumed bits differ."""
+    """Negative control: without the optimizer state, the bits differ after resume."""
     stop(tmp_path / "run")
     training = make_training(tmp_path / "run")
     training.checkpoints._variables = {n: v for n, v in training.checkpoints._variables.items() if "adam" not in n}
@@ -216,7 +216,7 @@ def test_a_checkpoint_without_the_optimizer_is_seen(tmp_path: pathlib.Path, whol
 def test_a_damaged_checkpoint_costs_steps_and_no_bits(
     tmp_path: pathlib.Path, whole: dict[str, Any], damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The one before it is used, and the log says so."""
+    """The training resumes from the checkpoint before, and logs a warning."""
     before, newest = stop(tmp_path / "run", 9)
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
@@ -226,13 +226,13 @@ def test_a_damaged_checkpoint_costs_steps_and_no_bits(
     assert "checkpoint-00002-00000000.arrays" == before.name
     assert {"epoch": 2, "step": 0} == resumed["resumed_at"]
     assert whole | {"resumed_at": resumed["resumed_at"]} == resumed
-    assert f"checkpoint {newest.name} is damaged and left out" in caplog.text
+    assert f"checkpoint {newest.name} is damaged and ignored" in caplog.text
 
 
 def test_lost_rows_cost_their_checkpoint(
     tmp_path: pathlib.Path, whole: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A checkpoint that counts rows which are gone is left out."""
+    """A checkpoint that counts lost rows is ignored."""
     newest = stop(tmp_path / "run", 17)[-1]
     metrics = tmp_path / "run" / METRICS
     metrics.write_bytes(b"".join(metrics.read_bytes().splitlines(keepends=True)[:-1]))
@@ -240,11 +240,11 @@ def test_lost_rows_cost_their_checkpoint(
 
     assert {"epoch": 3, "step": 0} == resumed["resumed_at"]
     assert whole | {"resumed_at": resumed["resumed_at"]} == resumed
-    assert f"{newest.name} is left out: rows before it are lost in ['{METRICS}']" in caplog.text
+    assert f"{newest.name} is ignored: rows were lost from ['{METRICS}']" in caplog.text
 
 
 def test_a_training_that_lost_its_trace_begins_anew(tmp_path: pathlib.Path, whole: dict[str, Any]) -> None:
-    """No checkpoint can be trusted to belong to it."""
+    """A training without its trace restarts, because its checkpoints cannot be trusted."""
     stop(tmp_path / "run")
     (tmp_path / "run" / TRACE).write_bytes(b"")
 
@@ -252,7 +252,7 @@ def test_a_training_that_lost_its_trace_begins_anew(tmp_path: pathlib.Path, whol
 
 
 def test_other_data_are_refused_and_the_checkpoints_stay(tmp_path: pathlib.Path, whole: dict[str, Any]) -> None:
-    """The arrays that differ are named; with the first data back the training ends as always."""
+    """The error has the arrays that differ. With the original data the training ends with the same bits."""
     kept = stop(tmp_path / "run")
     dataset = make_dataset()
     dataset.validation.inputs[3, 2] += 1
@@ -265,21 +265,21 @@ def test_other_data_are_refused_and_the_checkpoints_stay(tmp_path: pathlib.Path,
 
 
 def test_unseeded_data_that_changed_begin_anew(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
-    """To resume would validate on rows that were trained on."""
+    """Unseeded data that changed restarts the training, because a resume would validate on training rows."""
     stop(tmp_path / "run", policy="unseeded")
     dataset = make_dataset()
     dataset.train.inputs[0, 0] += 1
     resumed = train(tmp_path / "run", policy="unseeded", dataset=dataset)
 
     assert resumed["resumed_at"] is None
-    assert "the run begins anew: its data are unseeded" in caplog.text
+    assert "the run restarts: its data is unseeded" in caplog.text
 
 
 # --- faults in what is written ---
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, name: str, at: int) -> None:
-    """Let one function of `core.files` fail at its nth call, as on a full disk."""
+    """Make one function of `core.files` fail at its nth call, as on a full disk."""
     function, calls = getattr(files, name), itertools.count(1)
 
     def failing(path: pathlib.Path, *arguments: Any) -> None:
@@ -294,7 +294,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, name: str, at: int) -> None:
 def test_a_full_disk_costs_no_bits(
     tmp_path: pathlib.Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str, at: int
 ) -> None:
-    """The error names a file of the run; with room again the training ends as an undisturbed one."""
+    """The error has the file. With free space the training ends with the same bits."""
     with monkeypatch.context() as patched:
         fail_at(patched, name, at)
         with pytest.raises(RecordError, match=r"run/.* could not be written"):
@@ -305,17 +305,17 @@ def test_a_full_disk_costs_no_bits(
 
 
 def test_a_record_that_was_cut_under_the_run_is_noticed(tmp_path: pathlib.Path) -> None:
-    """A finished training counts its rows."""
+    """A finished training detects lost rows."""
     training = make_training(tmp_path / "run")
     training.run()
     (tmp_path / "run" / METRICS).write_bytes(b"")
 
-    with pytest.raises(RecordError, match=r"metrics\.jsonl was changed by somebody else"):
+    with pytest.raises(RecordError, match=r"metrics\.jsonl was changed by another process"):
         training.recorder.read_complete_trace()
 
 
 def test_a_checkpoint_is_written_after_its_rows(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every row that it counts is on the disk when it is written; only the newest two stay."""
+    """All rows that a checkpoint counts are on the disk before it, and only the newest two checkpoints stay."""
     write_arrays, counted = files.write_arrays, []
 
     def checked(path: pathlib.Path, arrays: Any) -> None:
@@ -331,7 +331,7 @@ def test_a_checkpoint_is_written_after_its_rows(tmp_path: pathlib.Path, monkeypa
 
 
 def test_seconds_are_counted_once(tmp_path: pathlib.Path) -> None:
-    """The phases add up to the time on the clock from the recorder's beginning."""
+    """The phases add up to the time since the start of the recorder."""
     clock = itertools.count(0.0, 1.0).__next__
     training = make_training(tmp_path / "run", clock=clock)
     training.run()
@@ -343,7 +343,7 @@ def test_seconds_are_counted_once(tmp_path: pathlib.Path) -> None:
 
 
 def test_short_names_stand_for_what_can_be_imported() -> None:
-    """Each leads to a function or class."""
+    """Each short name leads to a function or class."""
     from samebits.core.short_names import LOSSES, OPTIMIZERS
 
     for target in {**LOSSES, **OPTIMIZERS}.values():

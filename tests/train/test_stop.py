@@ -1,4 +1,4 @@
-"""When a training process that is asked to stop ends: at once, or after a checkpoint."""
+"""A training process stops at once, or after a checkpoint."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ class Ended(Exception):  # noqa: N818  no error: what ends the process here
 
 @pytest.fixture
 def stop(monkeypatch: pytest.MonkeyPatch) -> StopRequests:
-    """Return the requests of this process, whose end is an exception."""
+    """Return stop requests for this process. Its end is an exception."""
 
     def end(code: int) -> None:
         raise Ended(code)
@@ -25,13 +25,13 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> StopRequests:
 
 
 def test_a_request_before_there_is_anything_to_save_ends_the_process(stop: StopRequests) -> None:
-    """With the exit code of the signal."""
+    """Before the training, a request ends the process with the exit code of the signal."""
     with pytest.raises(Ended, match="143"):
         stop._answer(signal.SIGTERM, None)
 
 
 def test_a_request_waits_for_the_checkpoint(stop: StopRequests) -> None:
-    """The training is told, and the exit code is that of the first signal."""
+    """During the training, a request waits for a checkpoint. The exit code is that of the first signal."""
     stop.wait_for_checkpoint()
 
     assert not stop.requested()
@@ -44,7 +44,7 @@ def test_a_request_waits_for_the_checkpoint(stop: StopRequests) -> None:
 
 
 def test_a_second_request_ends_the_process(stop: StopRequests, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who asks again after a second wants it at once."""
+    """A second request after more than a second ends the process at once."""
     stop.wait_for_checkpoint()
     stop._answer(signal.SIGTERM, None)
     later = time.monotonic() + 2 * ONE_REQUEST_S
@@ -55,7 +55,7 @@ def test_a_second_request_ends_the_process(stop: StopRequests, monkeypatch: pyte
 
 
 def test_a_process_without_its_parent_stops() -> None:
-    """As after SIGTERM."""
+    """A process without its parent stops as after SIGTERM."""
     stop = StopRequests(parent=0)
 
     assert stop.requested()

@@ -1,4 +1,4 @@
-"""`samebits train` end to end, on the smoke experiment: same bits in fresh processes, and clear ends of every kind."""
+"""`samebits train` end to end on the smoke experiment: same bits in fresh processes, and clear errors."""
 
 import importlib.util
 import json
@@ -36,24 +36,25 @@ from samebits.runtime.pins import OPTIONAL_FOR_KERAS
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, Result]:
-    """Return a project in which the smoke experiment was trained once, and what it printed."""
+    """Return a project with one run of the smoke experiment, and its output."""
     root = copy_project(tmp_path_factory.mktemp("trained"))
     return root, train(root)
 
 
 def test_a_run_ends_with_metrics_digest_and_folder(trained: tuple[pathlib.Path, Result]) -> None:
-    """The last lines say accuracy, loss, time, digest, siblings and the folder, and the exit code is 0."""
+    """The last lines have accuracy, loss, time, digest, comparison and folder, and the exit code is 0."""
     root, done = trained
     last = done.stdout.splitlines()[-3:]
 
     assert 0 == done.returncode
     assert last[0].startswith("val_accuracy 0.9")
-    assert last[1] == f"weights {digest(finished(root)[0])[:12]}…   first run of these inputs; run it again to compare"
+    comparison = "first run with these inputs (configuration, seed, code, lock); run it again to compare"
+    assert last[1] == f"weights {digest(finished(root)[0])[:12]}…   {comparison}"
     assert last[2] == finished(root)[0].relative_to(root).as_posix()
 
 
 def test_a_run_folder_holds_its_whole_record(trained: tuple[pathlib.Path, Result]) -> None:
-    """Inputs, configuration, machine, seeds, metrics, trace, model, result and log are there; no checkpoint is left."""
+    """A run has inputs, configuration, machine, seeds, metrics, trace, model, result and log, and no checkpoint."""
     root, _ = trained
     attempt = finished(root)[0]
     names = {
@@ -92,7 +93,7 @@ HOSTILE = {
 def test_the_parents_environment_does_not_reach_the_bits(
     name: str, trained: tuple[pathlib.Path, Result], tmp_path: pathlib.Path
 ) -> None:
-    """Variables, folder, locale and time zone of the parent change no record of the run."""
+    """Variables, folder, locale and time zone of the parent do not change the record of the run."""
     root, _ = trained
     done = train(root, environment=HOSTILE[name], cwd=tmp_path)
 
@@ -103,7 +104,7 @@ def test_the_parents_environment_does_not_reach_the_bits(
 
 @pytest.mark.full
 def test_one_busy_core_gives_the_same_bits(trained: tuple[pathlib.Path, Result]) -> None:
-    """A run on one core, shared with another process, ends with the digest of a run on all cores."""
+    """A run on one busy core ends with the same digest as a run on all cores."""
     root, _ = trained
     core = str(min(os.sched_getaffinity(0)))
     with subprocess.Popen(["taskset", "-c", core, sys.executable, "-c", "while True: pass"]) as busy:
@@ -126,7 +127,7 @@ def test_another_seed_gives_other_bits(
 
 
 def test_a_result_says_where_the_seconds_went(trained: tuple[pathlib.Path, Result]) -> None:
-    """Its phases add up to the training's time."""
+    """The phases in the result add up to the time of the training."""
     root, _ = trained
     result = json.loads((finished(root)[0] / "result.json").read_text())
     phases = result["phases"]
@@ -138,7 +139,7 @@ def test_a_result_says_where_the_seconds_went(trained: tuple[pathlib.Path, Resul
 
 @pytest.mark.parametrize("script", ["setup_env.py", "train.py"])
 def test_every_script_says_what_it_does(script: str, project: pathlib.Path) -> None:
-    """`--help` prints it, ends with 0 and starts nothing."""
+    """`--help` of every script prints its description, has exit code 0 and starts nothing."""
     before = sorted(path for path in project.rglob("*") if "__pycache__" not in path.parts)
     done = run_script(project, script, "--help")
 
@@ -150,7 +151,7 @@ def test_every_script_says_what_it_does(script: str, project: pathlib.Path) -> N
 @pytest.mark.parametrize("level", ["machine", "article", "free"])
 @pytest.mark.full
 def test_every_runtime_level_trains_and_records_its_promise(level: str, project: pathlib.Path) -> None:
-    """The other levels finish too, and the record says which promise was made."""
+    """Every runtime level trains, and the record has its promise."""
     done = train(project, f"runtime={level}", "training.epochs=1")
     machine = json.loads((finished(project)[0] / "machine.json").read_text())
 
@@ -160,7 +161,7 @@ def test_every_runtime_level_trains_and_records_its_promise(level: str, project:
 
 @pytest.mark.full
 def test_nothing_seeded_gives_other_bits_each_time_and_is_no_error(project: pathlib.Path) -> None:
-    """seed=none with runtime=free differs between two runs, and says so without failing: nothing was promised."""
+    """Two runs with seed=none and runtime=free differ, and report that without an error."""
     first = train(project, "seed=none", "runtime=free", "training.epochs=1")
     second = train(project, "seed=none", "runtime=free", "training.epochs=1")
 
@@ -172,13 +173,13 @@ def test_nothing_seeded_gives_other_bits_each_time_and_is_no_error(project: path
 
 @pytest.mark.full
 def test_different_bits_under_a_promise_are_an_error_that_names_the_record(project: pathlib.Path) -> None:
-    """A model that draws from the operating system breaks the promise: exit 1, and the first differing tensor."""
+    """A model with random numbers from the operating system has exit code 1 and the first differing tensor."""
     override = "model._target_=faults.model.draw_from_the_system"
     first, second = (train(project, override, "training.epochs=1") for _ in range(2))
 
     assert 0 == first.returncode
     assert 1 == second.returncode
-    assert "DIFFERENT BITS than attempt 1 of these inputs (portable promises the same bits)" in second.stdout
+    assert "DIFFERENT BITS than attempt 1 with the same inputs (portable promises the same bits)" in second.stdout
     assert "first divergence: initial weights of imdb_cnn_lstm/output/kernel" in second.stdout
 
 
@@ -188,14 +189,14 @@ def test_different_bits_under_a_promise_are_an_error_that_names_the_record(proje
 def test_a_run_whose_child_was_killed_goes_on_to_the_same_bits(
     project: pathlib.Path, undisturbed: pathlib.Path
 ) -> None:
-    """SIGKILL of the training process: exit 1 with the reason; the same command ends with the undisturbed bits."""
+    """SIGKILL of the training process has exit code 1 and the reason. The same command ends with the same bits."""
     process = start_and_wait_for_rows(project, 20)
     (child,) = children(process.pid)
     os.kill(child, signal.SIGKILL)
     output = process.communicate()[0].decode()
 
     assert 1 == process.returncode
-    assert "killed by SIGKILL (out of memory, or somebody's kill -9)" in output
+    assert "killed by SIGKILL (out of memory, or kill -9)" in output
     check_continued(project, undisturbed)
 
 
@@ -203,7 +204,7 @@ def test_a_run_whose_child_was_killed_goes_on_to_the_same_bits(
 def test_a_run_whose_parent_was_killed_leaves_no_orphan_and_goes_on(
     project: pathlib.Path, undisturbed: pathlib.Path
 ) -> None:
-    """SIGKILL of the parent: the training process notices, saves and ends; the same command goes on."""
+    """After SIGKILL of the parent the training process saves and ends, and the same command resumes."""
     process = start_and_wait_for_rows(project, 20)
     (child,) = children(process.pid)
     process.kill()
@@ -219,13 +220,13 @@ def test_a_run_whose_parent_was_killed_leaves_no_orphan_and_goes_on(
 def test_a_stopped_run_saves_and_goes_on(
     number: signal.Signals, code: int, project: pathlib.Path, undisturbed: pathlib.Path
 ) -> None:
-    """SIGTERM and Ctrl-C reach the training process: checkpoint, exit 143 or 130, and the same command goes on."""
+    """SIGTERM and Ctrl-C give a checkpoint and exit code 143 or 130, and the same command resumes."""
     process = start_and_wait_for_rows(project, 20)
     process.send_signal(number)
     output = process.communicate(timeout=120)[0].decode()
 
     assert code == process.returncode
-    assert "stopped; what was trained is saved, and the same command goes on from there" in output
+    assert "stopped; progress is saved, and the same command resumes the run" in output
     check_continued(project, undisturbed)
 
 
@@ -234,7 +235,7 @@ def test_a_stopped_run_saves_and_goes_on(
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     damage: str, project: pathlib.Path, undisturbed: pathlib.Path
 ) -> None:
-    """Damage to the newest checkpoint is seen, said, and costs some steps, not the bits."""
+    """A damaged newest checkpoint is reported, and costs some steps but no bits."""
     process = start_and_wait_for_rows(project, 60)
     (child,) = children(process.pid)
     os.kill(child, signal.SIGKILL)
@@ -250,7 +251,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 @pytest.mark.full
 def test_a_crash_says_its_reason_and_the_log(project: pathlib.Path) -> None:
-    """A native abort in the model ends with exit 1, the signal's name and the log's path."""
+    """A native crash in the model has exit code 1, the name of the signal and the path of the log."""
     done = train(project, "model._target_=faults.model.abort")
 
     assert 1 == done.returncode
@@ -274,7 +275,7 @@ atexit.register(report)
 
 
 def test_the_training_process_runs_what_the_users_code_wants_at_its_end(project: pathlib.Path) -> None:
-    """It ends without taking TensorFlow down, but not without atexit; and what Keras need not import is not loaded."""
+    """The training process runs atexit functions, and does not import the optional packages of Keras."""
     path = project / "src" / PACKAGE / "model.py"
     path.write_text(path.read_text() + ENDING)
     done = train(project, "training.epochs=1")
@@ -284,7 +285,7 @@ def test_the_training_process_runs_what_the_users_code_wants_at_its_end(project:
 
 
 def test_keras_imports_what_the_training_process_leaves_out() -> None:
-    """Else `runtime.OPTIONAL_FOR_KERAS` would be for nothing."""
+    """Keras imports the packages in `runtime.OPTIONAL_FOR_KERAS` if they are installed."""
     installed = {name for name in OPTIONAL_FOR_KERAS if importlib.util.find_spec(name)}
 
     assert installed <= set(imported_modules("import keras"))
@@ -293,11 +294,11 @@ def test_keras_imports_what_the_training_process_leaves_out() -> None:
 
 @pytest.mark.full
 def test_a_layer_without_a_seed_is_an_error_that_names_it(project: pathlib.Path) -> None:
-    """A Dropout without seed= is refused before training, with the layer's name."""
+    """A Dropout without a seed is an error before training, with the name of the layer."""
     done = train(project, "model._target_=faults.model.add_unseeded_dropout")
 
     assert 1 == done.returncode
-    assert "layer loose draws random numbers that no seed point covers" in done.stderr
+    assert "layer loose draws random numbers without a seed point" in done.stderr
 
 
 # --- bad input ---
@@ -326,16 +327,16 @@ BAD = {
     # from here on the training process finds it
     "training.batch_size=481": "training.batch_size: expected 1 to 480, the training rows, received 481",
     "model.dropout_rate=nan": "model.dropout_rate: expected a finite number, received nan",
-    "model.dropout_rate=1.5": "model.dropout_rate: expected a number from 0 to below 1, received 1.5",
+    "model.dropout_rate=1.5": "model.dropout_rate: expected a number of at least 0 and below 1, received 1.5",
     "+model.foo=1": "got an unexpected keyword argument 'foo'",
     "data.validation_size=600": "data.validation_size: expected 1 to 599",
-    "seed.points.data.folds=3": "seed point data/folds: expected a consumer, received none: data.folds is 0",
+    "seed.points.data.folds=3": "seed point data/folds: expected code that uses it, received none: data.folds is 0",
 }
 
 
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.full)])
 def test_a_multirun_ends_with_the_code_of_one_that_failed(launcher: str, project: pathlib.Path) -> None:
-    """Also where the combinations run in other processes; the others go on, and the project's root stays as it is."""
+    """A multirun has the exit code of a failed run, finishes the others, and writes nothing into the project root."""
     files = set(project.iterdir())
     words = ("experiment=smoke", "tracker=none", f"hydra/launcher={launcher}", "training.epochs=0,1")
     done = run_script(project, "train.py", "--multirun", *words)
@@ -348,7 +349,7 @@ def test_a_multirun_ends_with_the_code_of_one_that_failed(launcher: str, project
 
 @pytest.mark.parametrize("override", BAD)
 def test_bad_input_is_one_line_and_leaves_nothing(override: str, project: pathlib.Path, train_here: TrainHere) -> None:
-    """Exit code 2, one line with what was expected, what came and what to do, and no file of a run."""
+    """Wrong input has exit code 2, one line with expected, received and fix, and no file of a run."""
     done = train_here(project, override)
 
     assert 2 == done.returncode
@@ -360,7 +361,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(override: str, project: pathli
 
 @needs_example
 def test_a_truncated_data_file_is_refused(project: pathlib.Path) -> None:
-    """A CSV that was cut short is named with its digest and size; nothing is begun."""
+    """A truncated CSV is an error with its digest and size, before anything starts."""
     short = project / "short.csv"
     short.write_text("text,label,source\nfine,1,imdb\n")
     done = run_script(project, "train.py", "tracker=none", f"data.path={short}")
@@ -374,7 +375,7 @@ def test_a_truncated_data_file_is_refused(project: pathlib.Path) -> None:
 
 
 def test_a_python_outside_the_range_is_refused(tmp_path: pathlib.Path, project: pathlib.Path) -> None:
-    """The set-up of a project that serves no such Python stops with one line before it makes anything."""
+    """The setup with an unsupported Python stops with one line before it creates anything."""
     path = project / "scripts" / "setup_env.py"
     path.write_text(path.read_text().replace("(3, 11), (3, 13)", "(3, 8), (3, 10)"))
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False, cwd=tmp_path)
@@ -399,19 +400,19 @@ def imported_modules(statement: str) -> list[str]:
 
 @pytest.mark.parametrize("module", WITHOUT_TENSORFLOW)
 def test_the_parents_modules_do_not_import_tensorflow(module: str) -> None:
-    """What runs beside a training starts fast: no TensorFlow, Keras, Comet or scikit-learn."""
+    """The parent imports no TensorFlow, Keras, Comet or scikit-learn, so it starts fast."""
     loaded = set(imported_modules(f"import samebits.{module}"))
 
     assert set() == loaded & {"tensorflow", "keras", "comet_ml", "sklearn", "matplotlib"}
 
 
 def test_the_import_check_can_fail() -> None:
-    """The same look at a module that does import Keras finds it."""
+    """Negative control: the same check finds Keras in a module that imports it."""
     assert "keras" in imported_modules("import keras")
 
 
 def test_help_and_completion_and_seeds_answer_without_training(project: pathlib.Path) -> None:
-    """--help shows groups and examples, -sc installs completion, seeds prints every point with its consumer."""
+    """--help shows groups and examples, -sc installs completion, and seeds prints every point with its use."""
     shown = run_script(project, "train.py", "--help")
     completion = run_script(project, "train.py", "-sc", "install=bash")
     seeds = run_command(project, "seeds", "seed.root=56")
@@ -424,7 +425,7 @@ def test_help_and_completion_and_seeds_answer_without_training(project: pathlib.
 
 
 def test_the_worker_refuses_an_environment_that_is_not_pinned(trained: tuple[pathlib.Path, Result]) -> None:
-    """Started by hand, without the pins, the training process says which one is missing."""
+    """A training process that is started by hand reports the missing setting."""
     root, _ = trained
     attempt = root / "by hand"
     attempt.mkdir()

@@ -1,4 +1,4 @@
-"""What every room stands on: errors, digests, seeds, the configuration, files that no fault can tear, the terminal.
+"""The base of all rooms: errors, digests, seeds, configuration, crash-safe files, terminal output.
 
 Imports no other room, and nothing heavier than NumPy. Must not know what a run, a training or a study is.
 """

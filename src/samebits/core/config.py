@@ -1,7 +1,7 @@
-"""The typed configuration of a run. Pure: no Hydra, no I/O. `samebits.core.config_rules` has the rules of its values.
+"""The typed configuration of a run. Pure: no Hydra, no I/O. `samebits.core.config_rules` checks its values.
 
-`data` and `model` are the arguments of the user's own functions, named by `_target_`; a few keys of `data` belong to
-the harness (`HARNESS_DATA_KEYS`). Everything else is a dataclass here, so that an unknown key is refused.
+`data` and `model` hold the arguments of the user's own functions, which `_target_` names. A few keys of `data` belong
+to the harness (`HARNESS_DATA_KEYS`). Everything else is a dataclass, so an unknown key raises an error.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ HARNESS_DATA_KEYS = {"validation_size": 5000, "folds": 0, "fold": 0, "oversample
 
 @dataclass
 class SeedConfig:
-    """The root seed, the policy for points that are null, and the tree of points (`samebits.core.seeds`)."""
+    """The root seed, the policy for points that are null, and all seed points (`samebits.core.seeds`)."""
 
     root: Any = 56
     policy: str = "derived"
@@ -31,8 +31,8 @@ class SeedConfig:
 class TrainingConfig:
     """How the model is trained.
 
-    `steps_per_epoch` cuts an epoch short (None: all rows). `checkpoint_every` and `log_every` count steps and change
-    no bits.
+    `steps_per_epoch` limits the steps of an epoch (None: all samples). `checkpoint_every` and `log_every` count steps
+    and do not change bits.
     """
 
     epochs: int = 2
@@ -47,7 +47,7 @@ class TrainingConfig:
 
 @dataclass
 class RuntimeConfig:
-    """What is pinned, and the promise that follows; see docs/runtime.md. None leaves a setting alone."""
+    """The fixed settings and the promise they allow; see docs/runtime.md. None leaves a setting unchanged."""
 
     promise: str = "portable"
     intra_op_threads: int | None = 1
@@ -59,7 +59,7 @@ class RuntimeConfig:
 
 @dataclass
 class TrackerConfig:
-    """Where runs are shown. Never part of what decides bits."""
+    """Where runs are logged. Never changes bits."""
 
     name: str = "comet"
     project: str = "samebits"
@@ -72,7 +72,7 @@ class TrackerConfig:
 
 @dataclass
 class TraceConfig:
-    """How finely the trace records: every epoch always; "step" or "stage" also inside `epoch` (0: in all)."""
+    """The detail of the trace: each epoch; with "step" or "stage" also each step of the epoch `epoch` (0: of all)."""
 
     level: str = "epoch"
     epoch: int = 0
@@ -80,7 +80,7 @@ class TraceConfig:
 
 @dataclass
 class PathsConfig:
-    """Folders, relative to the project's root."""
+    """Folders, relative to the project root."""
 
     runs: str = "runs"
     cache: str = ".cache"
@@ -88,11 +88,11 @@ class PathsConfig:
 
 @dataclass
 class Config:
-    """One run's whole configuration, as `conf/` composes it.
+    """The whole configuration of one run, composed from `conf/`.
 
-    `package` is the user's own package below src/. Files of conf/ name its functions as ${package}.module.function.
-    `resume` is "auto" (go on with a run of these inputs that was stopped), "never", or a run's name; changes no bits.
-    `confirm` lets one command start more runs than anybody types by accident.
+    `package` is the user's own package below src/. Files in conf/ refer to its functions as ${package}.module.function.
+    `resume` is "auto" (resume a stopped run with the same inputs), "never", or the name of a run; it changes no bits.
+    `confirm` allows a command to start hundreds of runs.
     """
 
     package: str = ""
@@ -110,7 +110,7 @@ class Config:
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested data as one level with dotted names."""
+    """Return nested data as one flat mapping with dotted names."""
     if not isinstance(tree, dict):
         return {prefix: tree}
     flat: dict[str, Any] = {}
@@ -125,7 +125,11 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(tree: dict[str, Any]) -> Config:
-    """Return the configuration that `to_dict` gave as plain data."""
+    """Return the configuration from the plain data of `to_dict`.
+
+    Raises:
+        ConfigError: A key is unknown or a value has the wrong type.
+    """
     parts: dict[str, Any] = {
         "seed": SeedConfig,
         "training": TrainingConfig,
@@ -142,13 +146,13 @@ def from_dict(tree: dict[str, Any]) -> Config:
             "config.yaml of a run",
             expected="the keys that this version of samebits writes",
             received=str(error),
-            fix="start the run again with samebits train",
+            fix="start a new run with samebits train",
         ) from error
     return config
 
 
 def _check_types(part: Any) -> None:
-    """Refuse values whose types are not those of the schema, for a configuration that Hydra has not looked at.
+    """Check the types of a configuration that did not come from Hydra.
 
     Raises:
         TypeError: Names the field.
@@ -167,6 +171,6 @@ def _check_types(part: Any) -> None:
 
 
 def split_target(tree: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return a user function's dotted name and its arguments, without the keys of the harness."""
+    """Return the dotted name and the arguments of a user's function, without the keys of the harness."""
     arguments = {key: value for key, value in tree.items() if key != "_target_" and key not in HARNESS_DATA_KEYS}
     return tree["_target_"], arguments

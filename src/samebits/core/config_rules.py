@@ -1,4 +1,4 @@
-"""The rules that the values of a configuration must keep: a table of one rule per key, and the few that join keys.
+"""Checks the values of a configuration: a table with one rule per key, and a few rules that combine keys.
 
 Pure: reads nothing, changes nothing. `samebits.core.config` has the types.
 """
@@ -31,8 +31,8 @@ class Rule:
 
     Attributes:
         key: Dotted name.
-        holds: Returns whether a value keeps the rule.
-        expected: What the value may be, in words.
+        holds: Returns whether a value is allowed.
+        expected: The allowed values, in words.
     """
 
     key: str
@@ -79,7 +79,7 @@ RULES = (
     Rule("training.batch_size", _is_count, AT_LEAST_1),
     Rule("training.checkpoint_every", _is_count, AT_LEAST_1),
     Rule("training.log_every", _is_count, AT_LEAST_1),
-    Rule("training.steps_per_epoch", _is_count_or_null, f"{AT_LEAST_1}, or null for all rows"),
+    Rule("training.steps_per_epoch", _is_count_or_null, f"{AT_LEAST_1}, or null for all samples"),
     Rule("training.learning_rate", lambda rate: 0 < rate < math.inf, "a number above 0"),
     Rule("training.loss", _one_of_or_dotted(LOSSES), ", ".join(LOSSES) + " or package.module.name"),
     Rule("training.optimizer", _one_of_or_dotted(OPTIMIZERS), ", ".join(OPTIMIZERS) + " or package.module.name"),
@@ -102,7 +102,7 @@ RULES = (
 
 
 def _value(config: Config, key: str) -> object:
-    """Return the value of a dotted key; a key of the harness that `data` lacks has its default."""
+    """Return the value of a dotted key, or the default if `data` lacks a key of the harness."""
     part, _, name = key.rpartition(".")
     if part in ("data", "model"):
         return getattr(config, part).get(name, HARNESS_DATA_KEYS.get(name))
@@ -111,12 +111,12 @@ def _value(config: Config, key: str) -> object:
 
 def _require(key: str, value: object, expected: str, *, holds: bool) -> None:
     if not holds:
-        fix = f"choose such a value, e.g. on the command line as {key}=…"
+        fix = f"choose an allowed value, e.g. {key}=… on the command line"
         raise ConfigError(key, expected=expected, received=repr(value), fix=fix)
 
 
 def _check_runtime(runtime: RuntimeConfig) -> None:
-    """Refuse settings that the level's promise excludes."""
+    """Raise an error for settings that the promise does not allow."""
     settings, promise = dataclasses.asdict(runtime), runtime.promise
     if promise in ("portable", "machine"):
         holds = runtime.op_determinism and runtime.intra_op_threads is not None
@@ -128,21 +128,21 @@ def _check_runtime(runtime: RuntimeConfig) -> None:
 
 
 def _check_fold(folds: int, fold: Any) -> None:
-    """Refuse a fold that is none of `data.folds`."""
+    """Raise an error for a fold that `data.folds` does not have."""
     if folds and fold is None:
         raise ConfigError(
-            "data.fold", expected=f"one fold, 0 to {folds - 1}", received="null, which is every fold",
-            fix="make train takes every fold (training=kfold); elsewhere choose one, e.g. data.fold=0",
+            "data.fold", expected=f"one fold, 0 to {folds - 1}", received="null, which means every fold",
+            fix="samebits train trains every fold (training=kfold); for other commands choose one, e.g. data.fold=0",
         )  # fmt: skip
     holds = _is_int(fold, 0) and (fold < folds or fold == folds == 0)
     _require("data.fold", fold, "0 to data.folds - 1", holds=holds)
 
 
 def check(config: Config) -> None:
-    """Refuse values that are out of range, before anything is written.
+    """Check all values before anything is written.
 
     Raises:
-        ConfigError: Names the key, what it may be and what it is.
+        ConfigError: A value is not allowed. The message has the key, the allowed values and the value.
         SeedError: A seed is out of range.
     """
     for rule in RULES:

@@ -1,6 +1,6 @@
 """SHA-256 digests of arrays and of plain data. Pure: no I/O, no TensorFlow.
 
-A digest covers names, dtypes, shapes and bytes; never files (their bytes hold times), paths or host names.
+A digest covers names, dtypes, shapes and bytes. It never covers paths, host names or whole files, which contain times.
 """
 
 import hashlib
@@ -12,31 +12,31 @@ import numpy as np
 
 
 def bytes_digest(data: bytes) -> str:
-    """Return the SHA-256 of bytes, as 64 hexadecimal digits (FIPS 180-4)."""
+    """Return the SHA-256 of bytes as 64 hexadecimal digits (FIPS 180-4)."""
     return hashlib.sha256(data).hexdigest()
 
 
 def changed_names(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return the names whose digest is another one, or is there on one side alone, sorted."""
+    """Return the sorted names whose digests differ or exist on one side only."""
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 
 def json_digest(value: Any) -> str:
-    """Return the digest of plain data (dicts, lists, strings, numbers), whatever the order of its keys."""
+    """Return the digest of plain data (dicts, lists, strings, numbers). The order of keys does not matter."""
     return bytes_digest(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode())
 
 
 def array_digest(name: str, array: np.ndarray) -> str:
-    """Return the digest of one array: its name, dtype, shape and little-endian bytes in C order.
+    """Return the digest of one array, from its name, dtype, shape and little-endian bytes in C order.
 
-    Equal digests mean equal bits: -0.0 and 0.0 differ, and so does one unit in the last place.
+    Equal digests mean equal bits. So -0.0 and 0.0 differ, and so do values one unit in the last place apart.
 
     Args:
         name: The array's path, e.g. "lstm/recurrent_kernel".
         array: Any array of a plain (not object) dtype.
 
     Raises:
-        TypeError: The array holds Python objects, which have no bytes of their own.
+        TypeError: The array holds Python objects.
     """
     if array.dtype.hasobject:
         message = f"array {name!r} holds Python objects: no digest of bytes is possible"
@@ -49,7 +49,7 @@ def array_digest(name: str, array: np.ndarray) -> str:
 
 
 def arrays_digest(digests: Mapping[str, str]) -> str:
-    """Return one digest of many arrays from the digests of each, by name, whatever their order."""
+    """Return one digest for many arrays, from their digests by name. The order does not matter."""
     return bytes_digest("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode())
 
 

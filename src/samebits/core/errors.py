@@ -1,4 +1,4 @@
-"""Every error that a user can meet, with its exit code, and how it is printed. Imports only the standard library."""
+"""All errors that a user can see, with exit codes and how they are printed. Imports only the standard library."""
 
 import re
 import sys
@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 
 class SamebitsError(Exception):
-    """Base of all errors of this project; says what was expected, what came and what to do.
+    """Base of all errors of this project. It says what was expected, what was received and how to fix it.
 
     Args:
-        what: The fact in one sentence.
-        expected: What would have been right.
-        received: What came instead.
-        fix: What the reader can do now.
+        what: The problem in one sentence.
+        expected: What was expected.
+        received: What was received.
+        fix: What the user can do.
 
     Attributes:
-        exit_code: 1, a run failed or bits differ; 2, wrong usage or unusable input.
+        exit_code: 1: a run failed or bits differ. 2: wrong usage or input.
     """
 
     exit_code = 1
@@ -32,7 +32,7 @@ class SamebitsError(Exception):
 
 
 class UsageError(SamebitsError):
-    """The command, the configuration or an input file is wrong; nothing was begun. One line."""
+    """The command, the configuration or an input file is wrong, and nothing was started. Printed as one line."""
 
     exit_code = 2
 
@@ -46,55 +46,55 @@ class ConfigError(UsageError):
 
 
 class SeedError(UsageError):
-    """A seed is no integer or out of range, a seed point is unknown, or nothing consumes it."""
+    """A seed is not an integer or out of range, or a seed point is unknown or unused."""
 
 
 class DataError(UsageError):
-    """A data file is missing, unreachable, cut short or not the pinned one."""
+    """A data file is missing, unreachable, truncated or has the wrong SHA-256."""
 
 
 class FolderError(UsageError):
-    """A folder of runs cannot be written, or is not what it should be."""
+    """A folder of runs is missing, is not writable, or is not the expected one."""
 
 
 class MachineError(UsageError):
-    """This machine cannot keep the promise that the runtime level makes."""
+    """This machine cannot keep the promise of the runtime level."""
 
 
 class EngineError(UsageError):
-    """No container engine answers, or the container cannot do what it is asked to."""
+    """No container engine is available, or the container does not support the request."""
 
 
 class NotPortableError(UsageError):
-    """Model, loss or optimiser has operations whose bits depend on the CPU, under a level that promises otherwise."""
+    """The model, loss or optimizer has operations whose bits depend on the CPU, which `portable` does not allow."""
 
 
 class RuntimePinError(SamebitsError):
-    """A setting that decides bits is not in effect in the training process."""
+    """A setting that affects bits is not in effect in the training process."""
 
 
 class UncoveredDrawError(SamebitsError):
-    """Something draws random numbers that no seed point covers."""
+    """Some code draws random numbers without a seed point."""
 
 
 class TrainingError(SamebitsError):
-    """The training itself cannot go on."""
+    """The training cannot continue."""
 
 
 class RecordError(SamebitsError):
-    """A file of a run could not be written or is damaged."""
+    """A file of a run is damaged or could not be written."""
 
 
 class TrackerError(SamebitsError):
-    """The experiment tracker could not be used. Never ends a training."""
+    """The experiment tracker failed. This never stops a training."""
 
 
 class StopRequestedError(Exception):
-    """The training was asked to stop and has saved a checkpoint. No error: it carries no message."""
+    """The training was asked to stop and has saved a checkpoint. Not an error, so it has no message."""
 
 
 def report_errors(action: Callable[[], int]) -> int:
-    """Run an action and return its exit code; an error of this project is printed as a message, without a traceback."""
+    """Run an action and return its exit code. Errors of this project are printed without a traceback."""
     try:
         return action()
     except SamebitsError as error:

@@ -1,6 +1,6 @@
-"""How files are written so that no fault leaves a lie behind: whole files, appended lines, arrays, locks.
+"""Writes files so that a crash cannot leave a damaged one: whole files, appended lines, arrays, locks.
 
-Whole files are written to a temporary name, flushed and renamed. Knows paths and bytes, and nothing of runs.
+Whole files are written to a temporary name, flushed and renamed. Must not know what a run is.
 """
 
 import contextlib
@@ -25,17 +25,17 @@ ARRAYS_MAGIC = b"samebits arrays 1\n"
 
 
 def storage_error(path: pathlib.Path, error: OSError) -> RecordError:
-    """Return the error that says why a file of a run could not be written."""
+    """Return the error for a file that could not be written."""
     return RecordError(
         f"{path} could not be written.",
-        expected="a writable file system with room",
+        expected="a writable file system with free space",
         received=error.strerror or str(error),
-        fix="free space or mend the folder, then give the same command again: what was saved before is kept.",
+        fix="free disk space or repair the folder, then run the same command again; everything saved so far is kept.",
     )
 
 
 def write_file(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a whole file so that `path` holds either what it held before or all of the new bytes.
+    """Write a whole file. Afterwards `path` holds either its old contents or all of the new bytes.
 
     Args:
         path: The file; its folder exists.
@@ -74,7 +74,7 @@ def write_yaml(path: pathlib.Path, value: Any) -> None:
 
 
 def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
-    """Append one JSON line; when it does not fit on the disk, the file is left as it was.
+    """Append one JSON line. If it does not fit on the disk, the file stays unchanged.
 
     Raises:
         RecordError: The disk is full, the folder is gone or read only.
@@ -96,10 +96,10 @@ def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
 
 
 def sync_file(path: pathlib.Path) -> None:
-    """Return when what was appended to a file is on the disk; a missing file is left missing.
+    """Flush appended lines to the disk. Does nothing if the file is missing.
 
     Raises:
-        RecordError: The disk could not take it.
+        RecordError: The disk could not write them.
     """
     try:
         with path.open("rb") as stream:
@@ -112,10 +112,10 @@ def sync_file(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def hold_lock(path: pathlib.Path) -> Iterator[bool]:
-    """Hold a lock file while the block runs; yields whether it could be had. The kernel frees it with the process.
+    """Hold a lock file while the block runs. Yields whether it got the lock. The kernel frees it when the process ends.
 
     Raises:
-        FolderError: The file system has no locks.
+        FolderError: The file system does not support locks.
     """
     with path.open("a") as stream:
         try:
@@ -126,16 +126,16 @@ def hold_lock(path: pathlib.Path) -> Iterator[bool]:
         except OSError as error:
             raise FolderError(
                 f"{path}", expected="a file system with locks (flock)", received=error.strerror or str(error),
-                fix="choose another folder for the runs, paths.runs=…, or have this one mounted with locks",
+                fix="choose another runs folder with paths.runs=…, or mount this file system with locks",
             ) from error  # fmt: skip
         yield True
 
 
 def make_folder(path: pathlib.Path) -> None:
-    """Make a folder and its parents.
+    """Create a folder and its parents.
 
     Raises:
-        FolderError: It cannot be made or written to.
+        FolderError: It cannot be created or is not writable.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -145,14 +145,14 @@ def make_folder(path: pathlib.Path) -> None:
     except OSError as error:
         raise FolderError(
             f"folder {path}",
-            expected="a folder that can be written",
+            expected="a writable folder",
             received=error.strerror or str(error),
-            fix="choose another with paths.runs=… (paths.cache=… for the data's cache) or change its permissions",
+            fix="choose another with paths.runs=… (for the data cache: paths.cache=…), or change its permissions",
         ) from error
 
 
 class HashingWriter(io.RawIOBase):
-    """Passes on what is written, and hashes it; nothing is held in memory, and there is no way back."""
+    """Writes to a stream and hashes what it writes. Keeps nothing in memory and cannot seek."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self.sha256 = stream, hashlib.sha256()
@@ -162,28 +162,28 @@ class HashingWriter(io.RawIOBase):
         return True
 
     def write(self, data: Any, /) -> int:
-        """Write bytes; returns how many."""
+        """Write bytes and return how many."""
         self.sha256.update(data)
         return self._stream.write(data)
 
 
 def _write_array(member: IO[bytes], array: np.ndarray) -> None:
-    """Write an array in NumPy's format, as `np.lib.format.write_array` does, but without two copies of it."""
+    """Write an array in NumPy's format, as `np.lib.format.write_array` does, but without two copies in memory."""
     if array.dtype.hasobject:
-        message = f"arrays of numbers expected. Received: {array.dtype}"
+        message = f"expected an array of numbers, received {array.dtype}"
         raise ValueError(message)
     np.lib.format.write_array_header_1_0(member, np.lib.format.header_data_from_array_1_0(array))
     member.write(array.reshape(-1).view(np.uint8).data)
 
 
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray | Callable[[], np.ndarray]]) -> None:
-    """Write named arrays as one file that carries the SHA-256 of its contents; see `write_file`.
+    """Write named arrays as one file that starts with the SHA-256 of its contents; see `write_file`.
 
-    The contents are NumPy's npz format without pickled objects: reading it executes no code.
+    The contents are NumPy's npz format without pickled objects, so reading it runs no code.
 
     Args:
         path: The file; its folder exists.
-        arrays: Each array, or a function that gives it: then one at a time is in memory.
+        arrays: Each array, or a function that returns it, so that only one is in memory at a time.
     """
 
     def write(stream: BinaryIO) -> None:
@@ -200,10 +200,10 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray | Callable[
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a file that `write_arrays` wrote.
+    """Return the arrays of a file written by `write_arrays`.
 
     Raises:
-        RecordError: The file is missing, cut short or has a flipped bit.
+        RecordError: The file is missing, truncated or has a flipped bit.
     """
     try:
         data = path.read_bytes()
@@ -211,13 +211,13 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         contents = data[header_size:]
         expected = ARRAYS_MAGIC + hashlib.sha256(contents).hexdigest().encode() + b"\n"
         if data[:header_size] != expected:
-            raise ValueError("its digest is not that of its contents")  # noqa: TRY301
+            raise ValueError("its SHA-256 does not match its contents")  # noqa: TRY301
         with np.load(io.BytesIO(contents), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise RecordError(
             f"{path} is damaged.",
-            expected="a file as a run wrote it",
+            expected="an unchanged file written by a run",
             received=str(error),
-            fix="remove it; it is made again.",
+            fix="remove it; it will be rebuilt.",
         ) from error

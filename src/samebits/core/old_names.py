@@ -1,4 +1,4 @@
-"""Modules of version 0.1 that user code may still import, and where their contents are now."""
+"""Maps modules of version 0.1, which user code may still import, to their current names."""
 
 import ast
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ MOVED = {
 
 
 def import_advice(error: Exception) -> str | None:
-    """Return what to write instead of an import that failed; None: the module never was in samebits."""
+    """Return the correct import for one that failed, or None if the module was never in samebits."""
     old = getattr(error, "name", None)
     return f"write `from {MOVED[old]} import …` instead of `from {old} import …`" if old in MOVED else None
 
 
 def old_imports(text: str) -> Iterator[tuple[int, str]]:
-    """Yield (line, old module) for every import of a module that has moved; nothing if Python cannot read the text."""
+    """Yield (line, old module) for every import of a moved module. Yields nothing if the text is not valid Python."""
     try:
         nodes = list(ast.walk(ast.parse(text)))
     except (SyntaxError, ValueError):

@@ -1,4 +1,4 @@
-"""Line plots as PNG files. Imports matplotlib inside its functions: that takes a second."""
+"""Draws line plots as PNG files. Imports matplotlib inside its functions, because that takes a second."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,11 @@ Line = tuple[str, Sequence[float], Sequence[float], str]  # label, x, y, matplot
 
 
 def draw_lines(picture: pathlib.Path, panels: Mapping[str, Sequence[Line]], x_label: str) -> None:
-    """Draw one panel per quantity, side by side.
+    """Draw one panel per quantity, next to each other.
 
     Args:
-        picture: The PNG file.
-        panels: The quantity's name -> its lines.
+        picture: The PNG file to write.
+        panels: Name of the quantity -> its lines.
         x_label: Label of every panel's x axis.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415  slow to import; no global state of pyplot

@@ -1,4 +1,4 @@
-"""Finds the project that a command is about. Reads nothing in it."""
+"""Finds the root folder of the user's project. Reads no file in it."""
 
 import pathlib
 
@@ -21,5 +21,5 @@ def find_root(start: pathlib.Path) -> pathlib.Path:
         "project",
         expected=f"{MARK} in this folder or one above it",
         received=f"{start}, without one",
-        fix="change to your project's folder, or name it: samebits --root FOLDER …",
+        fix="change to your project's folder, or pass it: samebits --root FOLDER …",
     )

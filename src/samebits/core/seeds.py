@@ -1,8 +1,8 @@
-"""Seed points: named places that consume randomness, and their independent streams.
+"""Seed points: named places that use randomness, and their independent streams.
 
-A seed point is a path ("data/order", "model/lstm/recurrent"). Its value is derived from the root seed and its
-name, unless it is set alone. Whoever draws takes the value here and says who it is; what nobody takes, and what
-nobody listed, is an error. Pure: no TensorFlow, no Hydra, no I/O. None means unseeded, on purpose; zero is a seed.
+A seed point is a path ("data/order", "model/lstm/recurrent"). Its seed is derived from the root seed and its name,
+unless the user sets it. Code gets its seed here, by the name of its point. An unused point and an unlisted point are
+errors. None means unseeded on purpose; zero is a seed. Pure: no TensorFlow, no Hydra, no I/O.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import numpy as np
 from samebits.core.errors import SeedError
 
 ROOT_SEED_END = 2**32
-POINT_SEED_END = 2**31 - 2  # Keras takes seeds modulo this number: below it no two are the same (Keras 3.15)
+POINT_SEED_END = 2**31 - 2  # Keras takes seeds modulo this number, so seeds below it are distinct (Keras 3.15)
 POLICIES = ("derived", "data_only", "root_everywhere", "unseeded")
 CONSUMERS = {
     "python/hash": "PYTHONHASHSEED of the training process",
@@ -33,23 +33,23 @@ CONSUMERS = {
 
 
 def _name_words(point: str) -> tuple[int, ...]:
-    """Return a point's name as eight 32-bit words, for SeedSequence's spawn key."""
+    """Return the SHA-256 of a point's name as eight 32-bit words, for SeedSequence's spawn key."""
     sha = hashlib.sha256(point.encode()).digest()
     return tuple(int.from_bytes(sha[i : i + 4], "little") for i in range(0, 32, 4))
 
 
 def check_seed(value: object, name: str, end: int) -> int:
-    """Return `value` if it is a seed: an int (bool excluded), 0 <= value < end.
+    """Return `value` if it is a valid seed: an int (not a bool), 0 <= value < end.
 
     Raises:
-        SeedError: It is something else.
+        SeedError: It is not.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < end:
         raise SeedError(
             name,
             expected=f"an integer from 0 to {end - 1}",
             received=f"{value!r} ({type(value).__name__})",
-            fix=f"give a whole number in that range, e.g. {name}=56",
+            fix=f"use a whole number in that range, e.g. {name}=56",
         )
     return value
 
@@ -57,8 +57,8 @@ def check_seed(value: object, name: str, end: int) -> int:
 def derive_seed(root_seed: int, point: str) -> int:
     """Return the seed of one seed point.
 
-    Points are independent: adding or renaming one leaves every other seed unchanged, unlike drawing them in turn
-    from one generator.
+    Points are independent. Adding or renaming one leaves every other seed unchanged, unlike drawing all seeds from one
+    generator.
 
     Args:
         root_seed: The user's seed, 0 <= root_seed < 2**32. Zero is a seed.
@@ -78,12 +78,12 @@ def derive_seed(root_seed: int, point: str) -> int:
 
 
 def dotted_key(point: str) -> str:
-    """Return the key of the configuration that sets a point alone."""
+    """Return the configuration key that sets one point."""
     return "seed.points." + point.replace("/", ".")
 
 
 def describe_consumer(point: str) -> str:
-    """Return in words what draws from a point."""
+    """Return in words what uses a point."""
     if point in CONSUMERS:
         return CONSUMERS[point]
     owner, _, part = point.rpartition("/")
@@ -92,11 +92,11 @@ def describe_consumer(point: str) -> str:
 
 
 def make_rng(seed: int | None, point: str, *index: int) -> np.random.Generator:
-    """Return the NumPy generator of a point, e.g. one for each epoch.
+    """Return a NumPy generator of a point.
 
     Args:
-        seed: The point's seed, or None for entropy of the operating system (unseeded).
-        point: The point's path; two points with one seed still have different streams.
+        seed: The point's seed, or None for entropy from the operating system (unseeded).
+        point: The point's path. Two points with the same seed still have different streams.
         index: Numbers below 2**32 that select one stream of the point, e.g. the epoch.
     """
     if seed is None:
@@ -115,12 +115,12 @@ def flatten_points(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
             yield path, value
 
 
-Seed = Callable[[str], int | None]  # what a model function gets: seed("lstm/recurrent") is the seed of that point
+Seed = Callable[[str], int | None]  # the argument of a model function: seed("lstm/recurrent") returns that point's seed
 
 
 @dataclass(frozen=True)
 class SeedPoint:
-    """One point: its path, its value (None: unseeded) and how the value came about."""
+    """One point: its path, its value (None: unseeded) and where the value comes from."""
 
     name: str
     value: int | None
@@ -132,12 +132,12 @@ def resolve_points(root_seed: int, policy: str, points: Mapping[str, Any]) -> di
 
     Args:
         root_seed: The root seed, 0 <= root_seed < 2**32.
-        policy: "derived": each point's null becomes a seed derived from root and name. "data_only": so for `data/`
-            alone, the rest is unseeded. "root_everywhere": every null becomes the root seed itself. "unseeded".
-        points: Nested mapping of the points; an integer sets a point alone, under any policy.
+        policy: "derived": each null becomes a seed derived from root and name. "data_only": the same for `data/`, all
+            other points are unseeded. "root_everywhere": each null becomes the root seed. "unseeded": all unseeded.
+        points: Nested mapping of the points. An integer sets one point, under any policy.
 
     Raises:
-        SeedError: A value is no seed, or the policy is unknown.
+        SeedError: A value is not a valid seed, or the policy is unknown.
     """
     check_seed(root_seed, "seed.root", POINT_SEED_END if policy == "root_everywhere" else ROOT_SEED_END)
     if policy not in POLICIES:
@@ -156,7 +156,7 @@ def resolve_points(root_seed: int, policy: str, points: Mapping[str, Any]) -> di
 
 
 class Seeds:
-    """The points of one run and which of them have been consumed.
+    """The seed points of one run, and which of them were used.
 
     Example:
         >>> seeds = Seeds(resolve_points(56, "derived", {"data": {"order": None}}))
@@ -169,17 +169,17 @@ class Seeds:
         self._unused: dict[str, str] = {}
 
     def take(self, point: str) -> int | None:
-        """Return a point's seed (None: unseeded) and record that it is consumed.
+        """Return a point's seed (None: unseeded) and record that it is used.
 
         Raises:
-            SeedError: No such point is listed in the configuration.
+            SeedError: The configuration does not list the point.
         """
         if point not in self._points:
             raise SeedError(
                 f"seed point {point} ({describe_consumer(point)})",
                 expected="a listed seed point",
-                received="one that the configuration does not list",
-                fix=f"list {point.replace('/', '.')} as null under seed.points in the file that brings its consumer, "
+                received="a point that the configuration does not list",
+                fix=f"list {point.replace('/', '.')} as null under seed.points in the file of its layer or data, "
                 "e.g. conf/model/*.yaml for a layer",
             )
         self._consumed.add(point)
@@ -190,30 +190,30 @@ class Seeds:
         return make_rng(self.take(point), point, *index)
 
     def for_model(self) -> Seed:
-        """Return the function that a model builder calls: `seed("lstm/recurrent")` takes "model/lstm/recurrent".
+        """Return the `seed` argument of a model function: `seed("lstm/recurrent")` takes "model/lstm/recurrent".
 
-        A path below "algorithm/" is the point itself: the seed of an algorithm that is random by nature.
+        A path below "algorithm/" is used unchanged, for an algorithm that is itself random.
         """
         return lambda path: self.take(path if path.startswith("algorithm/") else f"model/{path}")
 
     def mark_unused(self, point: str, *, because: str) -> None:
-        """Declare that this configuration has no use for a point of the harness, and why."""
+        """Declare that this configuration does not use a point, and why."""
         self._unused[point] = because
 
     def check_consumed(self) -> None:
-        """Refuse points that nothing consumes: their seed would be an illusion.
+        """Check that every listed point was used: an unused seed has no effect.
 
         Raises:
-            SeedError: A listed point was never taken, or one that was set on purpose is unused.
+            SeedError: A listed point is unused, or the user set a point that is marked unused.
         """
         for name, point in self._points.items():
             if name in self._consumed or (name in self._unused and point.source != "set"):
                 continue
             raise SeedError(
                 f"seed point {name}",
-                expected="a consumer",
-                received=f"none: {self._unused.get(name, 'nothing in this run draws from it')}",
-                fix="remove it from seed.points, or give the layer or weight the name that is listed",
+                expected="code that uses it",
+                received=f"none: {self._unused.get(name, 'nothing in this run uses it')}",
+                fix="remove it from seed.points, or use the listed name in the layer or function",
             )
 
     def is_seeded(self, point: str) -> bool:
@@ -225,7 +225,7 @@ class Seeds:
         return all(point.value is not None for name, point in self._points.items() if name.startswith(prefix))
 
     def table(self) -> list[dict[str, Any]]:
-        """Return one row per point: point, value, source, consumer, and why it is unused (`rests`; empty: used)."""
+        """Return one row per point: point, value, source, consumer, and why it is unused (`rests`, empty if used)."""
         return [
             {
                 "point": name,

@@ -1,4 +1,4 @@
-"""The short names of losses and optimizers, and the dotted name that each stands for. Pure: imports nothing."""
+"""Maps the short names of losses and optimizers to their dotted names. Imports nothing."""
 
 LOSSES = {
     "binary_crossentropy": "samebits.portable.losses.binary_crossentropy",

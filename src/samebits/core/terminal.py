@@ -1,4 +1,4 @@
-"""What a waiting person sees: a bar with rate and time left on a terminal, plain lines elsewhere; both in the log."""
+"""Shows progress: a bar with rate and time left on a terminal, plain lines elsewhere. Both are logged."""
 
 import logging
 import pathlib
@@ -19,17 +19,17 @@ WIDTH_ELSEWHERE = 160  # characters
 
 
 def print_table(table: Table) -> None:
-    """Print a table: as wide as the terminal, and wide enough for digests elsewhere."""
+    """Print a table, as wide as the terminal. Outside a terminal it is wide enough for digests."""
     Console(width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE).print(table)
 
 
 def shown_path(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
-    """Return a path as a person reads it: relative to the project where it lies in it."""
+    """Return a path relative to the project if it is inside it, else unchanged."""
     return path.relative_to(root) if path.is_relative_to(root) else path
 
 
 def describe_values(values: Mapping[str, float]) -> str:
-    """Return metrics as a person reads them."""
+    """Return metrics as readable text."""
     return "  ".join(f"{name} {value:.4f}" for name, value in values.items())
 
 
@@ -42,8 +42,8 @@ class TrainingProgress:
     """Shows the steps of one training.
 
     Args:
-        epochs: Epochs in all.
-        steps: Steps of an epoch.
+        epochs: Number of epochs.
+        steps: Steps per epoch.
     """
 
     def __init__(self, epochs: int, steps: int) -> None:
@@ -58,11 +58,11 @@ class TrainingProgress:
             self._task = self._bar.add_task("training", total=epochs * steps)
 
     def start_at(self, epoch: int, step: int) -> None:
-        """Say where the training begins: `step` steps of `epoch` are already done."""
+        """Set the start of a resumed training: `step` steps of `epoch` are already done."""
         self._began, self._began_at = time.monotonic(), (epoch - 1) * self._steps + step
 
     def show(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Show that `step` steps of `epoch` (from 1) are done, with the epoch's metrics so far."""
+        """Show that `step` steps of `epoch` (counted from 1) are done, with the metrics of the epoch so far."""
         done = (epoch - 1) * self._steps + step
         if self._bar is not None:
             text = f"epoch {epoch}/{self._epochs}  {describe_values(values)}"
@@ -75,11 +75,11 @@ class TrainingProgress:
             self.say(f"{line}  {rate:.0f} steps/s  {left_s:.0f} s left", on_terminal=False)
 
     def end_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Print an epoch's metrics."""
+        """Print the metrics of an epoch."""
         self.say(f"epoch {epoch}/{self._epochs}  {describe_values(values)}")
 
     def say(self, text: str, *, on_terminal: bool = True) -> None:
-        """Print a line, above the bar where there is one, and log it."""
+        """Print a line, above the bar if there is one, and log it."""
         logger.info("%s", text)
         if self._bar is None:
             print(text, flush=True)
@@ -87,16 +87,16 @@ class TrainingProgress:
             self._bar.console.print(text, highlight=False)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
 
 
 class RunsProgress:
-    """Shows the runs of a study: a bar with the time left on a terminal, a line for each finished run elsewhere.
+    """Shows the runs of a study: a bar with the time left on a terminal, one line per finished run elsewhere.
 
     Args:
-        runs: How many there are to do.
+        runs: Number of runs to do.
     """
 
     def __init__(self, runs: int) -> None:
@@ -112,7 +112,7 @@ class RunsProgress:
         return self
 
     def show(self, text: str) -> None:
-        """Say that one more run has ended."""
+        """Show that one more run has ended."""
         self._done += 1
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done)

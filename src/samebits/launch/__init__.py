@@ -1,4 +1,4 @@
-"""Starts, stops and resumes the training process, and follows its record to tell Comet.
+"""Starts, stops and resumes the training process, and logs its record to Comet.
 
-Never imports TensorFlow. Must not judge results beyond the comparison of one run with its siblings.
+Never imports TensorFlow. Compares a run only with attempts with the same inputs.
 """

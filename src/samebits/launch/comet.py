@@ -1,8 +1,8 @@
 """Comet: one experiment per attempt, live or as offline archives, also when the attempt is stopped and resumed.
 
-The run's own record is the source of truth; `samebits.launch.tracker` reads it and calls this. What a server did not
-take is uploaded again from the record: at once into an offline archive (mode auto), later by `samebits comet …`.
-`comet/state.json` names the experiment and how many rows of metrics it has, so that a resumed attempt continues it.
+The record of the run is the source of truth. `samebits.launch.tracker` reads it and calls this module. If an upload
+fails, the record is written to an offline archive at once (mode auto), or uploaded later by `samebits comet …`.
+`comet/state.json` holds the experiment key and the number of rows that Comet has, so a resumed attempt continues it.
 """
 
 import concurrent.futures
@@ -33,7 +33,7 @@ START_TIMEOUT_S = 20
 FOLDER = "comet"
 STATE = "state.json"
 CURVES = "curves.png"
-OFFLINE_BECAUSE = "SAMEBITS_COMET_OFFLINE_BECAUSE"  # the variable that `start_again` leaves to itself
+OFFLINE_BECAUSE = "SAMEBITS_COMET_OFFLINE_BECAUSE"  # the variable that `restart_offline` sets for its new process
 
 T = TypeVar("T")
 Start = Callable[[str, str | None], Any]  # mode and key of an experiment -> the experiment
@@ -41,13 +41,13 @@ Start = Callable[[str, str | None], Any]  # mode and key of an experiment -> the
 
 @dataclass(frozen=True)
 class State:
-    """What `comet/state.json` keeps between the processes that upload one attempt.
+    """The contents of `comet/state.json`, shared by the processes that upload one attempt.
 
     Attributes:
         experiment: Comet's key of the experiment.
-        online: Whether the server had it when this was written; an archive may have been uploaded since.
-        rows: How many rows of metrics the experiment has; None: unknown, an online upload is running or broke off.
-        archives: Names of the complete offline archives, in the order in which they are to be uploaded.
+        online: Whether the server had the experiment when this was written. The user may upload an archive later.
+        rows: How many rows of metrics the experiment has; None: unknown, an online upload is running or failed.
+        archives: Names of the complete offline archives, in the order in which to upload them.
         summary: One line for the user.
     """
 
@@ -59,26 +59,26 @@ class State:
 
     @classmethod
     def read(cls, folder: pathlib.Path) -> Self | None:
-        """Return the state in an attempt's `comet` folder, or None if there is none that can be read."""
+        """Return the state in the `comet` folder of an attempt, or None if it is missing or damaged."""
         try:
             return cls(**read_json(folder / STATE))
         except (RecordError, TypeError):
             return None
 
     def write(self, folder: pathlib.Path) -> None:
-        """Write it into an attempt's `comet` folder."""
+        """Write the state into the `comet` folder of an attempt."""
         write_json(folder / STATE, asdict(self))
 
 
 def server_answers(timeout_s: float = CONNECT_TIMEOUT_S) -> str:
-    """Return why Comet's server cannot be reached, or "" if it can; takes little longer than the timeout.
+    """Return why Comet's server cannot be reached, or "" if it can. Takes little longer than the timeout.
 
-    Comet's own start would block for half a minute and keep nothing (comet_ml 3.58).
+    Without this check, Comet's own start blocks for half a minute and saves nothing (comet_ml 3.58).
     """
     import requests  # noqa: PLC0415
     from comet_ml.config import get_backend_address, get_check_tls_certificate, get_config  # noqa: PLC0415
     from comet_ml.connection.connection_url_helpers import get_ping_backend_url  # noqa: PLC0415
-    from comet_ml.connection.http_session import get_http_session  # noqa: PLC0415  with the user's certificates
+    from comet_ml.connection.http_session import get_http_session  # noqa: PLC0415  uses the user's certificates
 
     config = get_config()
     address = get_ping_backend_url(get_backend_address(config))
@@ -92,7 +92,7 @@ def server_answers(timeout_s: float = CONNECT_TIMEOUT_S) -> str:
 
 
 def within(timeout_s: float, action: Callable[[], T]) -> T:
-    """Return what an action returns, or abandon it in its thread.
+    """Return the result of an action. If it takes too long, abandon it in its thread.
 
     Raises:
         TimeoutError: It took longer.
@@ -102,27 +102,27 @@ def within(timeout_s: float, action: Callable[[], T]) -> T:
     def act() -> None:
         try:
             future.set_result(action())
-        except Exception as error:  # noqa: BLE001  raised again where the result is asked for
+        except Exception as error:  # noqa: BLE001  raised again by future.result
             future.set_exception(error)
 
     threading.Thread(target=act, daemon=True).start()
     return future.result(timeout_s)
 
 
-def start_again(reason: str) -> NoReturn:
-    """Replace this process by the same command, started anew, which uploads nothing and writes an archive.
+def restart_offline(reason: str) -> NoReturn:
+    """Restart this process with the same command, which then writes an offline archive instead of uploading.
 
-    Comet's threads cannot be stopped: they may wait an hour for a server, and the end of the process for them
-    (comet_ml 3.58). They do not outlive this.
+    Comet's threads cannot be stopped. They may wait an hour for a server, and the process waits for them (comet_ml
+    3.58). A restart ends them.
     """
-    logger.warning("%s; starts again without the server", reason)
+    logger.warning("%s; restarting offline", reason)
     os.environ[OFFLINE_BECAUSE] = reason
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  no shell
 
 
-def look_up_often(experiment: Any) -> None:
-    """Let an offline experiment's threads look up often: each sleeps a second, and its end waits for both (3.58)."""
+def poll_often(experiment: Any) -> None:
+    """Make the threads of an offline experiment poll often. By default its end waits a second for each (3.58)."""
     for name, setting in (("streamer", "queue_timeout"), ("system_metrics_thread", "probe_interval")):
         thread = getattr(experiment, name, None)
         if hasattr(thread, setting):
@@ -130,47 +130,47 @@ def look_up_often(experiment: Any) -> None:
 
 
 class _WithoutKey(logging.Formatter):
-    """Formats as another formatter does, with the user's key blotted out: Comet prints a key that it refused."""
+    """Wraps a formatter and masks the user's API key, because Comet prints a key that it rejects."""
 
     def __init__(self, formatter: logging.Formatter | None, key: str) -> None:
         super().__init__()
         self._formatter, self._key = formatter or logging.Formatter(), key
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the text of a record."""
+        """Return the text of a log record, with the key masked."""
         return self._formatter.format(record).replace(self._key, "***")
 
 
 def hide_in_logs(key: str) -> None:
-    """Blot a key out of everything that this process logs."""
+    """Mask a key in everything that this process logs."""
     for name in ("", "comet_ml"):
         for handler in logging.getLogger(name).handlers:
             handler.setFormatter(_WithoutKey(handler.formatter, key))
 
 
 class _FirstError(logging.Handler):
-    """Keeps the first error that Comet logs: it says there, and nowhere else, that it gave something up."""
+    """Keeps the first error that Comet logs. Comet reports lost data only in its log."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a record; a missed heartbeat and trouble with measuring the machine lose nothing of the run."""
+        """Keep the text of an error, except errors of heartbeats and system metrics, which lose no data of the run."""
         if not self.text and not record.name.startswith(("comet_ml.heartbeat", "comet_ml.system")):
             self.text = record.getMessage().partition("\n")[0].partition(". ")[0].strip()
 
 
 def experiment_options(attempt: pathlib.Path, config: Config) -> Any:
-    """Return Comet's options: nothing is logged by itself, but for git's metadata and the environment."""
+    """Return Comet's options. Automatic logging is off, except git metadata and the environment."""
     import comet_ml  # noqa: PLC0415
 
     credentials = remote_has_credentials(pathlib.Path.cwd())
     if credentials:
-        logger.warning("the address of git's remote holds a user's name or token: git's metadata are not uploaded")
+        logger.warning("the URL of the git remote contains a user name or token: git metadata is not uploaded")
     return comet_ml.ExperimentConfig(
         disabled=False,
-        log_code=False,  # the run's own source/ is logged below, not this process's
+        log_code=False,  # the run's source/ is logged below, not the code of this process
         log_graph=False,
         parse_args=False,
         display_summary_level=0,
@@ -190,7 +190,7 @@ def experiment_options(attempt: pathlib.Path, config: Config) -> Any:
 
 
 def uploaded_metrics(key: str) -> set[tuple[str, int]]:
-    """Return the name and step of every metric that the server has of an experiment."""
+    """Return the name and step of every metric that the server has for an experiment."""
     import comet_ml  # noqa: PLC0415
 
     experiment = comet_ml.API(cache=False).get_experiment_by_key(key)
@@ -199,7 +199,7 @@ def uploaded_metrics(key: str) -> set[tuple[str, int]]:
 
 
 def log_inputs(experiment: Any, attempt: pathlib.Path, config: Config) -> None:
-    """Log what is known before the training: seeds, configuration, code. A second time replaces the first."""
+    """Log seeds, configuration and code, which are known before the training. A second call replaces the first."""
     experiment.log_other("random seed", config.seed.root)
     experiment.log_other("promise", config.runtime.promise)
     experiment.log_other("inputs digest", attempt.parent.name)
@@ -215,7 +215,7 @@ def log_inputs(experiment: Any, attempt: pathlib.Path, config: Config) -> None:
 
 
 def log_end(experiment: Any, attempt: pathlib.Path) -> None:
-    """Log what is known after the training: result, machine, curves. A second time replaces the first."""
+    """Log result, machine and curves, which are known after the training. A second call replaces the first."""
     for name in (SEEDS, MACHINE, RESULT):
         if (attempt / name).exists():
             experiment.log_asset(str(attempt / name), file_name=name, overwrite=True)
@@ -228,47 +228,47 @@ def log_end(experiment: Any, attempt: pathlib.Path) -> None:
         result = read_json(attempt / RESULT)
         experiment.log_other("weights digest", result["weights_digest"])
         experiment.log_other("data digest", result["data_digest"])
-    experiment.log_other("ended", "with its result" if finished else "before its result: killed, stopped or failed")
+    experiment.log_other("ended", "finished" if finished else "without a result: killed, stopped or failed")
     experiment.log_image(str(attempt / CURVES), name="curves", overwrite=True)
 
 
 class CometTracker:
-    """Comet, live with a key and a reachable server, else as an offline archive in the run's folder.
+    """Uploads to Comet live if there is a key and a reachable server, else writes an offline archive.
 
     Args:
         mode: "auto", "online" or "offline".
     """
 
     def __init__(self, mode: str) -> None:
-        os.environ.setdefault("COMET_ERROR_TRACKING_ENABLE", "false")  # else its errors go to a third party
+        os.environ.setdefault("COMET_ERROR_TRACKING_ENABLE", "false")  # no errors to a third party
         self._mode = mode
         self._experiment: Any = None
         self._online = False
-        self._earlier: list[pathlib.Path] = []  # archives that were there before
-        self._uploaded: set[tuple[str, int]] = set()  # (metric, step) that the server says it has
+        self._earlier: list[pathlib.Path] = []  # archives of earlier parts of the run
+        self._uploaded: set[tuple[str, int]] = set()  # (metric, step) that the server already has
         self._why_offline = ""
         self._key = ""
         self._first_error = _FirstError()
         self._patience_s = 0.0
 
     def start(self, attempt: pathlib.Path, config: Config, *, live: bool) -> int:
-        """Begin the attempt's experiment, or continue it, and log what is known before the training.
+        """Start or continue the experiment of an attempt, and log seeds, configuration and code.
 
         Args:
             attempt: The run's folder.
             config: The run's configuration.
-            live: The training is running; else all the record that there will be is there.
+            live: Whether the training is running. False: the record is complete.
 
         Returns:
-            How many rows of metrics the experiment has for certain.
+            How many rows of metrics the experiment has at least.
 
         Raises:
-            TrackerError: mode=online and there is no key, or the server cannot be reached or did not take everything.
+            TrackerError: mode=online, but there is no key, or the server cannot be reached or rejected data.
         """
         self._choose_mode()
         folder = attempt / FOLDER
         make_folder(folder)
-        # The parent waits so long in all: the other half is for writing everything again, offline.
+        # The parent waits for `finish_timeout_s`. The second half of it is for writing an offline archive.
         self._patience_s = config.tracker.finish_timeout_s / 2
         options = experiment_options(attempt, config)
 
@@ -294,7 +294,7 @@ class CometTracker:
     def _choose_mode(self) -> None:
         from comet_ml.config import get_api_key, get_config  # noqa: PLC0415
 
-        self._key = get_api_key(None, get_config()) or ""  # a key can carry the address of its server
+        self._key = get_api_key(None, get_config()) or ""  # a key can contain the address of its server
         if self._key:
             hide_in_logs(self._key)
         if self._mode == "offline":
@@ -304,30 +304,30 @@ class CometTracker:
         if self._mode == "online" and not self._online:
             raise TrackerError(
                 "Comet could not be used online.",
-                expected="COMET_API_KEY in the environment, and a server that accepts it and takes everything",
+                expected="COMET_API_KEY in the environment, and a server that accepts the key and all data",
                 received=self._why_offline,
-                fix="samebits comet … uploads it from the run's own record; tracker.mode=offline needs no server.",
+                fix="upload the run later with samebits comet …, or use tracker.mode=offline, which needs no server.",
             )
 
     def _begin_online(self, start: Start, folder: pathlib.Path, before: State | None) -> int:
-        """Continue the experiment that the state names, if the server has it, else create one."""
+        """Continue the experiment of the state if the server has it, else create one."""
         logging.getLogger("comet_ml").addHandler(self._first_error)
         self._earlier = list(folder.glob("*.zip"))
         rows: int | None = 0
         if before is not None and self._continue_online(start, before.experiment):
             rows = before.rows if before.online else None
-            if rows is None:  # the record does not say what the server has
+            if rows is None:  # the state does not say which rows the server has
                 key = before.experiment
-                self._uploaded = self._or_leave_online("say which metrics it has", lambda: uploaded_metrics(key))
+                self._uploaded = self._or_leave_online("list its metrics", lambda: uploaded_metrics(key))
         else:
-            self._experiment = self._or_leave_online("begin an experiment", lambda: start("create", None))
-            if not self._experiment.alive:  # Comet logs a refusal and returns this
+            self._experiment = self._or_leave_online("create an experiment", lambda: start("create", None))
+            if not self._experiment.alive:  # Comet logs an error and returns an experiment that is not alive
                 self._leave_online(self._first_error.text or "Comet refused the experiment")
         State(self._experiment.get_key(), online=True).write(folder)
         return rows or 0
 
     def _continue_online(self, start: Start, key: str) -> bool:
-        """Continue an experiment; returns whether the server lets us: it may be deleted, or somebody else's."""
+        """Continue an experiment. Returns False if the server refuses, e.g. because it was deleted."""
         from comet_ml.exceptions import CometRestApiException, ExperimentNotFound  # noqa: PLC0415
 
         def resume() -> Any:
@@ -336,36 +336,36 @@ class CometTracker:
             except ExperimentNotFound:
                 return None
             except CometRestApiException as error:
-                if error.response.status_code >= 500:  # noqa: PLR2004  the server's trouble, no refusal
+                if error.response.status_code >= 500:  # noqa: PLR2004  a server error, not a refusal
                     raise
                 return None
 
         experiment = self._or_leave_online("continue the experiment", resume)
         if experiment is None or not experiment.alive:
-            logger.warning("the server has no experiment %s that this key may continue: a new one is created", key)
+            logger.warning("Comet has no experiment %s that this key can continue: creating a new one", key)
             self._first_error.text = ""
             return False
         self._experiment = experiment
         return True
 
     def _begin_offline(self, start: Start, folder: pathlib.Path, before: State | None, *, live: bool) -> int:
-        """Begin one more archive of the state's experiment where its rows are known, else one of the whole record."""
+        """Start an archive. It continues the experiment of the state, or has the whole record if rows are unknown."""
         known = before if before is not None and before.rows is not None else None
         continued = known if known is not None and (known.online or (live and known.rows)) else None
         self._earlier = [folder / name for name in continued.archives] if continued else []
         for archive in folder.glob("*.zip"):
             if archive not in self._earlier:
                 archive.unlink()
-        # An archive that continues is refused by `comet upload` until the experiment is there; a first one, once it is.
+        # `comet upload` rejects a continuing archive if the experiment does not exist, and a first archive if it does.
         self._experiment = start("get" if continued else "create", known.experiment if known else None)
-        look_up_often(self._experiment)
+        poll_often(self._experiment)
         rows = continued.rows or 0 if continued else 0
         names = [archive.name for archive in self._earlier]
         State(self._experiment.get_key(), online=False, rows=rows, archives=names).write(folder)
         return rows
 
     def _or_leave_online(self, what: str, action: Callable[[], T]) -> T:
-        """Return what an action on the server returns, or give the live experiment up."""
+        """Return the result of a server action. If it fails, stop the online upload."""
         try:
             return within(START_TIMEOUT_S, action)
         except TimeoutError:
@@ -374,11 +374,11 @@ class CometTracker:
             self._leave_online(f"{type(error).__name__}: {error}")
 
     def _leave_online(self, reason: str) -> NoReturn:
-        """Give the live experiment up: continue offline, or fail if the user wants it online or not at all."""
-        start_again(reason.replace(self._key, "***"))
+        """Stop the online upload and restart offline. With mode=online the restart raises an error."""
+        restart_offline(reason.replace(self._key, "***"))
 
     def log_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Log rows of metrics, but for what the server has already. The step counts over all epochs."""
+        """Log rows of metrics that the server does not have yet. The step counts over all epochs."""
         for row in rows:
             step = row["global_step"]
             values = {name: value for name, value in row.items() if name not in ("epoch", "step", "global_step")}
@@ -387,7 +387,7 @@ class CometTracker:
                 self._experiment.log_metrics(missing, step=step, epoch=row["epoch"])
 
     def finish(self, attempt: pathlib.Path, rows: int) -> str:
-        """Log what is known after the training, and end; returns one line for the user.
+        """Log result, machine and curves, and end the experiment. Returns one line for the user.
 
         Args:
             attempt: The run's folder.
@@ -410,16 +410,17 @@ class CometTracker:
             them = "them" if len(archives) > 1 else "it"
             why = f" ({self._why_offline})" if self._why_offline else ""
             command = shlex.join(["comet", "upload", *map(os.path.relpath, archives)])
-            summary = f"Comet: offline archive{'' if them == 'it' else 's'}{why}; send {them} with: {command}"
+            summary = f"Comet: offline archive{'' if them == 'it' else 's'}{why}; upload {them} with: {command}"
         names = [archive.name for archive in archives]
         State(experiment.get_key(), self._online, rows, names, summary).write(folder)
         return summary
 
     def _end_online(self, folder: pathlib.Path) -> None:
-        """Send what is left and end; a loss has three signs, and each comes without the others.
+        """Send the remaining data and end the experiment. If data was lost, restart offline.
 
-        Comet drops what a server answers with an error, and says so in its log alone; it leaves an archive if the
-        connection broke and stayed broken; `flush` is false where it took too long (comet_ml 3.58).
+        There are three independent signs of lost data (comet_ml 3.58). Comet drops data that the server rejects and
+        reports that only in its log. It leaves an archive if the connection was lost. `flush` returns False if it took
+        too long.
         """
         experiment = self._experiment
 
@@ -431,7 +432,7 @@ class CometTracker:
         try:
             flushed = within(self._patience_s, send)
         except TimeoutError:
-            self._leave_online(f"{experiment.url} is incomplete: not all was taken within {self._patience_s:g} s")
+            self._leave_online(f"{experiment.url} is incomplete: the upload took longer than {self._patience_s:g} s")
         broke = any(path not in self._earlier for path in folder.glob("*.zip"))
         if self._first_error.text or broke or not flushed:
-            self._leave_online(f"{experiment.url} is incomplete: {self._first_error.text or 'the connection broke'}")
+            self._leave_online(f"{experiment.url} is incomplete: {self._first_error.text or 'the connection was lost'}")

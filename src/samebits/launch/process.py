@@ -1,7 +1,7 @@
-"""Starts fresh processes: their commands and environments, and the signals that a process passes on to them.
+"""Starts fresh processes: builds their commands and environments, and forwards signals to them.
 
-Three kinds: the training process, which is pinned; a parent process of its own for one run; and any other process of
-the project. Knows nothing of folders of runs.
+There are three kinds: the training process, which has fixed settings; a parent process for one run; and any other
+process of the project. Does not know folders of runs.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from samebits.runtime.pins import child_environment
 
 
 def project_environment(root: pathlib.Path) -> dict[str, str]:
-    """Return the environment of a process of a project that is no training: this one's, with the project's path."""
+    """Return the environment of a process that does not train: this process's, with the import path of the project."""
     return os.environ | {"PYTHONPATH": import_path(root)}
 
 
@@ -30,36 +30,36 @@ def child_command(
     """Return the command of the training process and its whole environment.
 
     Args:
-        config: The configuration; decides the environment.
+        config: The configuration, which decides the environment.
         attempt: The folder with config.yaml.
         root: The project's folder.
-        source: Folder of the code to run, None: the project's src/.
+        source: Folder of the code to run; None: the code of the project.
     """
     points = resolve_points(config.seed.root, config.seed.policy, config.seed.points)
     hash_point = points.get("python/hash")
     environment = child_environment(config.runtime, hash_point.value if hash_point else None, os.environ)
     environment["PYTHONPATH"] = str(source) if source else import_path(root)
-    # The child ends when this process is not its parent any more.
+    # The child stops when its parent is no longer this process.
     return [sys.executable, "-m", "samebits.train.worker", str(attempt), str(root), str(os.getpid())], environment
 
 
 def run_child(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None) -> int:
     """Start the training process, wait for it, and return its exit code.
 
-    Takes what `child_command` takes.
+    The arguments are those of `child_command`.
 
     Returns:
-        What the worker exits with; negative: killed by that signal, other than the two that ask it to stop.
+        The exit code of the worker. Negative: killed by that signal. SIGINT and SIGTERM give 130 and 143.
     """
     command, environment = child_command(config, attempt, root, source)
-    # A session of its own: Ctrl-C reaches the parent alone, which forwards it once.
+    # A new session, so that Ctrl-C reaches only the parent, which forwards it once.
     with (
         forwarded_signals() as adopt,
         subprocess.Popen(command, env=environment, cwd=root, start_new_session=True, stdin=subprocess.DEVNULL) as child,
     ):
         adopt(child)
         code = child.wait()
-    # A signal that came before the child could answer it: asked to stop all the same.
+    # A signal that arrived before the child could handle it is still a request to stop.
     return 128 - code if code in (-signal.SIGINT, -signal.SIGTERM) else code
 
 
@@ -73,9 +73,9 @@ def parent_command(path: pathlib.Path, root: pathlib.Path) -> list[str]:
 
 @contextlib.contextmanager
 def answered(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[None]:
-    """Answer signals while the block runs, but for those that this process was started to ignore, as by nohup."""
-    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in heeded}
+    """Handle signals while the block runs, except those that this process was started to ignore, e.g. by nohup."""
+    handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in handled}
     try:
         yield
     finally:
@@ -85,10 +85,10 @@ def answered(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[Non
 
 @contextlib.contextmanager
 def forwarded_signals() -> Iterator[Callable[["subprocess.Popen[bytes]"], None]]:
-    """Send SIGINT, SIGTERM and SIGHUP on to a child while the block runs; the child decides how it ends.
+    """Forward SIGINT, SIGTERM and SIGHUP to a child process while the block runs. The child decides how it ends.
 
-    SIGHUP, a closed terminal, is a SIGTERM to the child: it saves a checkpoint.
-    Yields a function that takes the child, once it is there; what came before is sent to it then.
+    SIGHUP (a closed terminal) is forwarded as SIGTERM, so that the child saves a checkpoint. Yields a function that
+    takes the child once it exists. Earlier signals are sent to the child then.
     """
     children: list[subprocess.Popen[bytes]] = []
     early: list[int] = []
@@ -110,7 +110,7 @@ def forwarded_signals() -> Iterator[Callable[["subprocess.Popen[bytes]"], None]]
 
 
 def stop_group(process: "subprocess.Popen[bytes]", wait_s: float) -> None:
-    """Ask a process and all that it started to end, wait a bounded time, and kill what is left.
+    """Ask a process group to end, wait, and kill the processes that remain.
 
     Args:
         process: The leader of its process group.

@@ -1,7 +1,7 @@
-"""The parent: names a run by its inputs, starts one pinned child process, and compares what it left with its siblings.
+"""The parent process: names a run by its inputs, starts the training process, and compares the result.
 
     runs/<name>/<inputs digest>/inputs.json         the identity: configuration, code digest, lock digest
-    runs/<name>/<inputs digest>/source/             the code of that digest, for `explain`
+    runs/<name>/<inputs digest>/source/             the code, for `explain`
     runs/<name>/<inputs digest>/<attempt>/          one training
 
 Never imports TensorFlow.
@@ -51,7 +51,7 @@ USAGE, STOPPED = 2, (130, 143)  # exit codes of the training process; see samebi
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run ended: its folder (None: it never began), the exit code, and the comparison if it finished."""
+    """The end of a run: its folder (None: it did not start), the exit code, and the comparison if it finished."""
 
     attempt: pathlib.Path | None
     exit_code: int
@@ -59,10 +59,10 @@ class Outcome:
 
 
 def stopped_attempts(folder: pathlib.Path, config: Config, root: pathlib.Path) -> list[pathlib.Path]:
-    """Return the attempts that a run may resume, newest first, as the setting `resume` says.
+    """Return the attempts that the setting `resume` allows to resume, newest first.
 
     Raises:
-        ConfigError: The attempt that it names has other inputs, or is finished.
+        ConfigError: The named attempt has different inputs or is finished.
     """
     if config.resume == "never":
         return []
@@ -72,9 +72,9 @@ def stopped_attempts(folder: pathlib.Path, config: Config, root: pathlib.Path) -
         if other or is_finished(attempt):
             raise ConfigError(
                 "resume",
-                expected=f"an unfinished run of these inputs ({folder.name})",
-                received=f"{attempt.parent.name}/{attempt.name}, " + ("of other inputs" if other else "finished"),
-                fix="samebits resume RUN keeps a run's own configuration; resume=auto finds one by itself",
+                expected=f"an unfinished run with the same inputs ({folder.name})",
+                received=f"{attempt.parent.name}/{attempt.name}, {'with different inputs' if other else 'finished'}",
+                fix="use samebits resume RUN, which keeps the configuration of the run, or resume=auto",
             )
         return [attempt]
     attempts = reversed(list_attempts(folder))
@@ -83,10 +83,10 @@ def stopped_attempts(folder: pathlib.Path, config: Config, root: pathlib.Path) -
 
 @contextlib.contextmanager
 def claim_attempt(folder: pathlib.Path, config: Config, root: pathlib.Path) -> Iterator[tuple[pathlib.Path, bool]]:
-    """Yield (attempt, whether it is resumed): a stopped attempt that no other process trains, or a new one.
+    """Lock an attempt and yield (attempt, whether it is resumed). It is a stopped attempt, or else a new one.
 
     Raises:
-        ConfigError: The attempt that `resume` names is being trained by another process.
+        ConfigError: Another process is training the attempt that `resume` names.
     """
     with contextlib.ExitStack() as stack:
         for attempt in stopped_attempts(folder, config, root):
@@ -95,8 +95,8 @@ def claim_attempt(folder: pathlib.Path, config: Config, root: pathlib.Path) -> I
                 return
         if config.resume not in ("auto", "never"):
             raise ConfigError(
-                "resume", expected="a run that was stopped", received=f"{config.resume}, which is running",
-                fix="wait for it, or stop it first",
+                "resume", expected="a stopped run", received=f"{config.resume}, which is running",
+                fix="wait until it ends, or stop it first",
             )  # fmt: skip
         attempt = make_attempt(folder)
         stack.enter_context(hold_lock(attempt / LOCK))
@@ -112,7 +112,7 @@ def ignored_settings(own: Config, command: Config) -> dict[str, Any]:
 
 
 def clear_leftovers(folder: pathlib.Path) -> None:
-    """Remove the leftover files of the finished attempts in a folder of equal inputs."""
+    """Remove the leftover files of all finished attempts with the same inputs."""
     for attempt in list_attempts(folder):
         if is_finished(attempt) and list_leftovers(attempt):
             with hold_lock(attempt / LOCK) as free, contextlib.suppress(OSError):
@@ -121,9 +121,9 @@ def clear_leftovers(folder: pathlib.Path) -> None:
 
 
 def start_tracker(config: Config, attempt: pathlib.Path, root: pathlib.Path) -> "subprocess.Popen[bytes] | None":
-    """Start the process that follows the attempt's record; the training neither waits for it nor knows of it.
+    """Start the process that logs the attempt's record to the tracker. The training does not wait for it.
 
-    The end of its standard input is the end of the training, also when this process is killed.
+    When its standard input ends, the training has ended. This also works if this process is killed.
     """
     if config.tracker.name == "none":
         return None
@@ -135,7 +135,7 @@ def start_tracker(config: Config, attempt: pathlib.Path, root: pathlib.Path) -> 
 
 
 def finish_tracker(tracker: "subprocess.Popen[bytes] | None", config: Config, attempt: pathlib.Path) -> str:
-    """Wait a bounded time for the tracker; returns one line about what it did (empty: no tracker)."""
+    """Wait up to `finish_timeout_s` for the tracker. Returns one line about the result (empty: no tracker)."""
     if tracker is None or tracker.stdin is None:
         return ""
     name = f"{attempt.parent.name}/{attempt.name}" if config.paths.runs == PathsConfig().runs else attempt
@@ -146,29 +146,29 @@ def finish_tracker(tracker: "subprocess.Popen[bytes] | None", config: Config, at
     except subprocess.TimeoutExpired:
         tracker.kill()
         tracker.wait()
-        return f"Comet did not take everything within {config.tracker.finish_timeout_s:g} s; {advice}"
+        return f"Comet upload did not finish within {config.tracker.finish_timeout_s:g} s; {advice}"
     if code:
-        return f"Comet could not be used (reason in tracker.txt); {advice}"
+        return f"Comet upload failed (reason in tracker.txt); {advice}"
     with contextlib.suppress(RecordError):
         return str(read_json(attempt / "comet" / "state.json")["summary"])
     return ""
 
 
 def describe_failure(code: int, attempt: pathlib.Path) -> str:
-    """Return one line, and the end of the log after a crash, about a child that did not finish."""
+    """Return one line about a training process that did not finish, and the end of its log after a crash."""
     if code in STOPPED:
-        return "stopped; what was trained is saved, and the same command goes on from there"
+        return "stopped; progress is saved, and the same command resumes the run"
     reason = f"exit code {code}"
     if code < 0:
         reason = f"killed by {signal.Signals(-code).name}"
         if code == -signal.SIGKILL:
-            reason += " (out of memory, or somebody's kill -9)"
+            reason += " (out of memory, or kill -9)"
     try:
         tail = (attempt / LOG).read_text(errors="replace").splitlines()[-5:]
     except OSError:
         tail = []
     lines = "".join(f"\n  | {line}" for line in tail) if code < 0 else ""
-    return f"the training process ended: {reason}; log: {attempt / LOG}{lines}"
+    return f"the training process failed: {reason}; log: {attempt / LOG}{lines}"
 
 
 def _show(text: str, *, red: bool = False) -> None:
@@ -176,7 +176,7 @@ def _show(text: str, *, red: bool = False) -> None:
 
 
 def show_result(attempt: pathlib.Path, root: pathlib.Path, comparison: Comparison) -> bool:
-    """Print the last lines that a user wants to read; returns whether a promise was broken."""
+    """Print the result of a run. Returns whether a promise was broken."""
     result = read_json(attempt / RESULT)
     metrics = result["metrics"]
     line, broken = describe_comparison(comparison, result["promise"])
@@ -188,35 +188,35 @@ def show_result(attempt: pathlib.Path, root: pathlib.Path, comparison: Compariso
 
 
 def run(config: Config, root: pathlib.Path) -> Outcome:
-    """Train once: check, name, claim a folder, start the child, compare.
+    """Train once: check the configuration, claim a folder, start the training process, compare the result.
 
     Args:
         config: The composed configuration.
         root: The project's folder, with src/ and requirements.lock.
 
     Raises:
-        UsageError: Something is wrong with the configuration, the folder or the machine; nothing was begun.
+        UsageError: The configuration, the folder or the machine is wrong. Nothing was started.
     """
     check(config)
     check_machine(config.runtime)
     folder = prepare_inputs_folder(config, root)
     clear_leftovers(folder)
-    with claim_attempt(folder, config, root) as (attempt, goes_on):
-        verb = "goes on with" if goes_on else "run"
+    with claim_attempt(folder, config, root) as (attempt, resumed):
+        verb = "resumes" if resumed else "run"
         title = f"{config.name}   seed {config.seed.root}   {config.runtime.promise}"
         _show(f"{title}   {verb} {folder.name}/{attempt.name}")
-        if goes_on:
+        if resumed:
             own = from_dict(read_yaml(attempt / CONFIG))
             ignored = ignored_settings(own, config)
             if ignored:
                 kept = ", ".join(f"{key}={value}" for key, value in ignored.items())
-                _show(f"as it was begun, not as this command says: {kept}   (resume=never begins anew)")
+                _show(f"the run keeps its own settings: {kept}   (resume=never starts a new run)")
             config = own
         tracker = start_tracker(config, attempt, root)
         code = run_child(config, attempt, root)
-        if is_finished(attempt):  # whatever befell the process after the result, which is the last that it writes
+        if is_finished(attempt):  # the result is written last, so a later failure does not matter
             code = 0
-        if code == USAGE and not (attempt / TRACE).exists():  # nothing was begun, so nothing is left
+        if code == USAGE and not (attempt / TRACE).exists():  # nothing was started, so nothing is kept
             if tracker is not None:
                 tracker.kill()
                 tracker.wait()
@@ -237,7 +237,7 @@ def resume(attempt: pathlib.Path, root: pathlib.Path) -> Outcome:
     """Resume a stopped attempt with its own configuration.
 
     Raises:
-        ConfigError: It is finished, is being trained, or the project's inputs are others by now.
+        ConfigError: It is finished or running, or the inputs have changed.
     """
     config = from_dict(read_yaml(attempt / CONFIG))
     config.resume, config.paths.runs = str(attempt), str(attempt.parents[2])
@@ -246,21 +246,21 @@ def resume(attempt: pathlib.Path, root: pathlib.Path) -> Outcome:
     if now != attempt.parent.name:
         raise ConfigError(
             f"run {attempt.parent.name}/{attempt.name}",
-            expected="the code, lock and configuration that it was begun with",
-            received=f"other inputs ({now})",
-            fix=f"bring the code back (it is in {attempt.parent / SOURCE}), or start a new run with samebits train",
+            expected="the code, package lock and configuration that it was started with",
+            received=f"different inputs ({now})",
+            fix=f"restore the code (a copy is in {attempt.parent / SOURCE}), or start a new run with samebits train",
         )
     return run(config, root)
 
 
 def run_again(attempt: pathlib.Path, folder: pathlib.Path, root: pathlib.Path, epoch: int) -> int:
-    """Run an attempt's own code and configuration again up to an epoch, with that epoch traced by stage.
+    """Repeat an attempt with its own code and configuration up to an epoch, and trace that epoch by stage.
 
     Args:
         attempt: Any attempt, finished or not.
-        folder: Where the new run's files go; made anew.
+        folder: Folder for the files of the repeated run. Its old contents are deleted.
         root: The project's folder.
-        epoch: The epoch to trace, from 1; the run ends after it.
+        epoch: The epoch to trace, counted from 1. The run ends after it.
 
     Returns:
         The training process's exit code.
@@ -276,8 +276,8 @@ def run_again(attempt: pathlib.Path, folder: pathlib.Path, root: pathlib.Path, e
 
 def main() -> int:
     """Run the configuration of a YAML file: python -m samebits.launch.run CONFIG ROOT."""
-    # Slurm's word, before it ends a job, goes to all its processes. It is meant for the one above, which queues the job
-    # again and ends: then the training saves a checkpoint. Ignoring is inherited.
+    # Before Slurm ends a job, it sends SIGUSR2 to all processes of the job. Only the process above this one must handle
+    # it: it requeues the job and ends, and then the training saves a checkpoint. Child processes inherit the ignoring.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     config, root = from_dict(read_yaml(pathlib.Path(sys.argv[1]))), pathlib.Path(sys.argv[2])
     return run(config, root).exit_code

@@ -1,7 +1,7 @@
-"""The process that follows a run's record and uploads it to Comet: python -m samebits.launch.tracker ATTEMPT.
+"""The process that uploads a run's record to Comet: python -m samebits.launch.tracker ATTEMPT.
 
-It reads the record as it grows; the result, or the end of its standard input, is the end of the training. So no tracker
-can slow a training down, draw from its generators or end it.
+It reads the record while the training writes it, until the result exists or its standard input ends. So a tracker
+cannot slow down or stop a training, or use its random generators.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def metric_rows(attempt: pathlib.Path) -> list[dict[str, Any]]:
-    """Return the rows of metrics with `global_step`, the steps of all epochs so far."""
+    """Return the rows of metrics with `global_step`, which counts steps over all epochs."""
     rows = read_rows(attempt / METRICS)
     lengths = [row["step"] for row in rows if "val_loss" in row]
     steps = lengths[0] if lengths else 0
@@ -34,7 +34,7 @@ def metric_rows(attempt: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def draw_curves(attempt: pathlib.Path) -> None:
-    """Draw loss and accuracy by step into the attempt's curves.png."""
+    """Plot loss and accuracy by step into curves.png of the attempt."""
     rows = metric_rows(attempt)
     panels = {
         name: [
@@ -47,27 +47,28 @@ def draw_curves(attempt: pathlib.Path) -> None:
 
 
 def _input_ended(timeout_s: float) -> bool:
-    """Wait for the end of standard input, at most so long."""
+    """Return whether standard input has ended. Waits up to `timeout_s`."""
     readable, _, _ = select.select([sys.stdin], [], [], timeout_s)
     return bool(readable) and not os.read(sys.stdin.fileno(), 4096)
 
 
 def follow(tracker: CometTracker, attempt: pathlib.Path, config: Config, *, live: bool) -> str:
-    """Upload a run's record; returns one line for the user.
+    """Upload the record of a run. Returns one line for the user.
 
     Args:
-        tracker: Takes it.
+        tracker: Uploads the record.
         attempt: The run's folder.
         config: The run's configuration.
-        live: Wait for more until the result is there or standard input ends; else all there will be is there.
+        live: Whether to wait for more rows until the result exists or standard input ends. False: the record is
+            complete.
     """
     logged = tracker.start(attempt, config, live=live)
     if live:
-        importlib.import_module("matplotlib.figure")  # a second that the end of the run need not wait
+        importlib.import_module("matplotlib.figure")  # takes a second, so import it before the run ends
     ended = False
     while not ended:
-        ended = not live or _input_ended(POLL_S) or is_finished(attempt)  # the result is the last that is written
-        rows = metric_rows(attempt)  # a run that resumes from a checkpoint writes the same rows again
+        ended = not live or _input_ended(POLL_S) or is_finished(attempt)  # the result is written last
+        rows = metric_rows(attempt)  # a run that resumes from a checkpoint writes some rows again
         tracker.log_rows(rows[logged:])
         logged = max(logged, len(rows))
     draw_curves(attempt)
@@ -75,17 +76,17 @@ def follow(tracker: CometTracker, attempt: pathlib.Path, config: Config, *, live
 
 
 def upload(attempt: pathlib.Path, *, live: bool = False) -> int:
-    """Upload one attempt and log every failure; returns the exit code.
+    """Upload one attempt and log every failure. Returns the exit code.
 
     Args:
         attempt: The run's folder.
-        live: Follow a training that is running; see `follow`.
+        live: Whether the training is running; see `follow`.
     """
     began = time.monotonic()
     try:
         with contextlib.nullcontext(True) if live else hold_lock(attempt / LOCK) as ended:  # noqa: FBT003
             if not ended:
-                logger.error("%s is still being trained: wait for its end", attempt)
+                logger.error("%s is still being trained: wait until it ends", attempt)
                 return 1
             config = from_dict(read_yaml(attempt / CONFIG))
             summary = follow(CometTracker(config.tracker.mode), attempt, config, live=live)
@@ -100,9 +101,9 @@ def upload(attempt: pathlib.Path, *, live: bool = False) -> int:
 
 
 def main() -> int:
-    """Follow the attempt named on the command line."""
+    """Upload the attempt that the command line names."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    os.nice(10)  # the training goes first
+    os.nice(10)  # the training has priority
     return upload(pathlib.Path(sys.argv[1]), live=True)
 
 

@@ -1,4 +1,4 @@
-"""One run: what names it, what its folder holds, how it is read, compared with another and removed.
+"""One run: its identity, its folder, and how runs are read, compared and removed.
 
-Reads and compares records. Must not start a process or train anything.
+Must not start a process or train anything.
 """

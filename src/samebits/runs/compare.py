@@ -1,6 +1,6 @@
-"""Compares runs: two attempts record by record, a finished one with the others of its inputs, two descriptions.
+"""Compares runs: two attempts record by record, one attempt with all others of the same inputs, two descriptions.
 
-Under a promise, attempts of the same inputs must have the same bits.
+Under `portable` and `machine`, attempts with the same inputs must have the same bits.
 """
 
 import dataclasses
@@ -13,19 +13,19 @@ from samebits.core.errors import RecordError
 from samebits.runs.folder import METRICS, RESULT, TRACE, is_finished, list_attempts, read_json, read_rows
 from samebits.runs.trace_diff import differences, first_divergence
 
-PROMISED = ("portable", "machine")  # the levels under which other bits are an error
+PROMISED = ("portable", "machine")  # promises under which different bits are an error
 RESULT_KEYS = ("data_digest", "weights_digest", "optimizer_digest", "predictions_digest", "metrics")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a finished run has to do with the earlier attempts of its inputs.
+    """The result of comparing a finished run with the earlier attempts with the same inputs.
 
     Attributes:
         equal: Attempts that ended with the same weights digest.
-        different: Attempts that did not, although nothing that decides the arithmetic differs.
-        elsewhere: Attempts left out, made where the promise does not reach.
-        unreadable: Attempts left out, whose results are damaged.
+        different: Attempts with another weights digest, although the promise covers both.
+        elsewhere: Attempts not compared, from another kind of machine that the promise does not cover.
+        unreadable: Attempts not compared, because their results are damaged.
         first_difference: The first trace record that differs from the newest of `different`, in words.
     """
 
@@ -37,14 +37,15 @@ class Comparison:
 
 
 def first_difference(a: pathlib.Path, b: pathlib.Path, ignore: tuple[str, ...] = ("generators",)) -> str:
-    """Return in words the first difference of two finished attempts that were traced alike, "" if there is none.
+    """Return the first difference of two finished attempts in words, "" if there is none.
 
-    Every record counts: trace, metrics, then the digests and metrics of the result.
+    Compares the traces, the metrics, and then the digests and metrics of the results. Both attempts must have the
+    same trace level.
 
     Args:
         a: One attempt.
         b: The other.
-        ignore: Stages of the trace left out, as `samebits.runs.trace_diff.differences` takes them.
+        ignore: Stages of the trace to skip; see `samebits.runs.trace_diff.differences`.
     """
     trace_a, trace_b = read_rows(a / TRACE), read_rows(b / TRACE)
     found = next(differences(trace_a, trace_b, ignore), None)
@@ -63,18 +64,18 @@ def first_difference(a: pathlib.Path, b: pathlib.Path, ignore: tuple[str, ...] =
 
 
 def list_differences(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Return (key, value in a, value in b) of every key in which two mappings differ; "absent" where one has none."""
+    """Return (key, value in a, value in b) for every key that differs. A missing value is "absent"."""
     keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
     return [(key, a.get(key, "absent"), b.get(key, "absent")) for key in keys]
 
 
 def list_nested_differences(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
-    """Return what `list_differences` returns, of the leaves of nested data by their dotted keys."""
+    """Return the differences of nested data, by dotted keys; see `list_differences`."""
     return list_differences(flatten(_keyed(a)), flatten(_keyed(b)))
 
 
 def _keyed(value: Any) -> Any:
-    """Return nested data with lists as mappings, so that it can be flattened."""
+    """Return nested data with lists as mappings, so that they can be flattened."""
     if isinstance(value, list):
         return {str(number): _keyed(part) for number, part in enumerate(value)}
     if isinstance(value, dict):
@@ -83,7 +84,7 @@ def _keyed(value: Any) -> Any:
 
 
 def compare_with_siblings(attempt: pathlib.Path) -> Comparison:
-    """Compare a finished attempt with every other finished attempt of its inputs."""
+    """Compare a finished attempt with every other finished attempt with the same inputs."""
     result = read_json(attempt / RESULT)
     equal, different, elsewhere, unreadable = [], [], [], []
     for sibling in list_attempts(attempt.parent):
@@ -112,7 +113,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def describe_comparison(comparison: Comparison, promise: str) -> tuple[str, bool]:
-    """Return one line about the siblings, and whether a promise was broken."""
+    """Return one line about the comparison, and whether a promise was broken."""
     if comparison.unreadable:
         line, broken = describe_comparison(dataclasses.replace(comparison, unreadable=()), promise)
         return f"{line}; not compared with damaged results: {', '.join(comparison.unreadable)}", broken
@@ -121,9 +122,9 @@ def describe_comparison(comparison: Comparison, promise: str) -> tuple[str, bool
         names = ", ".join(comparison.different)
         scope = f"{promise} promises the same bits" if broken else f"{promise} promises nothing"
         first = comparison.first_difference
-        return f"DIFFERENT BITS than attempt {names} of these inputs ({scope}); first divergence: {first}", broken
+        return f"DIFFERENT BITS than attempt {names} with the same inputs ({scope}); first divergence: {first}", broken
     if comparison.equal:
-        return f"same bits as {_count(len(comparison.equal), 'earlier run')} of these inputs", False
+        return f"same bits as {_count(len(comparison.equal), 'earlier run')} with the same inputs", False
     if comparison.elsewhere:
         return f"not compared with {_count(len(comparison.elsewhere), 'run')} on other kinds of machine", False
-    return "first run of these inputs; run it again to compare", False
+    return "first run with these inputs (configuration, seed, code, lock); run it again to compare", False

@@ -1,6 +1,6 @@
-"""The folder of a run: the names of its files, what they must hold, and how they are read.
+"""The folder of a run: the names of its files, their required contents, and how to read them.
 
-A torn last line is left out on reading. Writes nothing but folders of attempts.
+Reading ignores an incomplete last line.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from samebits.core.files import storage_error, write_bytes
 INPUTS = "inputs.json"
 RESULT = "result.json"
 CONFIG = "config.yaml"
-SOURCE = "source"  # beside the inputs: all of src/, so that an old run can be run again
+SOURCE = "source"  # next to inputs.json: a copy of the code, so that an old run can be repeated
 SEEDS = "seeds.json"
 MACHINE = "machine.json"
 METRICS = "metrics.jsonl"
@@ -29,7 +29,7 @@ LOG = "log.txt"
 LOCK = "running.lock"
 WORKER_LOCK = "worker.lock"
 
-# The shapes that the readers of a run's files rely on; a nested key has a dot.
+# The keys and types that readers of a run's files rely on. A dot separates nested keys.
 OPTIONAL_INT, OPTIONAL_DICT = (int, type(None)), (dict, type(None))
 SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
     INPUTS: {"name": str, "config": dict, "code.digest": str, "code.files": dict, "code.files.*": str, "lock": str},
@@ -54,18 +54,18 @@ SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
 
 
 def list_leftovers(attempt: pathlib.Path) -> list[pathlib.Path]:
-    """Return the leftover files of an attempt: half-written ones, and checkpoints beside a result."""
+    """Return the leftover files of an attempt: incomplete files, and checkpoints of a finished run."""
     return sorted([*attempt.glob(".*partial*"), *(attempt.glob("checkpoint-*.arrays") if is_finished(attempt) else [])])
 
 
 def remove_leftovers(attempt: pathlib.Path) -> None:
-    """Remove the leftover files of an attempt; the caller holds its lock."""
+    """Remove the leftover files of an attempt. The caller must hold its lock."""
     for path in list_leftovers(attempt):
         path.unlink(missing_ok=True)
 
 
 def _read(path: pathlib.Path, parse: Callable[[bytes], Any], expected: str) -> Any:
-    """Return the data of a whole file, with the shape that the readers rely on.
+    """Return the checked data of a whole file.
 
     Raises:
         RecordError: The file is missing or damaged.
@@ -79,7 +79,7 @@ def _read(path: pathlib.Path, parse: Callable[[bytes], Any], expected: str) -> A
 
 
 def _unreadable(path: pathlib.Path, expected: str, received: str) -> RecordError:
-    fix = "name another run, or remove this one's folder."
+    fix = "choose another run, or remove the folder of this one."
     return RecordError(f"{path} could not be read.", expected=expected, received=received, fix=fix)
 
 
@@ -108,10 +108,10 @@ def _members(part: Any) -> list[Any]:
 
 
 def check_shape(value: Any, shape: dict[str, type | tuple[type, ...]]) -> None:
-    """Refuse data that lack a key, or have something of another type there; "*" is every member of a list or mapping.
+    """Check that data has all keys with the right types. "*" means every member of a list or mapping.
 
     Raises:
-        ValueError: Names the key.
+        ValueError: A key is missing or has another type. The message has the key.
     """
     for key, kind in shape.items():
         parts = [value]
@@ -121,11 +121,11 @@ def check_shape(value: Any, shape: dict[str, type | tuple[type, ...]]) -> None:
             else:
                 parts = [part.get(name) if isinstance(part, dict) else None for part in parts]
         if not all(isinstance(part, kind) for part in parts):
-            raise ValueError(f"no {key} in it")
+            raise ValueError(f"{key} is missing or has the wrong type")
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a JSON-lines file; a torn last line is left out, a missing file is empty.
+    """Return the complete lines of a JSON-lines file. A missing file has none; an incomplete last line is ignored.
 
     Raises:
         RecordError: A line other than the last is damaged.
@@ -146,44 +146,45 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
                 f"{path} is damaged in line {number}.",
                 expected="one JSON object per line",
                 received=repr(line[:60]),
-                fix="remove this attempt's folder and give the same command again.",
+                fix="remove the folder of this attempt and run the same command again.",
             ) from error
         rows.append(row)
     return rows
 
 
 def keep_rows(path: pathlib.Path, count: int) -> None:
-    """Cut a JSON-lines file back to its first `count` rows, for a run that resumes from a checkpoint."""
+    """Cut a JSON-lines file to its first `count` rows, for a run that resumes from a checkpoint."""
     rows = read_rows(path)
     if path.exists():
         write_bytes(path, b"".join((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows[:count]))
 
 
 def is_finished(attempt: pathlib.Path) -> bool:
-    """Return whether an attempt has its result, which is the last file that a run writes."""
+    """Return whether an attempt has a result, the last file that a run writes."""
     return (attempt / RESULT).is_file()
 
 
 def list_attempts(inputs_folder: pathlib.Path) -> list[pathlib.Path]:
-    """Return the attempts in a folder of equal inputs, oldest first."""
+    """Return the attempts with the same inputs, oldest first."""
     found = [path for path in inputs_folder.glob("*") if path.name.isdecimal() and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name))
 
 
 def list_all_attempts(runs: pathlib.Path) -> list[pathlib.Path]:
-    """Return every attempt below a folder of runs, sorted by name, digest and number."""
+    """Return all attempts below a folder of runs, sorted by name, digest and number."""
     return [attempt for inputs in sorted(runs.glob("*/*")) for attempt in list_attempts(inputs)]
 
 
 def find_attempt(runs: pathlib.Path, name: str) -> pathlib.Path:
-    """Return the attempt that a user names.
+    """Return the attempt that a user asked for.
 
     Args:
         runs: The folder of runs.
-        name: A path; the start of an inputs digest, with "/<attempt>" or for its newest; or "last", "last~1", …
+        name: A path; or the start of an inputs digest, optionally with "/<attempt>" (default: the newest); or "last",
+            "last~1", …
 
     Raises:
-        FolderError: There is none, or more than one.
+        FolderError: No run has this name, or more than one.
     """
     given = pathlib.Path(name)
     if (given / CONFIG).is_file():
@@ -206,13 +207,13 @@ def find_attempt(runs: pathlib.Path, name: str) -> pathlib.Path:
             f"run {name}",
             expected="a run's folder, the start of its inputs digest (with /attempt), or last",
             received=f"{len(found)} runs of {len(attempts)} in {runs}",
-            fix="name one as samebits train printed it",
+            fix="use a name that samebits train printed",
         )
     return found[0]
 
 
 def make_attempt(inputs_folder: pathlib.Path) -> pathlib.Path:
-    """Make and return the folder of a new attempt; two processes at once get two numbers."""
+    """Create and return the folder of a new attempt. Processes that run at the same time get different numbers."""
     attempts = list_attempts(inputs_folder)
     number = int(attempts[-1].name) if attempts else 0
     while True:
@@ -228,7 +229,7 @@ def make_attempt(inputs_folder: pathlib.Path) -> pathlib.Path:
 
 
 def remove_attempt(attempt: pathlib.Path) -> None:
-    """Remove an attempt that never began, and the folders above it if they are empty."""
+    """Remove an attempt that never started, and the folders above it if they are empty."""
     shutil.rmtree(attempt, ignore_errors=True)
     inputs_folder = attempt.parent
     if not list_attempts(inputs_folder):

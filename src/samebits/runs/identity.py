@@ -1,4 +1,4 @@
-"""The identity of a run: everything that decides its bits, apart from the machine; and the folder that it names."""
+"""The identity of a run, which is everything that decides its bits except the machine, and the folder named by it."""
 
 import ast
 import os
@@ -13,23 +13,23 @@ from samebits.core.files import make_folder, write_bytes, write_json
 from samebits.runs.effects import COMMAND_KEYS, RECORD_KEYS
 from samebits.runs.folder import INPUTS, SOURCE
 
-HARNESS = pathlib.Path(__file__).resolve().parent.parent  # where this process imports samebits from
-# The modules of the harness that can change a training's bits, by path below it; a folder means all of it.
+HARNESS = pathlib.Path(__file__).resolve().parent.parent  # the folder from which this process imports samebits
+# The modules of the harness that can change the bits of a training, by path.
 ARITHMETIC_MODULES = (
     "core/digest", "core/seeds", "core/short_names", "portable/initializers", "portable/layers", "portable/losses",
     "portable/lstm", "portable/ops", "portable/optimizers", "runs/predictions", "runtime/pins", "train/checkpoints",
     "train/data", "train/forest", "train/loop", "train/network", "train/steps", "train/worker",
 )  # fmt: skip
-DIGITS = 16  # of the inputs digest, in a folder's name
+DIGITS = 16  # of the inputs digest in the name of a folder
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """Return the part of a configuration that decides bits; two runs with the same one are attempts of one run."""
+    """Return the part of a configuration that decides bits. Attempts of one run have the same."""
     return _without(to_dict(config), (*COMMAND_KEYS, *RECORD_KEYS, "package"))
 
 
 def _without(tree: dict[str, Any], keys: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
-    """Return nested data without some dotted keys."""
+    """Return nested data without these dotted keys."""
     return {
         key: _without(value, keys, f"{prefix}{key}.") if isinstance(value, dict) else value
         for key, value in tree.items()
@@ -38,7 +38,7 @@ def _without(tree: dict[str, Any], keys: tuple[str, ...], prefix: str = "") -> d
 
 
 def code_files(source: pathlib.Path, *patterns: str) -> list[pathlib.Path]:
-    """Return the files below a folder, Python's without patterns, sorted; hidden ones are an editor's."""
+    """Return the sorted files below a folder (default: Python files), without hidden ones, which belong to editors."""
     found = (path for pattern in patterns or ("*.py",) for path in source.rglob(pattern))
     return sorted(
         path
@@ -50,21 +50,21 @@ def code_files(source: pathlib.Path, *patterns: str) -> list[pathlib.Path]:
 def harness_folder(root: pathlib.Path) -> pathlib.Path:
     """Return the folder from which a project's processes import samebits.
 
-    It is harness/ in a copy of the starter and src/ in the starter itself. Without both, samebits is an installed
-    package, and the folder is the one from which this process imports it.
+    It is harness/ in a copy of the starter, and src/ in the starter itself. If neither contains samebits, it is an
+    installed package, and the folder is the one from which this process imports it.
     """
     folders = (root / "harness", root / "src")
     return next((folder for folder in folders if (folder / "samebits" / "__init__.py").exists()), HARNESS.parent)
 
 
 def import_path(root: pathlib.Path) -> str:
-    """Return PYTHONPATH for a process of a project: the harness, unless it is an installed package, and src/."""
+    """Return PYTHONPATH for a process of a project: src/, and the harness unless it is an installed package."""
     folders = dict.fromkeys((harness_folder(root), root / "src"))
     return os.pathsep.join(str(folder) for folder in folders if str(folder) not in site.getsitepackages())
 
 
 def project_code(root: pathlib.Path, *patterns: str) -> dict[pathlib.PurePath, pathlib.Path]:
-    """Return the files of the harness and of the packages below src/, by their path below the import path."""
+    """Return the files of the harness and of the packages below src/, by path relative to the import path."""
     harness, source = harness_folder(root), root / "src"
     files: dict[pathlib.PurePath, pathlib.Path] = {
         path.relative_to(harness): path for path in code_files(harness / "samebits", *patterns)
@@ -77,12 +77,12 @@ def project_code(root: pathlib.Path, *patterns: str) -> dict[pathlib.PurePath, p
 
 
 def decides_bits(path: pathlib.PurePath) -> bool:
-    """Return whether a module, given below src/, can change a training's bits."""
+    """Return whether a module, given relative to src/, can change the bits of a training."""
     return path.parts[0] != "samebits" or path.relative_to("samebits").with_suffix("").as_posix() in ARITHMETIC_MODULES
 
 
 def imported_packages(code: bytes) -> set[str]:
-    """Return the top-level names that a module's import statements name; none of one that Python cannot read."""
+    """Return the top-level packages that a module imports. Returns none if the module is not valid Python."""
     try:
         nodes = list(ast.walk(ast.parse(code)))
     except (SyntaxError, ValueError):
@@ -93,12 +93,13 @@ def imported_packages(code: bytes) -> set[str]:
 
 
 def source_files(config: Config, root: pathlib.Path) -> dict[str, bytes]:
-    """Return the code that decides a training's bits, by path below the import path.
+    """Return the code that decides the bits of a training, by path relative to the import path.
 
-    The harness's modules that can, the packages that the configuration names, and what these import from src/.
+    It includes the modules in `ARITHMETIC_MODULES`, the packages that the configuration names, and everything that
+    these import from src/.
 
     Raises:
-        ConfigError: A function is not in a package below src/: other code is not run.
+        ConfigError: A function is not in a package below src/. Other code is never run.
     """
     files: dict[str, dict[str, bytes]] = {}  # package -> path -> code
     for place, path in project_code(root).items():
@@ -117,7 +118,7 @@ def source_files(config: Config, root: pathlib.Path) -> dict[str, bytes]:
                 key,
                 expected="a function in a package of your own below src/",
                 received=target,
-                fix="put the package into src/ and name it as conf/data/ and conf/model/ name theirs",
+                fix="put the package into src/ and set this key as conf/data/ and conf/model/ do",
             )
         waiting.add(package)
     found = {"samebits"}
@@ -130,7 +131,7 @@ def source_files(config: Config, root: pathlib.Path) -> dict[str, bytes]:
 
 
 def describe_inputs(config: Config, root: pathlib.Path, sources: dict[str, bytes]) -> dict[str, Any]:
-    """Return the identity of a run: everything that decides its bits, apart from the machine."""
+    """Return the identity of a run: everything that decides its bits, except the machine."""
     code = {path: bytes_digest(data) for path, data in sources.items()}
     return {
         "name": config.name,
@@ -141,15 +142,15 @@ def describe_inputs(config: Config, root: pathlib.Path, sources: dict[str, bytes
 
 
 def name_inputs(config: Config, root: pathlib.Path) -> str:
-    """Return the name that a run's inputs give its folder."""
+    """Return the folder name of a run, which is the start of the digest of its inputs."""
     return json_digest(describe_inputs(config, root, source_files(config, root)))[:DIGITS]
 
 
 def prepare_inputs_folder(config: Config, root: pathlib.Path) -> pathlib.Path:
-    """Make, or find, the folder of these inputs.
+    """Return the folder for the inputs of a run, and create it if needed.
 
     Raises:
-        FolderError: The runs folder cannot be written.
+        FolderError: The runs folder is not writable.
     """
     inputs = describe_inputs(config, root, source_files(config, root))
     folder = root / config.paths.runs / config.name / json_digest(inputs)[:DIGITS]

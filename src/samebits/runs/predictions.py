@@ -1,9 +1,9 @@
-"""What a model says of the validation rows: kept by every run, and averaged over models with the same bits everywhere.
+"""Saves the predictions of a model on the validation rows, and averages predictions with the same bits everywhere.
 
     predictions.arrays      labels int32[rows]; logits float32[rows, outputs] or probabilities float64[rows, classes]
 
-Exponentials and logarithms are those of the standard library's decimal module, which rounds them correctly, and sums
-are exact: an average has the same bits on every machine. Knows no TensorFlow.
+Exponentials and logarithms come from the standard library's decimal module, which rounds correctly. Sums are exact. So
+an average has the same bits on every machine. Does not use TensorFlow.
 """
 
 import decimal
@@ -18,7 +18,7 @@ from samebits.core.errors import RecordError
 from samebits.core.files import read_arrays, write_arrays
 from samebits.runs.folder import PREDICTIONS, RESULT, read_json
 
-FLOOR = 1e-7  # of a probability in a loss, as Keras has it: a forest may say 0
+FLOOR = 1e-7  # minimum probability in a loss, as in Keras, because a forest can predict 0
 EXACT = decimal.Context(prec=20, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[decimal.InvalidOperation])
 
 
@@ -37,10 +37,10 @@ def write_predictions(attempt: pathlib.Path, arrays: dict[str, np.ndarray]) -> s
 
 
 def read_predictions(attempt: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return a finished run's probabilities, float64[rows, classes], and labels, int32[rows].
+    """Return the probabilities, float64[rows, classes], and labels, int32[rows], of a finished run.
 
     Raises:
-        RecordError: They are missing, damaged, or not those of the run's result.
+        RecordError: They are missing or damaged, or do not match the result of the run.
     """
     try:
         arrays = read_arrays(attempt / PREDICTIONS)
@@ -51,20 +51,20 @@ def read_predictions(attempt: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     expected = read_json(attempt / RESULT).get("predictions_digest")
     if received != expected:
         raise RecordError(
-            f"{attempt / PREDICTIONS} does not hold what the run predicted.",
+            f"{attempt / PREDICTIONS} does not match the result of the run.",
             expected=expected,
             received=received,
-            fix=f"remove {attempt} and give the same command again.",
+            fix=f"remove {attempt} and run the same command again.",
         )
     found = arrays["probabilities"] if "probabilities" in arrays else to_probabilities(arrays["logits"])
     return found, arrays["labels"]
 
 
 def to_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return the probability of each class: float64[rows, classes], rounded once from exact arithmetic.
+    """Return the probability of each class: float64[rows, classes], with the same bits on every machine.
 
     Args:
-        logits: float32[rows, outputs]; one output is the logit of class 1 against class 0.
+        logits: float32[rows, outputs]. A single output is the logit of class 1 against class 0.
     """
     rows = [[0.0, row[0]] if len(row) == 1 else row for row in logits.tolist()]
     return np.array([_softmax(row) for row in rows], dtype=np.float64)
@@ -81,14 +81,14 @@ def _softmax(row: Sequence[float]) -> list[float]:
 
 
 def average(members: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mean of the members' probabilities, whatever their order: float64[rows, classes]."""
+    """Return the mean of the members' probabilities: float64[rows, classes]. The order does not matter."""
     stacked = np.stack(members)
     flat = stacked.reshape(len(members), -1).T.tolist()
     return np.array([math.fsum(values) / len(members) for values in flat]).reshape(stacked.shape[1:])
 
 
 def score(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Return (mean cross-entropy, accuracy); of equally probable classes the first is predicted."""
+    """Return (mean cross-entropy, accuracy). Of equally probable classes, the first is predicted."""
     right = np.take_along_axis(probabilities, labels.astype(np.int64)[:, None], 1)[:, 0]
     losses = [-float(EXACT.ln(decimal.Decimal(value))) for value in np.maximum(right, FLOOR).tolist()]
     correct = int((probabilities.argmax(1) == labels).sum())

@@ -1,4 +1,4 @@
-"""Removes leftover files and old runs. Lists them first, and touches only files that this project wrote."""
+"""Removes leftover files and old runs. Lists them first, and removes only files that this project wrote."""
 
 import contextlib
 import pathlib
@@ -27,7 +27,7 @@ from samebits.runs.folder import (
 )
 
 CACHES = (".cache", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache", ".hypothesis")
-SCRATCH_FOLDERS = (".audit", ".explain", ".portability", ".torture", ".zoo")  # each by the command of that name
+SCRATCH_FOLDERS = (".audit", ".explain", ".portability", ".torture", ".zoo")  # each written by the command of that name
 RUN_FILES = (CONFIG, LOCK, LOG, MACHINE, METRICS, RESULT, SEEDS, TRACE, WORKER_LOCK, "tracker.txt", "model.keras",
         "model.arrays", PREDICTIONS, "curves.png", "comet")  # fmt: skip
 
@@ -41,13 +41,13 @@ class Candidate:
 
     @property
     def size_bytes(self) -> int:
-        """How much space its removal frees."""
+        """The disk space that its removal frees."""
         files = self.path.rglob("*") if self.path.is_dir() else [self.path]
         return sum(path.lstat().st_size for path in files if path.is_file())
 
 
 def foreign_files(attempt: pathlib.Path) -> list[str]:
-    """Return the names of the files in an attempt's folder that no run writes: the user's."""
+    """Return the names of files in the folder of an attempt that belong to the user, because no run writes them."""
     ours = {*RUN_FILES, *(path.name for path in attempt.glob("checkpoint-*.arrays"))}
     ours |= {path.name for path in attempt.glob(".*partial*")}
     return sorted(path.name for path in attempt.iterdir() if path.name not in ours)
@@ -59,12 +59,12 @@ def _candidates(inputs_folder: pathlib.Path, keep: int | None) -> Iterator[Candi
     for attempt in attempts:
         if attempt in done:
             for path in list_leftovers(attempt):
-                yield Candidate(path, "left by a killed process")
+                yield Candidate(path, "leftover of a killed process")
         elif done:
-            yield Candidate(attempt, f"stopped, and attempt {done[-1].name} of the same inputs is finished")
+            yield Candidate(attempt, f"stopped, and attempt {done[-1].name} with the same inputs is finished")
     if keep is not None:
         for attempt in done[: max(0, len(done) - keep)]:
-            yield Candidate(attempt, f"finished, older than the newest {keep} of its inputs")
+            yield Candidate(attempt, f"finished, older than the newest {keep} with the same inputs")
 
 
 def find_candidates(runs: pathlib.Path, keep: int | None) -> list[Candidate]:
@@ -72,10 +72,10 @@ def find_candidates(runs: pathlib.Path, keep: int | None) -> list[Candidate]:
 
     Args:
         runs: The folder of runs.
-        keep: How many finished attempts of equal inputs stay, the newest; None: all of them.
+        keep: How many finished attempts with the same inputs to keep, the newest ones; None: all.
     """
     scratch = [runs / name for name in SCRATCH_FOLDERS if (runs / name).is_dir()]
-    found = [Candidate(path, "scratch of a command that was stopped") for path in scratch]
+    found = [Candidate(path, "temporary files of a stopped command") for path in scratch]
     for inputs in sorted(runs.glob("*/*/" + INPUTS)):
         if not inputs.parent.parent.name.startswith("."):
             found += _candidates(inputs.parent, keep)
@@ -83,7 +83,7 @@ def find_candidates(runs: pathlib.Path, keep: int | None) -> list[Candidate]:
 
 
 def _remove(candidate: Candidate, runs: pathlib.Path) -> str:
-    """Remove a candidate, and its folder of inputs once that is empty; returns why it was kept ("": it was removed)."""
+    """Remove a candidate, and the folder of its inputs if that is then empty. Returns why it was kept ("": removed)."""
     path = candidate.path
     if path.parent == runs:
         with contextlib.ExitStack() as stack:
@@ -101,7 +101,7 @@ def _remove(candidate: Candidate, runs: pathlib.Path) -> str:
             return ""
         foreign = foreign_files(attempt)
         if foreign:
-            return f"it holds files of yours: {', '.join(foreign)}"
+            return f"it contains your files: {', '.join(foreign)}"
         shutil.rmtree(attempt)
     inputs = attempt.parent
     if {path.name for path in inputs.iterdir()} <= {INPUTS, SOURCE}:
@@ -110,11 +110,11 @@ def _remove(candidate: Candidate, runs: pathlib.Path) -> str:
 
 
 def prune(runs: pathlib.Path, keep: int | None, *, confirmed: bool) -> int:
-    """List what can be removed, and remove it if that is confirmed.
+    """List what can be removed, and remove it if confirmed.
 
     Args:
         runs: The folder of runs.
-        keep: How many finished attempts of equal inputs stay; None: all of them.
+        keep: How many finished attempts with the same inputs to keep; None: all.
         confirmed: Whether to remove it.
 
     Returns:
@@ -134,12 +134,12 @@ def prune(runs: pathlib.Path, keep: int | None, *, confirmed: bool) -> int:
         freed += 0 if refused else size_bytes
         print(f"{verb} {candidate.path.relative_to(runs)}: {size_bytes / 1e6:.1f} MB ({refused or candidate.reason})")
     verb = "freed" if confirmed else "would free"
-    print(f"{verb} {freed / 1e6:.1f} MB" + ("" if confirmed or not candidates else "; --yes removes it"))
+    print(f"{verb} {freed / 1e6:.1f} MB" + ("" if confirmed or not candidates else "; add --yes to remove them"))
     return 0
 
 
 def clean(root: pathlib.Path, *, confirmed: bool) -> int:
-    """Print what a project's caches take, and remove them if that is confirmed; returns 0."""
+    """Print the size of each cache of a project, and remove the caches if confirmed. Returns 0."""
     for folder in (root / name for name in CACHES if (root / name).is_dir()):
         size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         print(f"{'removed' if confirmed else 'would remove'} {folder.name}: {size_bytes / 1e6:.1f} MB")

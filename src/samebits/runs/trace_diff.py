@@ -1,14 +1,15 @@
-"""Finds the first place at which two traces differ. Pure: takes rows, returns where.
+"""Finds the first difference of two traces. Pure.
 
-A trace's rows are in the order of events: before training (generators, data, initial weights); in each epoch, if it was
-traced in detail, each step (order, batch, loss, gradients, weights after the update); at its end the epoch's row.
+The rows of a trace are in the order of events. The first row is from before training: generators, data, initial
+weights. Then each epoch has one row per step if it was traced in detail (order, batch, loss, gradients, weights after
+the update), and one row at its end.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-# What a row holds, in the order in which it comes about, and how a sentence calls it.
+# The stages of a row in the order of events, and their names in a message.
 STAGES = {
     "generators": "global generator",
     "data": "data",
@@ -20,7 +21,7 @@ STAGES = {
     "weights": "weights after the update of",
     "optimizer": "state of the optimizer",
 }
-MAX_NAMES = 4  # in a sentence
+MAX_NAMES = 4  # in a message
 NAMED = ("generators", "data", "gradients", "bits")
 
 
@@ -29,8 +30,8 @@ class Divergence:
     """The first difference of two traces.
 
     Attributes:
-        epoch: From 1; 0: before training.
-        step: From 1; None: seen at the epoch's end, or before training.
+        epoch: Counted from 1; 0: before training.
+        step: Counted from 1; None: at the end of the epoch, or before training.
         stage: A key of `STAGES`.
         names: The parts of the stage that differ: tensors, arrays, metrics.
     """
@@ -58,7 +59,7 @@ def _differing(a: dict[str, str], b: dict[str, str]) -> tuple[str, ...]:
 
 
 def row_differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[Divergence]:
-    """Yield every stage in which two rows of one place differ, in the order of events."""
+    """Yield every stage in which two rows of the same place differ, in the order of events."""
     for stage in STAGES:
         if a.get(stage) == b.get(stage) or a.get(stage) is None or b.get(stage) is None:
             continue
@@ -78,12 +79,12 @@ def _place(row: dict[str, Any]) -> tuple[int, int]:
 def differences(
     rows_a: Iterable[dict[str, Any]], rows_b: Iterable[dict[str, Any]], ignore: tuple[str, ...] = ("generators",)
 ) -> Iterator[Divergence]:
-    """Yield all differences of two traces over the places that both have, in the order of events.
+    """Yield all differences of two traces in the order of events, at the places that both have.
 
     Args:
         rows_a: Rows of one trace.
-        rows_b: Rows of the other; it may be traced more or less finely.
-        ignore: Stages left out. A global generator that stands elsewhere is no difference until something draws.
+        rows_b: Rows of the other, possibly with another trace level.
+        ignore: Stages to skip. The state of a global generator does not matter until code draws from it.
     """
     by_place = {_place(row): row for row in rows_b}
     for row in rows_a:
@@ -93,5 +94,5 @@ def differences(
 
 
 def first_divergence(rows_a: Iterable[dict[str, Any]], rows_b: Iterable[dict[str, Any]]) -> Divergence | None:
-    """Return the first difference of two traces, None: there is none in what both recorded."""
+    """Return the first difference of two traces, or None if all that both recorded is equal."""
     return next(differences(rows_a, rows_b), None)

@@ -1,4 +1,4 @@
-"""The machine and the pinned environment: what this computer is, which settings are fixed, and the check that they are.
+"""The machine and the fixed settings: describes this computer, applies the settings and checks that they are in effect.
 
-Also reads requirements.lock and starts commands on emulated CPUs. Must not know what is trained.
+Also reads requirements.lock and runs commands on emulated CPUs. Must not know what is trained.
 """

@@ -1,7 +1,7 @@
-"""Other CPUs on this machine: Debian's qemu-x86_64 with a model's name, also with other caches.
+"""Emulates other CPUs on this machine, with Debian's qemu-x86_64, also with other cache sizes.
 
-An emulator computes the approximate instructions exactly for every model, so that it differs from a real CPU there;
-instruction sets and cache sizes it reports as the model has them.
+The emulator reports the instruction sets and cache sizes of the CPU model. It differs from a real CPU in the
+approximate instructions, which it computes exactly for every model.
 """
 
 import concurrent.futures
@@ -24,8 +24,8 @@ MODELS = ("Haswell", "Broadwell", "Skylake-Client", "EPYC", "EPYC-Rome", "EPYC-M
 # Sapphire Rapids has 48 KB and 2 MB, Ice Lake and Alder Lake lie between.
 CACHES_KIB = {"Haswell-32K-256K": (32, 256), "Haswell-48K-2M": (48, 2048)}
 SHOWN_SETS = ("AVX2", "FMA3", "AVX512F", "AVX512_ICL", "AVX512_SPR")
-# Asks CPUID itself, as oneDNN and Eigen do: a leaf lists the caches one after another (type, level, line, ways, sets).
-# The machine code is: save rbx, call cpuid with the arguments, store its four registers, restore rbx, return.
+# Calls CPUID directly, as oneDNN and Eigen do. A leaf lists the caches one by one (type, level, line, ways, sets).
+# The machine code saves rbx, calls cpuid with the arguments, stores its four registers, restores rbx and returns.
 PROBE = """
 import ctypes, json, mmap
 from numpy._core._multiarray_umath import __cpu_features__ as features
@@ -50,19 +50,19 @@ print(json.dumps({"sets": [name for name, has in features.items() if has], "cach
 
 @dataclass(frozen=True)
 class Machine:
-    """A CPU to run on: its name, and what stands before the command."""
+    """A CPU to run on: its name, and the prefix of a command that runs on it."""
 
     name: str
     prefix: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
-        """The name as a folder's: without commas and spaces."""
+        """The name without commas and spaces, for a folder."""
         return self.name.replace(", ", "-").replace(" ", "-")
 
 
 def native_machines() -> list[Machine]:
-    """Return this CPU with one core and, where there are more, with two."""
+    """Return this CPU with one core and, if it has more, with two."""
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if not usable or shutil.which("taskset") is None:
         return [Machine("this CPU")]
@@ -75,12 +75,12 @@ def native_machines() -> list[Machine]:
 
 
 def _cache_entry(kib: int, sets: int) -> bytes:
-    """Return the bytes of a cache of 64-byte lines in qemu 7.2's tables of CPU models."""
+    """Return the bytes that describe a cache with 64-byte lines in the CPU tables of qemu 7.2."""
     return struct.pack("<IHBBI", kib * 1024, 64, kib * 1024 // 64 // sets, 1, sets)
 
 
 def write_emulator(emulator: pathlib.Path, target: pathlib.Path, l1d_kib: int, l2_kib: int) -> None:
-    """Write a copy of the emulator whose Intel models report other caches.
+    """Write a copy of the emulator whose Intel models report other cache sizes.
 
     Args:
         emulator: Stock qemu-x86_64.
@@ -89,7 +89,7 @@ def write_emulator(emulator: pathlib.Path, target: pathlib.Path, l1d_kib: int, l
         l2_kib: Size of the L2 cache, a power of two.
 
     Raises:
-        MachineError: The emulator has no such tables (another version).
+        MachineError: The emulator does not have these tables, because it is another version.
     """
     binary = emulator.read_bytes()
     for stock, wanted in (
@@ -101,21 +101,21 @@ def write_emulator(emulator: pathlib.Path, target: pathlib.Path, l1d_kib: int, l
                 str(emulator),
                 expected="the cache tables of qemu 7.2",
                 received="another layout",
-                fix=f"leave {' and '.join(CACHES_KIB)} out of --cpus",
+                fix=f"remove {' and '.join(CACHES_KIB)} from --cpus",
             )
         binary = binary.replace(stock, wanted)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     partial.write_bytes(binary)
     partial.chmod(0o755)
-    partial.replace(target)  # another process may be running the one that is there
+    partial.replace(target)  # another process may be running the old file
 
 
 def emulated_machines(names: list[str], folder: pathlib.Path) -> list[Machine]:
-    """Return the emulated CPUs of these names; none where there is no emulator.
+    """Return the emulated CPUs with these names, or none if there is no emulator.
 
     Args:
-        names: Of `MODELS` and `CACHES_KIB`.
-        folder: Where an emulator with other caches is written.
+        names: From `MODELS` and `CACHES_KIB`.
+        folder: Where to write an emulator with other cache sizes.
 
     Raises:
         ConfigError: A name is unknown.
@@ -123,7 +123,7 @@ def emulated_machines(names: list[str], folder: pathlib.Path) -> list[Machine]:
     known = (*MODELS, *CACHES_KIB)
     for name in names:
         if name not in known:
-            raise ConfigError("--cpus", expected=", ".join(known), received=name, fix="name some of these")
+            raise ConfigError("--cpus", expected=", ".join(known), received=name, fix="choose from these")
     found = shutil.which("qemu-x86_64")
     if found is None:
         return []
@@ -139,19 +139,20 @@ def emulated_machines(names: list[str], folder: pathlib.Path) -> list[Machine]:
 
 
 def probe(machine: Machine) -> dict[str, Any]:
-    """Return what a process on this CPU sees.
+    """Return the instruction sets and caches that a process on this CPU sees.
 
     Returns:
-        "sets": the instruction sets of `SHOWN_SETS` that it has; "caches": its L1 data cache and its L2 cache.
+        "sets": its instruction sets out of `SHOWN_SETS`; "caches": sizes of its L1 data cache and its L2 cache.
+
+    Raises:
+        MachineError: NumPy does not run on it.
     """
     done = subprocess.run(
         [*machine.prefix, sys.executable, "-c", PROBE], capture_output=True, text=True, check=False, timeout=300
     )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise MachineError(
-            machine.name, expected="a CPU that runs NumPy", received=reason, fix="leave it out of --cpus"
-        )
+        raise MachineError(machine.name, expected="a CPU that runs NumPy", received=reason, fix="remove it from --cpus")
     seen = json.loads(done.stdout)
     return {
         "sets": [name for name in SHOWN_SETS if name in seen["sets"]],
@@ -161,7 +162,7 @@ def probe(machine: Machine) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Job:
-    """One command on one machine; its messages go to a file."""
+    """One command on one machine. Its output goes to a file."""
 
     name: str
     command: list[str]
@@ -170,16 +171,16 @@ class Job:
 
 
 def run_jobs(jobs: list[Job], finished: Callable[[str, int], None]) -> dict[str, int]:
-    """Run commands side by side, as many as there are cores; one that a signal killed is run once more.
+    """Run commands in parallel, one per core. A command that was killed by a signal is run once more.
 
-    qemu 7.2 itself crashes now and then in programs with many threads.
+    The retry is needed because qemu 7.2 sometimes crashes in programs with many threads.
 
     Args:
         jobs: What to run.
-        finished: Told each job's name and exit code as it ends.
+        finished: Called with the name and exit code of each job when it ends.
 
     Returns:
-        The exit codes by the jobs' names.
+        The exit codes by the names of the jobs.
     """
 
     def run(job: Job) -> tuple[str, int]:

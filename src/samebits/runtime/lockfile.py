@@ -1,7 +1,7 @@
-"""Reads the locks: which packages they name, in which version, and with which hashes.
+"""Reads the lock files: packages, versions and hashes.
 
-The one reader. Importing it needs the standard library alone, because the set-up reads the locks before anything is
-installed; only `exact_version` and `locked_versions` need the package `packaging`.
+Importing it needs only the standard library, because the setup reads the locks before it installs anything. Only
+`exact_version` and `locked_versions` need the package `packaging`.
 """
 
 import pathlib
@@ -9,18 +9,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-LOCK = "requirements.lock"  # what training needs
-DEV_LOCK = "requirements-dev.lock"  # the test and lint tools
+LOCK = "requirements.lock"  # packages for training
+DEV_LOCK = "requirements-dev.lock"  # test and lint tools
 
 
 @dataclass(frozen=True)
 class Locked:
-    """One package of the lock.
+    """One package of a lock.
 
     Attributes:
-        line: Where it begins in the file, from 1.
+        line: Its first line in the file, counted from 1.
         requirement: Without hashes, e.g. "numpy==2.4.6 ; python_version < '3.14'".
-        text: Requirement and hashes as they stand in the file, for pip or uv.
+        text: Requirement and hashes as in the file, for pip or uv.
     """
 
     line: int
@@ -29,17 +29,17 @@ class Locked:
 
     @property
     def name(self) -> str:
-        """The package's name as indexes compare it."""
+        """The normalized name of the package."""
         return normalise(re.split(r"[^\w.-]", self.requirement, maxsplit=1)[0])
 
     @property
     def has_hash(self) -> bool:
-        """Whether a SHA-256 hash pins the files."""
+        """Whether the files are pinned by a SHA-256 hash."""
         return "--hash=sha256:" in self.text
 
 
 def normalise(name: str) -> str:
-    """Return a package's name as indexes compare it (PEP 503)."""
+    """Return the normalized name of a package (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -48,7 +48,7 @@ def read_lock(root: pathlib.Path, lock: str = LOCK) -> Iterator[Locked]:
 
     Args:
         root: The project's folder.
-        lock: The file's name there.
+        lock: Name of the file.
     """
     lines = (root / lock).read_text(encoding="utf-8").splitlines(keepends=True)
     starts = [place for place, line in enumerate(lines) if line.strip() and line[0] not in "# \t"]
@@ -58,7 +58,7 @@ def read_lock(root: pathlib.Path, lock: str = LOCK) -> Iterator[Locked]:
 
 
 def exact_version(requirement: str) -> str | None:
-    """Return the version that a requirement names with ==; None: it names none, or is no requirement."""
+    """Return the version that a requirement sets with ==, or None if it sets none or is not a valid requirement."""
     from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415  see the module's docstring
 
     try:
@@ -69,7 +69,7 @@ def exact_version(requirement: str) -> str | None:
 
 
 def locked_versions(root: pathlib.Path, lock: str = LOCK) -> dict[str, str]:
-    """Return the version of every package that a lock installs on this Python and system, by normalised name."""
+    """Return the version of every package that a lock installs on this Python and system, by normalized name."""
     from packaging.requirements import Requirement  # noqa: PLC0415  see the module's docstring
 
     versions = {}

@@ -1,4 +1,4 @@
-"""What the machine is: CPU, caches, memory, versions, git. Reads only, and never imports TensorFlow."""
+"""Describes the machine: CPU, caches, memory, versions, git. Only reads, and never imports TensorFlow."""
 
 import importlib.metadata
 import os
@@ -12,12 +12,12 @@ from samebits.core.digest import json_digest
 from samebits.core.errors import ConfigError
 from samebits.runtime.lockfile import normalise
 
-IMAGE_DIGEST = "SAMEBITS_IMAGE_DIGEST"  # set by `samebits image train`: an image cannot contain its own digest
+IMAGE_DIGEST = "SAMEBITS_IMAGE_DIGEST"  # set by `samebits image train`, because an image cannot contain its own digest
 ARITHMETIC_PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy")
 
 
 def package_versions() -> dict[str, str]:
-    """Return every installed package's version, by normalised name, sorted."""
+    """Return the version of every installed package, sorted by normalized name."""
     found = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
@@ -47,12 +47,12 @@ def _caches() -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_cpu() -> dict[str, Any]:
-    """Return the CPU's model, flags, caches (as the kernel prints them) and cores (all, and usable by this process)."""
+    """Return the model, flags, caches (as the kernel prints them) and cores (all, and usable by this process)."""
     info = _cpuinfo()
     return {
         "architecture": platform.machine(),
@@ -77,23 +77,23 @@ def _git(root: pathlib.Path, *arguments: str) -> str | None:
 
 
 def describe_git(root: pathlib.Path) -> dict[str, Any]:
-    """Return the commit and whether the tree was clean (None: no git repository)."""
+    """Return the commit and whether the working tree was clean (None: not a git repository)."""
     commit = _git(root, "rev-parse", "HEAD")
     status = _git(root, "status", "--porcelain") if commit else None
     return {"commit": commit, "clean": None if status is None else status == ""}
 
 
 def remote_has_credentials(root: pathlib.Path) -> bool:
-    """Return whether the address of git's remote carries a user's name or token before an "@"."""
+    """Return whether the URL of the git remote contains a user name or token."""
     address = _git(root, "config", "remote.origin.url") or ""
     return "://" in address and "@" in address.partition("://")[2].partition("/")[0]
 
 
 def image_digest() -> str | None:
-    """Return the digest of the container image that this process runs in, as the engine gave it (None: none was given).
+    """Return the digest of the container image of this process, or None if the environment has none.
 
     Raises:
-        ConfigError: What was given has not a digest's form.
+        ConfigError: The value is not a digest.
     """
     digest = os.environ.get(IMAGE_DIGEST)
     if digest is not None and not re.fullmatch("sha256:[0-9a-f]{64}", digest):
@@ -101,13 +101,13 @@ def image_digest() -> str | None:
             IMAGE_DIGEST,
             expected="sha256: and 64 hexadecimal digits",
             received=repr(digest),
-            fix="leave it out, or start the container with samebits image train, which sets it",
+            fix="unset it, or start the container with samebits image train, which sets it",
         )
     return digest
 
 
 def describe_machine(root: pathlib.Path) -> dict[str, Any]:
-    """Return everything about machine and software that is worth a record; no host name, user or path."""
+    """Return the description of machine and software for the record, without host name, user or paths."""
     libc, libc_version = platform.libc_ver()
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
@@ -123,16 +123,16 @@ def describe_machine(root: pathlib.Path) -> dict[str, Any]:
 
 
 def arithmetic_versions(packages: dict[str, str]) -> dict[str, str]:
-    """Return the versions of the packages that do the arithmetic; TensorFlow's CPU build counts as TensorFlow."""
+    """Return the versions of the packages that do the arithmetic. TensorFlow's CPU build counts as TensorFlow."""
     return {name.removesuffix("-cpu"): packages[name] for name in ARITHMETIC_PACKAGES if name in packages}
 
 
 def arithmetic_fingerprint(machine: dict[str, Any], settings: dict[str, Any], promise: str) -> str:
-    """Return the digest of what decides the arithmetic, within the scope of a promise.
+    """Return the digest of everything that decides the arithmetic under a promise.
 
-    Under `portable` that is the versions and the pins; under the others also the CPU, and without fixed threads its
-    cores. How many operations run side by side decides nothing. Two runs with equal inputs and equal fingerprints must
-    have equal bits (not under `free`).
+    Under `portable` it covers the versions and the fixed settings. Under the others it also covers the CPU, and under
+    `free` the number of cores. It never covers the inter-op threads, which do not change bits. Two runs with the same
+    inputs and the same fingerprint must have the same bits (not under `free`).
     """
     versions = arithmetic_versions(machine["packages"])
     pinned = {key: value for key, value in settings.items() if key not in ("environment", "inter_op_threads")}

@@ -1,8 +1,8 @@
-"""The pinned environment of a training process, and the check that it is in effect.
+"""Fixes the settings of a training process, and checks that they are in effect.
 
-Half of it must be set before the interpreter starts (`child_environment`), half after TensorFlow is imported
-(`apply_pins`); `check_pins` then compares every setting with what is really in effect. Must not read the
-configuration's other parts. TensorFlow is imported inside functions alone.
+Some must be set before Python starts (`child_environment`), the others after TensorFlow is imported (`apply_pins`).
+`check_pins` then compares every setting with its effective value. Must not read other parts of the configuration.
+Imports TensorFlow only inside functions.
 """
 
 import atexit
@@ -22,12 +22,12 @@ from samebits.core.errors import MachineError, RuntimePinError
 from samebits.core.seeds import Seeds
 from samebits.runtime.machine import usable_cores
 
-# Variables that change arithmetic, threads or imports of the child; removed unless pinned below.
+# Variables that change arithmetic, threads or imports of the child. They are removed unless a pin sets them.
 SCRUBBED_PREFIXES = (
     "TF_", "ONEDNN_", "DNNL_", "XLA_", "KERAS_", "NPY_", "OPENBLAS_", "GOTO_", "MKL_", "BLIS_", "OMP_", "KMP_",
     "GOMP_", "VECLIB_", "NUMEXPR_", "PYTHON", "GLIBC_TUNABLES", "LD_PRELOAD", "CUDA_", "NVIDIA_TF32", "COMET_",
 )  # fmt: skip
-KEPT = ("KERAS_HOME",)  # a folder of data
+KEPT = ("KERAS_HOME",)  # a data folder
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -36,21 +36,21 @@ THREAD_VARIABLES = (
     "BLIS_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-# NumPy 2.4 and 2.5 dispatch above AVX2 to these; the older names of the same features do nothing there.
+# The features above AVX2 that NumPy 2.4 and 2.5 dispatch to. The older names of these features have no effect.
 NUMPY_ABOVE_AVX2 = "X86_V4 AVX512_ICL AVX512_SPR"
 X86_64 = ("x86_64", "AMD64")
 GRAPH_REWRITES = ("arithmetic_optimization", "constant_folding")
 RANDOM_HASH_SEED = "random"
-# Keras imports these where it finds them, for its wrappers, galleries and file editor (3.15): 90 MB and over a second.
+# Keras 3.15 imports these if installed, for its wrappers, galleries and file editor: 90 MB and over a second.
 OPTIONAL_FOR_KERAS = ("IPython", "matplotlib", "sklearn")
 
 
 def pinned_variables(runtime: RuntimeConfig, hash_seed: int | None) -> dict[str, str]:
-    """Return the variables that a level sets in the training process.
+    """Return the environment variables that a runtime level sets in the training process.
 
     Args:
         runtime: The runtime level.
-        hash_seed: PYTHONHASHSEED, or None for Python's own salt.
+        hash_seed: PYTHONHASHSEED, or None for a random one.
     """
     pinned = {"PYTHONHASHSEED": RANDOM_HASH_SEED if hash_seed is None else str(hash_seed), "TF_CPP_MIN_LOG_LEVEL": "1"}
     if runtime.promise == "free":
@@ -71,29 +71,30 @@ def pinned_variables(runtime: RuntimeConfig, hash_seed: int | None) -> dict[str,
 
 
 def child_environment(runtime: RuntimeConfig, hash_seed: int | None, parent: Mapping[str, str]) -> dict[str, str]:
-    """Return the whole environment of a training process: the parent's, cleaned, with the pins.
+    """Return the whole environment of a training process: the cleaned environment of the parent, plus the pins.
 
-    No secret of the tracker reaches it: the tracker is a process of its own.
+    It never contains secrets of the tracker, which runs in a separate process.
     """
     kept = {k: value for k, value in parent.items() if k in KEPT or not k.startswith(SCRUBBED_PREFIXES)}
     if runtime.promise == "free":
         kept |= {key: value for key, value in parent.items() if key.startswith(("TF_", "OMP_", "CUDA_", "LD_PRELOAD"))}
-    # No bits, but a tenth of the memory: TensorFlow's threads free what others allocated (docs/performance.md).
+    # Does not change bits, but saves a tenth of the memory, because TensorFlow's threads free memory that others
+    # allocated (docs/performance.md).
     return {"MALLOC_ARENA_MAX": "1"} | kept | pinned_variables(runtime, hash_seed)
 
 
 def cpu_features() -> dict[str, bool]:
-    """Return the CPU's instruction sets as this process's CPUID reports them, less those that are disabled."""
+    """Return the instruction sets of the CPU that NumPy found, without the disabled ones."""
     from numpy._core._multiarray_umath import __cpu_features__  # noqa: PLC0415  no public name (NumPy 2.4)
 
     return dict(__cpu_features__)
 
 
 def check_machine(runtime: RuntimeConfig) -> None:
-    """Refuse a level whose promise this machine cannot keep, before anything starts.
+    """Check that this machine can keep the promise of a runtime level.
 
     Raises:
-        MachineError: `portable` on another system than Linux on x86-64, or on a CPU without AVX2 and FMA.
+        MachineError: The level is `portable`, but this is not Linux on an x86-64 CPU with AVX2 and FMA.
     """
     if runtime.promise != "portable":
         return
@@ -113,17 +114,17 @@ def check_machine(runtime: RuntimeConfig) -> None:
     )
 
 
-def side_by_side(most: int) -> int:
-    """Return how many operations run side by side: no more than there are cores, which changes no bits (decision 5).
+def inter_op_thread_count(limit: int) -> int:
+    """Return the number of inter-op threads: at most one per core.
 
-    With more, they take the cores from each other.
+    More threads would compete for the cores. The number does not change bits (decision 5).
     """
-    return min(most, usable_cores())
+    return min(limit, usable_cores())
 
 
 @contextlib.contextmanager
-def left_out(packages: tuple[str, ...]) -> Iterator[None]:
-    """Let packages look as if they were not installed while the block imports others; later they can be imported."""
+def hidden_packages(packages: tuple[str, ...]) -> Iterator[None]:
+    """Hide installed packages while the block imports others. After the block they can be imported again."""
     absent = [name for name in packages if name not in sys.modules]
     hidden: dict[str, Any] = dict.fromkeys(absent)  # None makes an import of it a ModuleNotFoundError
     sys.modules.update(hidden)
@@ -135,8 +136,8 @@ def left_out(packages: tuple[str, ...]) -> Iterator[None]:
 
 
 def apply_pins(runtime: RuntimeConfig) -> None:
-    """Set what can only be set after TensorFlow is imported and before its first operation."""
-    with left_out(OPTIONAL_FOR_KERAS):
+    """Apply the settings that must be set after TensorFlow is imported and before its first operation."""
+    with hidden_packages(OPTIONAL_FOR_KERAS):
         import keras  # noqa: PLC0415
     import tensorflow as tf  # noqa: PLC0415
 
@@ -145,7 +146,7 @@ def apply_pins(runtime: RuntimeConfig) -> None:
     if runtime.intra_op_threads is not None:
         tf.config.threading.set_intra_op_parallelism_threads(runtime.intra_op_threads)
     if runtime.inter_op_threads is not None:
-        tf.config.threading.set_inter_op_parallelism_threads(side_by_side(runtime.inter_op_threads))
+        tf.config.threading.set_inter_op_parallelism_threads(inter_op_thread_count(runtime.inter_op_threads))
     if runtime.op_determinism:
         tf.config.experimental.enable_op_determinism()
     if runtime.promise != "free":
@@ -155,7 +156,7 @@ def apply_pins(runtime: RuntimeConfig) -> None:
 
 
 def seed_global_generators(seeds: Seeds) -> None:
-    """Seed the three global generators, for code that is not the project's own; unseeded points are left alone."""
+    """Seed the three global generators, for code outside the project. Unseeded points stay unchanged."""
     import tensorflow as tf  # noqa: PLC0415
 
     python_seed = seeds.take("python/random")
@@ -170,7 +171,7 @@ def seed_global_generators(seeds: Seeds) -> None:
 
 
 def global_generator_states() -> dict[str, Any]:
-    """Return the states of Python's and NumPy's global generators, to see later whether something drew from them."""
+    """Return the states of Python's and NumPy's global generators, to detect later whether code drew from them."""
     numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
     key, position = numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"]
     gauss = (numpy_state["has_gauss"], numpy_state["gauss"])
@@ -178,7 +179,7 @@ def global_generator_states() -> dict[str, Any]:
 
 
 def generator_state_digests() -> dict[str, str]:
-    """Return the digest of each global generator's state, without moving it: evidence that its seed arrived."""
+    """Return the digest of each global generator's state, as evidence of its seed. Does not change the state."""
     from tensorflow.python.eager import context  # noqa: PLC0415  no public name (TensorFlow 2.21)
 
     states = global_generator_states()
@@ -192,7 +193,7 @@ def generator_state_digests() -> dict[str, str]:
 
 
 def effective_settings() -> dict[str, Any]:
-    """Return every setting that decides bits as it is in effect in this process, for the check and the record."""
+    """Return the effective value of every setting that affects bits, for the check and the record."""
     import tensorflow as tf  # noqa: PLC0415
     from tensorflow.python.framework.config import is_op_determinism_enabled  # noqa: PLC0415
     from tensorflow.python.util import _pywrap_util_port  # noqa: PLC0415  no public name (TensorFlow 2.21)
@@ -220,14 +221,14 @@ def effective_settings() -> dict[str, Any]:
 
 
 def expected_settings(runtime: RuntimeConfig, hash_seed: int | None) -> dict[str, Any]:
-    """Return the settings that a level promises, in the form of `effective_settings`; only those it pins."""
+    """Return the settings that a level fixes, in the form of `effective_settings`."""
     expected: dict[str, Any] = {"environment": pinned_variables(runtime, hash_seed)}
     if hash_seed is not None:
         expected["hash_randomized"] = hash_seed != 0
     if runtime.intra_op_threads is not None:
         expected["intra_op_threads"] = runtime.intra_op_threads
     if runtime.inter_op_threads is not None:
-        expected["inter_op_threads"] = side_by_side(runtime.inter_op_threads)
+        expected["inter_op_threads"] = inter_op_thread_count(runtime.inter_op_threads)
     if runtime.promise != "free":
         expected |= {"op_determinism": runtime.op_determinism, "jit": "off"}
         expected["arithmetic_rewrites"] = list(GRAPH_REWRITES) if runtime.arithmetic_rewrites else []
@@ -239,15 +240,15 @@ def expected_settings(runtime: RuntimeConfig, hash_seed: int | None) -> dict[str
 
 
 def check_pins(runtime: RuntimeConfig, hash_seed: int | None, effective: dict[str, Any]) -> None:
-    """Compare what is in effect with what the level pins.
+    """Check that all settings that the level fixes are in effect.
 
     Args:
         runtime: The runtime level.
-        hash_seed: The seed of the point `python/hash`, None: unseeded.
-        effective: What `effective_settings` returned.
+        hash_seed: The seed of the point `python/hash`; None: unseeded.
+        effective: The result of `effective_settings`.
 
     Raises:
-        RuntimePinError: Names the first setting that is not in effect.
+        RuntimePinError: A setting is not in effect. The message has the first one.
     """
     expected = expected_settings(runtime, hash_seed)
     wanted, received = dict(expected), dict(effective)
@@ -256,17 +257,17 @@ def check_pins(runtime: RuntimeConfig, hash_seed: int | None, effective: dict[st
     pairs += [(name, value, received[name]) for name, value in wanted.items()]
     for name, value, actual in pairs:
         if value != actual:
-            what = f"{name} must be set before Python starts." if name in wanted_variables else f"{name} is not pinned."
+            when = "must be set before Python starts" if name in wanted_variables else "is not in effect"
             raise RuntimePinError(
-                what,
+                f"{name} {when}.",
                 expected=value,
                 received=actual,
-                fix="start runs with samebits train, which start the child process with it.",
+                fix="start runs with samebits train, which sets it for the training process.",
             )
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process at once: everything is written, and to take TensorFlow down object by object takes a second."""
-    atexit._run_exitfuncs()  # noqa: SLF001  no public name; what logging and the user's code asked for
+    """End this process at once. All files are written, and a normal exit of TensorFlow takes a second."""
+    atexit._run_exitfuncs()  # noqa: SLF001  no public name; runs the exit functions of logging and user code
     sys.stdout.flush()
     os._exit(code)

@@ -1,15 +1,18 @@
 """The training process: data, model, steps, checkpoints, record.
 
-Started by `launch` in a pinned environment; nothing imports it but the package's own face. Must not start processes.
+Started by `launch` with fixed settings. Only `samebits/__init__.py` imports it. Must not start processes.
 
-    worker      from the pins to the result; a `Trainer` is a `network` (Keras) or a `forest` (scikit-learn)
-    data        which rows: splits, resampling, the batches of an epoch
-    steps       what is computed: loss, metrics, the traced functions
-    recorder    what is written: rows, progress, seconds; `checkpoints`: where a run resumes
-    loop        when: it calls the four above and knows nothing of how they work
-    draws, stop what may not draw random numbers; who asks to stop
+    worker       runs everything from the settings to the result; a `Trainer` is a `network` (Keras) or a `forest`
+                 (scikit-learn)
+    data         splits, resampling and batches
+    steps        loss, metrics and the traced functions
+    recorder     writes rows, progress and timings
+    checkpoints  saves and restores a run
+    loop         decides when to train, evaluate, record and save
+    draws        finds random numbers without a seed point
+    stop         handles requests to stop
 
-Seams for tests. `loop.Training` takes steps, batches, recorder, checkpoints and `stop_requested` as arguments, and
-`recorder.Recorder` takes the clock: give them your own. In a whole process the data function runs before the loop is
-imported, and `core.files` writes all files (`files.append_row`, `files.write_arrays`): put a fault there.
+For tests: `loop.Training` takes steps, batches, recorder, checkpoints and `stop_requested` as arguments, and
+`recorder.Recorder` takes a clock, so a test can pass its own. In a whole process, a test can inject faults in the data
+function, which runs before the loop is imported, or in `core.files`, which writes all files.
 """

@@ -1,4 +1,4 @@
-"""Where a training is, and everything that it needs to resume from there with the same bits."""
+"""Saves and restores everything that a training needs to resume with the same bits."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ CHECKPOINTS_KEPT = 2
 
 @dataclass
 class Position:
-    """Where a training is: `step` steps of `epoch` (from 1) are done."""
+    """The progress of a training: `step` steps of `epoch` (counted from 1) are done."""
 
     epoch: int = 1
     step: int = 0
@@ -28,13 +28,13 @@ class Position:
 
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint holds beside the variables.
+    """The contents of a checkpoint besides the variables.
 
     Attributes:
         position: Epoch and step.
-        metrics: The sums of the epoch's metrics so far, as plain data.
-        order: int64[rows], the order of the epoch's rows.
-        rows: How many rows of each file of the record belong to it.
+        metrics: The sums of the metrics of the epoch so far, as plain data.
+        order: int64[rows], the order of the training rows in the epoch.
+        rows: How many rows each file of the record had at the checkpoint.
     """
 
     position: Position
@@ -44,7 +44,7 @@ class State:
 
 
 class Checkpoints:
-    """Saves and restores all variables of model and optimizer, seed generators included, and a `State`.
+    """Saves and restores all variables of model and optimizer, including seed generators, and a `State`.
 
     Args:
         attempt: The run's folder.
@@ -61,7 +61,7 @@ class Checkpoints:
         return sorted(self._attempt.glob("checkpoint-*.arrays"), reverse=True)
 
     def save(self, state: State) -> None:
-        """Write a checkpoint and remove those older than the newest two."""
+        """Write a checkpoint, and remove all but the newest two."""
         position = state.position
         arrays: dict[str, Any] = {name: variable.numpy for name, variable in self._variables.items()}
         text = json.dumps({"position": asdict(position), "metrics": state.metrics, "rows": state.rows})
@@ -71,15 +71,15 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove all checkpoints: the run begins anew."""
+        """Remove all checkpoints, so that the run restarts."""
         for path in self._newest_first():
             path.unlink(missing_ok=True)
 
     def restore(self, rows: Mapping[str, int]) -> State | None:
-        """Restore the newest readable checkpoint; None: there is none.
+        """Restore the newest usable checkpoint, and return its state, or None if there is none.
 
         Args:
-            rows: How many rows each file of the record has; a checkpoint that counts more is left out.
+            rows: How many rows each file of the record has. A checkpoint that counts more is ignored.
         """
         for path in self._newest_first():
             try:
@@ -90,14 +90,14 @@ class Checkpoints:
                 state = State(Position(**text["position"]), dict(text["metrics"]), arrays["order"], counts)
                 lost = [kind for kind, count in counts.items() if count > rows[kind]]
                 if lost:
-                    logger.warning("checkpoint %s is left out: rows before it are lost in %s", path.name, lost)
+                    logger.warning("checkpoint %s is ignored: rows were lost from %s", path.name, lost)
                     continue
                 for variable, value in zip(self._variables.values(), values, strict=True):
                     variable.assign(value)
             except RecordError as error:
-                logger.warning("checkpoint %s is damaged and left out: %s", path.name, error.received)
+                logger.warning("checkpoint %s is damaged and ignored: %s", path.name, error.received)
             except (KeyError, ValueError, TypeError, AttributeError) as error:
-                logger.warning("checkpoint %s is none of this model and left out: %s", path.name, error)
+                logger.warning("checkpoint %s does not fit this model and is ignored: %s", path.name, error)
             else:
                 return state
         return None

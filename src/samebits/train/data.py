@@ -1,6 +1,7 @@
 """Splits, folds, oversampling, batch order and the cache of encoded arrays, for any data set.
 
-A user's data function gets a `DataContext` and returns a `Dataset`; it never draws by itself. Knows no file format.
+A user's data function gets a `DataContext` and returns a `Dataset`. It must draw random numbers only from the context.
+Does not know file formats.
 """
 
 import inspect
@@ -24,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one kind.
+    """The inputs and labels of the training or validation rows.
 
     Attributes:
-        inputs: Any dtype [rows, ...]; what the model takes.
+        inputs: Any dtype [rows, ...], the input of the model.
         labels: int32[rows].
     """
 
@@ -37,7 +38,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a data function returns: the rows to train on and the rows to validate on."""
+    """The return value of a data function: training rows and validation rows."""
 
     train: Split
     validation: Split
@@ -58,12 +59,12 @@ class Dataset:
 
 
 class DataContext:
-    """What the harness gives to a data function: seeds, the split, resampling and a cache.
+    """The first argument of a data function: seeds, the split, resampling and a cache.
 
     Args:
         seeds: The run's seed points.
-        options: The configuration's `data`; the keys of `config.HARNESS_DATA_KEYS` are used here.
-        cache: Folder of encoded arrays; made when first needed.
+        options: `data` of the configuration. The keys in `config.HARNESS_DATA_KEYS` are used here.
+        cache: Folder for encoded arrays, created when needed.
     """
 
     def __init__(self, seeds: Seeds, options: Mapping[str, Any], cache: pathlib.Path) -> None:
@@ -80,28 +81,26 @@ class DataContext:
         return self._seeds.rng(point)
 
     def mark_unused(self, point: str, *, because: str) -> None:
-        """Declare that this data set has no use for a point; it is then an error to set it.
+        """Declare that this data set does not use a point. Setting that point is then an error.
 
         Raises:
-            ConfigError: Folds are wanted of a data set that has none.
+            ConfigError: The point is data/folds, but the configuration asks for folds.
         """
         if point == "data/folds" and self._options["folds"]:
-            raise ConfigError(
-                "data.folds", expected="0", received=self._options["folds"], fix=f"leave it out: {because}"
-            )
+            raise ConfigError("data.folds", expected="0", received=self._options["folds"], fix=f"remove it: {because}")
         self._seeds.mark_unused(point, because=because)
 
     def cached(
         self, name: str, key: Mapping[str, Any], make: Callable[[], dict[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
-        """Return arrays from the cache, or make and keep them.
+        """Return arrays from the cache, or compute and save them.
 
-        A damaged file is made again; a cache that cannot be written costs time, not the run.
+        A damaged file is rebuilt. If the cache is not writable, the run continues with a warning.
 
         Args:
             name: Start of the file's name, e.g. "imdb_reviews".
-            key: Everything that decides the arrays: digest of the source file and arguments. The source code of
-                `make`'s module is added.
+            key: Everything that decides the arrays, e.g. the digest of the source file and all arguments. The source
+                code of the module of `make` is added.
             make: Computes the arrays; must not draw random numbers.
         """
         code = bytes_digest(pathlib.Path(inspect.getfile(make)).read_bytes())
@@ -110,19 +109,20 @@ class DataContext:
             try:
                 return files.read_arrays(path)
             except RecordError as error:
-                logger.warning("the cache is made again: %s", error.what)
+                logger.warning("the cache file is rebuilt: %s", error.what)
         arrays = make()
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
             files.write_arrays(path, arrays)
         except (OSError, RecordError) as error:
-            logger.warning("the encoded data are not kept for the next run: %s", str(error).replace("\n", " "))
+            logger.warning("the encoded data could not be cached: %s", str(error).replace("\n", " "))
         return arrays
 
     def split(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows to train on and the rows to validate on, stratified by label.
+        """Return training and validation rows, stratified by label.
 
-        With `folds`, validation is fold number `fold`. Oversampling and bootstrap then act on the training rows alone.
+        With `folds`, the validation rows are fold number `fold`. Oversampling and bootstrap change only the training
+        rows.
 
         Args:
             labels: int[rows].
@@ -131,11 +131,11 @@ class DataContext:
             (int64[train rows], int64[validation rows]), in random order.
 
         Raises:
-            ConfigError: More validation rows than there are rows, or more folds than rows of any class.
+            ConfigError: There are too few rows for `validation_size`, or too few rows in each class for `folds`.
         """
         folds = self._options["folds"]
         if folds:
-            self._seeds.mark_unused("data/split", because="data.folds is on: folds take the place of the split")
+            self._seeds.mark_unused("data/split", because="data.folds replaces the split")
             train, validation = self._fold(labels, folds)
         else:
             self._seeds.mark_unused("data/folds", because="data.folds is 0")
@@ -152,19 +152,19 @@ class DataContext:
         if folds != rows and folds > most:
             raise ConfigError(
                 "data.folds",
-                expected=f"at most {most}, the rows of the largest class, or {rows} to leave one out",
+                expected=f"at most {most}, the size of the largest class, or {rows} for leave-one-out",
                 received=folds,
                 fix="choose fewer folds",
             )
         order = self._seeds.rng("data/folds").permutation(rows)
-        # Shuffled here, by the point's own generator; scikit-learn only cuts. As many folds as rows: leave one out.
+        # Shuffled here, with the generator of the point; scikit-learn only cuts. folds == rows means leave-one-out.
         splitter = KFold(folds) if folds == rows else StratifiedKFold(folds)
         parts = list(splitter.split(order, labels[order]))
         train, validation = parts[self._options["fold"]]
         return order[train], order[validation]
 
     def resample(self, train: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return the training rows after oversampling and bootstrap, where the configuration asks for them."""
+        """Return the training rows after oversampling and bootstrap, if the configuration enables them."""
         if self._options["oversample"]:
             train = oversample(train, labels, self._seeds.rng("data/oversample"))
         else:
@@ -179,30 +179,30 @@ class DataContext:
 def stratified_split(
     labels: np.ndarray, validation_size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows so that every label keeps its share in both parts.
+    """Return a stratified split: both parts have the same share of each label.
 
     Args:
         labels: int[rows].
-        validation_size: Rows of the validation part, exactly.
+        validation_size: Exact number of validation rows.
         rng: The generator of the point `data/split`.
 
     Returns:
-        (int64[train rows], int64[validation rows]).
+        (int64[train rows], int64[validation rows]), in random order.
 
     Raises:
-        ConfigError: `validation_size` leaves no row to train on.
+        ConfigError: `validation_size` leaves no training row.
     """
     rows = len(labels)
     if not 0 < validation_size < rows:
         raise ConfigError(
             "data.validation_size",
-            expected=f"1 to {rows - 1} ({rows} rows in all)",
+            expected=f"1 to {rows - 1} ({rows} samples in total)",
             received=validation_size,
-            fix="choose fewer validation rows",
+            fix="choose fewer validation samples",
         )
     order = rng.permutation(rows)
     by_label = order[np.argsort(labels[order], kind="stable")]
-    # Every k-th row of the rows sorted by label: each label's share is right to within one row.
+    # Takes every k-th row of the rows sorted by label, so the share of each label is exact to within one row.
     position = (np.arange(validation_size) * rows) // validation_size
     is_validation = np.zeros(rows, dtype=bool)
     is_validation[by_label[position]] = True
@@ -210,7 +210,7 @@ def stratified_split(
 
 
 def oversample(train: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the training rows with random copies of each smaller class added, until all classes are as large.
+    """Return the training rows plus random copies of the smaller classes, so that all classes have the same size.
 
     Args:
         train: int64[train rows].
@@ -226,56 +226,56 @@ def oversample(train: np.ndarray, labels: np.ndarray, rng: np.random.Generator) 
 
 
 def epoch_order(seeds: Seeds, epoch: int, rows: int) -> np.ndarray:
-    """Return the order of the training rows in one epoch: int64[rows], a pure function of (seed, epoch)."""
+    """Return the shuffled order of the training rows in an epoch: int64[rows], a pure function of (seed, epoch)."""
     return seeds.rng("data/order", epoch).permutation(rows)
 
 
 def check_same_data(first: dict[str, str], now: dict[str, str]) -> None:
-    """Refuse to resume with other data than the run began with: a data function may read a file that has changed.
+    """Check that a resumed run has the same data as at its start, because a data file may have changed.
 
     Args:
-        first: Array name -> digest, of the run's first row of the trace.
-        now: The same of this process.
+        first: Array name -> digest, from the first row of the trace.
+        now: The same for this process.
 
     Raises:
-        DataError: Names the arrays that differ.
+        DataError: Arrays differ. The message has their names.
     """
     changed = changed_names(first, now)
     if changed:
         raise DataError(
             "the data of a resumed run",
-            expected="the arrays that it began with",
-            received=f"others as {', '.join(changed)}",
-            fix="bring back the file that the data function reads, or begin anew with resume=never",
+            expected="the same arrays as at its start",
+            received=f"different {', '.join(changed)}",
+            fix="restore the file that the data function reads, or restart with resume=never",
         )
 
 
 def check_batch_size(training: TrainingConfig, rows: int) -> None:
-    """Refuse a batch that is larger than the training data.
+    """Check that the batch is not larger than the training data.
 
     Raises:
-        ConfigError: With the number of rows.
+        ConfigError: It is. The message has the number of samples.
     """
     if training.batch_size > rows:
         raise ConfigError(
             "training.batch_size",
-            expected=f"1 to {rows}, the training rows",
+            expected=f"1 to {rows}, the number of training samples",
             received=training.batch_size,
             fix="choose a smaller batch_size",
         )
 
 
 class Batches:
-    """Which training rows each step takes: a pure function of (seed, epoch, step).
+    """Chooses the training rows of each step: a pure function of (seed, epoch, step).
 
     Args:
         split: The training rows.
-        seeds: Consumes data/order.
-        settings: The size of a batch, and where an epoch is cut short.
+        seeds: Uses data/order.
+        settings: `batch_size` and `steps_per_epoch`.
 
     Attributes:
         steps: Steps per epoch.
-        order: int64[rows], the order of the epoch that was started last; part of a checkpoint.
+        order: int64[rows], the order of the current epoch. Saved in checkpoints.
     """
 
     def __init__(self, split: Split, seeds: Seeds, settings: TrainingConfig) -> None:
@@ -285,22 +285,22 @@ class Batches:
         self.start_epoch(1)
 
     def start_epoch(self, epoch: int) -> None:
-        """Put the rows in the order of an epoch, from 1."""
+        """Shuffle the rows for an epoch, counted from 1."""
         self.order = epoch_order(self._seeds, epoch, len(self._split.labels))
 
     def rows(self, step: int, count: int = 1) -> np.ndarray:
-        """Return the rows of the next `count` steps after `step` steps: int64[rows], the last batch may be smaller."""
+        """Return the rows of the `count` steps after `step` steps: int64[rows]. The last batch may be smaller."""
         return self.order[step * self._size : (step + count) * self._size]
 
-    def whole_left(self, step: int) -> int:
-        """Return how many batches of full size are left after `step` steps."""
+    def full_batches_left(self, step: int) -> int:
+        """Return how many full batches remain after `step` steps."""
         return len(self.order) // self._size - step
 
     def digests(self, rows: np.ndarray) -> dict[str, str]:
-        """Return the evidence of one step: the digests of its rows' numbers and of their contents."""
+        """Return the trace of one step: the digests of its row numbers and of their contents."""
         contents = array_digest("batch", self._split.inputs[rows]) + array_digest("labels", self._split.labels[rows])
         return {"order": array_digest("order", rows), "batch": contents}
 
     def order_digest(self) -> str:
-        """Return the digest of the epoch's order."""
+        """Return the digest of the order of the current epoch."""
         return array_digest("order", self.order)

@@ -1,4 +1,4 @@
-"""Finds draws of random numbers that no seed point covers: in layers, in the traced step, in global generators."""
+"""Finds random numbers without a seed point: in layers, in the traced step, in global generators."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from samebits.core.seeds import Seeds
 from samebits.runtime.pins import global_generator_states
 
 OPAQUE_OPS = frozenset(("EagerPyFunc", "PyFunc", "PyFuncStateless"))
-# Operations that draw from TensorFlow's stateful generators (the stateless ones of Keras take a seed with each call).
+# Operations that use TensorFlow's stateful generators. (The stateless ones of Keras take a seed in each call.)
 STATEFUL_RANDOM_OPS = frozenset(
     ("Multinomial", "RandomGamma", "RandomPoisson", "RandomPoissonV2", "RandomShuffle", "RandomStandardNormal",
      "RandomUniform", "RandomUniformInt", "ParameterizedTruncatedNormal", "TruncatedNormal", "RandomCrop")
@@ -18,12 +18,12 @@ STATEFUL_RANDOM_OPS = frozenset(
 
 
 def _unseeded_parts(layer: keras.Layer) -> Iterator[str]:
-    """Yield what in one layer draws with a seed of Keras's own choice."""
+    """Yield the parts of a layer that draw with a seed chosen by Keras."""
     for name, value in vars(layer).items():
         if isinstance(value, keras.initializers.Initializer) and getattr(value, "_init_seed", 0) is None:
             yield name.lstrip("_")
         is_generator = isinstance(value, keras.random.SeedGenerator)
-        # A recurrent layer always has a generator; it draws only with dropout.
+        # A recurrent layer always has a generator, but uses it only for dropout.
         rates = [
             getattr(layer, rate)
             for rate in ("dropout", "recurrent_dropout")
@@ -34,48 +34,48 @@ def _unseeded_parts(layer: keras.Layer) -> Iterator[str]:
 
 
 def check_layers_seeded(model: keras.Model) -> None:
-    """Refuse a layer that draws without a seed point.
+    """Check that every layer that draws random numbers has a seed.
 
     Raises:
-        UncoveredDrawError: Names the layer and its argument.
+        UncoveredDrawError: A layer has none. The message has the layer and its argument.
     """
     for layer in model._flatten_layers():  # noqa: SLF001  no public name (Keras 3.15)
         for part in _unseeded_parts(layer):
             raise UncoveredDrawError(
-                f"layer {layer.name} draws random numbers that no seed point covers: {part} has no seed.",
+                f"layer {layer.name} draws random numbers without a seed point: {part} has no seed.",
                 expected=f"a seed for {part}",
-                received="None, so Keras chooses one",
+                received="None, so Keras chooses a random one",
                 fix=f'pass seed=seed("{layer.name}/…") to it in the model function and list the point in conf/model/.',
             )
 
 
 def opaque_operations(nodes: Iterable[Any]) -> list[str]:
-    """Return "type in layer" for every operation of a traced step that runs Python code, whose bits nobody can know."""
+    """Return "type in layer" for every operation of a traced step that runs Python code, which cannot be checked."""
     return sorted({f"{node.op} in {node.name}" for node in nodes if node.op in OPAQUE_OPS})
 
 
 def graph_nodes(function: Any) -> list[Any]:
-    """Return the nodes of a traced function, with those of the functions that it calls (loops, branches)."""
+    """Return the nodes of a traced function and of the functions that it calls (loops, branches)."""
     graph = function.graph.as_graph_def()
     return [*graph.node, *(node for part in graph.library.function for node in part.node_def)]
 
 
 def check_graph_draws(function: Any, nodes: Iterable[Any]) -> None:
-    """Refuse operations in a traced step that draw from TensorFlow's stateful generators, or from Keras's global one.
+    """Check that a traced step uses neither TensorFlow's stateful generators nor Keras's global one.
 
     Args:
         function: The traced step.
-        nodes: What `graph_nodes` gave of it.
+        nodes: Its nodes, from `graph_nodes`.
 
     Raises:
-        UncoveredDrawError: Names the operation with its path, which begins with the layer's.
+        UncoveredDrawError: It does. The message has the path of the operation, which starts with the layer.
     """
     stateful = [node for node in nodes if node.op in STATEFUL_RANDOM_OPS]
     draws = [(node.name, f"TensorFlow's stateful {node.op}") for node in stateful]
     draws += [(name, "Keras's global generator") for name in _readers_of_keras_generator(function)]
     for name, received in draws:
         raise UncoveredDrawError(
-            f"operation {name} draws random numbers that no seed point covers.",
+            f"operation {name} draws random numbers without a seed point.",
             expected="keras.random with a SeedGenerator made from a seed point",
             received=received,
             fix="draw with keras.random.…(seed=self.seed_generator) in that layer.",
@@ -83,7 +83,7 @@ def check_graph_draws(function: Any, nodes: Iterable[Any]) -> None:
 
 
 def _readers_of_keras_generator(function: Any) -> list[str]:
-    """Return the operations that read the generator which keras.random uses without a seed."""
+    """Return the operations that read the generator that keras.random uses if it gets no seed."""
     from keras.src.backend.common.global_state import get_global_attribute  # noqa: PLC0415  no public name (Keras 3.15)
 
     generator = get_global_attribute("global_seed_generator")
@@ -95,17 +95,17 @@ def _readers_of_keras_generator(function: Any) -> list[str]:
 
 
 class GeneratorWatch:
-    """Notices draws from Python's and NumPy's global generators while training."""
+    """Detects draws from Python's and NumPy's global generators during training."""
 
     def __init__(self, seeds: Seeds) -> None:
         self._points = [point for point in ("python/random", "numpy/global") if seeds.is_seeded(point)]
         self._states = global_generator_states()
 
     def check(self, epoch: int, step: int) -> None:
-        """Refuse a generator that has moved.
+        """Check that the global generators were not used.
 
         Raises:
-            UncoveredDrawError: Names the generator and the step.
+            UncoveredDrawError: One was used. The message has the generator and the step.
         """
         if not self._points:
             return
@@ -114,9 +114,9 @@ class GeneratorWatch:
             if states[point] != self._states[point]:
                 module = {"python/random": "random", "numpy/global": "numpy.random"}[point]
                 raise UncoveredDrawError(
-                    f"the global generator {point} moved in epoch {epoch}, step {step}: "
-                    f"something draws from the module {module} while training.",
-                    expected="every draw from a seed point of its own",
+                    f"the global generator {point} was used in epoch {epoch}, step {step}: "
+                    f"code draws from the module {module} during training.",
+                    expected="random numbers only from seed points",
                     received=f"a draw from {module}'s global generator",
-                    fix="draw with keras.random and a SeedGenerator in the model, or with context.rng(…) in the data.",
+                    fix="use keras.random with a SeedGenerator in the model, or context.rng(…) in the data function.",
                 )

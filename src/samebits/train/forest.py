@@ -1,7 +1,7 @@
-"""Fits scikit-learn's random forest, whose algorithm is random by nature, and records it as the loop does a network.
+"""Fits scikit-learn's random forest, whose algorithm is itself random, and records it like a network.
 
-A tree is a step of the trace. The forest is kept as plain arrays, without pickle. A fit takes seconds to minutes, so it
-has no checkpoints: one that was stopped begins anew. Knows nothing of processes, the environment or trackers.
+Each tree is a step of the trace. The forest is saved as plain arrays, without pickle. A fit takes seconds to minutes,
+so it has no checkpoints, and a stopped fit restarts. Does not know processes, the environment or trackers.
 """
 
 import contextlib
@@ -26,19 +26,19 @@ from samebits.train.draws import GeneratorWatch
 from samebits.train.recorder import Recorder
 
 MODEL = "model.arrays"
-# Field by field: scikit-learn's own array of nodes has padding bytes between them.
+# Saved field by field, because scikit-learn's array of nodes has padding bytes.
 NODE_FIELDS = (
     "feature", "threshold", "children_left", "children_right", "value", "missing_go_to_left", "impurity",
     "n_node_samples", "weighted_n_node_samples",
 )  # fmt: skip
-WITHOUT_MEANING = TrainingConfig(epochs=1)  # what the settings of the loop must be for a model that has no loop
+WITHOUT_MEANING = TrainingConfig(epochs=1)  # the required settings of the loop for a model without a loop
 
 
 def check_forest(model: Any, settings: TrainingConfig) -> None:
-    """Refuse what is no random forest, and settings of the training loop that a forest would ignore.
+    """Check that the model is a random forest, and that no setting is one that a forest ignores.
 
     Raises:
-        ConfigError: Names the key.
+        ConfigError: It is not, or there is one. The message has the key.
     """
     if not isinstance(model, RandomForestClassifier):
         raise ConfigError(
@@ -54,12 +54,12 @@ def check_forest(model: Any, settings: TrainingConfig) -> None:
                 f"training.{field.name}",
                 expected=f"{idle}: a forest has no epochs, batches, loss, optimizer or learning rate",
                 received=value,
-                fix="leave it out; the forest's own settings are the keys of model",
+                fix="remove it; the settings of a forest are the keys of model",
             )
 
 
 def forest_arrays(forest: RandomForestClassifier) -> dict[str, np.ndarray]:
-    """Return everything that a fitted forest knows: its classes, and each tree's nodes as "trees/000/feature"."""
+    """Return a fitted forest as arrays: its classes, and the nodes of each tree, e.g. "trees/000/feature"."""
     arrays = {"classes": np.asarray(forest.classes_)}
     for number, estimator in enumerate(forest.estimators_):
         for field in NODE_FIELDS:
@@ -68,9 +68,9 @@ def forest_arrays(forest: RandomForestClassifier) -> dict[str, np.ndarray]:
 
 
 def class_probabilities(forest: RandomForestClassifier, split: Split) -> np.ndarray:
-    """Return the mean of the trees' votes: float64[rows, classes], a column for every label from 0.
+    """Return the mean of the trees' votes: float64[rows, classes], with one column per label from 0.
 
-    One thread adds them up: several would in the order in which they come, and the bits would follow.
+    Uses one thread, because several threads would add the votes in a random order and change the bits.
     """
     found = forest.set_params(n_jobs=1).predict_proba(split.inputs)
     columns = forest.classes_.astype(np.int64)
@@ -80,13 +80,13 @@ def class_probabilities(forest: RandomForestClassifier, split: Split) -> np.ndar
 
 
 class Forest:
-    """A forest that is fitted once; see `samebits.train.worker.Trainer`.
+    """Trains a forest; see `samebits.train.worker.Trainer`.
 
     Args:
         model: The forest, with its `random_state` from a seed point.
-        dataset: Training and validation rows; inputs are features, [rows, features].
-        settings: Those of the loop; a forest has no use for them.
-        seeds: Whose global generators must not move.
+        dataset: Training and validation rows. The inputs are features, [rows, features].
+        settings: The settings of the loop, which a forest does not use.
+        seeds: The run's seed points.
         attempt: The run's folder.
     """
 
@@ -96,21 +96,21 @@ class Forest:
         self.model, self.dataset, self.settings, self.seeds, self.attempt = model, dataset, settings, seeds, attempt
 
     def check(self) -> None:
-        """Refuse what is no random forest, and settings that it would ignore."""
+        """Check the model and its settings; see `check_forest`."""
         check_forest(self.model, self.settings)
 
     def take_seeds(self) -> None:
-        """Mark the order of batches unused."""
-        self.seeds.mark_unused("data/order", because="a forest takes all rows at once")
+        """Mark data/order as unused."""
+        self.seeds.mark_unused("data/order", because="a forest uses all samples at once")
 
     def run(self) -> dict[str, Any]:
-        """Fit all trees, and record them.
+        """Fit all trees and record them.
 
         Returns:
-            What `samebits.train.network.Network.run` returns; there is no optimizer, nothing is resumed or timed.
+            The same keys as `samebits.train.network.Network.run`, without phases. `resumed_at` is always None.
 
         Raises:
-            UncoveredDrawError: A global generator moved.
+            UncoveredDrawError: A global generator was used.
         """
         forest, data = self.model, self.dataset
         watch = GeneratorWatch(self.seeds)
@@ -120,7 +120,7 @@ class Forest:
             start = {"generators": generator_state_digests(), "data": data.digests(), "opaque": []}
             recorder.append_trace({"epoch": 0}, start, {})
             cores = usable_cores()
-            progress.say(f"{forest.n_estimators} trees, {cores} at once")
+            progress.say(f"{forest.n_estimators} trees, {cores} in parallel")
             forest.set_params(n_jobs=cores).fit(data.train.inputs, data.train.labels)
             watch.check(1, forest.n_estimators)
             probabilities = {name: class_probabilities(forest, getattr(data, name)) for name in ("train", "validation")}
@@ -142,7 +142,7 @@ class Forest:
         }
 
     def record(self, recorder: Recorder, values: dict[str, float]) -> str:
-        """Append a row of the trace for every tree and one for all, and the metrics; returns the weights digest."""
+        """Append the metrics, one trace row per tree and one for the forest. Returns the weights digest."""
         trees: dict[str, dict[str, str]] = {}
         digests = {name: array_digest(name, array) for name, array in forest_arrays(self.model).items()}
         for name, digest in digests.items():
@@ -158,9 +158,9 @@ class Forest:
         return weights
 
     def save_model(self) -> None:
-        """Write the forest's arrays.
+        """Write the arrays of the forest.
 
         Raises:
-            RecordError: The disk is full or the folder is gone.
+            RecordError: The disk is full or the folder is missing.
         """
         files.write_arrays(self.attempt / MODEL, forest_arrays(self.model))

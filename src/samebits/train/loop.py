@@ -1,8 +1,7 @@
-"""The training loop, readable from top to bottom: when a step is taken, recorded and saved.
+"""The training loop: decides when to train, evaluate, record and save.
 
-A run that stops at any step resumes from its newest checkpoint and ends with the same bits and the same rows. What is
-computed is in `steps`, which rows in `data`, what is written in `recorder` and `checkpoints`: each is a parameter here,
-so a test can put its own in place.
+A run that stops at any step resumes from its newest checkpoint, and ends with the same bits and the same rows. `steps`
+computes, `data` chooses the rows, `recorder` and `checkpoints` write. Each is an argument, so a test can replace it.
 """
 
 import logging
@@ -23,23 +22,23 @@ from samebits.train.steps import EpochMetrics, StepResult, Steps, check_finite
 
 logger = logging.getLogger(__name__)
 
-CALL_S = 0.2  # about so long a call of several steps takes; between calls Python checks signals and generators
+CALL_S = 0.2  # target duration of a call of several steps; between calls Python checks signals and generators
 
 
 class Training:
-    """One training, from its beginning or its newest checkpoint to its last epoch.
+    """One training, from its start or its newest checkpoint to its last epoch.
 
     Args:
-        steps: What is computed.
-        batches: Which rows each step takes.
+        steps: Computes the steps.
+        batches: Chooses the rows of each step.
         recorder: Writes rows and progress, and has the clock.
         checkpoints: Writes and restores checkpoints.
         settings: Epochs, and how often to log and to save.
-        trace: How finely the trace records.
-        watch: Notices draws from global generators.
-        start: What the first row of the trace says: generators, data, opaque operations.
-        data_seeded: Whether a second start is bound to load the same data.
-        stop_requested: Asked after every call of steps; True ends the training with a checkpoint.
+        trace: The detail of the trace.
+        watch: Detects draws from global generators.
+        start: The first row of the trace: generators, data, operations that run Python code.
+        data_seeded: Whether every start loads the same data.
+        stop_requested: Called after every call of steps. True stops the training with a checkpoint.
     """
 
     def __init__(
@@ -67,13 +66,13 @@ class Training:
         """Train to the end.
 
         Returns:
-            Where the run was resumed; None: it began anew.
+            The epoch and step at which the run was resumed, or None.
 
         Raises:
-            StopRequestedError: It was asked to stop, after the checkpoint.
-            DataError: It would resume with other data.
+            StopRequestedError: A stop was requested. The checkpoint is saved.
+            DataError: The run would resume with different data.
             TrainingError: The loss is not finite.
-            UncoveredDrawError: A global generator moved.
+            UncoveredDrawError: A global generator was used.
         """
         resumed_at = self.begin()
         while self.position.epoch <= self.settings.epochs:
@@ -83,12 +82,12 @@ class Training:
         return resumed_at
 
     def begin(self) -> dict[str, int] | None:
-        """Start, or resume from the newest checkpoint; returns where (None: at the beginning)."""
+        """Start, or resume from the newest checkpoint. Returns its epoch and step, or None."""
         written, data, recorder = self.recorder.read(), self.start["data"], self.recorder
         first = written[TRACE][0].get("data") if written[TRACE] else None
         if first != data and not self.data_seeded:
             if written[TRACE]:
-                logger.warning("the run begins anew: its data are unseeded, and were drawn otherwise this time")
+                logger.warning("the run restarts: its data is unseeded and differs from its first start")
             self.checkpoints.remove()
         state = self.checkpoints.restore({kind: len(rows) for kind, rows in written.items()})
         if state is None:
@@ -106,9 +105,10 @@ class Training:
         return {"epoch": epoch, "step": step}
 
     def take_steps(self) -> None:
-        """Train on the next batches: a pure function of the state before them and the epoch's order.
+        """Train on the next batches, and record, save and check for a stop as needed.
 
-        How many steps go in one call decides no bits; it follows the time that the last call took.
+        The result is a pure function of the state before and the order of the epoch. The number of steps per call
+        depends on the duration of the last call, and does not change bits.
         """
         position, recorder = self.position, self.recorder
         count, began = self.count_next(), recorder.clock()
@@ -139,20 +139,20 @@ class Training:
         return self.trace.level != "epoch" and self.trace.epoch in (0, self.position.epoch)
 
     def is_watched(self) -> bool:
-        """Return whether Python looks at every step, or runs in it."""
+        """Return whether each step needs its own call, because it is traced or runs Python code."""
         return self.is_traced() or bool(self.steps.opaque)
 
     def count_next(self) -> int:
-        """Return how many steps the next call takes: up to the next record, all of whole batches."""
+        """Return the number of steps of the next call. It ends at the next record and has only full batches."""
         if self.is_watched():
             return 1
         step = self.position.step
         intervals = self.settings.log_every, self.settings.checkpoint_every
         until = (every - step % every for every in intervals)
-        return max(1, min(self.steps_per_call, self.batches.steps - step, self.batches.whole_left(step), *until))
+        return max(1, min(self.steps_per_call, self.batches.steps - step, self.batches.full_batches_left(step), *until))
 
     def record_step(self, rows: np.ndarray, result: StepResult) -> None:
-        """Append one step to the trace, in the order in which it happened."""
+        """Append one step to the trace, in the order of events."""
         evidence: dict[str, Any] = {**self.batches.digests(rows), "loss": float_bits(result.loss)}
         if self.trace.level == "stage":
             evidence["gradients"] = self.steps.gradient_digests(result.gradients)
@@ -160,7 +160,7 @@ class Training:
         self.recorder.append_trace(place, evidence, self.steps.weight_digests())
 
     def end_epoch(self) -> None:
-        """Evaluate, record metrics and trace, and save the beginning of the next epoch."""
+        """Evaluate, record metrics and trace, and save a checkpoint at the start of the next epoch."""
         position, recorder = self.position, self.recorder
         with recorder.timed("evaluate_s"):
             validation, self.logits = self.steps.evaluate()
@@ -181,7 +181,7 @@ class Training:
         self.save()
 
     def save(self) -> None:
-        """Write a checkpoint of everything, once the rows that it counts are on the disk."""
+        """Write a checkpoint, after the rows that it counts are on the disk."""
         with self.recorder.timed("record_s"):
             self.recorder.sync()
             state = State(self.position, self.metrics.state(), self.batches.order, self.recorder.counts)

@@ -1,4 +1,4 @@
-"""How a Keras model is trained: puts steps, batches, recorder, checkpoints and the loop together."""
+"""Trains a Keras model: connects steps, batches, recorder, checkpoints and the loop."""
 
 import contextlib
 import pathlib
@@ -22,15 +22,15 @@ from samebits.train.stop import StopRequests
 
 
 class Network:
-    """A Keras model that is trained by the loop; see `samebits.train.worker.Trainer`.
+    """Trains a Keras model with the loop; see `samebits.train.worker.Trainer`.
 
     Args:
-        model: The built model; outputs logits.
+        model: The built model, which outputs logits.
         dataset: Training and validation rows.
         config: The run's configuration.
-        seeds: Consumes data/order.
+        seeds: Uses data/order.
         attempt: The run's folder.
-        stop: Answers requests to stop.
+        stop: Knows whether a stop was requested.
     """
 
     def __init__(
@@ -46,17 +46,17 @@ class Network:
         self.seeds, self.attempt, self.stop = seeds, attempt, stop
 
     def check(self) -> None:
-        """Refuse a batch that is larger than the data."""
+        """Check that the batch is not larger than the training data."""
         check_batch_size(self.config.training, len(self.dataset.train.labels))
 
     def take_seeds(self) -> None:
-        """Consume data/order, and refuse a layer that draws without a seed where every layer is to have one."""
+        """Use data/order. If all model points are seeded, check that every layer has a seed."""
         self.seeds.take("data/order")
         if self.seeds.all_seeded("model/"):
             check_layers_seeded(self.model)
 
     def make_training(self, batches: Batches, recorder: Recorder) -> Training:
-        """Return the training, with its functions traced and checked, ready to run."""
+        """Return the training, with traced and checked functions."""
         watch, generators = GeneratorWatch(self.seeds), generator_state_digests()
         with recorder.timed("prepare_s"):
             steps = Steps(self.model, self.dataset, self.config.training, self.config.runtime.promise)
@@ -77,7 +77,7 @@ class Network:
         """Train to the end.
 
         Returns:
-            The last epoch's metrics, the digests of weights and optimizer, and where the run was resumed.
+            The metrics of the last epoch, the digests of weights and optimizer, and where the run was resumed.
         """
         settings, validation = self.config.training, self.dataset.validation
         batches = Batches(self.dataset.train, self.seeds, settings)
@@ -102,10 +102,10 @@ class Network:
         }
 
     def save_model(self) -> None:
-        """Write the model in Keras's format, under a temporary name first.
+        """Write the model in Keras's format, first to a temporary name.
 
         Raises:
-            RecordError: The disk is full or the folder is gone.
+            RecordError: The disk is full or the folder is missing.
         """
         path, partial = self.attempt / "model.keras", self.attempt / ".partial.keras"
         try:

@@ -1,7 +1,7 @@
-"""What a training writes: rows of metrics and trace, lines of progress, and where the seconds went.
+"""Writes the record of a training: rows of metrics and trace, progress, and timings.
 
-Gets numbers and digests: it knows neither TensorFlow nor what is trained. Rows go through `files.append_row`, looked up
-at each call, so that a test can put a fault there.
+Gets only numbers and digests, and does not use TensorFlow. Looks up `files.append_row` at each call, so a test can
+inject a fault there.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from samebits.core.errors import RecordError
 from samebits.core.terminal import TrainingProgress
 from samebits.runs.folder import METRICS, TRACE, keep_rows, read_rows
 
-# What is timed apart from the steps: tracing the functions, the first step, the evaluations, what is written.
+# Timed separately from the steps: tracing the functions, the first step, the evaluations, writing the record.
 PHASES = ("prepare_s", "first_step_s", "evaluate_s", "record_s")
 
 
@@ -25,11 +25,11 @@ class Recorder:
 
     Args:
         attempt: The run's folder for metrics and trace.
-        progress: What a waiting person sees.
-        clock: Returns seconds; a test can give one of its own.
+        progress: Shows the progress to the user.
+        clock: Returns seconds. A test can pass its own.
 
     Attributes:
-        counts: How many rows each file has; a checkpoint remembers them.
+        counts: How many rows each file has. Saved in checkpoints.
     """
 
     def __init__(
@@ -43,25 +43,25 @@ class Recorder:
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Add the seconds of the block to a phase. Blocks must not be nested: seconds would count twice."""
+        """Add the duration of the block to a phase. Blocks must not be nested, or time would count twice."""
         began = self.clock()
         yield
         self._spent[phase] += self.clock() - began
 
     def timed_once(self, phase: str) -> contextlib.AbstractContextManager[None]:
-        """Add the seconds of the block to a phase, the first time only."""
+        """Add the duration of the block to a phase, but only the first time."""
         return contextlib.nullcontext() if self._spent[phase] else self.timed(phase)
 
     def phases(self) -> dict[str, float]:
-        """Return where the seconds since this start went; `steps_s` is the steps after the first."""
+        """Return the seconds per phase since the start. `steps_s` is the time of all steps after the first."""
         return {**self._spent, "steps_s": self.clock() - self._began - sum(self._spent.values())}
 
     def read(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the rows that are in the files."""
+        """Return the rows in the files."""
         return {kind: read_rows(path) for kind, path in self._paths.items()}
 
     def keep(self, counts: Mapping[str, int]) -> None:
-        """Cut the files to this many rows: those of the checkpoint that a run resumes from."""
+        """Cut the files to this many rows, for a run that resumes from a checkpoint."""
         self.counts = {kind: counts.get(kind, 0) for kind in self._paths}
         for kind, path in self._paths.items():
             keep_rows(path, self.counts[kind])
@@ -72,7 +72,7 @@ class Recorder:
         self.counts[kind] += 1
 
     def append_metrics(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Append the epoch's metrics so far."""
+        """Append the metrics of the epoch so far."""
         self.append(METRICS, {"epoch": epoch, "step": step, **values})
 
     def append_trace(
@@ -81,31 +81,31 @@ class Recorder:
         """Append a row of the trace.
 
         Args:
-            place: The epoch, and the step for a row about one.
-            evidence: What happened there, as digests and exact bits.
-            tensors: The digest of each weight after it.
-            weights: One digest of all weights; None: that of `tensors`.
+            place: The epoch, and the step if the row is about a step.
+            evidence: The stages of the row, as digests and exact bits.
+            tensors: The digest of each weight afterwards.
+            weights: One digest of all weights; None: computed from `tensors`.
         """
         self.append(TRACE, {**place, **evidence, "weights": weights or arrays_digest(tensors), "tensors": tensors})
 
     def sync(self) -> None:
-        """Return when all rows are on the disk."""
+        """Flush all rows to the disk."""
         for path in self._paths.values():
             files.sync_file(path)
 
     def read_complete_trace(self) -> list[dict[str, Any]]:
-        """Return the trace, after a check that no row was lost while the run was writing.
+        """Check that no row was lost during the run, and return the trace.
 
         Raises:
-            RecordError: A file was cut or removed under the run.
+            RecordError: Another process changed or removed a file during the run.
         """
         written = self.read()
         for kind, rows in written.items():
             if len(rows) != self.counts[kind]:
                 raise RecordError(
-                    f"{self._paths[kind]} was changed by somebody else while the run was writing it.",
+                    f"{self._paths[kind]} was changed by another process during the run.",
                     expected=f"{self.counts[kind]} rows",
                     received=len(rows),
-                    fix="give the same command again with resume=never.",
+                    fix="run the same command again with resume=never.",
                 )
         return written[TRACE]

@@ -1,7 +1,7 @@
-"""What a training computes: loss, metrics, the traced functions of a step and of an evaluation.
+"""Computes a training: loss, metrics, and the traced functions of a step and of an evaluation.
 
-Knows nothing of the order of rows, of epochs or of files: `loop` says when a step is taken, `data` with which rows, and
-`recorder` writes what came out.
+Does not know the order of rows, epochs or files. `loop` decides when to take a step, `data` chooses the rows, and
+`recorder` writes the results.
 """
 
 import functools
@@ -27,7 +27,7 @@ from samebits.train.draws import check_graph_draws, graph_nodes, opaque_operatio
 
 logger = logging.getLogger(__name__)
 
-EVALUATION_BATCH_SIZE = 250  # a constant of the recipe: the bits depend on it
+EVALUATION_BATCH_SIZE = 250  # constant, because bits depend on it
 
 RowLosses = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 TrainStep = Callable[[np.ndarray], tuple[tf.Tensor, tf.Tensor, list[Any]]]
@@ -39,10 +39,10 @@ EvaluationStep = Callable[[np.ndarray], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 
 
 def find_named(key: str, name: str, short_names: Mapping[str, str]) -> Any:
-    """Return a loss or an optimizer by its short name or by package.module.name.
+    """Return a loss or an optimizer by its short name or package.module.name.
 
     Raises:
-        ConfigError: There is none of that name.
+        ConfigError: There is none with this name.
     """
     module, _, attribute = short_names.get(name, name).rpartition(".")
     try:
@@ -57,11 +57,11 @@ def find_named(key: str, name: str, short_names: Mapping[str, str]) -> Any:
 
 
 def find_loss(name: str) -> RowLosses:
-    """Return the loss of each row, from labels[rows] and the model's outputs, which are logits.
+    """Return a function that computes the loss of each row from labels[rows] and the model's logits.
 
     Args:
-        name: A short name, or package.module.name of a function (labels, outputs), or of a Keras loss class; either
-            gets from_logits=True if it takes that.
+        name: A short name, or package.module.name of a function (labels, outputs) or of a Keras loss class. It gets
+            from_logits=True if it has that parameter.
     """
     named: Any = find_named("training.loss", name, LOSSES)
     options: dict[str, Any] = {"from_logits": True} if "from_logits" in inspect.signature(named).parameters else {}
@@ -76,7 +76,7 @@ def find_loss(name: str) -> RowLosses:
 
 
 def make_optimizer(settings: TrainingConfig) -> keras.optimizers.Optimizer:
-    """Return the optimizer that the settings name, with their learning rate."""
+    """Return the optimizer of the settings, with its learning rate."""
     return find_named("training.optimizer", settings.optimizer, OPTIMIZERS)(learning_rate=settings.learning_rate)
 
 
@@ -85,7 +85,7 @@ def make_optimizer(settings: TrainingConfig) -> keras.optimizers.Optimizer:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step gave: how many rows it took, their mean loss, how many were right, the gradients if asked for."""
+    """The result of a step: number of rows, mean loss, number of correct rows, and possibly the gradients."""
 
     rows: int
     loss: float
@@ -95,14 +95,14 @@ class StepResult:
 
 @dataclass
 class EpochMetrics:
-    """Sums over an epoch's steps so far. Nobody else knows which metrics there are."""
+    """The sums of all metrics over the steps of an epoch so far. Only this class defines the metrics."""
 
     loss_sum: float = 0.0
     correct: int = 0
     rows: int = 0
 
     def add(self, result: StepResult) -> None:
-        """Count one step."""
+        """Add one step."""
         self.rows += result.rows
         self.loss_sum += result.loss * result.rows
         self.correct += result.correct
@@ -112,19 +112,19 @@ class EpochMetrics:
         return {"loss": self.loss_sum / self.rows, "accuracy": self.correct / self.rows}
 
     def state(self) -> dict[str, Any]:
-        """Return the sums, exactly, as plain data for a checkpoint."""
+        """Return the exact sums as plain data, for a checkpoint."""
         return {"loss_sum": float_bits(self.loss_sum), "correct": self.correct, "rows": self.rows}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """Return the sums that `state` gave."""
+        """Return the sums from the result of `state`."""
         return cls(float.fromhex(state["loss_sum"]), state["correct"], state["rows"])
 
 
 def count_correct(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Return how many rows are classified correctly: int32[].
 
-    One output is the logit of class 1, several are a logit for each class.
+    A single output is the logit of class 1. Several outputs are one logit per class.
     """
     if logits.shape[-1] == 1:
         predicted = tf.cast(tf.reshape(logits, [-1]) > 0.0, labels.dtype)
@@ -134,17 +134,17 @@ def count_correct(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def check_finite(loss: float, which: str) -> None:
-    """Refuse a loss that is infinite or not a number.
+    """Check that a loss is finite.
 
     Raises:
-        TrainingError: Names the loss.
+        TrainingError: It is not.
     """
     if not math.isfinite(loss):
         raise TrainingError(
             f"the {which} is not finite.",
             expected="a finite loss",
             received=loss,
-            fix="lower training.learning_rate, or look for invalid values in the data.",
+            fix="lower training.learning_rate, or check the data for invalid values.",
         )
 
 
@@ -156,8 +156,8 @@ def make_train_step(
 ) -> TrainStep:
     """Return the traced function of one step.
 
-    The gradients are always among its results, and it is never inlined into a caller. So a detailed trace and
-    `make_train_steps` run the very same graph.
+    It always returns the gradients, and is never inlined into a caller. So a detailed trace and `make_train_steps` run
+    exactly the same graph.
 
     Returns:
         A function from int32[batch] row numbers to (mean loss float32[], correct int32[], gradients by weight).
@@ -182,7 +182,7 @@ def make_train_step(
 
 
 def make_train_steps(train_step: TrainStep) -> TrainSteps:
-    """Return a function that takes several steps without Python between them.
+    """Return a traced function that takes several steps in one call.
 
     Returns:
         A function from int32[steps, batch] row numbers to (mean losses float32[steps], correct int32[steps]).
@@ -201,7 +201,7 @@ def make_train_steps(train_step: TrainStep) -> TrainSteps:
 
 
 def make_evaluation_step(model: keras.Model, row_losses: RowLosses, split: Split) -> EvaluationStep:
-    """Return the traced function of one batch's evaluation.
+    """Return the traced function that evaluates one batch.
 
     Returns:
         A function from int32[batch] row numbers to (losses float32[batch], correct int32[], logits).
@@ -218,7 +218,7 @@ def make_evaluation_step(model: keras.Model, row_losses: RowLosses, split: Split
 
 
 def evaluate(step: EvaluationStep, rows_count: int) -> tuple[dict[str, float], np.ndarray]:
-    """Return (loss and accuracy, logits) over all rows of a split; the sum of losses is rounded once."""
+    """Return (loss and accuracy, logits) over all rows of a split. The sum of losses is exact and rounded once."""
     rows = np.arange(rows_count, dtype=np.int32)
     collected: list[float] = []
     logits: list[np.ndarray] = []
@@ -232,23 +232,23 @@ def evaluate(step: EvaluationStep, rows_count: int) -> tuple[dict[str, float], n
 
 
 class Steps:
-    """The steps of one training: everything that changes the model, and what can be asked about it.
+    """Trains and evaluates the model, and returns digests of its state.
 
     Args:
-        model: The built model; outputs logits.
+        model: The built model, which outputs logits.
         dataset: Training and validation rows.
         settings: Loss, optimizer and learning rate.
-        promise: The runtime level; under "portable" whatever is not portable is refused.
+        promise: The runtime level. Under "portable", anything that is not portable raises an error.
 
     Attributes:
         model: The model.
         optimizer: Its optimizer.
         opaque: "type in layer" of each operation that runs Python code.
-        unmeasured: Types of operations that were never measured.
+        unmeasured: Types of operations that are not among the tested operations.
 
     Raises:
-        NotPortableError: Something is not portable, under that promise.
-        UncoveredDrawError: The step draws from a stateful generator.
+        NotPortableError: Something is not portable, under "portable".
+        UncoveredDrawError: The step uses a stateful generator.
     """
 
     def __init__(self, model: keras.Model, dataset: Dataset, settings: TrainingConfig, promise: str) -> None:
@@ -267,7 +267,7 @@ class Steps:
             self._check_portable(nodes, settings)
 
     def _check_draws(self) -> list[Any]:
-        """Refuse a step that draws from a stateful generator; return the nodes of its graph."""
+        """Check that the step uses no stateful generator. Return the nodes of its graph."""
         traced: Any = self._train_step
         step = traced.get_concrete_function()
         nodes = graph_nodes(step)
@@ -278,15 +278,15 @@ class Steps:
         operations = graph_check.inexact_operations(nodes, self.model, settings.loss, settings.optimizer)
         graph_check.check_portable([*graph_check.inexact_initializers(self.model), *operations])
         if self.unmeasured:
-            logger.warning("portable was never measured for these operations: %s", ", ".join(self.unmeasured))
+            logger.warning("portable was never tested with these operations: %s", ", ".join(self.unmeasured))
 
     def train_one(self, rows: np.ndarray) -> StepResult:
-        """Take one step on these rows, int[batch], with its gradients in the result."""
+        """Take one step on these rows, int[batch]. The result has the gradients."""
         loss, correct, gradients = self._train_step(rows.astype(np.int32))
         return StepResult(len(rows), float(loss), int(correct), gradients)
 
     def train_many(self, rows: np.ndarray, count: int) -> list[StepResult]:
-        """Take several steps of equal size in one call: the same bits as one by one, without gradients."""
+        """Take several steps of equal size in one call, with the same bits as one by one. Returns no gradients."""
         losses, corrects = self._train_steps(rows.astype(np.int32).reshape(count, -1))
         pairs = zip(losses.numpy().tolist(), corrects.numpy().tolist(), strict=True)
         return [StepResult(len(rows) // count, loss, correct) for loss, correct in pairs]
@@ -296,14 +296,14 @@ class Steps:
         return evaluate(self._evaluation_step, self._evaluation_rows)
 
     def weight_digests(self) -> dict[str, str]:
-        """Return the digest of each weight, by its path (seed generators are no weights)."""
+        """Return the digest of each weight by its path, without seed generators."""
         return {variable.path: array_digest(variable.path, variable.numpy()) for variable in self.model.weights}
 
     def optimizer_digest(self) -> str:
-        """Return one digest of the optimizer's state."""
+        """Return one digest of the optimizer state."""
         return arrays_digest({v.path: array_digest(v.path, v.numpy()) for v in self.optimizer.variables})
 
     def gradient_digests(self, gradients: Sequence[Any]) -> dict[str, str]:
-        """Return the digest of each gradient, by the path of its weight."""
+        """Return the digest of each gradient by the path of its weight."""
         pairs = zip(self.model.trainable_variables, gradients, strict=True)
         return {v.path: array_digest(v.path, tf.convert_to_tensor(g).numpy()) for v, g in pairs}

@@ -1,14 +1,14 @@
-"""What asks a training process to stop, and when it may end: at once, or after a checkpoint."""
+"""Handles requests to stop a training process: it ends at once, or after a checkpoint."""
 
 import os
 import signal
 import time
 
-ONE_REQUEST_S = 1.0  # a cluster signals every process of a job, and the parent forwards its own
+ONE_REQUEST_S = 1.0  # signals within this time are one request: a cluster and the parent may both send one
 
 
 class StopRequests:
-    """Answers SIGINT and SIGTERM, and notices that the parent is gone.
+    """Handles SIGINT and SIGTERM, and detects that the parent has ended.
 
     Args:
         parent: The process that started this one.
@@ -21,12 +21,12 @@ class StopRequests:
         self._waits = False
 
     def listen(self) -> None:
-        """Answer the signals from now on."""
+        """Start handling the signals."""
         signal.signal(signal.SIGINT, self._answer)
         signal.signal(signal.SIGTERM, self._answer)
 
     def wait_for_checkpoint(self) -> None:
-        """Let the first request wait until the training has saved; before this call a request ends the process."""
+        """Let the first request wait for a checkpoint. Before this call a request ends the process at once."""
         self._waits = True
 
     def requested(self) -> bool:
@@ -34,13 +34,13 @@ class StopRequests:
         return bool(self._signals) or os.getppid() != self._parent
 
     def exit_code(self) -> int:
-        """Return the exit code of a process that was asked to stop."""
+        """Return the exit code after a request to stop."""
         return 128 + (self._signals[0] if self._signals else signal.SIGTERM)
 
     def _answer(self, number: int, _frame: object) -> None:
         now = time.monotonic()
         again = bool(self._signals) and now > self._first_s + ONE_REQUEST_S
-        if again or not self._waits:  # asked a second time, or there is nothing to save: at once
+        if again or not self._waits:  # a second request, or nothing to save
             os._exit(128 + number)
         self._first_s = self._first_s or now
         self._signals.append(number)

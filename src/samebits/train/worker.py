@@ -1,9 +1,8 @@
-"""The training process: pins, then data, model, training and result, in that order.
+"""The training process: applies the fixed settings, then loads data, builds the model, trains and writes the result.
 
-Started by `samebits.launch.run` as `python -m samebits.train.worker ATTEMPT ROOT PARENT`, in an environment that is
-pinned before Python starts. A run is a pure function of what is in its folder. Exit code 0: done; 1: failed; 2:
-unusable input, nothing begun; 130 or 143: asked to stop by SIGINT or SIGTERM, or left by its parent, after a
-checkpoint.
+`samebits.launch.run` starts it as `python -m samebits.train.worker ATTEMPT ROOT PARENT`, in an environment that was
+fixed before Python started. Exit codes: 0: done. 1: failed. 2: wrong input, nothing started. 130 or 143: stopped by
+SIGINT, by SIGTERM or by the end of the parent, after a checkpoint.
 """
 
 import faulthandler
@@ -48,54 +47,54 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_held: list[Any] = []  # files whose locks live as long as this process
+_held: list[Any] = []  # files whose locks this process holds until its end
 OUT_OF_MEMORY = ("MemoryError", "_ArrayMemoryError", "ResourceExhaustedError")  # Python's, NumPy's, TensorFlow's
 
 
 class Trainer(Protocol):
-    """What differs between a Keras network and a scikit-learn forest."""
+    """Trains a model. Implemented for Keras networks and scikit-learn forests."""
 
     def check(self) -> None:
-        """Refuse settings and a model that cannot be trained.
+        """Check the settings and the model.
 
         Raises:
-            ConfigError: Names the key.
+            ConfigError: A setting or the model is wrong. The message has the key.
         """
 
     def take_seeds(self) -> None:
-        """Consume the training's own seed points, or mark them unused."""
+        """Use the seed points of the training, or mark them as unused."""
 
     def run(self) -> dict[str, Any]:
-        """Train to the end; returns metrics and digests for result.json."""
+        """Train to the end. Returns metrics and digests for result.json."""
 
     def save_model(self) -> None:
-        """Write the trained model into the run's folder."""
+        """Write the trained model into the folder of the run."""
 
 
 def choose_trainer(
     model: Any, dataset: Any, config: Config, seeds: Seeds, attempt: pathlib.Path, stop: StopRequests
 ) -> Trainer:
-    """Return the trainer of a model."""
+    """Return the trainer for a model."""
     import keras  # noqa: PLC0415  after the pins
 
     if isinstance(model, keras.Model):
         from samebits.train.network import Network  # noqa: PLC0415
 
         return Network(model, dataset, config, seeds, attempt, stop)
-    from samebits.train.forest import Forest  # noqa: PLC0415  a second that networks need not wait
+    from samebits.train.forest import Forest  # noqa: PLC0415  takes a second, which networks do not need
 
     return Forest(model, dataset, config.training, seeds, attempt)
 
 
 def find_function(key: str, tree: dict[str, Any]) -> Callable[[Any], Any]:
-    """Return the user's function that the configuration names, with all arguments but the first.
+    """Return the function that the configuration names, with all arguments except the first.
 
     Args:
         key: "data" or "model", for the message.
         tree: That part of the configuration.
 
     Raises:
-        ConfigError: No such function, or it takes other arguments.
+        ConfigError: The function does not exist, or has other parameters.
     """
     target, arguments = split_target(tree)
     module_name, _, name = target.rpartition(".")
@@ -111,14 +110,18 @@ def find_function(key: str, tree: dict[str, Any]) -> Callable[[Any], Any]:
     except TypeError as error:
         takes = [f"{key}.{name}" for name in list(inspect.signature(function).parameters)[1:]]
         raise ConfigError(
-            key, expected="the keys " + ", ".join(takes), received=str(error), fix="fix that key"
+            key, expected="the keys " + ", ".join(takes), received=str(error), fix="fix the keys"
         ) from error
     return functools.partial(function, **arguments)
 
 
 def apply_runtime(config: Config, seeds: Seeds, attempt: pathlib.Path, root: pathlib.Path) -> str:
-    """Pin, check, seed the global generators and record the machine; returns the arithmetic fingerprint."""
-    from samebits.runtime import machine, pins  # noqa: PLC0415  NumPy is imported with the pins in place, either way
+    """Fix and check the settings, seed the global generators and record the machine.
+
+    Returns:
+        The arithmetic fingerprint.
+    """
+    from samebits.runtime import machine, pins  # noqa: PLC0415  after the environment is fixed
 
     hash_seed = seeds.take("python/hash")
     pins.check_machine(config.runtime)
@@ -134,14 +137,14 @@ def apply_runtime(config: Config, seeds: Seeds, attempt: pathlib.Path, root: pat
         to_user = logging.getLogger(
             "samebits.train.worker"
         )  # this module runs as __main__, whose messages stay in the log
-        to_user.warning("the run resumes with another arithmetic (machine.json): %s", earlier[-1]["cpu"])
+        to_user.warning("the run resumes with different settings or CPU (machine.json); before: %s", earlier[-1]["cpu"])
         fingerprint = json_digest([*(machine["fingerprint"] for machine in earlier), fingerprint])
     files.write_json(attempt / MACHINE, {"arithmetic": arithmetic, **described, "earlier": earlier})
     return fingerprint
 
 
 def earlier_machines(attempt: pathlib.Path) -> list[dict[str, Any]]:
-    """Return where a resumed run was trained before: fingerprint, CPU and commit of each start."""
+    """Return fingerprint, CPU and git commit of each earlier start of a resumed run."""
     try:
         before = read_json(attempt / MACHINE)
         mine = {
@@ -155,24 +158,24 @@ def earlier_machines(attempt: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def check_code(config: Config, attempt: pathlib.Path, root: pathlib.Path) -> None:
-    """Refuse code that was saved between the moment that named the run and this process's imports.
+    """Check that no code was changed between naming the run and importing the code in this process.
 
     Raises:
-        ConfigError: Names the files.
+        ConfigError: Code was changed. The message has the files.
     """
     if not (attempt.parent / INPUTS).exists():
-        return  # scratch of another command
+        return  # a temporary run of another command
     named = read_json(attempt.parent / INPUTS)["code"]["files"]
     changed = changed_names(named, {path: bytes_digest(data) for path, data in source_files(config, root).items()})
     if changed:
         raise ConfigError(
-            "src/", expected="the code that this run is named by", fix="give the same command again",
-            received=f"{', '.join(changed)} saved while it was starting",
+            "src/", expected="code that does not change while the run starts", fix="run the same command again",
+            received=f"changes in {', '.join(changed)}",
         )  # fmt: skip
 
 
 def load_dataset(config: Config, seeds: Seeds, root: pathlib.Path) -> "Dataset":
-    """Return what the configuration's data function returns."""
+    """Return the result of the data function of the configuration."""
     from samebits.train.data import DataContext  # noqa: PLC0415  after the pins
 
     dataset: Dataset = find_function("data", config.data)(DataContext(seeds, config.data, root / config.paths.cache))
@@ -180,12 +183,12 @@ def load_dataset(config: Config, seeds: Seeds, root: pathlib.Path) -> "Dataset":
 
 
 def build_model(config: Config, seeds: Seeds) -> Any:
-    """Return what the configuration's model function returns."""
+    """Return the result of the model function of the configuration."""
     return find_function("model", config.model)(seeds.for_model())
 
 
 def run(attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests) -> None:
-    """Train what the attempt's config.yaml says, and write result.json last of all."""
+    """Train with the config.yaml of the attempt, and write result.json last."""
     began = time.monotonic()
     config = from_dict(read_yaml(attempt / CONFIG))
     seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
@@ -222,7 +225,7 @@ def run(attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests) -> None:
 
 
 def wait_for_predecessor(attempt: pathlib.Path) -> None:
-    """Hold the attempt for this process; one whose parent was killed may take a step to notice and to save."""
+    """Lock the attempt, after an earlier process of it ends. That one may first finish a step and save."""
     held = (attempt / WORKER_LOCK).open("a")
     fcntl.flock(held, fcntl.LOCK_EX)
     _held.append(held)
@@ -230,17 +233,17 @@ def wait_for_predecessor(attempt: pathlib.Path) -> None:
 
 
 def describe_exception(error: Exception) -> str:
-    """Return what a person at the terminal reads of an error that is not one of this project's."""
+    """Return the line for the terminal about an error that is not one of this project."""
     name = type(error).__name__
     lines = str(error).splitlines()
     if name in OUT_OF_MEMORY:
         what = f"out of memory ({lines[0] if lines else name})"
-        return f"{name}: {what}; fix: a smaller model, loop.batch_size or data set, or a machine with more memory"
+        return f"{name}: {what}; fix: use a smaller model, training.batch_size or data set, or more memory"
     return f"{name}: {lines[0] if lines else 'no message'}; the traceback is in {LOG}"
 
 
 def main() -> int:
-    """Run the attempt named on the command line, with the process's messages in its log."""
+    """Train the attempt that the command line names, and write all messages to its log."""
     attempt, root, parent = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
     log = os.open(attempt / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -254,11 +257,11 @@ def main() -> int:
     stop = StopRequests(parent)
     stop.listen()
     wait_for_predecessor(attempt)
-    if is_finished(attempt):  # by the predecessor
+    if is_finished(attempt):  # by an earlier process
         return 0
     try:
         if stop.requested():
-            raise StopRequestedError  # noqa: TRY301  answered below as in the middle of the training
+            raise StopRequestedError  # noqa: TRY301  handled below, like a stop during the training
         run(attempt, root, stop)
     except SamebitsError as error:
         text = f"{type(error).__name__}: {error}"
@@ -266,12 +269,12 @@ def main() -> int:
         print(text, file=terminal)
         return error.exit_code
     except SystemExit as error:
-        print(f"the data or model function ended the process: sys.exit({error.code!r})", file=terminal)
+        print(f"the data or model function called sys.exit({error.code!r})", file=terminal)
         traceback.print_exc()
         return 1
     except StopRequestedError:
         return stop.exit_code()
-    except Exception as error:  # noqa: BLE001  the last line of defence: every failure ends in the log
+    except Exception as error:  # noqa: BLE001  every failure must reach the log
         traceback.print_exc()
         print(describe_exception(error), file=terminal)
         return 1

@@ -1,8 +1,9 @@
-"""How much of the spread of the validation metrics each source of randomness carries.
+"""Measures how much variance of the validation metrics each source of randomness causes.
 
-All seed points are held but those of one source; these get what other root seeds would give them. The runs are those
-of `sweep`; a table, study.json and a picture follow. The idea is that of Bouthillier et al. (2021), "Accounting for
-variance in machine learning benchmarks".
+Varies the seed points of one source at a time, with the values that other root seeds would give them. All other seed
+points stay fixed. Prints a table, and writes study.json and a picture.
+
+Source: Bouthillier et al. (2021), "Accounting for variance in machine learning benchmarks".
 """
 
 import copy
@@ -36,14 +37,14 @@ PICTURES = ("variance.svg", "variance.png")
 
 @dataclass(frozen=True)
 class Spread:
-    """The spread that one source makes of one metric.
+    """The standard deviation of one metric that one source causes.
 
     Attributes:
-        n: How many runs.
+        n: The number of runs.
         sd: Standard deviation with n - 1 (None: fewer than two runs).
-        interval: Its 95 % bootstrap interval (None: likewise).
-        share: Its variance as a share of that of all sources together (None: too few runs to tell, or no spread).
-        share_interval: Its 95 % bootstrap interval (None: likewise).
+        interval: The 95 % bootstrap interval of `sd` (None: fewer than two runs).
+        share: The variance as a share of the variance of all sources together (None: too few runs, or no variance).
+        share_interval: The 95 % bootstrap interval of `share` (None: `share` is None).
     """
 
     n: int
@@ -54,17 +55,17 @@ class Spread:
 
 
 def sources_of(points: list[str]) -> dict[str, tuple[str, ...]]:
-    """Return the seed points of each source that a configuration has, and of all together.
+    """Return source -> its seed points, and all of them together.
 
     Args:
-        points: Every point that the configuration lists.
+        points: All seed points of the configuration.
     """
     model = [point for point in points if point.startswith("model/")]
     algorithm = tuple(point for point in points if point.startswith("algorithm/"))
     dropout = tuple(point for point in model if point.endswith("/dropout"))
     found = {
         "data/split": tuple(point for point in points if point == "data/split"),
-        # An algorithm that takes all rows at once has no batches.
+        # An algorithm that uses all samples at once has no batches.
         "data/order": tuple(point for point in points if point == "data/order" and (model or not algorithm)),
         "initialisation": tuple(point for point in model if point not in dropout),
         "dropout": dropout,
@@ -75,14 +76,14 @@ def sources_of(points: list[str]) -> dict[str, tuple[str, ...]]:
 
 
 def make_runs(config: Config, seeds: list[int]) -> list[Run]:
-    """Return the runs of every source: its points as each seed derives them, all others as `seed.root` does.
+    """Return the runs of every source. Its points are derived from each seed, all others from `seed.root`.
 
     Raises:
         ConfigError: The seed policy does not derive the points from the root seed.
     """
     if config.seed.policy != "derived":
         raise ConfigError(
-            "seed.policy", expected="derived, so that all points but one can be held", received=config.seed.policy,
+            "seed.policy", expected="derived, so that one source can vary alone", received=config.seed.policy,
             fix="seed=all",
         )  # fmt: skip
     base = copy.deepcopy(config)
@@ -95,7 +96,7 @@ def make_runs(config: Config, seeds: list[int]) -> list[Run]:
 
 
 def measure_spreads(samples: dict[str, Sample]) -> dict[str, dict[str, Spread]]:
-    """Return the spread of each metric by source, with its share of all sources together."""
+    """Return source -> metric -> standard deviation, with its share of the variance of all sources together."""
     found: dict[str, dict[str, Spread]] = {}
     for source, sample in samples.items():
         found[source] = {}
@@ -115,7 +116,7 @@ def measure_spreads(samples: dict[str, Sample]) -> dict[str, dict[str, Spread]]:
 
 
 def list_spreads(spreads: dict[str, dict[str, Spread]], samples: dict[str, Sample]) -> list[dict[str, Any]]:
-    """Return the spreads as study.json has them and the report draws them, one for each source and metric."""
+    """Return the rows for study.json and the report, one per source and metric."""
     return [
         {
             "source": source, "metric": metric, "sd": one.sd, "low": one.interval and one.interval[0],
@@ -128,11 +129,11 @@ def list_spreads(spreads: dict[str, dict[str, Spread]], samples: dict[str, Sampl
 
 
 def draw(spreads: dict[str, dict[str, Spread]], folder: pathlib.Path) -> None:
-    """Draw the standard deviation by source with its interval, one panel a metric, as SVG and PNG."""
+    """Draw the standard deviation by source with its interval, one panel per metric, as SVG and PNG."""
     import matplotlib as mpl  # noqa: PLC0415  slow to import
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    with mpl.rc_context({"svg.hashsalt": "samebits"}):  # the same runs, the same bytes
+    with mpl.rc_context({"svg.hashsalt": "samebits"}):  # so the same runs give the same bytes
         figure = Figure(figsize=(10, 3.2), layout="constrained")
         axes = figure.subplots(1, len(METRICS), sharey=True)
         for axis, metric in zip(axes, METRICS, strict=True):
@@ -149,8 +150,8 @@ def draw(spreads: dict[str, dict[str, Spread]], folder: pathlib.Path) -> None:
 
 def show(spreads: dict[str, dict[str, Spread]]) -> None:
     """Print the table."""
-    title = "its variance as a share of all together's (95 % interval)"
-    table = Table("varied alone", "metric", "runs", "standard deviation", "95 % interval", title)
+    title = "share of the variance of all together (95 % interval)"
+    table = Table("varied source", "metric", "runs", "standard deviation", "95 % interval", title)
     for source, metrics in spreads.items():
         for metric, one in metrics.items():
             sd = "-" if one.sd is None else f"{one.sd:.5f}"
@@ -162,25 +163,25 @@ def show(spreads: dict[str, dict[str, Spread]]) -> None:
     print_table(table)
     fewest = min((one.n for metrics in spreads.values() for one in metrics.values()), default=0)
     if fewest < MIN_FOR_A_SHARE:
-        print(f"{fewest} runs of a source say nothing of shares: at least {MIN_FOR_A_SHARE}, better --seeds 1..10")
+        print(f"{fewest} runs per source are too few for shares: use at least {MIN_FOR_A_SHARE}, better --seeds 1..10")
 
 
 def run_variance(
     compose: Callable[[list[str]], Config], root: pathlib.Path, seeds: str, options: LauncherOptions
 ) -> int:  # fmt: skip
-    """Vary each source alone and all together, print the table, and write study.json and the picture.
+    """Vary each source alone and all together, print the table, and write study.json and the pictures.
 
     Args:
         compose: Returns the configuration for some overrides.
         root: The project's folder.
         seeds: As `parse_seeds` takes them.
-        options: How the runs are started.
+        options: How to start the runs.
 
     Returns:
-        0: all runs finished; 1: not.
+        0: all runs finished; 1: some did not.
 
     Raises:
-        ConfigError: Seeds, launcher or the configuration are wrong; nothing was begun.
+        ConfigError: Seeds, launcher or the configuration are wrong; nothing was started.
     """
     config = compose([])
     runs = make_runs(config, parse_seeds(seeds))

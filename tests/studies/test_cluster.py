@@ -1,4 +1,4 @@
-"""Studies that are stopped, killed or run by a cluster: nothing is left running, and the bits are the same."""
+"""Stopped and killed studies, and studies on a cluster: no process is left, and the bits are the same."""
 
 import contextlib
 import json
@@ -28,20 +28,20 @@ FOREIGN = "export OMP_NUM_THREADS=3 TF_ENABLE_ONEDNN_OPTS=0 PYTHONHASHSEED=5 TZ=
 
 
 def digests(root: pathlib.Path) -> dict[int, str]:
-    """Return the weights digest of every finished seed of the project's one study."""
+    """Return seed -> weights digest of the finished runs of the project's study."""
     (path,) = (root / "runs" / "studies").glob("*/study.json")
     return {run["seed"]: run["weights_digest"] for run in json.loads(path.read_text())["runs"] if run["attempt"]}
 
 
 def rows(root: pathlib.Path, seed: int) -> int:
-    """Return how many rows of metrics the runs of a seed have."""
+    """Return the number of metrics rows of a seed's runs."""
     found = [path for path in (root / "runs").glob("smoke/*/1/config.yaml") if f"root: {seed}\n" in path.read_text()]
     metrics = [path.with_name("metrics.jsonl") for path in found]
     return sum(len(path.read_bytes().splitlines()) for path in metrics if path.exists())
 
 
 def lost_steps(root: pathlib.Path) -> int:
-    """Return how many steps lie between the newest checkpoint of the one unfinished run and its last row of metrics."""
+    """Return the steps between the newest checkpoint of the unfinished run and its last metrics row."""
     (newest, *_) = sorted((root / "runs").glob("smoke/*/1/checkpoint-*.arrays"), reverse=True)
     _, epoch, step = newest.stem.split("-")
     told = [json.loads(line) for line in newest.with_name("metrics.jsonl").read_text().splitlines()]
@@ -50,7 +50,7 @@ def lost_steps(root: pathlib.Path) -> int:
 
 
 def processes(root: pathlib.Path) -> list[str]:
-    """Return the command lines of all processes that run in a project's folder."""
+    """Return the command lines of all processes in a project's folder."""
     found = []
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         try:
@@ -67,7 +67,7 @@ def trainings(root: pathlib.Path) -> list[str]:
 
 
 def wait_until_trained(root: pathlib.Path, least: int) -> bool:
-    """Wait until every seed has more rows than that."""
+    """Wait until every seed has more rows than a number."""
     return wait_until(lambda: all(rows(root, seed) > least for seed in SEEDS))
 
 
@@ -83,7 +83,7 @@ def start(root: pathlib.Path, *options: str, **variables: str) -> "subprocess.Po
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
-    """Return the digests of a study that nobody disturbed, one run after another."""
+    """Return the digests of an uninterrupted study, trained one run after another."""
     root = copy_project(tmp_path_factory.mktemp("undisturbed"))
     done = run_command(root, "study", *STUDY, "--launcher=basic", "tracker=none")
 
@@ -132,7 +132,7 @@ def test_a_stopped_study_leaves_no_process_and_goes_on(project: pathlib.Path, un
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[str]:
-    """Start a Slurm with one node on this machine; yields its configuration."""
+    """Start Slurm with one node on this machine; yields its configuration."""
     if MISSING or os.geteuid() != 0:
         pytest.skip(f"a real Slurm: {', '.join(MISSING) or 'root'} is missing (tools/slurm.sh)")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="slurm"))
@@ -152,20 +152,20 @@ def slurm() -> Iterator[str]:
 
 
 def jobs(slurm: str, *options: str) -> list[str]:
-    """Return the jobs that are queued or run."""
+    """Return the queued and running jobs."""
     command = ["squeue", "--noheader", "--array", "--format=%i", *options]
     done = subprocess.run(command, env=QUIET | {"SLURM_CONF": slurm}, capture_output=True, text=True, check=True)
     return done.stdout.split()
 
 
 def set_partition(slurm: str, state: str) -> None:
-    """Let Slurm start jobs (UP) or not (DOWN); those that run go on."""
+    """Let Slurm start new jobs (UP) or not (DOWN); running jobs continue."""
     command = ["scontrol", "update", "PartitionName=main", f"State={state}"]
     subprocess.run(command, env=QUIET | {"SLURM_CONF": slurm}, check=True)
 
 
 def array_process(number: int) -> int:
-    """Return the process of a job of the array: the one that Slurm's srun started."""
+    """Return the process that srun started for a job of the array."""
     task = f"SLURM_ARRAY_TASK_ID={number}".encode()
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -181,7 +181,7 @@ def array_process(number: int) -> int:
 def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     slurm: str, project: pathlib.Path, undisturbed: dict[int, str]
 ) -> None:
-    """A killed study, a lost, a preempted and a cancelled job, on a node that sets other variables: the same bits."""
+    """A killed study, and a lost, a preempted and a cancelled job, end with the same bits."""
     options = ("--launcher=submitit_slurm", "tracker=none", "hydra.launcher.cpus_per_task=1", *ASKED_ALONE,
                f"hydra.launcher.setup=['{FOREIGN}']")  # fmt: skip
     environment = {"SLURM_CONF": slurm}
@@ -228,6 +228,6 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     # The same command does what is left, and no more.
     done: Result = run_command(project, "study", *STUDY, *options, environment=environment)
     assert 0 == done.returncode, done.stdout + done.stderr
-    assert "2 runs: 1 begun, 1 finished before" in done.stdout
+    assert "2 runs: 1 started, 1 already finished" in done.stdout
     assert undisturbed == digests(project)
     assert ["1", "1"] == [attempt.name for attempt in finished(project)]

@@ -1,4 +1,4 @@
-"""Variance by source: which points a source has, what is held, and the shares."""
+"""Variance by source: the points of each source, the fixed points, and the shares."""
 
 import json
 import pathlib
@@ -28,7 +28,7 @@ def resolved(config: Config) -> dict[str, int | None]:
 
 
 def test_a_source_moves_its_points_alone(config: Config) -> None:
-    """Against the base exactly the points of the source differ, and they have what the other root gives them."""
+    """Only the points of the source differ from the base, and they have the values of the other root seed."""
     base = resolved(config)
     sources = sources_of(list(base))
     for run in make_runs(config, [7]):
@@ -40,7 +40,7 @@ def test_a_source_moves_its_points_alone(config: Config) -> None:
 
 
 def test_a_source_without_points_is_left_out() -> None:
-    """A model without dropout has no such row; all together is what is left."""
+    """A model without dropout has no such source; all together contains the others."""
     expected = {
         "data/order": ("data/order",),
         "initialisation": ("model/a/kernel",),
@@ -51,14 +51,14 @@ def test_a_source_without_points_is_left_out() -> None:
 
 
 def test_points_that_are_not_derived_cannot_be_held(config: Config) -> None:
-    """With nothing seeded every run varies by itself."""
+    """With the policy unseeded, all points vary, so the study is refused."""
     config.seed.policy = "unseeded"
     with pytest.raises(ConfigError, match="expected derived"):
         make_runs(config, [1])
 
 
 def test_a_share_is_a_ratio_of_variances(tmp_path: pathlib.Path) -> None:
-    """Half the spread is a quarter of the variance; equal runs drew a picture twice with the same bytes."""
+    """Half the standard deviation is a quarter of the variance; the same runs draw the same picture bytes."""
     values, seeds = [0.0, 1.0, 2.0, 4.0, 8.0], [1, 2, 3, 4, 5]
     whole = Sample(seeds, {"val_accuracy": values, "val_loss": values})
     half = [value / 2 for value in values]
@@ -78,7 +78,7 @@ def test_a_share_is_a_ratio_of_variances(tmp_path: pathlib.Path) -> None:
 
 
 def test_few_seeds_have_no_shares(capsys: pytest.CaptureFixture[str]) -> None:
-    """Two runs of a source, or of all together, give no percentages, and a line says how many it takes."""
+    """Two runs per source are too few for shares, and a line says how many are needed."""
     two = Sample([1, 2], {"val_accuracy": [0.5, 0.9], "val_loss": [0.5, 0.9]})
     five = Sample([1, 2, 3, 4, 5], {key: [0.5, 0.6, 0.7, 0.8, 0.85] for key in two.values})
     for samples in ({"data/order": two, ALL: two}, {"data/order": two, ALL: five}, {"data/order": five, ALL: two}):
@@ -86,21 +86,21 @@ def test_few_seeds_have_no_shares(capsys: pytest.CaptureFixture[str]) -> None:
         said = capsys.readouterr().out
 
         assert "%" not in said.replace("95 %", "")
-        assert "2 runs of a source say nothing of shares" in said
+        assert "2 runs per source are too few for shares" in said
     show(measure_spreads({"data/order": five, ALL: five}))
 
     assert "100% (" in capsys.readouterr().out
 
 
 def test_one_run_has_no_spread() -> None:
-    """Nothing is said of what one run cannot show."""
+    """One run has no standard deviation."""
     spreads = measure_spreads({ALL: Sample([1], {"val_accuracy": [0.5], "val_loss": [0.5]})})
 
     assert (None, None) == (spreads[ALL]["val_accuracy"].sd, spreads[ALL]["val_accuracy"].share)
 
 
 def test_the_report_reads_what_is_written(tmp_path: pathlib.Path) -> None:
-    """Every source and metric with a spread is found again in study.json by the report's own reader."""
+    """The report's reader finds every source and metric with a standard deviation in study.json."""
     sample = Sample([1, 2, 3], {"val_accuracy": [0.5, 0.75, 1.0], "val_loss": [0.25, 0.5, 1.0]})
     samples = {"data/order": sample, ALL: sample}
     folder = tmp_path / "studies" / "one"

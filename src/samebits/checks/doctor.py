@@ -252,7 +252,7 @@ def examine(root: pathlib.Path, compose: Compose, environment: Mapping[str, str]
     """
     config, installed = compose([]), package_versions()
     return {
-        "unpinned tags": list(check_tags(root)),
+        "image tags and actions": list(check_tags(root)),
         "the lock": [*check_lock(root), *check_dependencies(root)],
         "installed packages": list(check_installed(root, installed)),
         "the harness": [*check_harness(root), *check_imports(root)],

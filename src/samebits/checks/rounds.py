@@ -26,9 +26,9 @@ class Round:
 
 
 ROUNDS = (
-    Round("1: nothing seeded", "none", "free", must_agree=False),
-    Round("2: data seeds only", "data_only", "free", must_agree=False),
-    Round("3: all seeds, portable", "all", "portable", must_agree=True),
+    Round("1: no seeds", "none", "free", must_agree=False),
+    Round("2: seeds of the data", "data_only", "free", must_agree=False),
+    Round("3: all seeds, fixed settings", "all", "portable", must_agree=True),
     Round("article: one seed, one thread", "article", "article", must_agree=None),
 )
 Runs = list[tuple[Round, list[pathlib.Path]]]

@@ -98,7 +98,7 @@ def _order(node: ast.expr, aliases: dict[str, str]) -> str | None:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
         last = node.func.attr if isinstance(node.func, ast.Attribute) else called.rpartition(".")[2]
         if last in LISTS_A_FOLDER:
-            return "the order of a folder's files depends on the file system: sort them"
+            return "the order of files depends on the file system: sort them"
     return None
 
 

@@ -154,7 +154,7 @@ def stoppable() -> Iterator[None]:
         with answered(stop, signal.SIGTERM, signal.SIGHUP):
             yield
     except (KeyboardInterrupt, SystemExit):
-        print("stopped; the progress is saved, and the same command resumes from there")
+        print("stopped; progress is saved, and the same command resumes the runs")
         raise
 
 

@@ -151,7 +151,7 @@ def draw(spreads: dict[str, dict[str, Spread]], folder: pathlib.Path) -> None:
 def show(spreads: dict[str, dict[str, Spread]]) -> None:
     """Print the table."""
     title = "share of the variance of all together (95 % interval)"
-    table = Table("varied source", "metric", "runs", "standard deviation", "95 % interval", title)
+    table = Table("varied alone", "metric", "runs", "standard deviation", "95 % interval", title)
     for source, metrics in spreads.items():
         for metric, one in metrics.items():
             sd = "-" if one.sd is None else f"{one.sd:.5f}"

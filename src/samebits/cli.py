@@ -197,7 +197,7 @@ def run_train(given: argparse.Namespace, root: pathlib.Path) -> int:
     return compose.main(root, given.words, folds.train)
 
 
-@command("resume", "daily", "continue a stopped run with its own configuration", "samebits resume last", [RUN])
+@command("resume", "daily", "resume a stopped run with its own configuration", "samebits resume last", [RUN])
 def run_resume(given: argparse.Namespace, root: pathlib.Path) -> int:
     """Resume one run."""
     from samebits.launch import run
@@ -209,7 +209,7 @@ def run_resume(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "explain",
     "daily",
-    "say why two runs differ: the input, epoch, step and tensor",
+    "show why two runs differ: the input, epoch, step and tensor",
     "samebits explain last~1 last",
     [argument("a", nargs="?", default="last~1", metavar="A"), argument("b", nargs="?", default="last", metavar="B")],
 )
@@ -298,7 +298,7 @@ def run_comet(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "verify",
     "prove",
-    "train the same run several times under different conditions and compare",
+    "train the same run under different conditions and compare",
     "samebits verify --runs 2 seed.root=56",
     [
         argument("--runs", type=int, default=2, metavar="N", help="number of trainings (default: 2)"),
@@ -317,7 +317,7 @@ def run_verify(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "golden",
     "prove",
-    "train experiments and compare with the committed reference digests",
+    "train experiments and compare with the committed digests",
     "samebits golden smoke",
     [
         argument("experiments", nargs="*", metavar="EXPERIMENT", help="default: all with a file in golden/"),
@@ -334,7 +334,7 @@ def run_golden(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "audit",
     "prove",
-    "change one seed point at a time and check that only its consumer changes",
+    "change one seed at a time and check that only its consumer changes",
     "samebits audit data/order model/conv/kernel",
     [argument("words", nargs="*", metavar="POINT | key=value", help="seed points (default: all), and settings")],
 )
@@ -541,7 +541,7 @@ def run_doctor(_given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "prune",
     "maintenance",
-    "show the disk space of old, stopped and duplicate runs; remove them with --yes",
+    "list old, stopped and duplicate runs with their size; --yes removes them",
     "samebits prune --keep 2 --yes",
     [
         argument("--keep", type=int, metavar="N", help="finished attempts to keep of each run (default: all)"),
@@ -559,7 +559,7 @@ def run_prune(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "clean",
     "maintenance",
-    "show the disk space of caches; remove them with --yes; runs stay",
+    "list caches with their size; --yes removes them, runs stay",
     "samebits clean --yes",
     [YES],
 )
@@ -592,7 +592,7 @@ def run_new(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "update",
     "maintenance",
-    "update the harness in a project that was created with `samebits new`",
+    "update samebits in a project that was created with `samebits new`",
     "samebits update --to v1.2.0",
     [argument("--to", default="", metavar="VERSION", help="a tag or commit (default: the latest)")],
 )

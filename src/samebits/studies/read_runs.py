@@ -93,15 +93,15 @@ def judge(comparison: Comparison, promise: str) -> tuple[str, str]:
     if comparison.elsewhere:
         return "elsewhere", f"not compared with attempts on other kinds of machine: {', '.join(comparison.elsewhere)}"
     if comparison.unreadable:
-        return "unknown", f"other attempts of this run cannot be read: {', '.join(comparison.unreadable)}"
-    return "alone", "the only finished attempt of this run: train it again to compare"
+        return "unknown", f"other runs with these inputs cannot be read: {', '.join(comparison.unreadable)}"
+    return "alone", "the only finished run with these inputs: train it again to compare"
 
 
 def _judge(attempt: pathlib.Path, promise: str) -> tuple[str, str]:
     try:
         return judge(compare_with_siblings(attempt), promise)
     except SamebitsError as error:
-        return "unknown", f"another attempt of this run cannot be read: {_reason(error)}"
+        return "unknown", f"another run with these inputs cannot be read: {_reason(error)}"
 
 
 def _reason(error: Exception) -> str:

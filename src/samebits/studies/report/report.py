@@ -131,10 +131,10 @@ def _headline(data: dict[str, Any]) -> str:
     counts = {name: sum(row["verdict"] == name for row in data["runs"]) for name in SIGNS}
     if counts["broken"]:
         of = f"{counts['broken']} of {len(data['runs'])} runs"
-        return f"A promise was broken: {of} have different bits from another attempt of the same run."
+        return f"A promise was broken: {of} have different bits from another run with the same inputs."
     if counts["held"]:
-        return f"The promise held: {counts['held']} runs have the same bits as another attempt of the same run."
-    return "There are no two attempts of the same run to compare: train one again to see whether the promise holds."
+        return f"The promise held: {counts['held']} runs have the same bits as another run with the same inputs."
+    return "There are no two runs with the same inputs to compare: train one again to see whether the promise holds."
 
 
 def render(data: dict[str, Any]) -> str:

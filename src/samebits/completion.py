@@ -77,7 +77,7 @@ def settings(root: pathlib.Path, word: str) -> Iterator[str]:
 
 def file_keys(path: pathlib.Path, group: str) -> Iterator[str]:
     """Yield the dotted keys of a group's YAML file, each with "="."""
-    import yaml  # noqa: PLC0415  likewise
+    import yaml  # noqa: PLC0415  also not needed for options
 
     text = path.read_text(encoding="utf-8")
     yield from tree_keys(yaml.safe_load(text), "" if "@package _global_" in text else group)

@@ -105,7 +105,7 @@ def append(name: str, text: str) -> Callable[[pathlib.Path], object]:
 MODEL = f"src/{PACKAGE}/model.py"
 MODEL_LINES = len((ROOT / MODEL).read_text().splitlines())
 INPUTS_OF_SMOKE = "golden/smoke.json: was made from other inputs: "
-# What is planted, the check that must find it, and what it must say.
+# The planted risk, the check that must find it, and the expected text.
 PLANTED: dict[str, tuple[Callable[[pathlib.Path], object], str, str]] = {
     "a base by tag": (
         replace("Dockerfile", f"python:3.12{DIGEST}", "python:3.12-slim"),

@@ -18,7 +18,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         ("seed.points.model.embedding_dropout.dropout=57",), ("seed model/embedding_dropout/dropout",),
         "epoch 1, step 1, forward loss",
     ),
-    "one initialiser's seed": (
+    "one initializer's seed": (
         ("seed.points.model.conv.kernel=57",), ("seed model/conv/kernel",),
         "initial weights of imdb_cnn_lstm/conv/kernel",
     ),
@@ -34,7 +34,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
          "model=cnn_lstm"), ("config runtime.intra_op_threads",), "epoch 1, step 1, gradient of ",
     ),
 }  # fmt: skip
-QUICK = ("one weight moved by one ulp at a step", "one initialiser's seed")  # also in `make test`
+QUICK = ("one weight moved by one ulp at a step", "one initializer's seed")  # also in `make test`
 
 
 def attempts(root: pathlib.Path) -> list[pathlib.Path]:

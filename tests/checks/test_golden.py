@@ -27,7 +27,7 @@ def test_the_smoke_experiment_is_golden(golden_project: pathlib.Path) -> None:
 @pytest.mark.full
 def test_another_digest_is_not_golden_and_is_explained(golden_project: pathlib.Path) -> None:
     """A changed setting fails, names the changed input and the epochs, writes nothing, and runs explain."""
-    run_command(golden_project, "golden", "smoke")  # a run with the golden digest is at hand
+    run_command(golden_project, "golden", "smoke")  # now a run with the golden digest exists
     before = (golden_project / "golden" / "smoke.json").read_bytes()
     path = golden_project / "conf" / "experiment" / "smoke.yaml"
     path.write_text(path.read_text().replace("learning_rate: 0.01", "learning_rate: 0.02"))

@@ -85,7 +85,7 @@ def test_threads_that_follow_the_cache_are_told_apart(tmp_path: pathlib.Path) ->
 
     assert 3 == len(set(one)) == len(four_elsewhere)
     assert not set(four) & set(four_elsewhere)
-    assert one == four_elsewhere  # operands and result fit into one cache of 2 MB, so that one thread has the work
+    assert one == four_elsewhere  # everything fits into a cache of 2 MB, so one thread does the work
 
 
 @emulated

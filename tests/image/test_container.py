@@ -22,7 +22,7 @@ from samebits.runtime import machine
 from samebits.runtime.lockfile import locked_versions
 
 BASE = "localhost/samebits-stand-in"
-PLANTED_KEY = os.environ.get("PLANTED_KEY", "")  # what COMET_API_KEY was when the image was built
+PLANTED_KEY = os.environ.get("PLANTED_KEY", "")  # the value of COMET_API_KEY when the image was built
 DIGEST = "sha256:" + "ab" * 32
 USER = "10001:10001"
 
@@ -43,7 +43,7 @@ needs_base = pytest.mark.skipif(not has_image(BASE), reason="needs root, buildah
 needs_image = pytest.mark.skipif(not has_image("samebits"), reason="needs buildah and the image (docs/container.md)")
 
 
-# Which engine
+# Engines
 
 
 def answers(codes: dict[str, int], text: str = "") -> engines.Run:
@@ -75,7 +75,7 @@ def test_an_unknown_engine_is_refused() -> None:
         find_engine("kaniko")
 
 
-# The command lines
+# Command lines
 
 
 def test_docker_builds_with_what_decides_the_image() -> None:
@@ -136,7 +136,7 @@ def test_without_root_on_the_engine_files_are_still_the_callers(tmp_path: pathli
     assert {"--userns=keep-id", f"--user={os.getuid()}:{os.getgid()}"} <= {*podman}
 
 
-# What goes in
+# Content of the image
 
 
 def test_no_key_and_no_run_is_in_the_context(project: pathlib.Path) -> None:
@@ -171,7 +171,7 @@ def test_the_image_is_old_when_a_file_of_it_changed(project: pathlib.Path, tmp_p
     assert before == build_context.context_digest(copy)
 
 
-# What is checked at the start
+# Checks at start
 
 
 def test_the_locks_packages_are_those_installed() -> None:
@@ -248,7 +248,7 @@ def test_the_images_digest_is_recorded_and_decides_nothing(monkeypatch: pytest.M
         machine.describe_machine(ROOT)
 
 
-# Two images compared
+# Comparison of two images
 
 
 def write_layer(path: pathlib.Path, files: dict[str, str], mtime: int = 7) -> pathlib.Path:
@@ -370,7 +370,7 @@ def test_a_killed_container_is_continued_with_the_bits_from_outside(
         assert time.monotonic() < deadline
         time.sleep(0.02)
     for pid in reversed(descendants(first.pid)):
-        with contextlib.suppress(ProcessLookupError):  # its end may be another's
+        with contextlib.suppress(ProcessLookupError):  # it may have ended already
             os.kill(pid, signal.SIGKILL)
     first.communicate()
     for left in working_containers() - before:
@@ -400,7 +400,7 @@ def test_no_secret_of_the_builds_environment_is_in_the_image(tmp_path: pathlib.P
     with container.working_container("samebits") as name:
         root = pathlib.Path(engines.capture(["buildah", "mount", name]).stdout.strip())
 
-        assert tree_contains(root, "dd7d3200c504")  # the README's digest: the search does find
+        assert tree_contains(root, "dd7d3200c504")  # negative control: the search finds the README's digest
         assert not tree_contains(root, PLANTED_KEY)
     described = engines.capture(["buildah", "inspect", "--type=image", "samebits"]).stdout
     assert "SAMEBITS" in described.upper()

@@ -15,7 +15,7 @@ from samebits.core.seeds import make_rng, resolve_points
 from samebits.runtime.pins import GRAPH_REWRITES
 
 SHAPES = [(6, 6), (70, 280), (280, 70), (1, 5), (5, 1), (3, 4, 5), (2, 3, 40), (40, 2, 3)]
-# Of the orthonormal rows of a matrix of small integers; the same on every CPU.
+# Digest of the orthonormal rows of a matrix of small integers; the same on every CPU.
 ORTHONORMAL_DIGEST = "b4561e30de77061079b89fe5bf233b2efa2e8f216e1ae94fddc54a03962160cd"
 
 
@@ -179,7 +179,7 @@ def digests_of(model: Any) -> dict[str, str]:
     named = {f"{layer.name}/{variable.name}": variable for layer in model.layers for variable in layer.variables}
 
     assert len(named) == len(model.variables)
-    del named["lstm/seed_generator_state"]  # every LSTM has one; without dropout nothing draws from it
+    del named["lstm/seed_generator_state"]  # every LSTM has one; without dropout nothing uses it
     return {name: array_digest(name, np.asarray(variable)) for name, variable in named.items()}
 
 

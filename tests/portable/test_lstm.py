@@ -15,7 +15,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"go_backwards": True, "return_sequences": True},
     {"unit_forget_bias": False},
 ]
-# What ours does not reach, and so leaves to Keras.
+# Settings that ours does not support, and so leaves to Keras.
 OTHERS: list[dict[str, Any]] = [
     {"use_bias": False},
     {"activation": "relu"},

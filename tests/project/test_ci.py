@@ -24,26 +24,26 @@ SCHEMAS = [
     ("vendor.renovate", RENOVATE, '"enabledManagers": [', '"enabledManagers": [7, '),
 ]
 JOBS = {"lint", "test", "container", "portable", "update", "required"}
-# What is not run by a test of this file, and where it is run or why it cannot be.
+# Commands that this file does not test, and where they are tested or why they cannot be.
 ELSEWHERE = {
-    "make lint": "looks at the whole house; whoever commits runs it",
+    "make lint": "checks the whole project; CI and every commit run it",
     "make test-all": "it runs this test",
     "make setup": "asks the package index",
-    "make setup-dev": "likewise",
-    ".venv/bin/python tools/lock.py": "likewise",
+    "make setup-dev": "same reason",
+    ".venv/bin/python tools/lock.py": "same reason",
     ".venv/bin/samebits golden": "below, on the smoke experiment",
     ".venv/bin/samebits verify seed.root=56": "by test_readme, on the smoke experiment",
     "make image": "needs a container engine; test_container builds with the one at hand",
-    "make docker-train SEED=56": "likewise",
-    "PYTHONPATH=src python3 -m samebits image verify": "likewise",
-    "PYTHONPATH=src python3 -m samebits image run .venv/bin/samebits verify --quick": "likewise",
-    "PYTHONPATH=src python3 -m samebits image run .venv/bin/samebits golden": "likewise",
+    "make docker-train SEED=56": "same reason",
+    "PYTHONPATH=src python3 -m samebits image verify": "same reason",
+    "PYTHONPATH=src python3 -m samebits image run .venv/bin/samebits verify --quick": "same reason",
+    "PYTHONPATH=src python3 -m samebits image run .venv/bin/samebits golden": "same reason",
     "docker buildx create --use": "needs a Docker daemon",
-    "docker context create ci && docker buildx create --use ci": "likewise",
+    "docker context create ci && docker buildx create --use ci": "same reason",
     "apk add --no-cache git make python3": "needs Alpine",
     "sudo apt-get update -qq && sudo apt-get install -y -qq qemu-user": "needs root and a Debian mirror",
     "apt-get update -qq && apt-get install -y -qq --no-install-recommends git make procps qemu-user util-linux":
-        "likewise",
+        "same reason",
 }  # fmt: skip
 
 
@@ -218,7 +218,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def update(root: pathlib.Path) -> tuple[Result, Result]:
     """Run the two steps of the job `update` that check the digests, on the smoke experiment."""
     (root / "summary.md").unlink(missing_ok=True)
-    shutil.rmtree(root / "runs", ignore_errors=True)  # with a witness of the old digest, explain would train as well
+    shutil.rmtree(root / "runs", ignore_errors=True)  # if a run with the old digest existed, explain would train too
     golden = run_step(step("Golden"), root, PYTHONPATH=str(root / "src"))
     return golden, run_step(step("The outcome"), root)
 

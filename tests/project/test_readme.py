@@ -12,10 +12,10 @@ from conftest import QUIET, ROOT, copy_project
 
 from samebits import cli
 
-EXAMPLE = (ROOT / "conf" / "data" / "imdb_reviews.yaml").exists()  # a copy may do without
+EXAMPLE = (ROOT / "conf" / "data" / "imdb_reviews.yaml").exists()  # a copy may not have it
 SMOKE = "experiment=smoke tracker=none"
 SHORT = f"{SMOKE} training.epochs=1 training.steps_per_epoch=5"
-# What is added to each command, and what it must print.
+# The words added to each command, and the expected output.
 COMMANDS = {
     "make train SEED=56": ("", f"val_accuracy 0.{'84' if EXAMPLE else ''}"),
     "samebits train seed.root=57 training.epochs=3": ("experiment=smoke", "epoch 3/3"),
@@ -32,7 +32,7 @@ COMMANDS = {
         "--kills 5 --kill-seed 3", "SURVIVED: 5 of 5 identical to the uninterrupted training (kill seed 3)",
     ),
     "samebits audit data/order": ("", "LIVE: 1 seed points"),
-    "samebits doctor": ("|| true", " checks"),  # whether this copy is sound is for its owner to decide
+    "samebits doctor": ("|| true", " checks"),  # a copy may have findings
     "samebits study --seeds 1..2": (SMOKE, "2 runs: "),
     "samebits variance --seeds 1..2": (SHORT, "all together"),
     "samebits bagging --bags 2": (SHORT, "ensemble of 2: "),
@@ -51,10 +51,10 @@ ELSEWHERE = {
     "samebits new ../my-study": "test_starter",
     "samebits update": "test_starter",
     "samebits image build": "test_container; needs an engine",
-    "samebits image verify": "likewise",
-    "samebits image train seed.root=56": "likewise",
-    "samebits image test": "likewise",
-    "samebits image run .venv/bin/samebits golden": "likewise",
+    "samebits image verify": "same reason",
+    "samebits image train seed.root=56": "same reason",
+    "samebits image test": "same reason",
+    "samebits image run .venv/bin/samebits golden": "same reason",
 }
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FOLDER = "Größe des Modells/日本"
-# Python's own UTF-8 mode would hide in which encoding a .pth file is read.
+# Python's UTF-8 mode would hide the encoding in which a .pth file is read.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
@@ -98,7 +98,7 @@ def test_all_that_the_code_imports_is_in_the_training_lock(project: pathlib.Path
     assert ["hypothesis"] == only_dev()
 
 
-# What is done when
+# When to install
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_without_a_network_one_error_says_so(project: pathlib.Path) -> None:
     assert not (project / ".venv" / "samebits-state").exists()
 
 
-# Any folder
+# Folders
 
 
 def test_packages_are_found_in_any_folder_in_any_locale(setup: Any, tmp_path: pathlib.Path) -> None:
@@ -302,7 +302,7 @@ def test_set_up_and_training_work_in_any_folder_in_any_locale(tmp_path: pathlib.
     assert golden["weights_digest"] == digest(finished(root)[0])
 
 
-# Any checkout
+# Checkouts
 
 
 def git(folder: pathlib.Path, *words: str) -> str:

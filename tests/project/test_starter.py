@@ -26,7 +26,7 @@ from samebits.runtime.machine import package_versions
 
 pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="copies are made from a git repository")
 
-PACKAGE = "imdb_cnn_lstm"  # as it is here, and must not be in a copy
+PACKAGE = "imdb_cnn_lstm"  # the example's name, which must not be in a copy
 BEFORE = "ef653e5"  # the last commit of version 0.1
 ANSWERS = {
     "name": "Review-Study.2",
@@ -54,7 +54,7 @@ EXAMPLE = {
     "conf/data/imdb_reviews.yaml", "conf/experiment/{package}.yaml", "golden/{package}.json",
     "src/{package}/reviews.py",
 }  # fmt: skip
-# Where the old name may stay: the Keras model's name, under which its weights are digested.
+# Where the example's name may stay: as the Keras model's name, which is part of the digest.
 OF_THE_MODEL = re.compile(r"Keras's example imdb_cnn_lstm|name=\"imdb_cnn_lstm\"")
 
 
@@ -412,7 +412,7 @@ def test_an_installed_package_gives_a_run_the_same_name(named: pathlib.Path, tmp
     root = pathlib.Path(shutil.copytree(named, tmp_path / "copy"))
     config = compose(root, ["experiment=smoke", "tracker=none"])
     with_harness = name_inputs(config, root)
-    shutil.rmtree(root / "harness")  # this process imports samebits from another place, as it would from a wheel
+    shutil.rmtree(root / "harness")  # this process imports samebits from another place, like from a wheel
 
     assert with_harness == name_inputs(config, root)
     shutil.copytree(named / "harness", root / "harness")

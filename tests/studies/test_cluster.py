@@ -16,14 +16,14 @@ from conftest import QUIET, ROOT, Result, children, copy_project, finished, run_
 from fake_comet import read_archive
 
 pytestmark = pytest.mark.full
-ASKED_ALONE = ("training.checkpoint_every=100000",)  # checkpoints are written where the training is asked to stop
-LONG = ("experiment=smoke", "data.rows=2000", "training.epochs=100")  # long enough to be stopped in the middle, thrice
+ASKED_ALONE = ("training.checkpoint_every=100000",)  # checkpoints only when the training is asked to stop
+LONG = ("experiment=smoke", "data.rows=2000", "training.epochs=100")  # long enough to be stopped three times
 SEEDS = (56, 57)
 STUDY = ("--seeds=56..57", *LONG, "tracker.finish_timeout_s=300")
 SLURM_PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "sbatch")
 PATH = os.environ["PATH"] + ":/usr/sbin"
 MISSING = [name for name in SLURM_PROGRAMS if not shutil.which(name, path=PATH)]
-# What a node may have set; a run must not follow it.
+# Variables that a node may have set; they must not change a run.
 FOREIGN = "export OMP_NUM_THREADS=3 TF_ENABLE_ONEDNN_OPTS=0 PYTHONHASHSEED=5 TZ=Asia/Tokyo ONEDNN_MAX_CPU_ISA=SSE41"
 
 
@@ -93,7 +93,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
 
 @pytest.mark.timeout(3600)
 def test_a_stopped_study_leaves_no_process_and_goes_on(project: pathlib.Path, undisturbed: dict[int, str]) -> None:
-    """SIGKILL, SIGTERM and Ctrl-C: each time everything below ends, and the last command has the undisturbed bits.
+    """SIGKILL, SIGTERM and Ctrl-C: each ends all processes, and the last command gives the uninterrupted bits.
 
     In Comet the runs share a group and a variant's tag, and each has its seed.
     """
@@ -186,7 +186,7 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
                f"hydra.launcher.setup=['{FOREIGN}']")  # fmt: skip
     environment = {"SLURM_CONF": slurm}
 
-    # Killed: its jobs are cancelled, and leave what they have.
+    # Killed: its jobs are cancelled, and write a checkpoint.
     killed = start(project, *options, **environment)
     assert wait_until_trained(project, 5)
     assert 2 == len(jobs(slurm, "--states=RUNNING"))
@@ -195,19 +195,19 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     assert wait_until(lambda: not jobs(slurm) and not processes(project)), jobs(slurm)
     assert [] == finished(project)
 
-    # Lost without a word: it is listed, and stops no other.
+    # Lost without a message: it is listed, and the other jobs continue.
     study = start(project, *options, **environment)
     assert wait_until_trained(project, max(rows(project, seed) for seed in SEEDS) + 5)
     job = array_process(0)
     for process in (job, *children(job)):
-        with contextlib.suppress(ProcessLookupError):  # Slurm ends what is left of a job
+        with contextlib.suppress(ProcessLookupError):  # Slurm ends the rest of the job
             os.kill(process, signal.SIGKILL)
     output = study.communicate(timeout=900)[0]
     assert 1 == study.returncode, output
     assert "base  seed 56  FAILED: its job was killed, cancelled or lost" in output
     assert {57: undisturbed[57]} == digests(project)
 
-    # Preempted: Slurm queues the job again by itself, and it goes on. Cancelled: it saves what it has.
+    # Preempted: Slurm queues the job again, and it resumes. Cancelled: it writes a checkpoint.
     reached = rows(project, 56)
     study = start(project, *options, **environment)
     assert wait_until(lambda: rows(project, 56) > reached + 5)
@@ -225,7 +225,7 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     assert "base  seed 56  FAILED: stopped; what was trained is saved" in output
     assert lost_steps(project) < 5
 
-    # The same command does what is left, and no more.
+    # The same command trains only the rest.
     done: Result = run_command(project, "study", *STUDY, *options, environment=environment)
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "2 runs: 1 started, 1 already finished" in done.stdout

@@ -122,7 +122,7 @@ def test_same_runs_same_bytes(tmp_path: pathlib.Path) -> None:
     """The process's folder, hash seed, time zone and locale, and the place of the runs change no byte; a run does."""
     make_runs(tmp_path / "runs")
     shutil.copytree(tmp_path / "runs", tmp_path / "elsewhere" / "kept")
-    (tmp_path / "runs" / "made" / "0001000265" / "7").mkdir(parents=True)  # an attempt not finished is no run
+    (tmp_path / "runs" / "made" / "0001000265" / "7").mkdir(parents=True)  # an unfinished attempt is not shown
     here = in_fresh_process(tmp_path / "runs", tmp_path, tmp_path / "a.html", PYTHONHASHSEED="1", TZ="UTC", LC_ALL="C")
     there = in_fresh_process(
         pathlib.Path("kept"), tmp_path / "elsewhere", tmp_path / "b.html", PYTHONHASHSEED="2", TZ="Asia/Tokyo",

@@ -91,7 +91,7 @@ def test_on_a_terminal_it_goes_on_until_ctrl_c(project: pathlib.Path) -> None:
     make_training(project / "runs", age_s=0)
     screen, terminal = pty.openpty()
     environment = QUIET | {"PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "COLUMNS": "150"}
-    # A shell's background job ignores Ctrl-C, and so would what this test starts in one.
+    # A shell's background jobs ignore Ctrl-C, and so would the processes of this test.
     command = ["env", "--default-signal=INT", sys.executable, "-m", "samebits", "watch"]
     process = subprocess.Popen(command, cwd=project, env=environment, stdout=terminal, stderr=subprocess.STDOUT)
     os.close(terminal)

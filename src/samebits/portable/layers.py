@@ -54,7 +54,7 @@ def _normalize(x: tf.Tensor, mean: Any, variance: Any, epsilon: float, gamma: An
     return shifted if beta is None else shifted + tf.cast(beta, x.dtype)
 
 
-def _spread(parameter: Any, axes: int | list[int], x: tf.Tensor) -> Any:
+def _broadcastable(parameter: Any, axes: int | list[int], x: tf.Tensor) -> Any:
     """Return a parameter with the shape of x on its own axes and 1 on all others (None stays None)."""
     if parameter is None:
         return None
@@ -134,7 +134,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
                     (self.moving_variance, moving["variance"], variance),
                 ):
                     variable.assign(old * self.momentum + new * (1.0 - self.momentum))
-        parts = [_spread(part, self.axis, x) for part in (mean, variance, gamma, beta)]
+        parts = [_broadcastable(part, self.axis, x) for part in (mean, variance, gamma, beta)]
         return tf.cast(_normalize(x, parts[0], parts[1], self.epsilon, *parts[2:]), self.compute_dtype)
 
 
@@ -148,7 +148,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
     def call(self, inputs: Any) -> Any:
         """Return the inputs normalized over the layer's axes, float[same shape]."""
         x = _wide(inputs)
-        gamma, beta = (_spread(part, self.axis, x) for part in (self.gamma, self.beta))
+        gamma, beta = (_broadcastable(part, self.axis, x) for part in (self.gamma, self.beta))
         mean, variance = keras.ops.moments(x, axes=self.axis, keepdims=True)
         if self.rms_scaling:
             mean, beta = 0.0, None
@@ -168,8 +168,8 @@ class GroupNormalization(keras.layers.GroupNormalization):
         groups = channels - 1
         axes = [axis for axis in range(1, len(x.shape)) if axis != groups]
         mean, variance = keras.ops.moments(x, axes=axes, keepdims=True)
-        gamma = _spread(self.gamma, [groups, channels], x) if self.scale else None
-        beta = _spread(self.beta, [groups, channels], x) if self.center else None
+        gamma = _broadcastable(self.gamma, [groups, channels], x) if self.scale else None
+        beta = _broadcastable(self.beta, [groups, channels], x) if self.center else None
         return tf.cast(_normalize(x, mean, variance, self.epsilon, gamma, beta), reshaped_inputs.dtype)
 
 
@@ -184,7 +184,7 @@ class RMSNormalization(keras.layers.RMSNormalization):
         """Return the inputs divided by their root mean square over the layer's axes and scaled, float[same shape]."""
         wide = _wide(x)
         mean_square = tf.reduce_mean(tf.square(wide), self.axis, keepdims=True)
-        scale = _spread(self.scale, self.axis, wide)
+        scale = _broadcastable(self.scale, self.axis, wide)
         return tf.cast(_normalize(wide, 0.0, mean_square, self.epsilon, scale, None), x.dtype)
 
 

@@ -108,12 +108,12 @@ class RMSprop(keras.optimizers.RMSprop):
         index = self._get_variable_index(variable)
         velocity = self._velocities[index]
         self.assign(velocity, self.rho * velocity + (1 - self.rho) * tf.square(gradient))
-        spread = velocity + self.epsilon
+        denominator = velocity + self.epsilon
         if self.centered:
             average = self._average_gradients[index]
             self.assign(average, self.rho * average + (1 - self.rho) * gradient)
-            spread = velocity - tf.square(average) + self.epsilon
-        decrease = ops.divide(tf.cast(learning_rate, variable.dtype) * gradient, tf.sqrt(spread))
+            denominator = velocity - tf.square(average) + self.epsilon
+        decrease = ops.divide(tf.cast(learning_rate, variable.dtype) * gradient, tf.sqrt(denominator))
         if self.momentum > 0:
             momentum = self._momentums[index]
             self.assign(momentum, self.momentum * momentum + decrease)

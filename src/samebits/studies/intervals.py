@@ -160,11 +160,11 @@ def variance_ratio(part: Sequence[float], whole: Sequence[float]) -> tuple[float
         return None
     rng = make_rng(derive_seed(0, "study/shares"), "study/shares")
     resamples = min(RESAMPLES, max(MIN_RESAMPLES, MAX_DRAWS // max(map(len, samples))))
-    spreads = [
+    variances = [
         np.array([np.var(rng.choice(sample, len(sample)), ddof=1) for _ in range(resamples)]) for sample in samples
     ]
-    defined = spreads[1] > 0
-    low, high = np.percentile(spreads[0][defined] / spreads[1][defined], [2.5, 97.5])
+    defined = variances[1] > 0
+    low, high = np.percentile(variances[0][defined] / variances[1][defined], [2.5, 97.5])
     share = np.var(samples[0], ddof=1) / np.var(samples[1], ddof=1)
     return float(share), (float(low), float(high))
 

@@ -36,7 +36,7 @@ PICTURES = ("variance.svg", "variance.png")
 
 
 @dataclass(frozen=True)
-class Spread:
+class Deviation:
     """The standard deviation of one metric that one source causes.
 
     Attributes:
@@ -95,27 +95,27 @@ def make_runs(config: Config, seeds: list[int]) -> list[Run]:
     ]
 
 
-def measure_spreads(samples: dict[str, Sample]) -> dict[str, dict[str, Spread]]:
+def measure_deviations(samples: dict[str, Sample]) -> dict[str, dict[str, Deviation]]:
     """Return source -> metric -> standard deviation, with its share of the variance of all sources together."""
-    found: dict[str, dict[str, Spread]] = {}
+    found: dict[str, dict[str, Deviation]] = {}
     for source, sample in samples.items():
         found[source] = {}
         for metric in METRICS:
             values = sample.values[metric]
             interval = bootstrap_interval(values, standard_deviation)
             sd = None if interval is None else float(standard_deviation(np.sort(values)))
-            found[source][metric] = Spread(len(values), sd, interval)
-    for source, spreads in found.items():
-        for metric, spread in spreads.items():
+            found[source][metric] = Deviation(len(values), sd, interval)
+    for source, deviations in found.items():
+        for metric, deviation in deviations.items():
             if source == ALL or ALL not in samples:
                 continue
             ratio = variance_ratio(samples[source].values[metric], samples[ALL].values[metric])
             if ratio:
-                spreads[metric] = dataclasses.replace(spread, share=ratio[0], share_interval=ratio[1])
+                deviations[metric] = dataclasses.replace(deviation, share=ratio[0], share_interval=ratio[1])
     return found
 
 
-def list_spreads(spreads: dict[str, dict[str, Spread]], samples: dict[str, Sample]) -> list[dict[str, Any]]:
+def list_deviations(deviations: dict[str, dict[str, Deviation]], samples: dict[str, Sample]) -> list[dict[str, Any]]:
     """Return the rows for study.json and the report, one per source and metric."""
     return [
         {
@@ -123,12 +123,12 @@ def list_spreads(spreads: dict[str, dict[str, Spread]], samples: dict[str, Sampl
             "high": one.interval and one.interval[1], "share": one.share, "share_interval": one.share_interval,
             "values": samples[source].values[metric],
         }
-        for source, by in spreads.items()
+        for source, by in deviations.items()
         for metric, one in by.items()
     ]  # fmt: skip
 
 
-def draw(spreads: dict[str, dict[str, Spread]], folder: pathlib.Path) -> None:
+def draw(deviations: dict[str, dict[str, Deviation]], folder: pathlib.Path) -> None:
     """Draw the standard deviation by source with its interval, one panel per metric, as SVG and PNG."""
     import matplotlib as mpl  # noqa: PLC0415  slow to import
     from matplotlib.figure import Figure  # noqa: PLC0415
@@ -137,22 +137,22 @@ def draw(spreads: dict[str, dict[str, Spread]], folder: pathlib.Path) -> None:
         figure = Figure(figsize=(10, 3.2), layout="constrained")
         axes = figure.subplots(1, len(METRICS), sharey=True)
         for axis, metric in zip(axes, METRICS, strict=True):
-            rows = [(source, one[metric]) for source, one in reversed(spreads.items()) if one[metric].sd is not None]
-            for source, spread in rows:
-                axis.barh(source, spread.sd, color="#9aa7b8" if source == ALL else "#3b6ea5")
-                if spread.interval is not None:
-                    axis.plot(spread.interval, [source, source], color="black", linewidth=1.5, marker="|")
+            rows = [(source, one[metric]) for source, one in reversed(deviations.items()) if one[metric].sd is not None]
+            for source, deviation in rows:
+                axis.barh(source, deviation.sd, color="#9aa7b8" if source == ALL else "#3b6ea5")
+                if deviation.interval is not None:
+                    axis.plot(deviation.interval, [source, source], color="black", linewidth=1.5, marker="|")
             axis.set_xlabel(f"standard deviation of {metric}")
         for name in PICTURES:
             metadata = {"Date": None} if name.endswith("svg") else {"Software": None}
             figure.savefig(folder / name, dpi=110, metadata=metadata)
 
 
-def show(spreads: dict[str, dict[str, Spread]]) -> None:
+def show(deviations: dict[str, dict[str, Deviation]]) -> None:
     """Print the table."""
     title = "share of the variance of all together (95 % interval)"
     table = Table("varied alone", "metric", "runs", "standard deviation", "95 % interval", title)
-    for source, metrics in spreads.items():
+    for source, metrics in deviations.items():
         for metric, one in metrics.items():
             sd = "-" if one.sd is None else f"{one.sd:.5f}"
             interval = "-" if one.interval is None else "{:.5f} to {:.5f}".format(*one.interval)
@@ -161,7 +161,7 @@ def show(spreads: dict[str, dict[str, Spread]]) -> None:
                 share = "{:.0%} ({:.0%} to {:.0%})".format(one.share, *one.share_interval)
             table.add_row(source, metric, str(one.n), sd, interval, share)
     print_table(table)
-    fewest = min((one.n for metrics in spreads.values() for one in metrics.values()), default=0)
+    fewest = min((one.n for metrics in deviations.values() for one in metrics.values()), default=0)
     if fewest < MIN_FOR_A_SHARE:
         print(f"{fewest} runs per source are too few for shares: use at least {MIN_FOR_A_SHARE}, better --seeds 1..10")
 
@@ -187,14 +187,14 @@ def run_variance(
     runs = make_runs(config, parse_seeds(seeds))
     study = Study(f"variance-{config.name}", runs, root)
     train(study, options)
-    spreads: dict[str, dict[str, Spread]] = {}
+    deviations: dict[str, dict[str, Deviation]] = {}
 
     def conclude(samples: dict[str, Sample], _failed: list[Record]) -> dict[str, Any]:
-        spreads.update(measure_spreads(samples))
-        return {"variance": list_spreads(spreads, samples)}
+        deviations.update(measure_deviations(samples))
+        return {"variance": list_deviations(deviations, samples)}
 
     _, failed = write_study(study.folder / STUDY, study.name, study.records(), conclude)
-    show(spreads)
-    draw(spreads, study.folder)
+    show(deviations)
+    draw(deviations, study.folder)
     print(f"variance: {shown_path(study.folder / STUDY, root)}, {', '.join(PICTURES)}")
     return show_failed(failed, len(runs))

@@ -126,7 +126,7 @@ def test_runs_of_other_validation_rows_have_no_average(
     arrays["labels"] = arrays["labels"][::-1].copy()
     result = read_json(attempt / "result.json") | {"predictions_digest": write_predictions(tmp_path, arrays)}
     write_json(tmp_path / "result.json", result)
-    with pytest.raises(RecordError, match=f"{tmp_path} validated on other rows than"):
+    with pytest.raises(RecordError, match=f"{tmp_path} validated on other samples than"):
         make_ensemble([attempt, tmp_path])
 
 
@@ -149,9 +149,9 @@ def test_a_bag_without_the_rarest_class_counts_as_nothing_for_it(tmp_path: pathl
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--bags=1", "BAGS: expected a number, 2 to 10000, received '1'"),
-        ("--bags=many", "BAGS: "),
-        ("training.loss=keras.losses.Huber", "training.loss: expected one of probabilities"),
+        ("--bags=1", "--bags: expected a number, 2 to 10000, received '1'"),
+        ("--bags=many", "--bags: "),
+        ("training.loss=keras.losses.Huber", "training.loss: expected a loss on probabilities"),
         ("seed=none", "seed.policy: expected a policy that fixes the split"),
     ],
 )

@@ -99,7 +99,7 @@ def test_equal_values_have_a_spread_of_zero() -> None:
 @pytest.mark.parametrize(("values", "seeds"), [([], []), ([1.0], [1, 2])])
 def test_a_sample_without_a_value_for_each_seed_is_refused(values: list[float], seeds: list[int]) -> None:
     """The error says how many values there are."""
-    with pytest.raises(ConfigError, match="expected one value a seed"):
+    with pytest.raises(ConfigError, match="expected one value per seed"):
         summarize(values, seeds)
 
 

@@ -257,7 +257,7 @@ def test_more_runs_than_a_page_shows_are_refused(tmp_path: pathlib.Path, monkeyp
     make_runs(tmp_path / "runs")
     monkeypatch.setattr(report, "MAX_RUNS", 4)
 
-    with pytest.raises(UsageError, match="at most 4 runs on a page, received 5"):
+    with pytest.raises(UsageError, match="at most 4 runs per page, received 5"):
         report.report(tmp_path / "runs", [], tmp_path / "page.html")
 
 

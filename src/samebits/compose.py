@@ -128,18 +128,21 @@ def override_error(word: str, message: str = "") -> ConfigError:
     as_text = f"{shell_word(quoted)}, or with make {make_word(quoted)}" if quoted else ""
     if not message and parse_override(word) is not None:
         key, _, value = word.partition("=")
-        a_list = "" if "(" in value else f"for a list, {shell_word(f'{key}=[{value}]')}; "
+        a_list = "" if "(" in value else f"to pass a list, type {shell_word(f'{key}=[{value}]')}; "
         return ConfigError(
             f"override {word!r}",
             expected="one value",
             received="several values: a comma, or a sweep such as range(1,3)",
-            fix=f"for one run per value, samebits train --multirun {shell_word(word)}; {a_list}for text, {as_text}",
+            fix=f"for one run per value, type samebits train --multirun {shell_word(word)}; "
+            f"{a_list}to pass text, type {as_text}",
         )
     place = unread_position(word, message) if message else None
     received = "no =" if "=" not in word else "no key before the =" if word.startswith("=") else "something else"
     if place is not None:
         received = f"{word[place]!r} as character {place + 1}"
-    advice = f"for text, {as_text}; a list has both brackets: key=[a,b]" if as_text else "e.g. training.epochs=3"
+    advice = (
+        f"to pass text, type {as_text}; a list has both brackets: key=[a,b]" if as_text else "e.g. training.epochs=3"
+    )
     return ConfigError(
         f"override {word!r}", expected="key=value, with quotes around special characters", received=received, fix=advice
     )

@@ -180,29 +180,29 @@ PLANTED: dict[str, tuple[Callable[[pathlib.Path], object], str, str]] = {
         "randomness", "samebits.portable.layers.Dropout without seed=",
     ),
     "no golden file": (
-        lambda root: (root / "golden" / "smoke.json").unlink(), "golden digests", "golden/smoke.json: is missing",
+        lambda root: (root / "golden" / "smoke.json").unlink(), "reference digests", "golden/smoke.json: is missing",
     ),
     "an experiment of one's own without a golden file": (
         append("conf/experiment/mine.yaml", "# @package _global_\nname: mine\n"),
-        "golden digests", "golden/mine.json: is missing",
+        "reference digests", "golden/mine.json: is missing",
     ),
     "a golden file of other code": (
-        append(MODEL, "# changed\n"), "golden digests", f"{INPUTS_OF_SMOKE}code.{MODEL.removeprefix('src/')}",
+        append(MODEL, "# changed\n"), "reference digests", f"{INPUTS_OF_SMOKE}code.{MODEL.removeprefix('src/')}",
     ),
     "a golden file of another configuration": (
         replace("conf/experiment/smoke.yaml", "learning_rate: 0.01", "learning_rate: 0.02"),
-        "golden digests", f"{INPUTS_OF_SMOKE}config.training.learning_rate",
+        "reference digests", f"{INPUTS_OF_SMOKE}config.training.learning_rate",
     ),
     "a golden file of another lock": (
-        append("requirements.lock", "# \n"), "golden digests", f"{INPUTS_OF_SMOKE}lock",
+        append("requirements.lock", "# \n"), "reference digests", f"{INPUTS_OF_SMOKE}lock",
     ),
     "a torn golden file": (
         lambda root: (root / "golden" / "smoke.json").write_text("{"),
-        "golden digests", "golden/smoke.json: cannot be checked: ",
+        "reference digests", "golden/smoke.json: cannot be checked: ",
     ),
     "an experiment that does not compose": (
         replace("conf/experiment/smoke.yaml", "epochs: 2", "epoch: 2"),
-        "golden digests", "golden/smoke.json: cannot be checked: ",
+        "reference digests", "golden/smoke.json: cannot be checked: ",
     ),
     "a change without a commit": (append("notes.txt", "later\n"), "git", "git: uncommitted changes after "),
     "no repository": (
@@ -218,14 +218,14 @@ def test_a_sound_copy_has_no_findings(sound: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_weakness_is_named(name: str, copy: pathlib.Path) -> None:
-    """The right check reports place and fact. Only git and golden digests may report something too."""
+    """The right check reports place and fact. Only git and reference digests may report something too."""
     plant, check, said = PLANTED[name]
     plant(copy)
     found = examine(copy)
 
     assert check in found, found
     assert any(said in line for line in found[check]), found[check]
-    assert set(found) <= {check, "git", "golden digests", "installed packages"}
+    assert set(found) <= {check, "git", "reference digests", "installed packages"}
 
 
 def test_a_machine_without_avx2_is_named(sound: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

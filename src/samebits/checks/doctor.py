@@ -257,7 +257,7 @@ def examine(root: pathlib.Path, compose: Compose, environment: Mapping[str, str]
         "installed packages": list(check_installed(root, installed)),
         "the harness": [*check_harness(root), *check_imports(root)],
         "randomness": list(check_randomness(root)),
-        "golden digests": list(check_goldens(root, compose, installed)),
+        "reference digests": list(check_goldens(root, compose, installed)),
         "the machine": list(check_cpu(config)),
         "git": list(check_git(root)),
         "environment": list(check_variables(config, environment)),

@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from samebits.core.project import HARNESS_CONF
+
 # bash splits words at "=" and replaces only the part after the last "=".
 BASH = """\
 _samebits() {
@@ -64,8 +66,9 @@ def settings(root: pathlib.Path, word: str) -> Iterator[str]:
     from samebits.core.config import Config  # noqa: PLC0415  imports NumPy, which completing an option does not need
 
     group, chosen, _ = word.partition("=")
-    for folder in sorted((root / "conf").iterdir()):
-        if folder.is_dir() and folder.name != "hydra":
+    folders = [folder for conf in (root / "conf", HARNESS_CONF) for folder in sorted(conf.iterdir())]
+    for folder in folders:
+        if folder.is_dir() and folder.name not in {"hydra", "__pycache__"}:
             files = sorted(folder.glob("*.yaml"))
             yield from [f"{group}={path.stem}" for path in files if chosen and folder.name == group]
             if not chosen:

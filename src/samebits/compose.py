@@ -24,8 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from samebits.core.config import Config
 from samebits.core.errors import ConfigError, report_errors
+from samebits.core.project import HARNESS_CONF
 
-HARNESS_CONF = pathlib.Path(__file__).resolve().parent / "core" / "conf"
 # Lines of Hydra's and OmegaConf's messages that do not help a user of this project.
 NOISE = re.compile(
     r"See https|full_key:|object_type=|reference_type=|Config search path|provider=|To append to your config"

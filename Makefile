@@ -1,4 +1,4 @@
-# `make` alone lists what there is; everything else is `.venv/bin/samebits --help`. Needs python3 (3.11 to 3.13), make and git.
+# `make` lists all targets; `.venv/bin/samebits --help` lists all other commands. Needs python3 (3.11 to 3.13), make and git.
 PYTHON ?= python3
 SEED ?= 56
 SEEDS ?= 1..20
@@ -23,10 +23,10 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
 	@echo '  everything else: $(SAMEBITS) --help'
 
-setup: ## build .venv from requirements.lock, once
+setup: ## create .venv from requirements.lock
 	@$(PYTHON) scripts/setup_env.py
 
-setup-dev: ## the same, with the test and lint tools of requirements-dev.lock
+setup-dev: ## create .venv with the test and lint tools too
 	@$(PYTHON) scripts/setup_env.py --dev
 
 train: setup ## train one run: make train SEED=56 [OVERRIDES="training.epochs=3"]
@@ -35,38 +35,38 @@ train: setup ## train one run: make train SEED=56 [OVERRIDES="training.epochs=3"
 test: setup-dev ## run the fast tests: make test [TESTS="-k seeds"]
 	@$(PYTEST) -m 'not full' $(TESTS)
 
-test-all: setup-dev ## run every test
+test-all: setup-dev ## run all tests
 	@$(PYTEST) $(TESTS)
 
 lint: setup-dev ## check style, types and layers
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && PYTHONPATH=src .venv/bin/lint-imports
 
-format: setup-dev ## rewrite the code in the project's style
+format: setup-dev ## reformat the code
 	@.venv/bin/ruff check --fix-only . && .venv/bin/ruff format .
 
-verify: setup ## train the same inputs twice under hostile conditions and compare: make verify [RUNS=3]
+verify: setup ## train the same run twice under different conditions and compare: make verify [RUNS=3]
 	@$(SAMEBITS) verify --runs '$(or $(RUNS),2)' 'seed.root=$(SEED)' $(OVERRIDES)
 
-explain: setup ## say why two runs differ: make explain [A=last~1 B=last]
+explain: setup ## show why two runs differ: make explain [A=last~1 B=last]
 	@$(SAMEBITS) explain '$(A)' '$(B)'
 
-study: setup ## train many seeds and summarize: make study SEEDS=1..20
+study: setup ## train many seeds and summarize them: make study SEEDS=1..20
 	@$(SAMEBITS) study --seeds '$(SEEDS)' $(OVERRIDES)
 
-report: setup ## write runs as one HTML page: make report [RUNS="last last~1"]
+report: setup ## write an HTML page that shows and compares runs: make report [RUNS="last last~1"]
 	@$(SAMEBITS) report $(RUNS)
 
-image: ## build the container image, by docker, podman or buildah: make image [ENGINE=podman]
+image: ## build the container image with docker, podman or buildah: make image [ENGINE=podman]
 	@$(IMAGE) build $(BUILD)
 
-docker-train: ## train in the container, without network and on a read-only root: make docker-train SEED=56
+docker-train: ## train in a container without network and with a read-only root: make docker-train SEED=56
 	@$(IMAGE) train $(BUILD) 'seed.root=$(SEED)' $(OVERRIDES)
 
-docker-test: ## run the fast tests in the container: make docker-test [TESTS="-k seeds"]
+docker-test: ## run the fast tests in a container: make docker-test [TESTS="-k seeds"]
 	@$(IMAGE) test $(BUILD) --tests='$(subst ','\'',$(TESTS))'
 
-new: setup-dev ## make a project of your own from this one: make new DEST=../my-study
+new: setup-dev ## create your own project from this one: make new DEST=../my-study
 	@$(SAMEBITS) new '$(or $(DEST),$(error DEST expected, as in make new DEST=../my-study))'
 
-clean: setup ## list what the caches take; remove them with .venv/bin/samebits clean --yes
+clean: setup ## list caches with their size; .venv/bin/samebits clean --yes removes them
 	@$(SAMEBITS) clean

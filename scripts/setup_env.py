@@ -1,11 +1,11 @@
-"""Build `.venv` from the locks, once; a second call only checks that it is current.
+"""Create `.venv` from the lock files. A second call only checks that it is up to date.
 
 Usage: python3 scripts/setup_env.py [--dev] [VENV]      (default: .venv; `make setup` calls this)
 
-requirements.lock holds what training needs; with --dev also requirements-dev.lock, the test and lint tools. Every
-package is installed by its SHA-256 hash. pip installs uv, and uv installs the rest; where uv cannot be had or fails,
-pip does it alone. Packages without a wheel are built with the setuptools and wheel of the lock, so that nothing
-unpinned is fetched. Only the standard library is used.
+Installs requirements.lock, the packages for training. --dev adds requirements-dev.lock, the test and lint tools. Every
+package is checked against its SHA-256 hash. pip installs uv, and uv installs the rest. If uv is not available or fails,
+pip installs everything. Packages without a wheel are built with the locked setuptools and wheel, so that nothing
+unpinned is downloaded. Uses only the standard library.
 """
 
 import ast
@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TRAINING, DEV = ROOT / "requirements.lock", ROOT / "requirements-dev.lock"
 BUILD_TOOLS = ("packaging", "setuptools", "wheel")
 OPTIONS = ["install", "--require-hashes", "--no-deps"]
-# uv's variable for each of pip's settings. find-links is here too, but uv wants commas between its values.
+# pip's settings and uv's variables for them. In UV_FIND_LINKS, commas separate the values.
 UV_VARIABLES = {
     "index-url": ("UV_DEFAULT_INDEX",),
     "extra-index-url": ("UV_INDEX",),
@@ -42,20 +42,20 @@ exec "$(dirname "$0")/python" -P -m samebits "$@"
 
 
 def fail(message, code=2):
-    """Print one error and stop: 2 for wrong usage, 1 for a failed installation."""
+    """Print an error and exit: code 2 for wrong usage, 1 for a failed installation."""
     sys.stderr.write("error: " + message + "\n")
     sys.exit(code)
 
 
 def check_interpreter():
-    """Refuse a Python that the locks do not serve, or one without venv."""
+    """Refuse a Python version that the locks do not support, or a Python without venv."""
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         fail(
             "Python %d.%d to %d.%d expected, received %d.%d (%s); fix: make train PYTHON=/path/to/python3.12"
             % (OLDEST + NEWEST + sys.version_info[:2] + (sys.executable,))
         )
     try:
-        import ensurepip  # noqa: F401  a system Python may come without it
+        import ensurepip  # noqa: F401  missing in some system Pythons
         import venv  # noqa: F401
     except ImportError:
         fail(
@@ -65,7 +65,7 @@ def check_interpreter():
 
 
 def wanted_state(dev):
-    """Return what the environment must have been built from, as the stamp's lines: locks, Python, and place."""
+    """Return the lines that the environment's stamp must have: locks, Python version, and project folder."""
     lines = [b"lock " + hashlib.sha256(TRAINING.read_bytes()).hexdigest().encode()]
     lines += [b"python %d.%d.%d" % sys.version_info[:3], b"project " + os.fsencode(ROOT)]
     if dev:
@@ -74,31 +74,31 @@ def wanted_state(dev):
 
 
 def read_stamp(venv):
-    """Return the lines of what the environment was built from; none of one that is not there or half built."""
+    """Return the stamp's lines, which say what the environment was built from; empty if it is missing or incomplete."""
     stamp = venv / "samebits-state"
     return stamp.read_bytes().splitlines() if stamp.exists() else []
 
 
 def write_stamp(venv, state):
-    """Say, in one step, what the environment was built from."""
+    """Write the stamp in one step (atomically)."""
     partial = venv / "samebits-state.partial"
     partial.write_bytes(b"\n".join(state) + b"\n")
     partial.replace(venv / "samebits-state")
 
 
 def is_current(venv, state):
-    """Return whether all that is wanted is installed; more may be."""
+    """Return whether everything wanted is installed. More may be installed."""
     return set(state) <= set(read_stamp(venv))
 
 
 def locked(lock, accept):
-    """Return the blocks (requirement and hashes) of a lock whose package is accepted."""
+    """Return the blocks (requirement and hashes) of the accepted packages in a lock."""
     blocks = re.split(r"^(?=[a-z0-9])", lock.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return [block for block in blocks if "==" in block and accept(block.split("==")[0])]
 
 
 def run(command, environment=None):
-    """Run an installer; returns the reason why it failed, or an empty text."""
+    """Run an installer; returns the reason of a failure, or an empty string."""
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     lines = [line.strip() for line in done.stdout.decode("utf-8", "replace").splitlines() if line.strip()]
     errors = [number for number, line in enumerate(lines) if line.lower().startswith("error")] or [-3]
@@ -106,13 +106,13 @@ def run(command, environment=None):
 
 
 def pip(venv, *arguments):
-    """Run the environment's pip; returns the reason why it failed, or an empty text."""
+    """Run the environment's pip; returns the reason of a failure, or an empty string."""
     command = [str(venv / "bin" / "python"), "-m", "pip", "-qq", "--disable-pip-version-check", "--no-input"]
     return run(command + list(arguments))
 
 
 def pip_settings(venv):
-    """Return this machine's settings of pip by name: files, then what is for `install` alone, then variables."""
+    """Return name -> pip setting of this machine. Variables override `install` settings, which override global ones."""
     command = [str(venv / "bin" / "python"), "-m", "pip", "config", "list"]
     listed = subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout.decode("utf-8", "replace")
     found = re.findall(r"^(global|install|:env:)\.([\w-]+)=(.*)$", listed, re.MULTILINE)
@@ -124,9 +124,9 @@ def pip_settings(venv):
 
 
 def uv_environment(settings, environment):
-    """Return the variables that let uv use pip's indexes, proxy and certificates. What is set for uv itself stays.
+    """Return the variables that make uv use pip's indexes, proxy and certificates. Variables set for uv win.
 
-    uv looks at every index, as pip does: the hash decides what is installed. It trusts the machine's certificates.
+    Like pip, uv searches all indexes, because the hash decides what is installed. It trusts the machine's certificates.
     """
     values = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_SYSTEM_CERTS": "1"}
     for name, value in settings.items():
@@ -139,23 +139,23 @@ def uv_environment(settings, environment):
 
 
 def uv(venv, *arguments):
-    """Run the environment's uv, with pip's settings; returns the reason why it failed, or an empty text.
+    """Run the environment's uv with pip's settings; returns the reason of a failure, or an empty string.
 
-    uv links files from its cache, or copies them where the cache lies on another file system.
+    uv links files from its cache, or copies them if the cache is on another file system.
     """
     program = venv / "bin" / "uv"
     if not program.exists():
-        return "it could not be installed"
+        return "uv could not be installed"
     return run([str(program), "-q", "pip"] + list(arguments), uv_environment(pip_settings(venv), os.environ))
 
 
 def install(venv, lock):
-    """Install the packages of a lock into the environment, by uv or else by pip; stop where neither can."""
+    """Install the packages of a lock into the environment, with uv or else with pip; exit if both fail."""
     options = OPTIONS + ["--no-build-isolation"]
     python = str(venv / "bin" / "python")
     reason = uv(venv, *options, "--python", python, "-r", str(lock))
     if reason:
-        print("uv could not install the packages (%s); pip does it, which takes longer" % reason, flush=True)
+        print("uv failed (%s); pip installs the packages instead, which takes longer" % reason, flush=True)
         listed = venv / "without-uv.txt"
         listed.write_text("".join(locked(lock, "uv".__ne__)), encoding="utf-8")
         must(pip(venv, *options, "-r", str(listed)))
@@ -163,33 +163,33 @@ def install(venv, lock):
 
 
 def must(reason):
-    """Stop where an installer failed."""
+    """Exit if an installer failed."""
     if reason:
-        fail("the pinned packages could not be installed: %s; fix that and run the command again" % reason, code=1)
+        fail("the locked packages could not be installed: %s; fix this and run the command again" % reason, code=1)
 
 
 def write_import_path(venv):
-    """Let the environment's Python find samebits, in harness/ of a copy, and the packages of src/, wherever they lie.
+    """Write a .pth file, so that the environment's Python finds the packages in harness/ (in a copy) and in src/.
 
-    Python reads .pth files in the locale's encoding: so the line is ASCII, and relative to the folder that it lies in.
+    Python reads .pth files in the locale's encoding, so the file is ASCII and its paths are relative.
     """
     (site_packages,) = (venv / "lib").glob("python3.*/site-packages")
     lines = []
-    for folder in (ROOT / "harness", ROOT / "src"):  # an image gets them after its environment
+    for folder in (ROOT / "harness", ROOT / "src"):  # in an image they are copied later, so they may not exist yet
         place = ascii(os.path.relpath(folder, os.path.realpath(site_packages)))
         lines.append("import os, sys; sys.path.append(os.path.realpath(os.path.join(sitedir, %s)))\n" % place)
     (site_packages / "samebits.pth").write_text("".join(lines), encoding="ascii")
 
 
 def write_shim(venv):
-    """Write the command `samebits`."""
+    """Write the command `samebits` into the environment's bin folder."""
     path = venv / "bin" / "samebits"
     path.write_text(SHIM, encoding="ascii")
     path.chmod(0o755)
 
 
 def build(venv):
-    """Make the environment from nothing, with what training needs."""
+    """Create a new environment with the packages for training."""
     if (venv / "pyvenv.cfg").exists():
         shutil.rmtree(venv)
     subprocess.check_call([sys.executable, "-m", "venv", str(venv)])
@@ -207,25 +207,25 @@ def build(venv):
 
 
 def update(venv, state):
-    """Install what is missing; start again where something else was installed. The stamp comes last."""
+    """Install what is missing, or create a new environment if its stamp differs. Write the stamp last."""
     training, have = state[:3], read_stamp(venv)
     other_dev = len(state) > len(training) and any(line.startswith(b"dev ") for line in have)
     count = len(locked(TRAINING, bool))
     if not is_current(venv, training) or other_dev:
-        print("setting up %s: %d pinned packages, once; this takes about half a minute" % (venv, count), flush=True)
+        print("setting up %s: %d locked packages, only once; takes about half a minute" % (venv, count), flush=True)
         build(venv)
         write_stamp(venv, training)
     if not is_current(venv, state):
         count = len(locked(DEV, bool))
-        print("adding the test and lint tools to %s: %d pinned packages, once" % (venv, count), flush=True)
+        print("adding the test and lint tools to %s: %d locked packages, only once" % (venv, count), flush=True)
         install(venv, DEV)
         write_stamp(venv, state)
 
 
 def main(arguments):
-    """Build or check; two calls at once wait for each other."""
+    """Create or check the environment. Of two calls at the same time, one waits for the other."""
     check_interpreter()
-    import fcntl  # after the check: it is missing on Windows, where a clear error above comes first
+    import fcntl  # after the check, because Windows does not have it and must get the clear error first
 
     dev = "--dev" in arguments
     places = [word for word in arguments if word != "--dev"]
@@ -234,7 +234,7 @@ def main(arguments):
         fail("a virtual environment or nothing expected at %s, received another folder; fix: move it away" % venv)
     state = wanted_state(dev)
     if is_current(venv, state):
-        return  # nothing is written: in a container the folder may be read-only
+        return  # write nothing: in a container the folder may be read-only
     lock_path = venv.with_name(venv.name + ".lock")
     try:
         stream = open(lock_path, "w")

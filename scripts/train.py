@@ -1,4 +1,4 @@
-"""Train one run, or every fold: python scripts/train.py seed.root=56 training.epochs=3      (see --help)."""
+"""Train one run, or every fold: python scripts/train.py seed.root=56 training.epochs=3 (--help lists the settings)."""
 
 import pathlib
 import sys

@@ -1,7 +1,7 @@
-"""Draw docs/architecture.svg from the code's own imports, and write it: python tools/draw_architecture.py.
+"""Draw docs/architecture.svg from the imports in the code: python tools/draw_architecture.py.
 
-A box is a room, with its number of modules; an arrow is an import. The lines are those of the import contract in
-pyproject.toml. The same code gives the same bytes.
+Each box is a room with its number of modules. Each arrow is an import. The import contract in pyproject.toml gives the
+lines. The same code gives the same bytes.
 """
 
 import argparse
@@ -29,7 +29,7 @@ TIP = '<marker id="{0}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" mark
 
 @dataclass(frozen=True)
 class Room:
-    """A box: where it stands, and how many modules it has."""
+    """A box: its position and its number of modules."""
 
     name: str
     line: int
@@ -49,14 +49,14 @@ class Room:
 
 
 def read_lines(pyproject: str) -> list[list[str]]:
-    """Return the rooms on each line, top first, as the contract of import-linter has them."""
+    """Return the rooms on each line, top first, from the contract of import-linter."""
     contracts = tomllib.loads(pyproject)["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     return [[name.strip() for name in layer.split("|")] for layer in layers]
 
 
 def count_imports(graph: grimp.ImportGraph, rooms: list[str]) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
-    """Return how many modules each room has, and how many imports lead from one room to another."""
+    """Return the number of modules of each room, and the number of imports from one room to another."""
     modules = {room: {f"{PACKAGE}.{room}", *graph.find_descendants(f"{PACKAGE}.{room}")} for room in rooms}
     room_of = {module: room for room, members in modules.items() for module in members}
     imports: dict[tuple[str, str], int] = defaultdict(int)
@@ -70,7 +70,7 @@ def count_imports(graph: grimp.ImportGraph, rooms: list[str]) -> tuple[dict[str,
 
 
 def place_rooms(lines: list[list[str]], counts: dict[str, int]) -> dict[str, Room]:
-    """Return the boxes: spread evenly on their line; the lowest line is as wide as the picture."""
+    """Return the boxes, evenly spaced on their line. A single room on the lowest line fills the width."""
     rooms = {}
     for number, names in enumerate(lines):
         is_lowest = number == len(lines) - 1 and len(names) == 1
@@ -82,7 +82,7 @@ def place_rooms(lines: list[list[str]], counts: dict[str, int]) -> dict[str, Roo
 
 
 def gaps(rooms: dict[str, Room], line: int) -> list[int]:
-    """Return where an arrow can pass a line: between its boxes, and outside of them."""
+    """Return the positions where an arrow can pass a line: between its boxes and beside them."""
     boxes = sorted((room.left, room.left + room.width) for room in rooms.values() if room.line == line)
     edges = [0, *(edge for box in boxes for edge in box), WIDTH]
     return [(left + right) // 2 for left, right in zip(edges[::2], edges[1::2], strict=True)]
@@ -93,7 +93,7 @@ def draw_arrows(rooms: dict[str, Room], imports: dict[tuple[str, str], int]) -> 
     lanes: dict[tuple[str, int, int], int] = defaultdict(int)
 
     def lane(kind: str, line: int, place: int) -> int:
-        """Return the next free place beside the arrows that are there."""
+        """Return the next free position beside the existing arrows."""
         number = lanes[kind, line, place]
         lanes[kind, line, place] += 1
         return place + LANE * ((number + 1) // 2) * (1 if number % 2 else -1)
@@ -120,7 +120,7 @@ def draw_arrows(rooms: dict[str, Room], imports: dict[tuple[str, str], int]) -> 
 
 
 def draw(graph: grimp.ImportGraph, pyproject: str) -> str:
-    """Return the picture of a package's rooms as SVG."""
+    """Return the picture of the rooms as SVG."""
     lines = read_lines(pyproject)
     counts, imports = count_imports(graph, [name for line in lines for name in line])
     rooms = place_rooms(lines, counts)
@@ -140,7 +140,7 @@ def draw(graph: grimp.ImportGraph, pyproject: str) -> str:
 
 
 def draw_project(root: pathlib.Path) -> str:
-    """Return the picture of a project; its package must be the one that Python imports."""
+    """Return the picture of a project. Python must import the package from this project."""
     graph = grimp.build_graph(PACKAGE, cache_dir=None)
     return draw(graph, (root / "pyproject.toml").read_text(encoding="utf-8"))
 

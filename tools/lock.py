@@ -1,7 +1,7 @@
-"""Write requirements.lock and requirements-dev.lock anew: SHA-256 hashes for every package, and no index address.
+"""Rewrite requirements.lock and requirements-dev.lock, with SHA-256 hashes for every package and no index address.
 
-The first holds what training needs. The second holds what the test and lint tools need on top, in versions that go
-with the first.
+The first has the packages for training. The second has the additional packages of the test and lint tools, in versions
+that are compatible with the first.
 """
 
 import argparse
@@ -22,15 +22,15 @@ def blocks(text: str) -> list[str]:
 
 
 def resolve(output: pathlib.Path, *options: str) -> None:
-    """Let uv choose the versions; those that the output names already stay where they can."""
+    """Let uv choose the versions. Versions in the existing output stay if possible."""
     command = [sys.executable, "-m", "uv", "pip", "compile", *OPTIONS, *PLAIN, *options, "pyproject.toml"]
     subprocess.run([*command, "-o", str(output)], cwd=ROOT, check=True)
 
 
 def main() -> None:
-    """Write the two files."""
+    """Write both lock files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("packages", nargs="*", help="upgraded; without any: only what pyproject.toml demands")
+    parser.add_argument("packages", nargs="*", help="packages to upgrade (default: only what pyproject.toml requires)")
     upgrades = [f"--upgrade-package={package}" for package in parser.parse_args().packages]
     training, dev = ROOT / "requirements.lock", ROOT / "requirements-dev.lock"
     before = "".join(path.read_text() for path in (training, dev) if path.exists())

@@ -1,4 +1,4 @@
-"""Replace tensorflow-cpu by tensorflow in this environment, by hash."""
+"""Replace tensorflow-cpu with the locked tensorflow in this environment."""
 
 import argparse
 import pathlib
@@ -13,6 +13,6 @@ if __name__ == "__main__":
     venv = pathlib.Path(sys.prefix)
     (block,) = setup_env.locked(setup_env.TRAINING, "tensorflow".__eq__)
     wanted = venv / "tensorflow.txt"
-    wanted.write_text(re.sub(r" ; [^\\]*", " ", block, count=1))  # the lock installs it elsewhere than on Linux x86-64
+    wanted.write_text(re.sub(r" ; [^\\]*", " ", block, count=1))  # the lock excludes Linux x86-64
     setup_env.must(setup_env.pip(venv, "uninstall", "-y", "tensorflow-cpu"))
     setup_env.install(venv, wanted)

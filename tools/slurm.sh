@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# A real Slurm on this machine, for tests: one controller, one node, accounting; no systemd, nothing in /etc.
+# Runs a real Slurm on this machine, for tests: one controller, one node, accounting; no systemd, nothing in /etc.
 #   tools/slurm.sh start FOLDER    then: export SLURM_CONF=FOLDER/slurm.conf
 #   tools/slurm.sh stop FOLDER
-# Needs munge, slurm-wlm, slurmdbd and mariadb-server-core (Debian's names), and root. FOLDER is made; its path must be
-# short, as that of a socket. The node is asked for 60 s.
+# Needs root and Debian's packages munge, slurm-wlm, slurmdbd and mariadb-server-core. Creates FOLDER; its path must be
+# short, because sockets are in it. Waits up to 60 s for each service.
 set -euo pipefail
 [ $# = 2 ] || { sed -n '2,4s/^# *//p' "$0" >&2; exit 2; }
 mkdir -p "$2"
@@ -32,7 +32,7 @@ wait_for() { # WHAT COMMAND…
 
 write_configuration() {
   read -r controller node accounting <<<"$(python3 -c 'import random, socket
-taken = []  # below the ports that the kernel gives away, to other programs too, until these are bound
+taken = []  # below the range that the kernel assigns to other programs
 while len(taken) < 3:
     try: taken.append(socket.create_server(("127.0.0.1", random.randrange(20000, 32000))))
     except OSError: pass
@@ -85,7 +85,7 @@ END
 }
 
 start() {
-  [ ! -e "$SLURM_CONF" ] || { echo "error: a new folder expected, $folder has a Slurm; fix: choose another" >&2; exit 2; }
+  [ ! -e "$SLURM_CONF" ] || { echo "error: expected a new folder, but $folder already has a Slurm; fix: choose another folder" >&2; exit 2; }
   mkdir "$folder/state" "$folder/spool" "$folder/db"
   write_configuration
   (umask 077 && head -c 128 /dev/urandom >"$folder/munge.key")
@@ -107,5 +107,5 @@ start() {
 case $1 in
   start) start ;;
   stop) stop ;;
-  *) echo "error: start or stop expected, received $1" >&2 && exit 2 ;;
+  *) echo "error: expected start or stop, received $1" >&2 && exit 2 ;;
 esac

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# A stand-in for the base image where no image registry is reached: bash tools/stand_in_base.sh [NAME]
-# Debian 12 by debootstrap from the mirror that this machine's apt uses, and a Python 3.12 of this machine under /usr/local, as in the
-# image python:3.12-slim-bookworm; without one, Debian's own python3. For buildah, as root. A second call keeps what the first made.
+# Builds a replacement for the base image, for machines that cannot reach an image registry: bash tools/stand_in_base.sh [NAME]
+# It has Debian 12, installed by debootstrap from the mirror of this machine's apt, and this machine's Python 3.12 in /usr/local, as in
+# the image python:3.12-slim-bookworm. Without a Python 3.12 it has Debian's python3. Needs buildah and root. A second call does nothing.
 set -euo pipefail
 name=${1:-localhost/samebits-stand-in}
 suite=bookworm
 for program in buildah debootstrap; do
-  command -v "$program" >/dev/null || { echo "stand-in: $program expected, not found; fix: apt-get install $program" >&2; exit 2; }
+  command -v "$program" >/dev/null || { echo "stand-in: $program is not installed; fix: apt-get install $program" >&2; exit 2; }
 done
 mark="$(sha256sum "$0" | cut -c1-12)"
 if [ "$(buildah inspect --type=image --format '{{index .OCIv1.Config.Labels "stand-in"}}' "$name" 2>/dev/null)" = "$mark" ]; then
-  echo "stand-in: $name is there"
+  echo "stand-in: $name already exists"
   exit 0
 fi
 
 mirror=$(apt-get indextargets --format '$(SITE) $(COMPONENT) $(TARGET_OF) $(RELEASE)' 'Created-By: Packages' |
   sed -n "s/ main deb $suite\$//p" | head -1)
-[ -n "$mirror" ] || { echo "stand-in: a mirror of Debian $suite in apt's configuration expected, none found; fix: run this on Debian 12" >&2; exit 2; }
+[ -n "$mirror" ] || { echo "stand-in: no mirror of Debian $suite in apt's configuration; fix: run this on Debian 12" >&2; exit 2; }
 
-python=""  # any 3.12 that lives in a folder of its own, so that it can be copied
+python=""  # a Python 3.12 in its own folder, so that it can be copied
 for candidate in "$(command -v python3.12 || true)" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.12.*/bin/python3.12; do
   [ -x "$candidate" ] || continue
   prefix=$("$candidate" -c 'import sys; print(sys.base_prefix if sys.version_info[:2] == (3, 12) else "/usr")' 2>/dev/null || echo /usr)
@@ -45,5 +45,5 @@ container=$(buildah from scratch)
 cp -a "$work/root/." "$(buildah mount "$container")/"
 buildah config --label "stand-in=$mark" "$container"
 buildah commit --quiet "$container" "$name" >/dev/null
-if [ -n "$python" ]; then from="this machine's 3.12"; else from="Debian (no Python 3.12 that can be copied was found)"; fi
-echo "stand-in: $name made; its Python: $from"
+if [ -n "$python" ]; then from="this machine's 3.12"; else from="Debian's (found no Python 3.12 to copy)"; fi
+echo "stand-in: created $name with $from Python"

@@ -1,6 +1,6 @@
-"""The command line: `samebits`, with a sub-command for everything that a user types.
+"""The command line: `samebits` and its commands.
 
-Imports only the standard library. Each command imports its room when it runs: so `samebits --help` answers at once, and
+Imports only the standard library. Each command imports its room when it runs. So `samebits --help` answers at once, and
 `samebits image` works without the project's environment.
 """
 
@@ -35,7 +35,7 @@ Handler = Callable[[argparse.Namespace, pathlib.Path], int]
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of a command, as argparse's `add_argument` takes it."""
+    """One argument of a command, in the form that argparse's `add_argument` takes."""
 
     names: tuple[str, ...]
     settings: dict[str, Any]
@@ -46,11 +46,11 @@ class Command:
     """One command.
 
     Attributes:
-        name: One word, or two: "image build".
+        name: One word, or two such as "image build".
         group: A key of `GROUPS`.
-        summary: One line.
-        example: A whole command line.
-        arguments: Its options and words; None: it gets every word as it is, in `words`.
+        summary: One line of help.
+        example: A complete command line.
+        arguments: Its options and positional arguments. None: all words arrive unparsed, in `words`.
         handler: Gets the parsed arguments and the project's folder; returns an exit code.
     """
 
@@ -62,7 +62,7 @@ class Command:
     handler: Handler
 
     def parser(self) -> argparse.ArgumentParser:
-        """Return the parser of what follows the command's name."""
+        """Return the parser of the command's arguments."""
         parser = argparse.ArgumentParser(
             prog=f"samebits {self.name}",
             description=self.summary[0].upper() + self.summary[1:] + ".",
@@ -75,7 +75,7 @@ class Command:
         return parser
 
     def parse(self, words: list[str]) -> argparse.Namespace:
-        """Return the parsed arguments; options may stand between the words."""
+        """Return the parsed arguments. Options and positional arguments may be mixed."""
         if self.arguments is None:
             return argparse.Namespace(words=words)
         if any(argument.settings.get("nargs") == argparse.REMAINDER for argument in self.arguments):
@@ -106,10 +106,10 @@ def command(
 
 
 def at_least_one(text: str) -> int:
-    """Return the number that a word stands for.
+    """Return a word as an integer of at least 1.
 
     Raises:
-        argparse.ArgumentTypeError: It is no integer, or below 1.
+        argparse.ArgumentTypeError: It is not an integer, or it is below 1.
     """
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected an integer of at least 1, received {text!r}")
@@ -117,49 +117,53 @@ def at_least_one(text: str) -> int:
 
 
 OVERRIDES = argument(
-    "overrides", nargs="*", metavar="key=value", help="settings of conf/; samebits train --help lists them"
+    "overrides", nargs="*", metavar="key=value", help="settings from conf/; samebits train --help lists them"
 )
-RUN = argument("run", nargs="?", default="last", metavar="RUN", help="last, last~1, a folder, or a name as printed")
-YES = argument("--yes", action="store_true", help="remove it; without this option it is only listed")
+RUN = argument(
+    "run", nargs="?", default="last", metavar="RUN", help="last, last~1, a folder, or a printed name (default: last)"
+)
+YES = argument("--yes", action="store_true", help="remove the listed files; without --yes they are only listed")
 LAUNCHING = (
-    argument("--launcher", default="", help="basic, joblib (default), submitit_local or submitit_slurm"),
-    argument("--jobs", default="", metavar="N", help="runs at the same time; default: one per core"),
+    argument("--launcher", default="", help="basic, joblib, submitit_local or submitit_slurm (default: joblib)"),
+    argument("--jobs", default="", metavar="N", help="runs in parallel (default: one per core)"),
 )
 BUILDING = (
-    argument("--engine", default="", help="docker, podman or buildah; default: the first that works"),
-    argument("--tag", default="", help="the image's name; default: the project's"),
-    argument("--base", default="", metavar="IMAGE", help="another base image than the Dockerfile's"),
-    argument("--variant", default="cpu", choices=("cpu", "gpu")),
+    argument("--engine", default="", help="docker, podman or buildah (default: the first that works)"),
+    argument("--tag", default="", help="name of the image (default: the project's name)"),
+    argument("--base", default="", metavar="IMAGE", help="base image (default: the one in the Dockerfile)"),
+    argument("--variant", default="cpu", choices=("cpu", "gpu"), help="TensorFlow's build (default: cpu)"),
 )
 TARGET = argument("--target", default="train", choices=("train", "test"), help="test adds the test and lint tools")
 RUNNING = (
     *BUILDING,
-    argument("--as-is", action="store_true", help="run the image that is there, current or not"),
-    argument("--mounts", type=pathlib.Path, metavar="FOLDER", help="has runs and .cache; default: the project"),
-    argument("--user", default="", metavar="UID:GID", help="in the container; default: yours"),
-    argument("--network", default="none", help="default: none"),
+    argument("--as-is", action="store_true", help="use the existing image, even if it is out of date"),
+    argument(
+        "--mounts", type=pathlib.Path, metavar="FOLDER", help="folder with runs and .cache (default: the project)"
+    ),
+    argument("--user", default="", metavar="UID:GID", help="user in the container (default: you)"),
+    argument("--network", default="none", help="the container's network (default: none)"),
 )
 
 
 def is_override(word: str) -> bool:
-    """Return whether a word is an override of Hydra's, not a name."""
+    """Return whether a word is a Hydra override and not a name."""
     return "=" in word or word[:1] in {"~", "+"}
 
 
 def names_experiment(overrides: Sequence[str]) -> bool:
-    """Return whether an override chooses the experiment."""
+    """Return whether one of the overrides chooses an experiment."""
     return any(word.startswith("experiment=") for word in overrides)
 
 
 def composer(root: pathlib.Path, overrides: Sequence[str]) -> "Callable[[list[str]], Config]":
-    """Return the function that composes a configuration from some overrides and those that it is called with."""
+    """Return a function that composes the configuration from these overrides plus those of the call."""
     from samebits.compose import compose
 
     return lambda more: compose(root, [*overrides, *more])
 
 
 def launch_of(given: argparse.Namespace) -> "tuple[LauncherOptions, list[str]]":
-    """Return how a study's runs are started, and the overrides that are not the launcher's own."""
+    """Return the launcher's options, and the overrides that belong to the runs."""
     from samebits.studies.execute import LauncherOptions
 
     settings = tuple(word for word in given.overrides if word.startswith("hydra."))
@@ -169,7 +173,7 @@ def launch_of(given: argparse.Namespace) -> "tuple[LauncherOptions, list[str]]":
 
 
 def find_attempts(root: pathlib.Path, *names: str) -> list[pathlib.Path]:
-    """Return the folders of some attempts below the project's runs."""
+    """Return the folders of the named attempts."""
     from samebits.runs.folder import find_attempt
 
     return [find_attempt(root / "runs", name) for name in names]
@@ -186,14 +190,14 @@ def find_attempts(root: pathlib.Path, *names: str) -> list[pathlib.Path]:
     None,
 )
 def run_train(given: argparse.Namespace, root: pathlib.Path) -> int:
-    """Hand every word to Hydra: its options work too, and --help lists what conf/ has."""
+    """Pass all words to Hydra, so its options work too. --help lists the settings in conf/."""
     from samebits import compose
     from samebits.studies import folds
 
     return compose.main(root, given.words, folds.train)
 
 
-@command("resume", "daily", "continue a stopped run with its own configuration", "samebits resume last", [RUN])
+@command("resume", "daily", "resume a stopped run with its own configuration", "samebits resume last", [RUN])
 def run_resume(given: argparse.Namespace, root: pathlib.Path) -> int:
     """Resume one run."""
     from samebits.launch import run
@@ -205,12 +209,12 @@ def run_resume(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "explain",
     "daily",
-    "say why two runs differ: the input, epoch, step and tensor",
+    "show why two runs differ: the input, epoch, step and tensor",
     "samebits explain last~1 last",
     [argument("a", nargs="?", default="last~1", metavar="A"), argument("b", nargs="?", default="last", metavar="B")],
 )
 def run_explain(given: argparse.Namespace, root: pathlib.Path) -> int:
-    """Explain two runs."""
+    """Compare two runs and print why they differ."""
     from samebits.checks import explain
 
     a, b = find_attempts(root, given.a, given.b)
@@ -220,11 +224,17 @@ def run_explain(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "report",
     "daily",
-    "write runs as one HTML page",
+    "write an HTML page that shows and compares runs",
     "samebits report last last~1 --out report.html",
     [
         argument("runs", nargs="*", metavar="RUN", help="default: every finished run"),
-        argument("--out", type=pathlib.Path, default=pathlib.Path("report.html"), metavar="FILE"),
+        argument(
+            "--out",
+            type=pathlib.Path,
+            default=pathlib.Path("report.html"),
+            metavar="FILE",
+            help="the page (default: report.html)",
+        ),
     ],
 )
 def run_report(given: argparse.Namespace, root: pathlib.Path) -> int:
@@ -234,9 +244,9 @@ def run_report(given: argparse.Namespace, root: pathlib.Path) -> int:
     return report.report(root / "runs", given.runs, given.out)
 
 
-@command("watch", "daily", "show the trainings that run now; Ctrl-C ends it and no training", "samebits watch")
+@command("watch", "daily", "show running trainings; Ctrl-C closes the display only", "samebits watch")
 def run_watch(_given: argparse.Namespace, root: pathlib.Path) -> int:
-    """Watch the runs."""
+    """Show the running trainings."""
     from samebits.studies import watch
 
     return watch.watch(root / "runs")
@@ -245,7 +255,7 @@ def run_watch(_given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "seeds",
     "daily",
-    "print every seed point: value, source, consumer",
+    "print all seed points with value, source and consumer",
     "samebits seeds seed.root=57",
     [OVERRIDES],
 )
@@ -266,9 +276,9 @@ def run_seeds(given: argparse.Namespace, root: pathlib.Path) -> int:
     return 0
 
 
-@command("comet", "daily", "upload a run to Comet from its folder", "samebits comet last", [RUN])
+@command("comet", "daily", "log a saved run to Comet again; COMET_API_KEY uploads it", "samebits comet last", [RUN])
 def run_comet(given: argparse.Namespace, root: pathlib.Path) -> int:
-    """Rebuild one run's experiment, online with COMET_API_KEY and else as an archive, and print where it is."""
+    """Log one run to Comet from its files and print where it is. Without COMET_API_KEY it becomes an archive."""
     import logging
 
     from samebits.launch import comet, tracker
@@ -288,11 +298,11 @@ def run_comet(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "verify",
     "prove",
-    "train the same inputs several times under hostile conditions and compare",
+    "train the same run under different conditions and compare",
     "samebits verify --runs 2 seed.root=56",
     [
-        argument("--runs", type=int, default=2, metavar="N", help="how many trainings (default: 2)"),
-        argument("--quick", action="store_true", help="300 steps instead of a whole training"),
+        argument("--runs", type=int, default=2, metavar="N", help="number of trainings (default: 2)"),
+        argument("--quick", action="store_true", help="train 300 steps only"),
         OVERRIDES,
     ],
 )
@@ -307,15 +317,15 @@ def run_verify(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "golden",
     "prove",
-    "recompute the committed digests and compare",
+    "train experiments and compare with the committed digests",
     "samebits golden smoke",
     [
-        argument("experiments", nargs="*", metavar="EXPERIMENT", help="default: all that have a file in golden/"),
-        argument("--update", action="store_true", help="write the files anew, and show what changed"),
+        argument("experiments", nargs="*", metavar="EXPERIMENT", help="default: all with a file in golden/"),
+        argument("--update", action="store_true", help="rewrite the files in golden/ and show what changed"),
     ],
 )
 def run_golden(given: argparse.Namespace, root: pathlib.Path) -> int:
-    """Check or write golden files."""
+    """Check or update the reference digests in golden/."""
     from samebits.checks import golden
 
     return golden.run(given.experiments, composer(root, []), root, write=given.update)
@@ -324,12 +334,12 @@ def run_golden(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "audit",
     "prove",
-    "change every seed point alone and see what moves",
+    "change one seed at a time and check that only its consumer changes",
     "samebits audit data/order model/conv/kernel",
     [argument("words", nargs="*", metavar="POINT | key=value", help="seed points (default: all), and settings")],
 )
 def run_audit(given: argparse.Namespace, root: pathlib.Path) -> int:
-    """Audit seed points, of the smoke experiment where no other is named."""
+    """Audit seed points, of the smoke experiment by default."""
     from samebits.checks import audit
 
     own = [word for word in given.words if is_override(word)]
@@ -341,11 +351,11 @@ def run_audit(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "portability",
     "prove",
-    "train on this CPU and on emulated ones and compare",
+    "train on this CPU and on emulated CPUs, and compare",
     "samebits portability --cpus Haswell,EPYC",
     [
-        argument("--full", action="store_true", help="whole trainings instead of 20 steps"),
-        argument("--cpus", default="", metavar="A,B", help="default: all that qemu-x86_64 emulates with AVX2"),
+        argument("--full", action="store_true", help="complete trainings instead of 20 steps"),
+        argument("--cpus", default="", metavar="A,B", help="default: all CPUs with AVX2 that qemu-x86_64 emulates"),
         OVERRIDES,
     ],
 )
@@ -361,12 +371,12 @@ def run_portability(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "torture",
     "prove",
-    "kill trainings at random moments, resume them and compare",
+    "kill trainings at random moments, resume them, and compare",
     "samebits torture --kills 20 --kill-seed 7",
     [
-        argument("--kills", type=at_least_one, default=20, metavar="N", help="default: 20"),
-        argument("--kill-seed", type=int, metavar="SEED", help="of the random moments; default: a new one, printed"),
-        argument("--real", action="store_true", help="the main training instead of the smoke experiment"),
+        argument("--kills", type=at_least_one, default=20, metavar="N", help="number of kills (default: 20)"),
+        argument("--kill-seed", type=int, metavar="SEED", help="seed of the random moments (default: random, printed)"),
+        argument("--real", action="store_true", help="use the main training instead of the smoke experiment"),
         OVERRIDES,
     ],
 )
@@ -381,12 +391,12 @@ def run_torture(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "rounds",
     "prove",
-    "reproduce the article's rounds, from nothing seeded to everything pinned",
+    "repeat the article's experiments: no seeds, data seeds only, all seeds",
     "samebits rounds seed.root=56",
     [OVERRIDES],
 )
 def run_rounds(given: argparse.Namespace, root: pathlib.Path) -> int:
-    """Train the rounds."""
+    """Train two runs per round and compare them."""
     from samebits.checks import rounds
 
     return rounds.rounds(composer(root, given.overrides), root, root / "runs" / "rounds.png")
@@ -400,11 +410,11 @@ SEEDS_HELP = "such as 1..20, 1,5,9 or 1..3,7"
 @command(
     "study",
     "statistics",
-    "train many seeds and summarize; with --versus, compare two configurations",
+    "train many seeds and summarize them; --versus compares two configurations",
     'samebits study --seeds 1..20 --versus "model.dropout_rate=0.5"',
     [
         argument("--seeds", default="1..20", help=f"{SEEDS_HELP} (default: 1..20)"),
-        argument("--versus", default="", metavar="'key=value …'", help="settings of a second configuration"),
+        argument("--versus", default="", metavar="'key=value …'", help="settings of the second configuration"),
         *LAUNCHING,
         OVERRIDES,
     ],
@@ -422,7 +432,7 @@ def run_study(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "variance",
     "statistics",
-    "say how much of the spread each source of randomness carries",
+    "measure how much variance each source of randomness causes",
     "samebits variance --seeds 1..10",
     [argument("--seeds", default="1..10", help=f"{SEEDS_HELP} (default: 1..10)"), *LAUNCHING, OVERRIDES],
 )
@@ -439,7 +449,7 @@ def run_variance(given: argparse.Namespace, root: pathlib.Path) -> int:
     "statistics",
     "train on bootstrap samples and average the models",
     "samebits bagging --bags 10",
-    [argument("--bags", default="10", metavar="N", help="how many models (default: 10)"), *LAUNCHING, OVERRIDES],
+    [argument("--bags", default="10", metavar="N", help="number of models (default: 10)"), *LAUNCHING, OVERRIDES],
 )
 def run_bagging(given: argparse.Namespace, root: pathlib.Path) -> int:
     """Train and average the bags."""
@@ -454,7 +464,7 @@ def run_bagging(given: argparse.Namespace, root: pathlib.Path) -> int:
 
 @command("image build", "container", "build the image", "samebits image build --engine podman", [*BUILDING, TARGET])
 def run_image_build(given: argparse.Namespace, root: pathlib.Path) -> int:
-    """Build the image, unless it is current."""
+    """Build the image unless it is up to date."""
     from samebits.image import container
 
     return container.main(root, given, "build")
@@ -462,7 +472,7 @@ def run_image_build(given: argparse.Namespace, root: pathlib.Path) -> int:
 
 @command("image verify", "container", "build the image twice and compare every file", "samebits image verify", BUILDING)
 def run_image_verify(given: argparse.Namespace, root: pathlib.Path) -> int:
-    """Build the image twice."""
+    """Build the image twice and compare."""
     from samebits.image import container
 
     return container.main(root, given, "verify")
@@ -471,7 +481,7 @@ def run_image_verify(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "image train",
     "container",
-    "train in the container, without network and on a read-only root",
+    "train in a container without network and with a read-only root",
     "samebits image train seed.root=56",
     [*RUNNING, OVERRIDES],
 )
@@ -486,12 +496,12 @@ def run_image_train(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "image test",
     "container",
-    "run the tests in the container",
+    "run the tests in a container",
     'samebits image test --tests "-k seeds"',
     [*RUNNING, argument("--tests", default="", metavar="'OPTION …'", help="options of pytest")],
 )
 def run_image_test(given: argparse.Namespace, root: pathlib.Path) -> int:
-    """Run the tests in the container; pytest keeps no cache there, for the root is read-only."""
+    """Run the tests in the container. pytest's cache is off because the root is read-only."""
     from samebits.image import container
 
     given.target = "test"
@@ -501,7 +511,7 @@ def run_image_test(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "image run",
     "container",
-    "run any command in the container",
+    "run any command in a container",
     "samebits image run .venv/bin/samebits golden smoke",
     [
         *RUNNING,
@@ -520,9 +530,9 @@ def run_image_run(given: argparse.Namespace, root: pathlib.Path) -> int:
 # --- maintenance ---
 
 
-@command("doctor", "maintenance", "list what weakens the promise in this project", "samebits doctor")
+@command("doctor", "maintenance", "list reproducibility risks in this project", "samebits doctor")
 def run_doctor(_given: argparse.Namespace, root: pathlib.Path) -> int:
-    """Examine the project."""
+    """Check the project."""
     from samebits.checks import doctor
 
     return doctor.run(root, composer(root, []), os.environ)
@@ -531,16 +541,16 @@ def run_doctor(_given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "prune",
     "maintenance",
-    "list what old, stopped and leftover runs take, and remove it with --yes",
+    "list old, stopped and duplicate runs with their size; --yes removes them",
     "samebits prune --keep 2 --yes",
     [
-        argument("--keep", type=int, metavar="N", help="finished attempts per inputs that stay; default: all"),
-        argument("--runs", type=pathlib.Path, metavar="FOLDER", help="default: the project's runs"),
+        argument("--keep", type=int, metavar="N", help="finished attempts to keep of each run (default: all)"),
+        argument("--runs", type=pathlib.Path, metavar="FOLDER", help="default: runs/ of the project"),
         YES,
     ],
 )
 def run_prune(given: argparse.Namespace, root: pathlib.Path) -> int:
-    """Prune runs."""
+    """List or remove old runs."""
     from samebits.runs import prune
 
     return prune.prune(given.runs or root / "runs", given.keep, confirmed=given.yes)
@@ -549,12 +559,12 @@ def run_prune(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "clean",
     "maintenance",
-    "list what the caches take, and remove them with --yes; never runs",
+    "list caches with their size; --yes removes them, runs stay",
     "samebits clean --yes",
     [YES],
 )
 def run_clean(given: argparse.Namespace, root: pathlib.Path) -> int:
-    """Remove caches."""
+    """List or remove caches."""
     from samebits.runs import prune
 
     return prune.clean(root, confirmed=given.yes)
@@ -563,15 +573,15 @@ def run_clean(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "new",
     "maintenance",
-    "make a project of your own from this one",
+    "create your own project from this one",
     "samebits new ../my-study --name my-study",
     [
-        argument("dest", metavar="DEST", type=pathlib.Path, help="a folder that is not there yet"),
-        argument("--name", default="", help="of the project; without it the command asks"),
+        argument("dest", metavar="DEST", type=pathlib.Path, help="a new folder"),
+        argument("--name", default="", help="name of the project; without it the command asks"),
     ],
 )
 def run_new(given: argparse.Namespace, root: pathlib.Path) -> int:
-    """Copy the project with copier, at the commit that is checked out."""
+    """Create a project with copier, from the commit that is checked out."""
     git = ["git", "-C", str(root), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     answers = ["--defaults", f"--data=name={given.name}"] if given.name else []
@@ -582,9 +592,9 @@ def run_new(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "update",
     "maintenance",
-    "update the harness in a project that was made from this one",
+    "update samebits in a project that was created with `samebits new`",
     "samebits update --to v1.2.0",
-    [argument("--to", default="", metavar="VERSION", help="a tag or commit; default: the latest")],
+    [argument("--to", default="", metavar="VERSION", help="a tag or commit (default: the latest)")],
 )
 def run_update(given: argparse.Namespace, root: pathlib.Path) -> int:
     """Update the project with copier."""
@@ -596,12 +606,12 @@ def run_update(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "completion",
     "maintenance",
-    "print a script that completes commands, options and settings",
+    "print the shell's completion script",
     'eval "$(samebits completion bash)"',
     [argument("shell", choices=("bash", "zsh", "fish"))],
 )
 def run_completion(given: argparse.Namespace, _root: pathlib.Path) -> int:
-    """Print the script."""
+    """Print the completion script of a shell."""
     from samebits.completion import SCRIPTS
 
     print(SCRIPTS[given.shell], end="")
@@ -609,7 +619,7 @@ def run_completion(given: argparse.Namespace, _root: pathlib.Path) -> int:
 
 
 def complete(line: str, root: pathlib.Path | None) -> int:
-    """Print what may stand in place of the last word of a command line, one per line; for `completion`'s scripts."""
+    """Print the completions of the last word of a command line, one per line. The completion scripts call it."""
     from samebits.completion import candidates
 
     options = {
@@ -626,14 +636,14 @@ def complete(line: str, root: pathlib.Path | None) -> int:
 
 
 def completed_words(one: Argument) -> Sequence[str]:
-    """Return what a shell completes for an argument: an option's long name, or the words to choose from."""
+    """Return the completions of an argument: an option's name, or its choices."""
     if one.names[0].startswith("-"):
         return one.names
     return tuple(one.settings.get("choices", ()))
 
 
 def takes_settings(arguments: Sequence[Argument]) -> bool:
-    """Return whether a command takes key=value."""
+    """Return whether a command accepts key=value."""
     return any("key=value" in one.settings.get("metavar", "") for one in arguments if one.names[0][0] != "-")
 
 
@@ -644,7 +654,7 @@ USAGE = "samebits [--root FOLDER] COMMAND …"
 
 
 def overview() -> str:
-    """Return what `samebits --help` prints."""
+    """Return the text of `samebits --help`."""
     width = max(map(len, COMMANDS))
     lines = [f"usage: {USAGE}", "", "Same seed, same bits: train, and prove it."]
     for group, title in GROUPS.items():
@@ -653,14 +663,14 @@ def overview() -> str:
     lines += [
         "",
         "samebits COMMAND --help   options of a command, with an example",
-        "samebits train --help     every setting of conf/, to be written as key=value after most commands",
-        "--root FOLDER             the project; default: the nearest folder, here or above, with conf/config.yaml",
+        "samebits train --help     all settings in conf/; most commands accept them as key=value",
+        "--root FOLDER             the project (default: this folder or the nearest above it with conf/config.yaml)",
     ]
     return "\n".join(lines) + "\n"
 
 
 def is_command(words: Sequence[str], place: int) -> bool:
-    """Return whether a command begins at a place: neither an option nor the folder of --root."""
+    """Return whether the word at a place is a command, not an option or the folder of --root."""
     return not words[place].startswith("-") and words[place - 1 : place] != ["--root"]
 
 
@@ -670,10 +680,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def find_command(words: Sequence[str]) -> Command:
-    """Return the command that a command line begins with, of one word or two.
+    """Return the command that a command line names, with one word or two.
 
     Raises:
-        UsageError: There is no such command.
+        UsageError: The command does not exist.
     """
     for name in (" ".join(words[:2]), words[0]):
         if name in COMMANDS:
@@ -682,17 +692,17 @@ def find_command(words: Sequence[str]) -> Command:
     likely = named or difflib.get_close_matches(words[0], COMMANDS, n=1)
     raise UsageError(
         "command",
-        expected=" or ".join(named) or "one that samebits --help lists",
+        expected=" or ".join(named) or "a command that samebits --help lists",
         received=repr(" ".join(words[:2]) if named else words[0]),
         fix=f"samebits {likely[0]}" if likely else "samebits --help",
     )
 
 
 def check_python() -> None:
-    """Refuse a Python for which nothing was measured.
+    """Refuse an untested version of Python.
 
     Raises:
-        ConfigError: It is older than 3.11 or newer than 3.13.
+        ConfigError: Python is older than 3.11 or newer than 3.13.
     """
     if not OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
         raise ConfigError(
@@ -704,16 +714,16 @@ def check_python() -> None:
 
 
 def dispatch(words: list[str], root: pathlib.Path | None) -> int:
-    """Run the command that some words name.
+    """Run the command that the words name.
 
     Raises:
-        UsageError: There is no such command, no project, or not its environment.
+        UsageError: The command does not exist, no project was found, or a package is missing.
     """
-    if words[0] == "complete":  # for the scripts of `completion`
+    if words[0] == "complete":  # called by the completion scripts
         return complete(" ".join(words[1:]), root)
     chosen = find_command(words)
     given = chosen.parse(words[len(chosen.name.split()) :])
-    if chosen.group != "container":  # its Python is the image's
+    if chosen.group != "container":  # those run the Python of the image
         check_python()
     if root is None and chosen.name != "completion":
         root = find_root(pathlib.Path.cwd())
@@ -723,7 +733,7 @@ def dispatch(words: list[str], root: pathlib.Path | None) -> int:
         raise UsageError(
             f"package {error.name}",
             expected="the project's environment",
-            received=f"{sys.executable}, which does not have it",
+            received=f"{sys.executable}, where it is not installed",
             fix="make setup, then .venv/bin/samebits …",
         ) from error
 
@@ -732,7 +742,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; wrong usage is 2.
 
     Args:
-        words: Without the program's name; None: those of this process.
+        words: The words after the program's name. None: those of this process.
     """
     words = list(sys.argv[1:] if words is None else words) or ["--help"]
     parser = _Parser(prog="samebits", usage=USAGE, allow_abbrev=False)
@@ -740,9 +750,9 @@ def main(words: Sequence[str] | None = None) -> int:
     start = next((place for place, word in enumerate(words) if is_command(words, place)), len(words))
     given = parser.parse_args(words[:start])
     if not words[start:]:
-        parser.error("a command is missing; samebits --help lists them")
+        parser.error("a command is missing; samebits --help lists all commands")
     try:
         return report_errors(lambda: dispatch(words[start:], given.root and find_root(given.root)))
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -1,6 +1,6 @@
-"""What a shell completes after `samebits`: commands, options, and the groups and settings of conf/.
+"""Shell completion of `samebits`: commands, options, and the groups and settings in conf/.
 
-Gets the commands and options from its caller. The scripts give it the command line up to the cursor.
+The caller passes the commands and options. The scripts pass the command line up to the cursor.
 """
 
 import dataclasses
@@ -8,7 +8,9 @@ import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-# bash splits words at "=", and then replaces only what follows the last one.
+from samebits.core.project import HARNESS_CONF
+
+# bash splits words at "=" and replaces only the part after the last "=".
 BASH = """\
 _samebits() {
     local line="${COMP_LINE:0:COMP_POINT}" word
@@ -37,13 +39,13 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 def candidates(
     line: str, options: Mapping[str, Sequence[str]], settable: Collection[str], root: pathlib.Path | None
 ) -> list[str]:
-    """Return what may stand in place of the last word of a command line, sorted.
+    """Return the completions of the last word of a command line, sorted.
 
     Args:
-        line: The command line up to the cursor; a space at its end begins a new word.
-        options: Command -> its options, and the words that it chooses from.
-        settable: The commands that take key=value.
-        root: The project's folder; None: there is none, so no settings.
+        line: The command line up to the cursor. A space at its end starts a new word.
+        options: Command -> its options and choices.
+        settable: The commands that accept key=value.
+        root: The project's folder. None: no project, so no settings.
     """
     words = line.split()[1:] + [""] * line[-1:].isspace()
     if words[:1] == ["--root"] and len(words) > 2:  # noqa: PLR2004  the option, its folder, and what follows
@@ -60,12 +62,13 @@ def candidates(
 
 
 def settings(root: pathlib.Path, word: str) -> Iterator[str]:
-    """Yield what can be set: the options of a group where the word has an "=", and else groups and keys."""
-    from samebits.core.config import Config  # noqa: PLC0415  it imports NumPy, which no option needs
+    """Yield the options of a group if the word has an "=", else all groups and keys."""
+    from samebits.core.config import Config  # noqa: PLC0415  imports NumPy, which completing an option does not need
 
     group, chosen, _ = word.partition("=")
-    for folder in sorted((root / "conf").iterdir()):
-        if folder.is_dir() and folder.name != "hydra":
+    folders = [folder for conf in (root / "conf", HARNESS_CONF) for folder in sorted(conf.iterdir())]
+    for folder in folders:
+        if folder.is_dir() and folder.name not in {"hydra", "__pycache__"}:
             files = sorted(folder.glob("*.yaml"))
             yield from [f"{group}={path.stem}" for path in files if chosen and folder.name == group]
             if not chosen:
@@ -76,15 +79,15 @@ def settings(root: pathlib.Path, word: str) -> Iterator[str]:
 
 
 def file_keys(path: pathlib.Path, group: str) -> Iterator[str]:
-    """Yield the keys of a group's YAML file, dotted, each with "="."""
-    import yaml  # noqa: PLC0415  likewise
+    """Yield the dotted keys of a group's YAML file, each with "="."""
+    import yaml  # noqa: PLC0415  also not needed for options
 
     text = path.read_text(encoding="utf-8")
     yield from tree_keys(yaml.safe_load(text), "" if "@package _global_" in text else group)
 
 
 def tree_keys(tree: Any, prefix: str) -> Iterator[str]:
-    """Yield the keys of nested mappings; what begins with an underscore, and a file's list of defaults, is Hydra's."""
+    """Yield the keys of nested mappings, without those of Hydra: `defaults` and keys with a leading underscore."""
     for key, value in (tree if isinstance(tree, dict) else {}).items():
         if isinstance(value, dict):
             yield from tree_keys(value, f"{prefix}{key}.")
@@ -93,7 +96,7 @@ def tree_keys(tree: Any, prefix: str) -> Iterator[str]:
 
 
 def schema_keys(schema: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the keys of the typed schema that have one value."""
+    """Yield the keys of the typed schema that hold a single value."""
     for field in dataclasses.fields(schema):
         part: Any = field.default_factory
         if dataclasses.is_dataclass(part):

@@ -1,6 +1,6 @@
 """Composes `conf/` into a typed Config, and turns Hydra's errors into messages that say what to type instead.
 
-With `samebits.job` the only module that knows Hydra.
+Only this module and `samebits.job` use Hydra.
 """
 
 import dataclasses
@@ -24,17 +24,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from samebits.core.config import Config
 from samebits.core.errors import ConfigError, report_errors
+from samebits.core.project import HARNESS_CONF
 
-HARNESS_CONF = pathlib.Path(__file__).resolve().parent / "core" / "conf"
-# Lines of Hydra's and OmegaConf's messages that help no user of this project.
+# Lines of Hydra's and OmegaConf's messages that do not help a user of this project.
 NOISE = re.compile(
     r"See https|full_key:|object_type=|reference_type=|Config search path|provider=|To append to your config"
 )
-LEXER = "LexerNoViableAltException: "  # Hydra's: the override follows, and a caret below it
+LEXER = "LexerNoViableAltException: "  # Hydra prints the override after it, with a caret on the next line
 
 
 def to_config(composed: DictConfig) -> Config:
-    """Return the typed configuration of what Hydra composed; interpolations are resolved.
+    """Return Hydra's composed configuration as a typed Config, with interpolations resolved.
 
     Raises:
         ConfigError: A value has the wrong type, or a key is missing.
@@ -47,18 +47,18 @@ def to_config(composed: DictConfig) -> Config:
     if not isinstance(config, Config):
         raise ConfigError(
             "conf/config.yaml",
-            expected="schema first in its defaults",
+            expected="schema as the first entry of its defaults",
             received=type(config).__name__,
-            fix="list schema",
+            fix="list schema first",
         )
     return config
 
 
 def refuse_unknown_keys(tree: Any, schema: Any, prefix: str) -> None:
-    """Refuse keys that the typed schema does not have: Hydra itself lets `+key=value` add them.
+    """Refuse keys that the typed schema does not have. Hydra alone would let `+key=value` add them.
 
     Raises:
-        ConfigError: Names the key.
+        ConfigError: A key is unknown; the error names it.
     """
     fields = {field.name: field for field in dataclasses.fields(schema)}
     for key, value in tree.items():
@@ -67,7 +67,7 @@ def refuse_unknown_keys(tree: Any, schema: Any, prefix: str) -> None:
                 f"{prefix}{key}",
                 expected="one of " + ", ".join(f"{prefix}{name}" for name in fields),
                 received="an unknown key",
-                fix="fix the typo, or leave it out",
+                fix="fix the typo, or remove the key",
             )
         part: Any = fields[key].default_factory
         if dataclasses.is_dataclass(part):
@@ -75,21 +75,21 @@ def refuse_unknown_keys(tree: Any, schema: Any, prefix: str) -> None:
 
 
 def shell_word(text: str) -> str:
-    """Return text as one word of a shell, readable where that is possible."""
+    """Return text quoted as one word for a shell, as readable as possible."""
     if "'" not in text:
         return f"'{text}'"
-    if "!" in text:  # an interactive bash looks for it in its history, also between double quotes
+    if "!" in text:  # an interactive bash expands it from its history, even between double quotes
         return shlex.quote(text)
     return '"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"'
 
 
 def make_word(text: str) -> str:
-    """Return the argument that hands text to a command through make: OVERRIDES=…, read by two shells and by make."""
+    """Return the OVERRIDES=… argument that passes text through make. Two shells and make read it."""
     return "OVERRIDES=" + shell_word(shell_word(text).replace("$", "$$"))
 
 
 def parse_override(word: str) -> Override | None:
-    """Return what Hydra reads in an override; None: it cannot be read, or has no key."""
+    """Return an override as Hydra parses it. None: it cannot be parsed, or has no key."""
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException:
@@ -98,7 +98,7 @@ def parse_override(word: str) -> Override | None:
 
 
 def quote_value(word: str) -> str | None:
-    """Return an override whose value Hydra takes as text, just as it is; None: there is no such override."""
+    """Return the override with its value in quotes, so that Hydra reads it as text. None: no quotes work."""
     key, _, value = word.partition("=")
     for quote in ("'", '"'):
         quoted = f"{key}={quote}{value}{quote}"
@@ -109,7 +109,7 @@ def quote_value(word: str) -> str | None:
 
 
 def unread_position(word: str, message: str) -> int | None:
-    """Return the index of the first character that Hydra could not read; None: it has no place, a part is missing."""
+    """Return the index of the first character that Hydra could not read. None: a part is missing."""
     lines = message.splitlines()
     if lines[0].startswith(LEXER) and lines[1:]:
         return lines[1].index("^") - len(LEXER)
@@ -118,39 +118,42 @@ def unread_position(word: str, message: str) -> int | None:
 
 
 def override_error(word: str, message: str = "") -> ConfigError:
-    """Return the error of an override that cannot be read or names several values, with what to type instead.
+    """Return the error for an override that cannot be parsed or has several values, with what to type instead.
 
     Args:
-        word: The override as it came.
-        message: What Hydra says of it; empty: it is read, but has no key or several values.
+        word: The override as the user typed it.
+        message: Hydra's message. Empty: Hydra can parse it, but it has no key or several values.
     """
     quoted = quote_value(word) if "=" in word else None
     as_text = f"{shell_word(quoted)}, or with make {make_word(quoted)}" if quoted else ""
     if not message and parse_override(word) is not None:
         key, _, value = word.partition("=")
-        a_list = "" if "(" in value else f"a list: {shell_word(f'{key}=[{value}]')}; "
+        a_list = "" if "(" in value else f"to pass a list, type {shell_word(f'{key}=[{value}]')}; "
         return ConfigError(
             f"override {word!r}",
             expected="one value",
-            received="several: a comma, or a sweep such as range(1,3)",
-            fix=f"a run for each value: samebits train --multirun {shell_word(word)}; {a_list}text: {as_text}",
+            received="several values: a comma, or a sweep such as range(1,3)",
+            fix=f"for one run per value, type samebits train --multirun {shell_word(word)}; "
+            f"{a_list}to pass text, type {as_text}",
         )
     place = unread_position(word, message) if message else None
     received = "no =" if "=" not in word else "no key before the =" if word.startswith("=") else "something else"
     if place is not None:
         received = f"{word[place]!r} as character {place + 1}"
-    advice = f"as text, type {as_text}; a list has both brackets: key=[a,b]" if as_text else "e.g. training.epochs=3"
+    advice = (
+        f"to pass text, type {as_text}; a list has both brackets: key=[a,b]" if as_text else "e.g. training.epochs=3"
+    )
     return ConfigError(
         f"override {word!r}", expected="key=value, with quotes around special characters", received=received, fix=advice
     )
 
 
 def config_error(error: Exception, overrides: Sequence[str] = ()) -> ConfigError:
-    """Return Hydra's or OmegaConf's error as one of ours.
+    """Return an error of Hydra or OmegaConf as a ConfigError.
 
     Args:
-        error: What was raised.
-        overrides: Those of the command, to find the one that is to blame.
+        error: The original error.
+        overrides: The overrides of the command, to find the one that caused it.
     """
     if isinstance(error, OverrideParseException):
         for word in overrides:
@@ -166,14 +169,14 @@ def config_error(error: Exception, overrides: Sequence[str] = ()) -> ConfigError
     useful = [line.rstrip(".") for line in lines if not NOISE.match(line)]
     return ConfigError(
         key or "configuration",
-        expected="keys, groups and types of conf/",
+        expected="the keys, groups and types in conf/",
         received="; ".join(useful).replace(":; ", ": ") or type(error).__name__,
         fix="samebits train --help lists them",
     )
 
 
 def refuse_missing_keys(overrides: Sequence[str]) -> None:
-    """Refuse `=value`, which Hydra reads as a group without a name.
+    """Refuse `=value`, which Hydra would read as a group without a name.
 
     Raises:
         ConfigError: An override has no key.
@@ -184,7 +187,7 @@ def refuse_missing_keys(overrides: Sequence[str]) -> None:
 
 
 def compose_tree(root: pathlib.Path, overrides: list[str], *, with_hydra: bool = False) -> DictConfig:
-    """Return what Hydra composes of conf/config.yaml and some overrides, on request with Hydra's own settings."""
+    """Return conf/config.yaml composed with some overrides; with_hydra adds Hydra's own settings."""
     ConfigStore.instance().store(name="schema", node=Config)
     with hydra.initialize_config_dir(str(root / "conf"), version_base="1.3"):
         composed: DictConfig = hydra.compose("config", overrides, return_hydra_config=with_hydra)
@@ -192,7 +195,7 @@ def compose_tree(root: pathlib.Path, overrides: list[str], *, with_hydra: bool =
 
 
 def compose(root: pathlib.Path, overrides: list[str]) -> Config:
-    """Return the configuration of some overrides, without a command line.
+    """Return the configuration with some overrides, without a command line.
 
     Raises:
         ConfigError: An override is unknown or of the wrong type.
@@ -205,7 +208,7 @@ def compose(root: pathlib.Path, overrides: list[str]) -> Config:
 
 
 def list_options(root: pathlib.Path) -> dict[str, set[str]]:
-    """Return the options of each group: the project's, in conf/, and the harness's."""
+    """Return the options of each group, from conf/ and from the harness."""
     options: dict[str, set[str]] = {}
     for conf in (root / "conf", HARNESS_CONF):
         for path in conf.glob("*/*.yaml"):
@@ -214,9 +217,9 @@ def list_options(root: pathlib.Path) -> dict[str, set[str]]:
 
 
 def show_help(root: pathlib.Path, overrides: list[str]) -> int:
-    """Print the help of conf/config.yaml: groups, examples, and the configuration with some overrides; returns 0.
+    """Print the help of conf/config.yaml (groups, examples, configuration with some overrides) and return 0.
 
-    Hydra's own way to it takes seconds: it composes the configuration anew for each of its own 40 groups (1.3).
+    Hydra 1.3's own help takes seconds, because it composes the configuration once for each of its 40 groups.
     """
     composed = compose_tree(root, overrides, with_hydra=True)
     text = composed.hydra.help
@@ -229,17 +232,17 @@ def show_help(root: pathlib.Path, overrides: list[str]) -> int:
 
 
 class CombinationError(Exception):
-    """One combination of `--multirun` failed, and said why; carries its exit code."""
+    """One combination of `--multirun` failed and printed its error; the argument is its exit code."""
 
 
 def main(root: pathlib.Path, words: Sequence[str], task: Callable[[Config, pathlib.Path], int]) -> int:
     """Compose a configuration from a command line, run the task with it, and return the exit code.
 
-    With `--multirun` the task runs once for each combination; the code is that of one that failed, if any did.
+    With `--multirun` the task runs once per combination, and the exit code is the highest of all.
 
     Args:
         root: The project's folder.
-        words: Overrides, and Hydra's own options such as --cfg job.
+        words: Overrides, and Hydra's options such as --cfg job.
         task: Gets the typed configuration and the root; returns an exit code.
 
     Raises:
@@ -249,14 +252,14 @@ def main(root: pathlib.Path, words: Sequence[str], task: Callable[[Config, pathl
     refuse_missing_keys(overrides)
     codes: list[int] = []  # of the combinations that ran in this process
     ConfigStore.instance().store(name="schema", node=Config)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing and exiting with 1
-    sys.argv[1:] = words  # where Hydra reads them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting with 1
+    sys.argv[1:] = words  # Hydra reads its arguments there
 
     def job(composed: DictConfig) -> None:
         code = report_errors(lambda: task(to_config(composed), root))
         codes.append(code)
         if code and HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise CombinationError(code)  # a launcher brings it here once all have ended, from other processes too
+            raise CombinationError(code)  # launchers raise it again below, also from other processes, when all ended
 
     try:
         if {"--help", "-h"} & set(words):

@@ -1,6 +1,6 @@
-"""Runs the jobs of a study below one of Hydra's launchers: python -m samebits.job ROOT --multirun folder='…' job=1,2.
+"""Runs the jobs of a study with one of Hydra's launchers: python -m samebits.job ROOT --multirun folder='…' job=1,2.
 
-Started by `samebits.studies.execute`, and by nobody else.
+Only `samebits.studies.execute` starts it.
 """
 
 import os
@@ -17,10 +17,10 @@ from samebits.studies.execute import CLUSTER, await_others, cancel_jobs, run_job
 
 
 def main(root: pathlib.Path) -> None:
-    """Run the jobs of a study, which `conf/study.yaml` describes, by the launcher that the command line names.
+    """Run the jobs of a study, described in `conf/study.yaml`, with the launcher that the command line names.
 
-    Ends with the process that started it: that one holds the other end of the standard input. A job that is lost
-    stops no other; jobs on a cluster are cancelled when this process is asked to stop.
+    Ends when the process that started it ends, because that process holds the other end of the standard input. A lost
+    job does not stop the others. SIGTERM cancels the jobs on a cluster.
 
     Args:
         root: The project's folder.
@@ -29,7 +29,7 @@ def main(root: pathlib.Path) -> None:
     study = next(pathlib.Path(word[8:-1]) for word in sys.argv if word.startswith("folder='"))
 
     def end_with_the_parent() -> None:
-        while os.read(0, 1):  # not sys.stdin: its lock, held at the exit, ends Python with an error
+        while os.read(0, 1):  # not sys.stdin: if its lock is held at exit, Python ends with an error
             pass
         os.killpg(0, signal.SIGTERM)
 
@@ -48,7 +48,7 @@ def main(root: pathlib.Path) -> None:
         hydra.main(version_base="1.3", config_path=str(root / "conf"), config_name="study")(job)()
     except RuntimeError as error:
         traceback.print_exc()
-        # submitit's, or one of its kinds; Hydra waits for no other job then.
+        # For this error of submitit or a subclass, Hydra does not wait for the other jobs.
         if "UncompletedJobError" not in [kind.__name__ for kind in type(error).__mro__]:
             sys.exit(1)
         await_others(study)

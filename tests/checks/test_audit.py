@@ -1,4 +1,4 @@
-"""Seed liveness: the verdict on hand-made differences, planted dead and leaking wiring."""
+"""`samebits audit`: verdicts on made-up differences, an unused seed, and a seed that changes too much."""
 
 import pathlib
 
@@ -41,21 +41,21 @@ CONV = "imdb_cnn_lstm/conv/kernel"
     ],
 )
 def test_a_point_is_judged_by_what_it_moves(point: str, found: list[Divergence], *, is_right: bool) -> None:
-    """Only the stage that consumes a point may change first, and it must."""
+    """The first change must be in the stage that consumes the point."""
     assert is_right == judge(point, found).is_right
 
 
 @pytest.mark.full
 def test_a_live_point_passes_the_audit(project: pathlib.Path) -> None:
-    """The audit of one initialiser and the order ends with LIVE."""
+    """The audit of one initializer and of the shuffling ends with LIVE."""
     done = run_command(project, "audit", "model/conv/kernel", "data/order")
 
     assert 0 == done.returncode, done.stdout + done.stderr
-    assert "LIVE: 2 seed points, each changes exactly what consumes it" in done.stdout
+    assert "LIVE: 2 seed points; each one changes exactly its consumer" in done.stdout
 
 
 def test_an_unknown_point_is_refused(project: pathlib.Path) -> None:
-    """Not "LIVE: 0 seed points"."""
+    """A typo is an error, not "LIVE: 0 seed points"."""
     done = run_command(project, "audit", "data/ordr")
 
     assert 2 == done.returncode, done.stdout
@@ -64,7 +64,7 @@ def test_an_unknown_point_is_refused(project: pathlib.Path) -> None:
 
 @pytest.mark.full
 def test_oversampling_of_even_classes_has_nothing_to_copy(project: pathlib.Path) -> None:
-    """Classes of equal size that the data set cannot make uneven: the point is unused, and is no dead seed."""
+    """With balanced classes there is nothing to oversample: the point counts as unused, not as an error."""
     path = project / "conf" / "data" / "synthetic.yaml"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if not line.startswith("positive_share")))
@@ -75,17 +75,17 @@ def test_oversampling_of_even_classes_has_nothing_to_copy(project: pathlib.Path)
 
 
 def test_a_dead_seed_is_found(project: pathlib.Path) -> None:
-    """A point that is taken but not used changes nothing, and the audit says so."""
+    """A seed that the model reads but does not use changes nothing, and the audit reports it."""
     done = run_command(project, "audit", "model/conv/kernel", "model._target_=faults.model.ignore_a_seed")
 
     assert 1 == done.returncode
-    assert "nothing: the seed is dead" in done.stdout
+    assert "nothing: the seed has no effect" in done.stdout
     assert "NOT LIVE: 1 seed points; wrong: model/conv/kernel" in done.stdout
 
 
 @pytest.mark.full
 def test_a_leaking_seed_is_found(project: pathlib.Path) -> None:
-    """A point that moves two tensors leaks, and the audit names it."""
+    """A point that changes two tensors is reported as wrong."""
     done = run_command(project, "audit", "model/conv/kernel", "model._target_=faults.model.mix_seeds")
 
     assert 1 == done.returncode
@@ -96,7 +96,7 @@ def test_a_leaking_seed_is_found(project: pathlib.Path) -> None:
 def test_a_run_that_crashed_is_not_judged(
     code: int, has_result: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half a trace may differ in the right place: the audit ends with an error instead."""
+    """An incomplete trace could differ in the right place by chance, so the audit ends with an error."""
 
     def crash(_config: Config, folder: pathlib.Path, _root: pathlib.Path) -> int:
         (folder / "trace.jsonl").write_text("")
@@ -106,12 +106,12 @@ def test_a_run_that_crashed_is_not_judged(
 
     monkeypatch.setattr(audit, "run_child", crash)
 
-    with pytest.raises(RecordError, match="did not finish, so nothing is audited"):
+    with pytest.raises(RecordError, match="did not finish, so the audit stops"):
         audit.train_traced(Config(), tmp_path / "run", tmp_path)
 
 
 def test_a_run_that_finished_is_judged(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its trace is what the audit reads."""
+    """The audit can read the trace of this run."""
 
     def finish(_config: Config, folder: pathlib.Path, _root: pathlib.Path) -> int:
         (folder / "result.json").write_text("{}")

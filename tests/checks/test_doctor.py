@@ -1,4 +1,4 @@
-"""`samebits doctor`: nothing is found in a sound copy, and each weakness that is planted in it is named where it is."""
+"""`samebits doctor` finds nothing in a good copy, and reports each planted risk with its place."""
 
 import functools
 import pathlib
@@ -32,7 +32,7 @@ SOUND_FILES = {
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Return a committed copy of the project with goldens, a Dockerfile and CI files in which everything is pinned."""
+    """Return a committed copy of the project with golden files, a Dockerfile and CI files, all pinned."""
     root = copy_project(tmp_path_factory.mktemp("sound"))
     shutil.copytree(ROOT / "golden", root / "golden")
     shutil.copy(ROOT / ".gitignore", root)
@@ -46,25 +46,25 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def commit(root: pathlib.Path, *arguments: str) -> None:
-    """Run git as somebody."""
+    """Run git with a made-up author."""
     person = ("-c", "user.name=a", "-c", "user.email=a@b")
     subprocess.run(["git", *person, *arguments], cwd=root, check=True)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask for the installed packages once."""
+    """Read the installed packages only once."""
     monkeypatch.setattr(doctor, "package_versions", INSTALLED)
 
 
 @pytest.fixture
 def copy(sound: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
-    """Return a copy of the sound project to plant a weakness in."""
+    """Return a copy of the good project, in which a test plants a risk."""
     return pathlib.Path(shutil.copytree(sound, tmp_path / "project"))
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this shell's variables without those that the doctor looks at."""
+    """Return this shell's variables without those that the doctor checks."""
     return {
         key: value
         for key, value in QUIET.items()
@@ -73,14 +73,14 @@ def clean_environment() -> dict[str, str]:
 
 
 def examine(root: pathlib.Path, **variables: str) -> dict[str, list[str]]:
-    """Return what weakens a project, by check: where and what."""
+    """Return check -> findings ("where: what") of a project."""
     environment = clean_environment() | variables
     found = doctor.examine(root, functools.partial(compose, root), environment)
     return {name: [f"{each.where}: {each.what}" for each in rows if each.fix] for name, rows in found.items() if rows}
 
 
 def replace(name: str, old: str, new: str) -> Callable[[pathlib.Path], object]:
-    """Return an edit of one file; the old text must be there."""
+    """Return an edit that replaces text in one file. The old text must exist."""
 
     def edit(root: pathlib.Path) -> None:
         path = root / name
@@ -92,7 +92,7 @@ def replace(name: str, old: str, new: str) -> Callable[[pathlib.Path], object]:
 
 
 def append(name: str, text: str) -> Callable[[pathlib.Path], object]:
-    """Return an edit that adds text to a file, or makes it."""
+    """Return an edit that appends text to a file, or creates it."""
 
     def edit(root: pathlib.Path) -> None:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -105,32 +105,34 @@ def append(name: str, text: str) -> Callable[[pathlib.Path], object]:
 MODEL = f"src/{PACKAGE}/model.py"
 MODEL_LINES = len((ROOT / MODEL).read_text().splitlines())
 INPUTS_OF_SMOKE = "golden/smoke.json: was made from other inputs: "
-# What is planted, the check that must find it, and what it must say.
+# The planted risk, the check that must find it, and the expected text.
 PLANTED: dict[str, tuple[Callable[[pathlib.Path], object], str, str]] = {
     "a base by tag": (
         replace("Dockerfile", f"python:3.12{DIGEST}", "python:3.12-slim"),
-        "tags that move", "Dockerfile:2: FROM python:3.12-slim has no digest",
+        "image tags and actions", "Dockerfile:2: FROM python:3.12-slim has no digest",
     ),
     "a base without a default": (
-        append("Dockerfile", "FROM debian AS last\n"), "tags that move", "Dockerfile:6: FROM debian has no digest",
+        append("Dockerfile", "FROM debian AS last\n"),
+        "image tags and actions", "Dockerfile:6: FROM debian has no digest",
     ),
     "an action by tag": (
         replace(".github/workflows/ci.yml", f"@{COMMIT}", "@v4"),
-        "tags that move", ".github/workflows/ci.yml:5: action actions/checkout@v4 is not pinned by a commit",
+        "image tags and actions", ".github/workflows/ci.yml:5: action actions/checkout@v4 is not pinned to a commit",
     ),
     "a job's container by tag": (
         replace(".github/workflows/ci.yml", f"debian{DIGEST}", "debian:12"),
-        "tags that move", ".github/workflows/ci.yml:3: image debian:12 has no digest",
+        "image tags and actions", ".github/workflows/ci.yml:3: image debian:12 has no digest",
     ),
     "GitLab's image by tag": (
-        replace(".gitlab-ci.yml", DIGEST, ":12"), "tags that move", ".gitlab-ci.yml:1: image debian:12 has no digest",
+        replace(".gitlab-ci.yml", DIGEST, ":12"),
+        "image tags and actions", ".gitlab-ci.yml:1: image debian:12 has no digest",
     ),
     "a devcontainer by tag": (
         replace(".devcontainer/devcontainer.json", DIGEST, ":12"),
-        "tags that move", ".devcontainer/devcontainer.json:1: image debian:12 has no digest",
+        "image tags and actions", ".devcontainer/devcontainer.json:1: image debian:12 has no digest",
     ),
     "a range in the lock": (
-        replace("requirements.lock", "six==", "six>="), "the lock", "names no exact version",
+        replace("requirements.lock", "six==", "six>="), "the lock", "has no exact version",
     ),
     "a package without a hash": (
         append("requirements.lock", "zzz==1.0\n"), "the lock", "zzz==1.0 has no hash",
@@ -141,95 +143,96 @@ PLANTED: dict[str, tuple[Callable[[pathlib.Path], object], str, str]] = {
     "another test tool than the lock's": (
         replace("requirements-dev.lock", "execnet==", "execnet==0."), "installed packages", "package execnet: ",
     ),
-    "a line of the lock that is no requirement": (
-        append("requirements.lock", "???\n"), "the lock", "??? names no exact version",
+    "a line of the lock that is not a requirement": (
+        append("requirements.lock", "???\n"), "the lock", "??? has no exact version",
     ),
     "a pyproject.toml that is torn": (
         append("pyproject.toml", "[project\n"), "the lock", "pyproject.toml: cannot be read: ",
     ),
-    "a dependency that is no requirement": (
+    "a dependency that is not a requirement": (
         replace("pyproject.toml", '"rich>=14,<16"', '"rich>=14,<16", "no requirement"'),
-        "the lock", "pyproject.toml: no requirement is no requirement",
+        "the lock", "pyproject.toml: no requirement is not a requirement",
     ),
     "a source file that is torn": (
         append(MODEL, "def torn(:\n"), "randomness", f"{MODEL}:",
     ),
     "an open version of what decides bits": (
         replace("pyproject.toml", '"keras==3.15.1"', '"keras>=3.15"'),
-        "the lock", "pyproject.toml: keras>=3.15 leaves the version open, and it decides bits",
+        "the lock", "pyproject.toml: keras>=3.15 has no exact version, but the package can change bits",
     ),
     "a dependency that is not locked": (
         replace("pyproject.toml", '"rich>=14,<16"', '"rich>=14,<16", "polars>=1"'),
-        "the lock", "pyproject.toml: polars>=1 is not served by the lock, which has None",
+        "the lock", "pyproject.toml: polars>=1 does not match the lock, which has None",
     ),
     "a lock that is too old": (
-        replace("pyproject.toml", '"rich>=14,<16"', '"rich>=99"'), "the lock", "pyproject.toml: rich>=99 is not served",
+        replace("pyproject.toml", '"rich>=14,<16"', '"rich>=99"'),
+        "the lock", "pyproject.toml: rich>=99 does not match",
     ),
     "another version than the lock's": (
         replace("requirements.lock", "six==", "six==0."), "installed packages", "package six: ",
     ),
     "a draw from the system": (
         append(MODEL, "\nimport os\nSALT = os.urandom(3)\n"),
-        "randomness", f"{MODEL}:{MODEL_LINES + 3}: os.urandom draws from the operating system",
+        "randomness", f"{MODEL}:{MODEL_LINES + 3}: os.urandom gets randomness from the operating system",
     ),
     "a layer without a seed": (
         replace(MODEL, ', seed=seed("embedding_dropout/dropout")', ""),
         "randomness", "samebits.portable.layers.Dropout without seed=",
     ),
     "no golden file": (
-        lambda root: (root / "golden" / "smoke.json").unlink(), "golden digests", "golden/smoke.json: is missing",
+        lambda root: (root / "golden" / "smoke.json").unlink(), "reference digests", "golden/smoke.json: is missing",
     ),
     "an experiment of one's own without a golden file": (
         append("conf/experiment/mine.yaml", "# @package _global_\nname: mine\n"),
-        "golden digests", "golden/mine.json: is missing",
+        "reference digests", "golden/mine.json: is missing",
     ),
     "a golden file of other code": (
-        append(MODEL, "# changed\n"), "golden digests", f"{INPUTS_OF_SMOKE}code.{MODEL.removeprefix('src/')}",
+        append(MODEL, "# changed\n"), "reference digests", f"{INPUTS_OF_SMOKE}code.{MODEL.removeprefix('src/')}",
     ),
     "a golden file of another configuration": (
         replace("conf/experiment/smoke.yaml", "learning_rate: 0.01", "learning_rate: 0.02"),
-        "golden digests", f"{INPUTS_OF_SMOKE}config.training.learning_rate",
+        "reference digests", f"{INPUTS_OF_SMOKE}config.training.learning_rate",
     ),
     "a golden file of another lock": (
-        append("requirements.lock", "# \n"), "golden digests", f"{INPUTS_OF_SMOKE}lock",
+        append("requirements.lock", "# \n"), "reference digests", f"{INPUTS_OF_SMOKE}lock",
     ),
     "a torn golden file": (
         lambda root: (root / "golden" / "smoke.json").write_text("{"),
-        "golden digests", "golden/smoke.json: cannot be judged: ",
+        "reference digests", "golden/smoke.json: cannot be checked: ",
     ),
     "an experiment that does not compose": (
         replace("conf/experiment/smoke.yaml", "epochs: 2", "epoch: 2"),
-        "golden digests", "golden/smoke.json: cannot be judged: ",
+        "reference digests", "golden/smoke.json: cannot be checked: ",
     ),
-    "a change without a commit": (append("notes.txt", "later\n"), "git", "git: changes that commit "),
+    "a change without a commit": (append("notes.txt", "later\n"), "git", "git: uncommitted changes after "),
     "no repository": (
-        lambda root: shutil.rmtree(root / ".git"), "git", "git: no commit: a run's record can name none",
+        lambda root: shutil.rmtree(root / ".git"), "git", "git: no commit, so a run's record cannot name one",
     ),
 }  # fmt: skip
 
 
 def test_a_sound_copy_has_no_findings(sound: pathlib.Path) -> None:
-    """Everything pinned and committed: no check finds anything, also beside files that only look alike."""
+    """With everything pinned and committed there are no findings, even with similar-looking files beside."""
     assert {} == examine(sound)
 
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_weakness_is_named(name: str, copy: pathlib.Path) -> None:
-    """The check that is for it says where and what; no other check but git's and that of the goldens' inputs minds."""
+    """The right check reports place and fact. Only git and reference digests may report something too."""
     plant, check, said = PLANTED[name]
     plant(copy)
     found = examine(copy)
 
     assert check in found, found
     assert any(said in line for line in found[check]), found[check]
-    assert set(found) <= {check, "git", "golden digests", "installed packages"}
+    assert set(found) <= {check, "git", "reference digests", "installed packages"}
 
 
 def test_a_machine_without_avx2_is_named(sound: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would refuse the training is said before: no AVX2, with the way out."""
+    """A machine without AVX2 is reported before a training would fail on it, with the fix."""
     monkeypatch.setattr("samebits.runtime.pins.cpu_features", lambda: {"AVX2": False, "FMA3": True})
 
-    assert ["this machine: Linux on x86_64 without AVX2, where Linux on an x86-64 CPU with AVX2 and FMA is needed"] == (
+    assert ["this machine: has Linux on x86_64 without AVX2, needs Linux on an x86-64 CPU with AVX2 and FMA"] == (
         examine(sound)["the machine"]
     )
 
@@ -240,7 +243,7 @@ def test_a_machine_without_avx2_is_named(sound: pathlib.Path, monkeypatch: pytes
 
 
 def test_missing_and_additional_packages_are_named(sound: pathlib.Path) -> None:
-    """A package that is not there, another version, and one that nobody locked; pip itself is none of them."""
+    """Reports a missing package, another version and an unlocked package, but not pip."""
     installed = {name: version for name, version in package_versions().items() if name != "six"}
     found = {
         each.where: each.what for each in doctor.check_installed(sound, installed | {"numpy": "2.5.5", "zzz": "1"})
@@ -264,7 +267,7 @@ def test_missing_and_additional_packages_are_named(sound: pathlib.Path) -> None:
     ],
 )
 def test_variables_that_reach_a_training_are_told_from_those_that_do_not(name: str, value: str, reaches: bool) -> None:
-    """What the child really gets decides: a variable that comes through is a finding, one that is set aside a note."""
+    """A variable that reaches the training is a finding. A variable that a run removes is a note."""
     config = compose(ROOT, [])
     (found,) = doctor.check_variables(config, {name: value, "HOME": "/root"})
     child = child_environment(RuntimeConfig(), 0, {name: value})
@@ -274,7 +277,7 @@ def test_variables_that_reach_a_training_are_told_from_those_that_do_not(name: s
 
 
 def test_the_command_says_what_it_found_and_exits_by_it(sound: pathlib.Path, copy: pathlib.Path) -> None:
-    """0 and SOUND for a sound copy, without TensorFlow; 1, the finding and its remedy for a weak one."""
+    """A good copy gives 0 and SOUND, without TensorFlow. A copy with a risk gives 1, the finding and its fix."""
     environment = dict.fromkeys(doctor.REACHING, "")
     healthy = run_command(sound, "doctor", environment=environment | {"PYTHONPROFILEIMPORTTIME": "1"})
     imported = {line.rpartition("|")[2].strip() for line in healthy.stderr.splitlines()}
@@ -291,7 +294,7 @@ def test_the_command_says_what_it_found_and_exits_by_it(sound: pathlib.Path, cop
 
 
 def test_the_doctor_imports_no_tensorflow() -> None:
-    """It answers before TensorFlow could be imported."""
+    """It answers faster than TensorFlow can be imported."""
     slow = {"tensorflow", "keras", "comet_ml", "sklearn"}
     code = f"import sys, samebits.checks.doctor; print(sorted({slow} & set(sys.modules)))"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Planted faults: verify must turn red, and explain must name each one exactly."""
+"""Planted faults: verify must fail, and explain must name each one exactly."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         ("seed.points.model.embedding_dropout.dropout=57",), ("seed model/embedding_dropout/dropout",),
         "epoch 1, step 1, forward loss",
     ),
-    "one initialiser's seed": (
+    "one initializer's seed": (
         ("seed.points.model.conv.kernel=57",), ("seed model/conv/kernel",),
         "initial weights of imdb_cnn_lstm/conv/kernel",
     ),
@@ -34,7 +34,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
          "model=cnn_lstm"), ("config runtime.intra_op_threads",), "epoch 1, step 1, gradient of ",
     ),
 }  # fmt: skip
-QUICK = ("one weight moved by one ulp at a step", "one initialiser's seed")  # also in `make test`
+QUICK = ("one weight moved by one ulp at a step", "one initializer's seed")  # also in `make test`
 
 
 def attempts(root: pathlib.Path) -> list[pathlib.Path]:
@@ -44,7 +44,7 @@ def attempts(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def check_explained(name: str, a: pathlib.Path, b: pathlib.Path, said: str) -> None:
-    """State that the inputs table holds the cause, and the last sentence the first place where the runs part."""
+    """Check that the table of inputs shows the cause, and the last sentence the first divergence."""
     _, items, sentence = FAULTS[name]
     last = said.strip().splitlines()[-1]
 
@@ -58,7 +58,7 @@ def check_explained(name: str, a: pathlib.Path, b: pathlib.Path, said: str) -> N
 @pytest.mark.full
 @pytest.mark.parametrize("name", FAULTS)
 def test_explain_names_a_planted_fault(name: str, project: pathlib.Path) -> None:
-    """With every run in a fresh process, those that explain starts included."""
+    """Every run is in a fresh process, including those that explain starts."""
     overrides = FAULTS[name][0]
     train(project, *(word for word in overrides if word.startswith(("data.s", "data.n", "model=", "runtime="))))
     train(project, *overrides)
@@ -73,7 +73,7 @@ def test_explain_names_a_planted_fault(name: str, project: pathlib.Path) -> None
 def test_explain_names_the_first_bit_that_differs(
     name: str, own_siblings: pathlib.Path, train_here: TrainHere, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One ulp in one weight, and one seed."""
+    """Changes one weight by one ulp, and one seed."""
     train_here(own_siblings, *FAULTS[name][0])
     a, _, b = attempts(own_siblings)
 
@@ -83,7 +83,7 @@ def test_explain_names_the_first_bit_that_differs(
 
 @pytest.mark.full
 def test_explain_names_a_non_deterministic_operation(project: pathlib.Path) -> None:
-    """Equal inputs, different bits: explain says that neither run repeats itself, and where the forward pass parts."""
+    """With equal inputs and different bits, explain says that no run repeats itself, and shows the first divergence."""
     override = "model._target_=faults.model.add_noise"
     first, second = (train(project, override, "training.epochs=1") for _ in range(2))
     done = run_command(project, "explain")
@@ -96,7 +96,7 @@ def test_explain_names_a_non_deterministic_operation(project: pathlib.Path) -> N
 
 
 def test_explain_names_another_package_version(own_siblings: pathlib.Path) -> None:
-    """A package that decides arithmetic is marked so; of any other only the user's own functions can make use."""
+    """Packages that compute are marked "may change bits"; others matter only if the user's functions use them."""
     a, b = attempts(own_siblings)
     machine = json.loads((b / "machine.json").read_text())
     machine["packages"] |= {"numpy": "2.4.5", "rich": "1.0"}
@@ -108,7 +108,7 @@ def test_explain_names_another_package_version(own_siblings: pathlib.Path) -> No
 
 
 def test_explain_of_equal_runs_finds_nothing(own_siblings: pathlib.Path) -> None:
-    """Two attempts of the same inputs: no divergence, exit code 0, and a picture of both curves."""
+    """Two attempts of the same run give no divergence, exit code 0, and a picture of both curves."""
     done = run_command(own_siblings, "explain", "last~1", "last")
 
     assert 0 == done.returncode, done.stderr
@@ -117,7 +117,7 @@ def test_explain_of_equal_runs_finds_nothing(own_siblings: pathlib.Path) -> None
 
 
 def test_explain_refuses_an_unknown_run(own_siblings: pathlib.Path) -> None:
-    """A name that no run has is one line and exit code 2."""
+    """An unknown run gives a one-line error and exit code 2."""
     done = run_command(own_siblings, "explain", "last", "feedbeef")
 
     assert 2 == done.returncode
@@ -125,7 +125,7 @@ def test_explain_refuses_an_unknown_run(own_siblings: pathlib.Path) -> None:
 
 
 def test_verify_passes_under_hostile_conditions(own_siblings: pathlib.Path) -> None:
-    """Two runs, the second in another folder, locale, time zone and on one busy core, agree in every record."""
+    """Two runs agree in every record, the second in another folder, locale, time zone and on one busy core."""
     done = run_command(own_siblings, "verify", "--runs=2", "experiment=smoke", "tracker=none")
 
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -144,7 +144,7 @@ LEAKS = {
 @pytest.mark.full
 @pytest.mark.parametrize("leak", LEAKS)
 def test_verify_turns_red_on_a_planted_leak(leak: str, project: pathlib.Path) -> None:
-    """What the surroundings change by the smallest amount is seen and named."""
+    """A run that depends on its environment by one ulp is detected and named."""
     done = run_command(project, "verify", "--runs=2", "experiment=smoke", "tracker=none", "training.epochs=1", leak)
 
     assert 1 == done.returncode
@@ -152,7 +152,7 @@ def test_verify_turns_red_on_a_planted_leak(leak: str, project: pathlib.Path) ->
 
 
 def test_verify_refuses_one_run(own_siblings: pathlib.Path) -> None:
-    """One run proves nothing: exit code 2."""
+    """One run is not enough: exit code 2."""
     done = run_command(own_siblings, "verify", "--runs=1", "experiment=smoke")
 
     assert 2 == done.returncode

@@ -1,4 +1,4 @@
-"""Golden digests: recomputed, compared, never healed."""
+"""`samebits golden` trains again and compares, and never rewrites the golden files on its own."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ def golden_project(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def test_the_smoke_experiment_is_golden(golden_project: pathlib.Path) -> None:
-    """The committed digests of every epoch come out again."""
+    """Training again gives the committed digests of every epoch."""
     done = run_command(golden_project, "golden", "smoke")
 
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -26,8 +26,8 @@ def test_the_smoke_experiment_is_golden(golden_project: pathlib.Path) -> None:
 
 @pytest.mark.full
 def test_another_digest_is_not_golden_and_is_explained(golden_project: pathlib.Path) -> None:
-    """A changed recipe fails, names the changed input and the epochs, writes nothing, and runs explain."""
-    run_command(golden_project, "golden", "smoke")  # a run with the golden digest is at hand
+    """A changed setting fails, names the changed input and the epochs, writes nothing, and runs explain."""
+    run_command(golden_project, "golden", "smoke")  # now a run with the golden digest exists
     before = (golden_project / "golden" / "smoke.json").read_bytes()
     path = golden_project / "conf" / "experiment" / "smoke.yaml"
     path.write_text(path.read_text().replace("learning_rate: 0.01", "learning_rate: 0.02"))
@@ -42,7 +42,7 @@ def test_another_digest_is_not_golden_and_is_explained(golden_project: pathlib.P
 
 @pytest.mark.full
 def test_update_is_the_only_writer_and_shows_what_changed(project: pathlib.Path) -> None:
-    """golden-update writes the file; the check then passes; the changed digests were printed."""
+    """--update prints the changed digests and writes the file; then the check passes."""
     shutil.copytree(ROOT / "golden", project / "golden")
     path = project / "golden" / "smoke.json"
     golden = json.loads(path.read_text())
@@ -55,7 +55,7 @@ def test_update_is_the_only_writer_and_shows_what_changed(project: pathlib.Path)
 
 
 def test_a_missing_golden_file_is_an_error(project: pathlib.Path) -> None:
-    """Nothing is compared with nothing."""
+    """Without golden files, the command ends with an error."""
     done = run_command(project, "golden", "smoke")
 
     assert 1 == done.returncode

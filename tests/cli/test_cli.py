@@ -1,4 +1,4 @@
-"""The command line: what it imports, what it lists, where it finds the project, and how wrong usage ends."""
+"""The command line: its imports, its help, how it finds the project, and errors of usage."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ def samebits(*words: str, cwd: pathlib.Path = ROOT) -> Result:
 
 
 def modules_of(*words: str) -> tuple[set[str], str]:
-    """Return the packages that a command line loads, and what it prints."""
+    """Return the packages that a command line loads, and its output."""
     code = "import sys, json, atexit; before = {*sys.modules}; sys.argv[1:] = json.loads(sys.argv[1]); atexit.register("
     code += "lambda: print('\\n' + json.dumps(sorted({*sys.modules} - before)))); "
     code += "from samebits.cli import main; sys.exit(main())"
@@ -34,7 +34,7 @@ def modules_of(*words: str) -> tuple[set[str], str]:
 
 @pytest.mark.parametrize("words", [("--help",), ("verify", "--help"), ("completion", "bash")])
 def test_help_imports_the_standard_library_alone(words: tuple[str, ...]) -> None:
-    """Neither the list of commands nor the options of one load a package of the environment."""
+    """Neither the list of commands nor the help of one loads a package of the environment."""
     loaded, printed = modules_of(*words)
 
     assert {"samebits"} == loaded - set(sys.stdlib_module_names)
@@ -42,14 +42,14 @@ def test_help_imports_the_standard_library_alone(words: tuple[str, ...]) -> None
 
 
 def test_the_import_check_can_fail() -> None:
-    """The same check finds the packages of a command that composes a configuration."""
+    """Negative control: the check finds the packages of a command that composes a configuration."""
     loaded, _ = modules_of("seeds")
 
     assert {"hydra", "rich", "numpy"} <= loaded & HEAVY
 
 
 def test_help_lists_every_command_in_its_group() -> None:
-    """Each has one line of at most 100 characters; nothing but these groups is used."""
+    """Each command has one line of at most 100 characters, and a known group."""
     lines = cli.overview().splitlines()
     listed = [line.split("  ")[1] for line in lines if re.match("  [a-z]", line)]
 
@@ -60,7 +60,7 @@ def test_help_lists_every_command_in_its_group() -> None:
 
 @pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name != "train"])
 def test_every_command_has_an_example_that_it_understands(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--help` ends with the example; parsed, the example leaves no word over."""
+    """`--help` ends with the example, and the example can be parsed completely."""
     command = cli.COMMANDS[name]
     with pytest.raises(SystemExit) as ended:
         cli.main([*name.split(), "--help"])
@@ -74,14 +74,14 @@ def test_every_command_has_an_example_that_it_understands(name: str, capsys: pyt
 
 
 def test_options_may_stand_between_settings() -> None:
-    """Settings before, between and after the options are one list."""
+    """Settings before, between and after options form one list."""
     given = cli.COMMANDS["study"].parse(["a=1", "--jobs", "2", "b=2", "--seeds=1..3", "c=3"])
 
     assert (["a=1", "b=2", "c=3"], "2", "1..3") == (given.overrides, given.jobs, given.seeds)
 
 
 def test_a_launchers_settings_are_not_the_runs() -> None:
-    """hydra.launcher.… goes to the launcher, everything else to the configuration."""
+    """hydra.launcher.… is for the launcher, everything else for the configuration."""
     given = cli.COMMANDS["study"].parse(["hydra.launcher.partition=short", "a=1", "--launcher=joblib"])
     launch, own = cli.launch_of(given)
 
@@ -90,7 +90,7 @@ def test_a_launchers_settings_are_not_the_runs() -> None:
 
 
 def test_a_containers_command_keeps_its_own_options() -> None:
-    """What follows the program belongs to it."""
+    """All words after the program are its arguments."""
     given = cli.COMMANDS["image run"].parse(["--engine", "podman", "pytest", "-k", "seeds", "--engine=x"])
 
     assert ("podman", "pytest", ["-k", "seeds", "--engine=x"]) == (given.engine, given.program, given.words)
@@ -100,7 +100,7 @@ def test_a_containers_command_keeps_its_own_options() -> None:
 
 
 def test_the_project_is_the_nearest_folder_above(project: pathlib.Path) -> None:
-    """From a folder inside the project the command finds it; `--root` names it from anywhere."""
+    """The command finds the project from a folder inside it; `--root` names it from anywhere."""
     inside = project / "src" / "samebits"
     words = [sys.executable, "-m", "samebits"]
     above = run_words(project, [*words, "clean"], {}, inside)
@@ -113,7 +113,7 @@ def test_the_project_is_the_nearest_folder_above(project: pathlib.Path) -> None:
 
 
 def test_outside_a_project_the_error_says_what_to_do(tmp_path: pathlib.Path) -> None:
-    """It ends with 2 and names the folder, also where --root names no project."""
+    """Without a project it ends with 2 and names the folder, also if --root is wrong."""
     outside, named = samebits("doctor", cwd=tmp_path), samebits(f"--root={tmp_path}", "doctor")
 
     assert (2, 2) == (outside.returncode, named.returncode)
@@ -144,7 +144,7 @@ def test_outside_a_project_the_error_says_what_to_do(tmp_path: pathlib.Path) -> 
     ],
 )
 def test_wrong_usage_ends_with_two(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The message names what is wrong; nothing is started."""
+    """The error names the problem, and nothing starts."""
     try:
         code = cli.main(words)
     except SystemExit as ended:
@@ -155,7 +155,7 @@ def test_wrong_usage_ends_with_two(words: list[str], said: str, capsys: pytest.C
 
 
 def test_a_python_without_the_environment_is_told_to_set_it_up() -> None:
-    """With the standard library alone a command names the package that is missing; the image's commands need none."""
+    """With only the standard library, a command names the missing package; the image commands need none."""
     bare = [sys.executable, "-S", "-m", "samebits"]  # -S: no site-packages
     seeds = run_words(ROOT, [*bare, "seeds"], {}, None)
     image = run_words(ROOT, [*bare, "image", "build"], {"PATH": "/nowhere"}, None)
@@ -179,7 +179,7 @@ def test_a_closed_pipe_is_no_traceback() -> None:
 
 
 def test_cleaning_twice_is_no_error(project: pathlib.Path) -> None:
-    """A second `samebits clean --yes` has nothing to do."""
+    """A second `samebits clean --yes` finds nothing to remove."""
     (project / ".cache").mkdir()
     first, second = (run_command(project, "clean", "--yes") for _ in range(2))
 

@@ -21,13 +21,13 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 
 def completed(line: str, capsys: pytest.CaptureFixture[str], root: pathlib.Path = ROOT) -> list[str]:
-    """Return what may stand in place of a line's last word."""
+    """Return the completions of a line's last word."""
     assert 0 == cli.main([f"--root={root}", "complete", line])
     return capsys.readouterr().out.split()
 
 
 def test_commands_are_completed(capsys: pytest.CaptureFixture[str]) -> None:
-    """The first word is a command, the second of `image` its own."""
+    """The first word is a command; `image` has a second word."""
     assert ["verify"] == completed("samebits ver", capsys)
     assert ["build", "run", "test", "train", "verify"] == completed("samebits image ", capsys)
     assert {name.split()[0] for name in cli.COMMANDS} == set(completed("samebits ", capsys))
@@ -35,7 +35,7 @@ def test_commands_are_completed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_options_and_choices_are_completed(capsys: pytest.CaptureFixture[str]) -> None:
-    """Options begin with a dash; a command without settings shows them at once."""
+    """Options start with a dash; a command without settings shows them at once."""
     assert ["--help", "--jobs", "--launcher", "--seeds", "--versus"] == completed("samebits study --", capsys)
     assert ["--help", "bash", "fish", "zsh"] == completed("samebits completion ", capsys)
     assert ["--engine"] == completed("samebits image build --eng", capsys)
@@ -43,7 +43,7 @@ def test_options_and_choices_are_completed(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_groups_and_settings_are_completed(capsys: pytest.CaptureFixture[str]) -> None:
-    """Groups have their options; keys are those of conf/ and of the typed schema."""
+    """Groups have their options; the keys come from conf/ and from the typed schema."""
     files = sorted(f"data={path.stem}" for path in (ROOT / "conf" / "data").glob("*.yaml"))
 
     assert files == completed("samebits train data=", capsys)
@@ -83,13 +83,13 @@ def ask(folder: pathlib.Path, *command: str) -> list[str]:
     ],
 )
 def test_bash_completes(line: str, words: list[str], folder: pathlib.Path) -> None:
-    """The script, read by a real bash, answers as bash expects it."""
+    """The script works in a real bash."""
     assert words == ask(folder, "bash", "-c", BASH_ASKS, "bash", line)
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish")
 def test_fish_completes(folder: pathlib.Path) -> None:
-    """A real fish lists the same."""
+    """The script works in a real fish."""
     asked = 'samebits completion fish | source; complete -C"samebits train data=synthetic_"'
 
     assert ["data=synthetic_counts"] == ask(folder, "fish", "--no-config", "-c", asked)
@@ -97,7 +97,7 @@ def test_fish_completes(folder: pathlib.Path) -> None:
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
 def test_zsh_reads_the_script(folder: pathlib.Path) -> None:
-    """A real zsh with its completion system takes the script, and the function gives compadd the words."""
+    """The script works in a real zsh, and passes the completions to compadd."""
     asked = 'autoload -U compinit; compinit -D -u; eval "$(samebits completion zsh)"; print $_comps[samebits]; '
     asked += "compadd() { print -l -- ${@[(i)--,-1]} }; words=(samebits) LBUFFER='samebits train data=synthetic_'; "
     asked += "compadd() { shift ${@[(i)--]}; print -l -- $@ }; _samebits"
@@ -106,5 +106,5 @@ def test_zsh_reads_the_script(folder: pathlib.Path) -> None:
 
 
 def test_a_script_for_every_shell() -> None:
-    """Those that `samebits completion` offers."""
+    """`samebits completion` offers exactly these shells."""
     assert set(SCRIPTS) == set(cli.COMMANDS["completion"].arguments[0].settings["choices"])  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Overrides that Hydra cannot read: each error says which, where, and what to type in a shell and through make."""
+"""Overrides that Hydra cannot read: the error shows the place, and what to type in a shell and with make."""
 
 import pathlib
 import re
@@ -42,27 +42,27 @@ PLAIN = ["name=a", "name=a b", "name=a ", "data.path=C:\\x", "training.epochs=1 
 
 
 def error_of(override: str) -> str:
-    """Return the message of an override that is refused."""
+    """Return the error message of an override."""
     with pytest.raises(ConfigError) as caught:
         compose.compose(ROOT, ["experiment=smoke", override])
     return str(caught.value)
 
 
 def advised_words(message: str) -> tuple[str, str]:
-    """Return what a message advises for a shell, and for make."""
-    (words,) = re.findall(r"(?:as text, type|text:) (.*), or with make (OVERRIDES=.*?)(?:; a list has .*)?$", message)
+    """Return the advice in a message for a shell and for make."""
+    (words,) = re.findall(r"to pass text, type (.*), or with make (OVERRIDES=.*?)(?:; a list has .*)?$", message)
     return tuple(words)
 
 
 def shell_reads(word: str) -> str:
-    """Return the one word that bash makes of some text."""
+    """Return the word that bash reads from a text."""
     done = subprocess.run(["bash", "-c", f"printf '%s\\0' {word}"], capture_output=True, check=True)
     (read,) = done.stdout.decode().split("\0")[:-1]
     return read
 
 
 def make_reads(words: str, folder: pathlib.Path) -> str:
-    """Return the one word that a recipe gets of OVERRIDES, given to make by bash."""
+    """Return the word that a recipe reads from OVERRIDES, passed by bash to make."""
     (folder / "Makefile").write_text("all:\n\t@printf '%s\\0' $(OVERRIDES)\n")
     done = subprocess.run(["bash", "-c", f"make -s {words}"], cwd=folder, capture_output=True, check=True)
     (read,) = done.stdout.decode().split("\0")[:-1]
@@ -71,7 +71,7 @@ def make_reads(words: str, folder: pathlib.Path) -> str:
 
 @pytest.mark.parametrize("override", UNREAD)
 def test_an_unread_override_is_shown_with_what_to_type(override: str, tmp_path: pathlib.Path) -> None:
-    """What is advised reaches Hydra, by a shell and by make, as just the text that was meant."""
+    """The advice passes the exact text to Hydra, through a shell and through make."""
     message = error_of(override)
     shell, through_make = advised_words(message)
     read = compose.parse_override(shell_reads(shell))
@@ -85,7 +85,7 @@ def test_an_unread_override_is_shown_with_what_to_type(override: str, tmp_path: 
 
 @pytest.mark.parametrize("override", NO_KEY)
 def test_an_override_without_a_usable_key_is_shown(override: str) -> None:
-    """Quotes would not help, so none are advised."""
+    """Quotes would not help, so the error does not advise them."""
     message = error_of(override)
 
     assert NO_KEY[override] in message
@@ -95,24 +95,24 @@ def test_an_override_without_a_usable_key_is_shown(override: str) -> None:
 
 @pytest.mark.parametrize("override", SEVERAL)
 def test_several_values_are_shown_with_the_three_ways(override: str, tmp_path: pathlib.Path) -> None:
-    """A run for each, a list where one can be meant, or text."""
+    """The advice is one run per value, a list if possible, or text."""
     message = error_of(override)
     shell, through_make = advised_words(message)
 
     assert f"override {override!r}: expected one value, received several" in message
     assert f"samebits train --multirun '{override}'" in message
-    assert ("(" not in override) == ("a list: " in message)
+    assert ("(" not in override) == ("to pass a list, type " in message)
     assert shell_reads(shell) == make_reads(through_make, tmp_path)
 
 
 @pytest.mark.parametrize("override", PLAIN)
 def test_a_plain_override_is_read(override: str) -> None:
-    """Spaces inside and at the end, quotes and whole lists need no advice."""
+    """Values with spaces, quotes or a complete list are read without advice."""
     assert compose.parse_override(override) is not None
 
 
 def test_an_unknown_option_lists_those_there_are() -> None:
-    """Every line of Hydra's that helps is kept, and none that leads elsewhere."""
+    """The error keeps the useful lines of Hydra's message, without links."""
     message = error_of("data=imdb_revews")
 
     assert "Could not find 'data/imdb_revews'; Available options in 'data': " in message
@@ -121,7 +121,7 @@ def test_an_unknown_option_lists_those_there_are() -> None:
 
 
 def test_an_unknown_key_is_not_advised_to_be_added() -> None:
-    """Hydra would say +foo=1, which this project refuses too."""
+    """Hydra would advise +foo=1, which is an error in this project too."""
     message = error_of("foo=1")
 
     assert "Could not override 'foo'" in message
@@ -131,7 +131,7 @@ def test_an_unknown_key_is_not_advised_to_be_added() -> None:
 @settings(max_examples=60, deadline=None)
 @given(value=st.text(st.characters(codec="utf-8", exclude_characters="\0\n\r"), max_size=12))
 def test_any_value_that_can_be_quoted_is_quoted_for_a_shell(value: str) -> None:
-    """One word for bash, and the same text again for Hydra."""
+    """The quoted value is one word for bash and the same text for Hydra."""
     quoted = compose.quote_value(f"name={value}")
     if quoted is not None:
         read = compose.parse_override(shell_reads(compose.shell_word(quoted)))

@@ -1,4 +1,4 @@
-"""The container: command lines, what is checked at its start, what goes into the image, and two builds compared."""
+"""The container: command lines, checks at start, content of the image, and the comparison of two builds."""
 
 import contextlib
 import json
@@ -22,18 +22,18 @@ from samebits.runtime import machine
 from samebits.runtime.lockfile import locked_versions
 
 BASE = "localhost/samebits-stand-in"
-PLANTED_KEY = os.environ.get("PLANTED_KEY", "")  # what COMET_API_KEY was when the image was built
+PLANTED_KEY = os.environ.get("PLANTED_KEY", "")  # the value of COMET_API_KEY when the image was built
 DIGEST = "sha256:" + "ab" * 32
 USER = "10001:10001"
 
 
 def descendants(pid: int) -> list[int]:
-    """Return a process and all that it started, parents first."""
+    """Return a process and its descendants, parents first."""
     return [pid, *(found for child in children(pid) for found in descendants(child))]
 
 
 def has_image(tag: str) -> bool:
-    """Return whether buildah is here, may be used, and has an image."""
+    """Return whether buildah is installed, may be used, and has an image."""
     if shutil.which("buildah") is None or os.geteuid() != 0:
         return False
     return container.inspect(Engine("buildah"), tag)[0] != ""
@@ -43,16 +43,16 @@ needs_base = pytest.mark.skipif(not has_image(BASE), reason="needs root, buildah
 needs_image = pytest.mark.skipif(not has_image("samebits"), reason="needs buildah and the image (docs/container.md)")
 
 
-# Which engine
+# Engines
 
 
 def answers(codes: dict[str, int], text: str = "") -> engines.Run:
-    """Return a way to ask engines: each answers with its code; the rest are missing."""
+    """Return a fake `ask`: each given engine answers with its exit code, all others are missing."""
     return lambda command: subprocess.CompletedProcess(command, codes.get(command[0], 127), text, "no such program")
 
 
 def test_the_first_engine_that_works_is_taken() -> None:
-    """A docker program without a daemon behind it is passed over."""
+    """A docker program without a running daemon is skipped."""
     assert Engine("docker") == find_engine(ask=answers({"docker": 0, "podman": 0}))
     assert Engine("podman") == find_engine(ask=answers({"docker": 1, "podman": 0}))
     assert Engine("podman", rootless=True) == find_engine(ask=answers({"podman": 0}, "rootless=true"))
@@ -60,7 +60,7 @@ def test_the_first_engine_that_works_is_taken() -> None:
 
 
 def test_a_machine_without_engines_is_told_what_to_do(tmp_path: pathlib.Path) -> None:
-    """`samebits image run`, with nothing on the path, ends with 2 and says what each engine said."""
+    """`samebits image run` without any engine ends with 2 and prints each engine's message."""
     done = run_command(ROOT, "image", "run", "true", environment={"PATH": str(tmp_path)})
 
     assert 2 == done.returncode
@@ -70,16 +70,16 @@ def test_a_machine_without_engines_is_told_what_to_do(tmp_path: pathlib.Path) ->
 
 
 def test_an_unknown_engine_is_refused() -> None:
-    """Only the three that are written out are tried."""
+    """Only the three known engines are accepted."""
     with pytest.raises(EngineError, match="received 'kaniko'"):
         find_engine("kaniko")
 
 
-# The command lines
+# Command lines
 
 
 def test_docker_builds_with_what_decides_the_image() -> None:
-    """Base, label and time are build arguments; the certificates are a secret, which no layer keeps."""
+    """Base, label and time are build arguments. The certificates are a build secret, which is in no layer."""
     recipe = Recipe("samebits", ROOT, "other:1", "cpu", "abc", 7, "/etc/ca.pem", "test")
     command = engines.build_command(Engine("docker"), recipe)
 
@@ -93,7 +93,7 @@ def test_docker_builds_with_what_decides_the_image() -> None:
 
 
 def test_a_build_to_compare_uses_no_cache_and_rewrites_times() -> None:
-    """Docker writes an archive with rewritten times, podman ignores its cache, buildah has none."""
+    """Docker writes an archive with rewritten times, podman ignores its cache, and buildah has no cache."""
     recipe = Recipe("samebits", ROOT, epoch=7)
     docker = engines.build_command(Engine("docker"), recipe, fresh=True, output=pathlib.Path("/x.tar"))
 
@@ -104,7 +104,7 @@ def test_a_build_to_compare_uses_no_cache_and_rewrites_times() -> None:
 
 
 def test_a_training_has_no_network_no_privilege_and_a_read_only_root(tmp_path: pathlib.Path) -> None:
-    """The whole command line of docker; runs and caches are the caller's."""
+    """Checks docker's complete command line; runs and caches belong to the caller."""
     words, user = [".venv/bin/samebits", "train", "seed.root=56"], f"{os.getuid()}:{os.getgid()}"
     command = engines.run_command(
         Engine("docker"), "samebits", DIGEST, Session(tmp_path), words, {"COMET_API_KEY": "k"}
@@ -119,7 +119,7 @@ def test_a_training_has_no_network_no_privilege_and_a_read_only_root(tmp_path: p
 
 
 def test_the_trackers_key_is_passed_by_name_where_there_is_a_network(tmp_path: pathlib.Path) -> None:
-    """Its value is on no command line, which others on the machine can read."""
+    """The key's value is never on a command line, which other users can read."""
     session = Session(tmp_path, network="bridge")
     command = engines.run_command(Engine("podman"), "samebits", DIGEST, session, ["x"], {"COMET_API_KEY": "secret-1"})
 
@@ -128,7 +128,7 @@ def test_the_trackers_key_is_passed_by_name_where_there_is_a_network(tmp_path: p
 
 
 def test_without_root_on_the_engine_files_are_still_the_callers(tmp_path: pathlib.Path) -> None:
-    """Rootless docker maps root to the caller; rootless podman keeps the caller's number."""
+    """Rootless docker maps root to the caller; rootless podman keeps the caller's uid."""
     docker = engines.run_command(Engine("docker", rootless=True), "t", DIGEST, Session(tmp_path), ["x"], {})
     podman = engines.run_command(Engine("podman", rootless=True), "t", DIGEST, Session(tmp_path), ["x"], {})
 
@@ -136,11 +136,11 @@ def test_without_root_on_the_engine_files_are_still_the_callers(tmp_path: pathli
     assert {"--userns=keep-id", f"--user={os.getuid()}:{os.getgid()}"} <= {*podman}
 
 
-# What goes in
+# Content of the image
 
 
 def test_no_key_and_no_run_is_in_the_context(project: pathlib.Path) -> None:
-    """.dockerignore names what goes in; a file with a key, wherever it lies, is not of it."""
+    """.dockerignore lists the files of the image; a file with a key is never included."""
     for name in ("Dockerfile", ".dockerignore"):
         shutil.copy(ROOT / name, project)
     for name in (".env", "conf/.env", "key.txt", "runs/a/b/1/result.json", "src/samebits/__pycache__/x.pyc"):
@@ -153,7 +153,7 @@ def test_no_key_and_no_run_is_in_the_context(project: pathlib.Path) -> None:
 
 
 def test_the_image_is_old_when_a_file_of_it_changed(project: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Its label follows every byte of the context and of the Dockerfile, and neither time nor permissions."""
+    """The label depends on every byte of the context and the Dockerfile, but not on times or permissions."""
     for name in ("Dockerfile", ".dockerignore"):
         shutil.copy(ROOT / name, project)
     before = build_context.context_digest(project)
@@ -171,11 +171,11 @@ def test_the_image_is_old_when_a_file_of_it_changed(project: pathlib.Path, tmp_p
     assert before == build_context.context_digest(copy)
 
 
-# What is checked at the start
+# Checks at start
 
 
 def test_the_locks_packages_are_those_installed() -> None:
-    """This environment is the lock's; one package less, or another version, is named."""
+    """This environment matches the lock; a missing package or another version is named."""
     locked = locked_versions(ROOT)
     installed = machine.package_versions()
 
@@ -192,13 +192,13 @@ def enter(
     environment: Mapping[str, str] | None = None,
     prefix: tuple[str, ...] = (),
 ) -> Result:
-    """Run a command by the image's entry point."""
+    """Run a command through the image's entry point."""
     words = [*prefix, sys.executable, "-m", "samebits.image.entrypoint", *command]
     return run_words(root, words, environment or {}, None)
 
 
 def test_the_entry_point_becomes_the_command() -> None:
-    """Its exit code and output are the command's; a digest that is none, or no such program, is refused."""
+    """Exit code and output are the command's; a wrong digest or a missing program is an error."""
     good = enter(ROOT, sys.executable, "-c", "print('in'); raise SystemExit(3)")
     bad = enter(ROOT, "true", environment={"SAMEBITS_IMAGE_DIGEST": "latest"})
     missing = enter(ROOT, "no-such-program")
@@ -211,7 +211,7 @@ def test_the_entry_point_becomes_the_command() -> None:
 
 
 def test_the_entry_point_refuses_other_packages_than_the_locks(project: pathlib.Path) -> None:
-    """With a lock that names another Keras, nothing is run."""
+    """If the lock has another Keras, no command runs."""
     lock = project / "requirements.lock"
     lock.write_text(lock.read_text().replace("keras==3.15.1", "keras==3.15.0"))
     done = enter(project, "echo", "ran")
@@ -223,7 +223,7 @@ def test_the_entry_point_refuses_other_packages_than_the_locks(project: pathlib.
 @pytest.mark.emulated
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs Debian's qemu-user")
 def test_the_entry_point_refuses_a_cpu_without_avx2() -> None:
-    """On an emulated Westmere nothing is run."""
+    """On an emulated Westmere CPU no command runs."""
     done = enter(ROOT, "echo", "ran", prefix=("qemu-x86_64", "-cpu", "Westmere"))
 
     assert (2, "") == (done.returncode, done.stdout)
@@ -233,7 +233,7 @@ def test_the_entry_point_refuses_a_cpu_without_avx2() -> None:
 
 
 def test_the_images_digest_is_recorded_and_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """machine.json names the image; the arithmetic's fingerprint is the same with and without one."""
+    """machine.json names the image; the arithmetic fingerprint does not depend on it."""
     monkeypatch.delenv("SAMEBITS_IMAGE_DIGEST", raising=False)
     outside = machine.describe_machine(ROOT)
     monkeypatch.setenv("SAMEBITS_IMAGE_DIGEST", DIGEST)
@@ -248,7 +248,7 @@ def test_the_images_digest_is_recorded_and_decides_nothing(monkeypatch: pytest.M
         machine.describe_machine(ROOT)
 
 
-# Two images compared
+# Comparison of two images
 
 
 def write_layer(path: pathlib.Path, files: dict[str, str], mtime: int = 7) -> pathlib.Path:
@@ -264,7 +264,7 @@ def write_layer(path: pathlib.Path, files: dict[str, str], mtime: int = 7) -> pa
 
 
 def test_every_kind_of_difference_is_named(tmp_path: pathlib.Path) -> None:
-    """Content, time, a file that only one has, and a key of the configuration."""
+    """Finds different content, a different time, a file that only one has, and a key of the configuration."""
     files = {"etc/same": "1", "etc/log": "10:00", "etc/gone": ""}
     one = write_layer(tmp_path / "one", files)
     two = write_layer(tmp_path / "two", {"etc/same": "1", "etc/log": "11:00"})
@@ -275,7 +275,7 @@ def test_every_kind_of_difference_is_named(tmp_path: pathlib.Path) -> None:
     assert [] == oci_diff.differences(left, left)
     assert [
         "layer 1 /etc/gone: only in the first",
-        "layer 1 /etc/log: other content",
+        "layer 1 /etc/log: different content",
         "configuration created: 1 and 2",
     ] == oci_diff.differences(left, right)
     assert [f"layer 1 /etc/{name}: other time" for name in ("gone", "log", "same")] == oci_diff.differences(
@@ -304,7 +304,7 @@ def small(tmp_path: pathlib.Path) -> Iterator[Recipe]:
 @pytest.mark.container
 @needs_base
 def test_two_builds_are_one_image(small: Recipe, capfd: pytest.CaptureFixture[str]) -> None:
-    """Built from two folders whose files have other times and permissions: one digest."""
+    """Two folders with different times and permissions give one digest."""
     assert 0 == container.verify(Engine("buildah"), small)
     assert "IMAGE VERIFIED: two builds, one digest sha256:" in capfd.readouterr().out
 
@@ -312,20 +312,20 @@ def test_two_builds_are_one_image(small: Recipe, capfd: pytest.CaptureFixture[st
 @pytest.mark.container
 @needs_base
 def test_a_file_with_the_time_in_it_is_named(small: Recipe, capfd: pytest.CaptureFixture[str]) -> None:
-    """The check can fail: what differs between two builds is listed, and nothing else."""
+    """Negative control: files that differ between two builds are listed, and nothing else."""
     with (small.root / "Dockerfile").open("a") as stream:
         stream.write("RUN date +%s%N >/etc/built-at\n")
 
     assert 1 == container.verify(Engine("buildah"), small)
     said = capfd.readouterr().out
-    assert "  layer 2 /etc/built-at: other content\n" in said
+    assert "  layer 2 /etc/built-at: different content\n" in said
     assert "THE IMAGES DIFFER in 1 places" in said
 
 
 @pytest.mark.container
 @needs_base
 def test_what_would_fail_on_a_read_only_root_is_named(small: Recipe, tmp_path: pathlib.Path) -> None:
-    """A command may write to runs, caches and /tmp; what writes beside them is an error, also for root."""
+    """A command may write to runs, caches and /tmp; writing elsewhere is an error, also for root."""
     package = small.root / "samebits" / "image"
     package.mkdir(parents=True)
     (package / "entrypoint.py").write_text("import os, sys\nos.execvp(sys.argv[1], sys.argv[1:])\n")
@@ -343,7 +343,7 @@ def test_what_would_fail_on_a_read_only_root_is_named(small: Recipe, tmp_path: p
 
 
 def working_containers() -> set[str]:
-    """Return buildah's containers of the image, by name; one whose user was killed stays."""
+    """Return the names of buildah's containers of the image, leftovers of killed commands included."""
     names = engines.capture(["buildah", "containers", "--format={{.ContainerName}}"]).stdout.split()
     return {name for name in names if name.startswith("samebits-working-container")}
 
@@ -353,7 +353,7 @@ def working_containers() -> set[str]:
 def test_a_killed_container_is_continued_with_the_bits_from_outside(
     undisturbed: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """As another user, without network; every process of it killed, the same command goes on and ends as outside."""
+    """As another user without network, a killed run resumes and ends with the same bits as outside."""
     mounts = tmp_path / "project"
     for name in engines.FOLDERS:
         (mounts / name).mkdir(parents=True)
@@ -370,7 +370,7 @@ def test_a_killed_container_is_continued_with_the_bits_from_outside(
         assert time.monotonic() < deadline
         time.sleep(0.02)
     for pid in reversed(descendants(first.pid)):
-        with contextlib.suppress(ProcessLookupError):  # its end may be another's
+        with contextlib.suppress(ProcessLookupError):  # it may have ended already
             os.kill(pid, signal.SIGKILL)
     first.communicate()
     for left in working_containers() - before:
@@ -396,11 +396,11 @@ def tree_contains(folder: pathlib.Path, text: str) -> bool:
 @needs_image
 @pytest.mark.skipif(not PLANTED_KEY, reason="needs PLANTED_KEY: what COMET_API_KEY was when the image was built")
 def test_no_secret_of_the_builds_environment_is_in_the_image(tmp_path: pathlib.Path) -> None:
-    """The image was built with a key in the environment; it is in no file, no name and no line of the configuration."""
+    """A key in the environment of the build is in no file, no name and no line of the configuration."""
     with container.working_container("samebits") as name:
         root = pathlib.Path(engines.capture(["buildah", "mount", name]).stdout.strip())
 
-        assert tree_contains(root, "dd7d3200c504")  # the README's digest: the search does find
+        assert tree_contains(root, "dd7d3200c504")  # negative control: the search finds the README's digest
         assert not tree_contains(root, PLANTED_KEY)
     described = engines.capture(["buildah", "inspect", "--type=image", "samebits"]).stdout
     assert "SAMEBITS" in described.upper()

@@ -1,4 +1,4 @@
-"""What is not portable is refused by name before it trains, what replaces it is not, and nothing else is."""
+"""Operations that are not portable raise an error before training; our replacements and all others do not."""
 
 import pathlib
 import re
@@ -16,7 +16,7 @@ NORMALISATIONS = ("BatchNormalization", "GroupNormalization", "LayerNormalizatio
 
 
 def find(layer: Any, loss: str = "binary_crossentropy", optimizer: str = "adam") -> list[Any]:
-    """Return what is found in a model of one layer and a head, its loss and its optimiser."""
+    """Return the findings in a model with one layer and a head, its loss and its optimizer."""
     import keras
 
     from samebits.portable import graph_check
@@ -38,7 +38,7 @@ def find(layer: Any, loss: str = "binary_crossentropy", optimizer: str = "adam")
 
 @pytest.mark.parametrize("kind", NORMALISATIONS)
 def test_keras_normalisations_are_found_and_ours_are_not(kind: str) -> None:
-    """The layer is named with its class and its replacement; the replacement itself passes."""
+    """The error names the layer, its class and the replacement; the replacement passes."""
     import keras
 
     from samebits.portable import layers
@@ -62,7 +62,7 @@ def test_keras_normalisations_are_found_and_ours_are_not(kind: str) -> None:
     ],
 )
 def test_an_inexact_function_in_a_layer_is_found(activation: str, operation: str, instead: str) -> None:
-    """The operation is named with the layer whose activation brought it, also where only the gradient reaches it."""
+    """The error names the operation and the layer whose activation uses it, also if only the gradient does."""
     import keras
 
     functions = {"gelu": lambda x: keras.activations.gelu(x, approximate=False)}
@@ -75,7 +75,7 @@ def test_an_inexact_function_in_a_layer_is_found(activation: str, operation: str
 
 
 def test_a_grouped_convolution_is_found() -> None:
-    """Keras compiles it by XLA, which is named with the layer; other convolutions, and depthwise ones, pass."""
+    """A grouped convolution is refused because Keras compiles it with XLA; other convolutions, also depthwise, pass."""
     import keras
 
     found = find(keras.layers.Conv2D(6, 2, groups=2, name="grouped"))
@@ -85,7 +85,7 @@ def test_a_grouped_convolution_is_found() -> None:
 
 
 def test_a_layer_inside_another_is_named() -> None:
-    """Of nested layers the innermost that owns the operation is named."""
+    """In nested layers, the innermost layer with the operation is named."""
     import keras
 
     inner = keras.Sequential([keras.layers.Dense(8), keras.layers.LayerNormalization(name="inner_norm")], name="inner")
@@ -95,7 +95,7 @@ def test_a_layer_inside_another_is_named() -> None:
 
 
 def test_a_normalisation_in_a_loop_is_found() -> None:
-    """An operation inside a recurrent layer's loop is found as well."""
+    """An operation inside a recurrent layer's loop is found."""
     import keras
 
     @keras.saving.register_keras_serializable("tests")
@@ -111,7 +111,7 @@ def test_a_normalisation_in_a_loop_is_found() -> None:
 
 
 def test_keras_orthogonal_is_found() -> None:
-    """Keras's orthogonal initialiser, the default of recurrent layers, is named with the cell; ours passes."""
+    """Keras's orthogonal initializer, the default of recurrent layers, is named with the cell; ours passes."""
     import keras
 
     from samebits.portable import layers
@@ -127,7 +127,7 @@ def test_keras_orthogonal_is_found() -> None:
 
 @pytest.mark.parametrize("loss", ["keras.losses.BinaryCrossentropy", "keras.losses.binary_crossentropy"])
 def test_keras_loss_is_found(loss: str) -> None:
-    """The loss is named, as the configuration names it."""
+    """The error names the loss as the configuration does."""
     import keras
 
     found = find(keras.layers.Dense(8), loss=loss)
@@ -137,7 +137,7 @@ def test_keras_loss_is_found(loss: str) -> None:
 
 
 def test_an_optimizer_is_found() -> None:
-    """An optimiser that divides by an approximate root is named, as the configuration names it."""
+    """The error names an optimizer that divides by an approximate root, as the configuration does."""
     import keras
 
     from samebits.portable.graph_check import inexact_operations
@@ -166,14 +166,14 @@ def step_nodes(model: Any, optimizer: Any) -> list[Any]:
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "adagrad", "sgd"])
 def test_the_optimizers_of_the_configuration_pass(optimizer: str) -> None:
-    """Nothing in them is refused."""
+    """Portable models have no findings."""
     import keras
 
     assert [] == find(keras.layers.Dense(8), optimizer=optimizer)
 
 
 def test_float64_is_exact() -> None:
-    """There are no approximate instructions for float64: the reciprocal root of doubles passes."""
+    """A reciprocal root in float64 passes, because float64 has no approximate instructions."""
     import keras
 
     def root(x: Any) -> Any:
@@ -183,7 +183,7 @@ def test_float64_is_exact() -> None:
 
 
 def test_the_message_names_everything() -> None:
-    """All culprits stand in one line, with what to use instead and the other level."""
+    """One line lists all findings, what to use instead, and the other runtime."""
     from samebits.portable.graph_check import Finding, check_portable
 
     check_portable([])
@@ -191,8 +191,8 @@ def test_the_message_names_everything() -> None:
         check_portable([Finding("layer a (A)", "Rsqrt", "why", "B"), Finding("loss c", "Reciprocal", "why", "D")] * 2)
 
     assert 2 == caught.value.exit_code
-    assert 1 == str(caught.value).count("layer a (A) brings Rsqrt")
-    for part in ("loss c brings Reciprocal", "B for layer a (A)", "D for loss c", "runtime=machine"):
+    assert 1 == str(caught.value).count("layer a (A) uses Rsqrt")
+    for part in ("loss c uses Reciprocal", "B for layer a (A)", "D for loss c", "runtime=machine"):
         assert part in str(caught.value)
 
 
@@ -212,13 +212,13 @@ POOL = 'keras.layers.MaxPooling1D(pool_size, name="pool"),'
 
 
 def test_a_run_with_batch_normalization(project: pathlib.Path, train_here: TrainHere) -> None:
-    """Keras's layer is refused under portable and leaves nothing behind; under machine, and with ours, it trains."""
+    """Keras's layer is refused under portable and leaves no files; under machine, and with our layer, it trains."""
     plant(project, POOL, f'keras.layers.BatchNormalization(name="norm"), {POOL}')
     refused = train_here(project)
 
     assert 2 == refused.returncode
     assert 1 == len(refused.stderr.strip().splitlines())
-    assert "layer norm (BatchNormalization) brings Rsqrt" in refused.stderr
+    assert "layer norm (BatchNormalization) uses Rsqrt" in refused.stderr
     assert "use samebits.portable.layers.BatchNormalization for layer norm" in refused.stderr
     assert [] == list((project / "runs" / "smoke").glob("*/[0-9]*"))
     assert 0 == train_here(project, "runtime=machine", "training.epochs=1").returncode
@@ -235,7 +235,7 @@ def test_a_run_with_batch_normalization(project: pathlib.Path, train_here: Train
     [
         (
             "training.loss=keras.losses.BinaryCrossentropy",
-            "loss keras.losses.BinaryCrossentropy brings Reciprocal.*use samebits.portable.layers.BinaryCrossentropy",
+            "loss keras.losses.BinaryCrossentropy uses Reciprocal.*use samebits.portable.layers.BinaryCrossentropy",
         ),
         ("training.loss=keras.losses.Nothing", "training.loss: expected .*received keras.losses.Nothing"),
         ("training.optimizer=keras.optimizers.Nothing", "training.optimizer: expected .*fix: fix the typo"),
@@ -246,7 +246,7 @@ def test_a_run_with_batch_normalization(project: pathlib.Path, train_here: Train
 def test_a_loss_or_optimizer_that_will_not_do(
     project: pathlib.Path, override: str, said: str, train_here: TrainHere
 ) -> None:
-    """It is refused in one line, with exit code 2, and nothing is left."""
+    """It is refused with one line and exit code 2, and leaves no files."""
     done = train_here(project, override)
 
     assert 2 == done.returncode
@@ -255,7 +255,7 @@ def test_a_loss_or_optimizer_that_will_not_do(
 
 
 def test_a_loss_of_ones_own(project: pathlib.Path, train_here: TrainHere) -> None:
-    """A function in a package below src/ is the loss, and its file decides the run's name; Keras's optimiser works."""
+    """A function in a package in src/ can be the loss, and its file changes the run's name; Keras's optimizer works."""
     package = project / "src" / "mine"
     package.mkdir()
     (package / "__init__.py").write_text('"""Mine."""\n')
@@ -273,7 +273,7 @@ def test_a_loss_of_ones_own(project: pathlib.Path, train_here: TrainHere) -> Non
 
 
 def test_an_unmeasured_operation_is_said(project: pathlib.Path, train_here: TrainHere) -> None:
-    """An operation that the zoo never trained is no error, but a warning and a line of the result."""
+    """An untested operation is not an error, but gives a warning and a line in the result."""
     plant(project, POOL, f"keras.layers.Activation(keras.ops.arcsinh), {POOL}")
     done = train_here(project, "training.epochs=1")
 

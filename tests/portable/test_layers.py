@@ -1,4 +1,4 @@
-"""Our own Keras pieces against Keras's: the orthogonal initialiser, the optimisers; the model's points."""
+"""Our orthogonal initializer and optimizers compared with Keras's, and the seed points of the model."""
 
 import importlib
 import pathlib
@@ -15,7 +15,7 @@ from samebits.core.seeds import make_rng, resolve_points
 from samebits.runtime.pins import GRAPH_REWRITES
 
 SHAPES = [(6, 6), (70, 280), (280, 70), (1, 5), (5, 1), (3, 4, 5), (2, 3, 40), (40, 2, 3)]
-# Of the orthonormal rows of a matrix of small integers; the same on every CPU.
+# Digest of the orthonormal rows of a matrix of small integers; the same on every CPU.
 ORTHONORMAL_DIGEST = "b4561e30de77061079b89fe5bf233b2efa2e8f216e1ae94fddc54a03962160cd"
 
 
@@ -25,7 +25,7 @@ def flatten(matrix: np.ndarray) -> np.ndarray:
 
 
 def orthogonal(shape: tuple[int, ...], **options: Any) -> np.ndarray:
-    """Return what our initialiser gives."""
+    """Return a matrix from our initializer."""
     from samebits.portable.layers import Orthogonal
 
     return np.asarray(Orthogonal(**options)(shape))
@@ -35,7 +35,7 @@ def orthogonal(shape: tuple[int, ...], **options: Any) -> np.ndarray:
 
 
 def test_the_right_side_of_one_half_is_counted() -> None:
-    """A row counts as right if its logit is above zero and its label 1, or neither; zero is not above."""
+    """A sample is correct if its logit is above zero and its label is 1, or neither; zero is not above."""
     from samebits.train.steps import count_correct
 
     logits = np.array([[2.0], [-2.0], [2.0], [-2.0], [0.0], [0.0], [1e-30]], np.float32)
@@ -45,7 +45,7 @@ def test_the_right_side_of_one_half_is_counted() -> None:
 
 
 def test_the_most_likely_class_is_counted() -> None:
-    """With a logit for each class a row counts as right if its own is the largest."""
+    """With one logit per class, a sample is correct if the logit of its class is the largest."""
     from samebits.train.steps import count_correct
 
     logits = np.array([[2, 1, 0], [0, 2, 1], [0, 1, 2], [5, -1, -2]], np.float32)
@@ -58,7 +58,7 @@ def test_the_most_likely_class_is_counted() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_orthogonal_is_orthogonal(shape: tuple[int, ...]) -> None:
-    """The rows or the columns, whichever are fewer, are orthonormal to 1e-6; all axes but the last are one side."""
+    """The rows or the columns, whichever are fewer, are orthonormal to 1e-6; all axes but the last give the rows."""
     matrix = orthogonal(shape, seed=56)
     flat = flatten(matrix)
     product = flat @ flat.T if flat.shape[0] <= flat.shape[1] else flat.T @ flat
@@ -70,7 +70,7 @@ def test_orthogonal_is_orthogonal(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("seed", [0, 56])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_orthogonal_is_keras_matrix(shape: tuple[int, ...], seed: int) -> None:
-    """For the same seed and gain the matrix is Keras's own to 1e-5: same draws, same signs, same distribution."""
+    """With the same seed and gain, the matrix equals Keras's to 1e-5: same samples, signs and distribution."""
     import keras
 
     expected = np.asarray(keras.initializers.Orthogonal(gain=1.5, seed=seed)(shape))
@@ -79,7 +79,7 @@ def test_orthogonal_is_keras_matrix(shape: tuple[int, ...], seed: int) -> None:
 
 
 def test_orthogonal_has_keras_moments() -> None:
-    """Over 300 seeds the entries have mean 0 and variance 1/n, as those of a random orthogonal matrix."""
+    """Over 300 seeds the entries have mean 0 and variance 1/n, like those of a random orthogonal matrix."""
     entries = np.stack([flatten(orthogonal((8, 8), seed=seed)) for seed in range(300)])
 
     assert np.abs(entries.mean(axis=0)).max() < 5 / np.sqrt(8 * 300)
@@ -87,12 +87,12 @@ def test_orthogonal_has_keras_moments() -> None:
 
 
 def test_orthogonal_has_its_gain() -> None:
-    """The gain is a factor; 2 scales every entry exactly."""
+    """The gain is a factor: 2 scales every entry exactly."""
     assert (2 * orthogonal((6, 4), seed=56)).tobytes() == orthogonal((6, 4), gain=2.0, seed=56).tobytes()
 
 
 def test_orthogonal_has_its_seed() -> None:
-    """The same seed gives the same bits, zero included; another one gives others; none draws anew."""
+    """The same seed gives the same bits, also zero; another seed gives others; without a seed they change."""
     seeds = (0, 1, 56, 2**31 - 3)
     digests = {seed: array_digest("kernel", orthogonal((6, 4), seed=seed)) for seed in seeds}
     unseeded = {array_digest("kernel", orthogonal((6, 4))) for _ in range(2)}
@@ -103,7 +103,7 @@ def test_orthogonal_has_its_seed() -> None:
 
 
 def test_orthonormal_rows_are_frozen() -> None:
-    """The decomposition rounds in one way only: these bits are the same on every CPU and in every version."""
+    """The decomposition has fixed bits, on every CPU and in every version."""
     from samebits.portable.initializers import orthonormal_rows
 
     rows = orthonormal_rows(make_rng(56, "matrix").integers(-9, 10, (3, 5)).astype(np.float64))
@@ -112,7 +112,7 @@ def test_orthonormal_rows_are_frozen() -> None:
 
 
 def test_orthonormal_rows_span_what_they_were_given() -> None:
-    """Each row lies in the span of the given rows up to it, with a positive part of its own."""
+    """Each row is in the span of the given rows up to it, with a positive coefficient of its own row."""
     from samebits.portable.initializers import orthonormal_rows
 
     given = make_rng(56, "matrix").standard_normal((5, 9))
@@ -126,7 +126,7 @@ def test_orthonormal_rows_span_what_they_were_given() -> None:
 
 
 def test_nearly_equal_rows_become_orthonormal() -> None:
-    """Rows that differ in the last digits alone are orthogonal after the second pass."""
+    """Rows that differ only in the last digits are orthogonal after the second pass."""
     from samebits.portable.initializers import orthonormal_rows
 
     row = make_rng(56, "row").standard_normal(9)
@@ -136,14 +136,14 @@ def test_nearly_equal_rows_become_orthonormal() -> None:
 
 
 def test_orthogonal_needs_two_axes() -> None:
-    """A vector cannot be orthogonal: the shape is named."""
+    """A shape with one axis is an error that shows the shape."""
     with pytest.raises(ValueError, match=r"at least two axes\. Received: shape=\(6,\)"):
         orthogonal((6,), seed=56)
 
 
 @pytest.mark.parametrize("seed", [0, 56, None])
 def test_orthogonal_goes_through_keras_configuration(seed: int | None) -> None:
-    """Its configuration holds gain and seed, None included, and Keras makes an equal one of it."""
+    """The configuration has gain and seed, also None, and Keras makes an equal initializer from it."""
     import keras
 
     from samebits.portable.layers import Orthogonal
@@ -161,7 +161,7 @@ def test_orthogonal_goes_through_keras_configuration(seed: int | None) -> None:
 
 
 def make_model(**points: int) -> Any:
-    """Return the tiny model of conf/, with the seeds of root 56 or some points set alone."""
+    """Return the tiny model of conf/ with root seed 56, and optionally some points set separately."""
     build_model = importlib.import_module(f"{PACKAGE}.model").build_model
 
     config = compose(ROOT, ["experiment=smoke"])
@@ -175,17 +175,17 @@ def make_model(**points: int) -> Any:
 
 
 def digests_of(model: Any) -> dict[str, str]:
-    """Return the digest of every variable of a model, seed generators that draw included, by layer and name."""
+    """Return layer and name -> digest of every variable of a model, seed generators included."""
     named = {f"{layer.name}/{variable.name}": variable for layer in model.layers for variable in layer.variables}
 
     assert len(named) == len(model.variables)
-    del named["lstm/seed_generator_state"]  # every LSTM has one; without dropout nothing draws from it
+    del named["lstm/seed_generator_state"]  # every LSTM has one; without dropout nothing uses it
     return {name: array_digest(name, np.asarray(variable)) for name, variable in named.items()}
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 def test_a_saved_model_comes_back_with_its_bits(tmp_path: pathlib.Path) -> None:
-    """Keras saves and loads the model with our initialiser: same weights, same generator, same seed to draw from."""
+    """Keras saves and loads a model with our initializer: same weights, same generators, same seeds."""
     import keras
 
     from samebits.portable.layers import Orthogonal
@@ -201,7 +201,7 @@ def test_a_saved_model_comes_back_with_its_bits(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_model_made_anew_from_its_configuration_has_its_bits() -> None:
-    """The configuration alone, with the seeds in it, gives the same initial weights."""
+    """The configuration contains the seeds, so it gives the same initial weights."""
     import keras
 
     model = make_model()
@@ -221,7 +221,7 @@ MODEL_POINTS = {
 
 @pytest.mark.parametrize("point", MODEL_POINTS)
 def test_each_model_point_moves_its_own_weight_alone(point: str) -> None:
-    """Same seeds, same weights; another seed of one point moves that weight, or that generator, and no other."""
+    """The same seeds give the same weights; changing one point changes only its weight or generator."""
     before, again, moved = digests_of(make_model()), digests_of(make_model()), digests_of(make_model(**{point: 57}))
 
     assert before == again
@@ -229,7 +229,7 @@ def test_each_model_point_moves_its_own_weight_alone(point: str) -> None:
 
 
 def test_every_model_point_of_conf_is_tested() -> None:
-    """The list above is the one in conf/model/."""
+    """The list above equals the one in conf/model/."""
     points = resolve_points(56, "derived", compose(ROOT, ["experiment=smoke"]).seed.points)
 
     assert {f"model/{name}" for name in MODEL_POINTS} == {name for name in points if name.startswith("model/")}
@@ -241,7 +241,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def train_with(optimizer: Any, gradients: list[tuple[Any, ...]], *, as_slices: bool = True) -> Arrays:
-    """Apply gradients in a traced function, as training does; returns the variables and the optimiser's, by path."""
+    """Apply gradients in a traced function, as training does; returns path -> variables of model and optimizer."""
     import keras
     import tensorflow as tf
 
@@ -275,7 +275,7 @@ def make_gradients(*, repeated_rows: bool = False) -> list[tuple[Any, ...]]:
 
 
 def check_equal(expected: Arrays, actual: Arrays, tolerance: float) -> None:
-    """Check that the variables have the same names and nearly the same values, and that they were trained."""
+    """Check that the variables have the same names and almost the same values, and that they changed."""
     assert list(expected) == list(actual)
     for name, array in expected.items():
         np.testing.assert_allclose(actual[name], array, rtol=tolerance, atol=tolerance, err_msg=name)
@@ -293,7 +293,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_adam_is_keras_adam(options: dict[str, Any]) -> None:
-    """Over 20 steps of dense gradients and slices, variables and moments are those of Keras's Adam, to 1e-6."""
+    """Over 20 steps with dense gradients and slices, variables and moments equal those of Keras's Adam to 1e-6."""
     import keras
 
     from samebits.portable.optimizers import Adam
@@ -325,7 +325,7 @@ def test_adam_sums_the_slices_of_a_row() -> None:
 
 @pytest.mark.parametrize("options", OPTIONS[:3])
 def test_adam_has_the_dense_updates_bits_for_slices(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows without a gradient ahead, those with one afterwards: the bits of one pass with the whole gradient."""
+    """Updating rows without a gradient first and the others later gives the bits of one pass over all rows."""
     from samebits.portable import optimizers
 
     gradients = make_gradients(repeated_rows=True)
@@ -340,7 +340,7 @@ def test_adam_has_the_dense_updates_bits_for_slices(options: dict[str, Any], mon
 
 
 def test_adam_follows_a_learning_rate_that_changes() -> None:
-    """The learning rate is read in every step, as with Keras's Adam."""
+    """The learning rate is read in every step, like in Keras's Adam."""
     import keras
 
     from samebits.portable.optimizers import Adam
@@ -356,7 +356,7 @@ def test_adam_follows_a_learning_rate_that_changes() -> None:
 
 
 def test_adam_has_the_same_bits_each_time() -> None:
-    """Twice the same steps give the same bits, in variables, moments and the count."""
+    """The same steps give the same bits in variables, moments and step count."""
     from samebits.portable.optimizers import Adam
 
     gradients = make_gradients(repeated_rows=True)
@@ -377,7 +377,7 @@ EXACT = [
 
 @pytest.mark.parametrize(("kind", "options", "as_slices"), EXACT)
 def test_rmsprop_and_adagrad_are_keras_own(kind: str, options: dict[str, Any], *, as_slices: bool) -> None:
-    """Over 20 steps variables and averages are those of Keras's, to 1e-6; Keras cannot centre slices."""
+    """Over 20 steps variables and averages equal Keras's to 1e-6; Keras cannot center slices."""
     import keras
 
     from samebits.portable import optimizers
@@ -392,7 +392,7 @@ def test_rmsprop_and_adagrad_are_keras_own(kind: str, options: dict[str, Any], *
 
 @pytest.fixture
 def rewrites() -> Iterator[Callable[[bool], None]]:
-    """Return a switch of the graph optimiser's rewriting of arithmetic; it is off again after the test."""
+    """Return a switch for Grappler's arithmetic optimization; it is off again after the test."""
     import tensorflow as tf
 
     def switch(on: bool) -> None:
@@ -404,7 +404,7 @@ def rewrites() -> Iterator[Callable[[bool], None]]:
 
 @pytest.mark.parametrize("kind", ["RMSprop", "Adagrad"])
 def test_the_graph_optimiser_leaves_our_divisions_alone(kind: str, rewrites: Callable[[bool], None]) -> None:
-    """Ours have the same bits with and without the rewriting of arithmetic; Keras's own have others with it."""
+    """Grappler's arithmetic optimization changes the bits of Keras's optimizers, but not of ours."""
     import keras
 
     from samebits.portable import optimizers
@@ -419,7 +419,7 @@ def test_the_graph_optimiser_leaves_our_divisions_alone(kind: str, rewrites: Cal
 
 
 def test_adam_goes_through_keras_configuration() -> None:
-    """Its configuration is that of Keras's Adam, and Keras makes an equal one of it."""
+    """The configuration equals that of Keras's Adam, and Keras makes an equal optimizer from it."""
     import keras
 
     from samebits.portable.optimizers import Adam

@@ -1,4 +1,4 @@
-"""Our LSTM and dropout: Keras's values and gradients, and Keras's own where ours does not reach."""
+"""Our LSTM and dropout have Keras's values and gradients, and use Keras's code for unsupported settings."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"go_backwards": True, "return_sequences": True},
     {"unit_forget_bias": False},
 ]
-# What ours does not reach, and so leaves to Keras.
+# Settings that ours does not support, and so leaves to Keras.
 OTHERS: list[dict[str, Any]] = [
     {"use_bias": False},
     {"activation": "relu"},
@@ -47,7 +47,7 @@ def make_pair(**options: Any) -> tuple[Any, Any]:
 
 
 def run(layer: Any, inputs: np.ndarray, *, states: bool = False, **call: Any) -> list[np.ndarray]:
-    """Return a layer's outputs and the gradients of inputs, weights and, if they are given, initial states."""
+    """Return a layer's outputs and the gradients of inputs, weights and initial states (if given)."""
     import tensorflow as tf
 
     rng = np.random.default_rng(2)
@@ -71,7 +71,7 @@ def check_close(expected: list[np.ndarray], actual: list[np.ndarray]) -> None:
 @pytest.mark.parametrize("states", [False, True])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_the_lstm_is_keras_lstm(options: dict[str, Any], *, states: bool) -> None:
-    """Outputs, states and every gradient."""
+    """Outputs, states and all gradients equal Keras's."""
     theirs, ours = make_pair(**options)
     assert ours.is_plain(make_inputs(), None)
 
@@ -79,7 +79,7 @@ def test_the_lstm_is_keras_lstm(options: dict[str, Any], *, states: bool) -> Non
 
 
 def test_one_time_step_is_enough() -> None:
-    """The shortest sequence."""
+    """A sequence of one time step works."""
     theirs, ours = make_pair()
 
     check_close(run(theirs, make_inputs(1)), run(ours, make_inputs(1)))
@@ -87,7 +87,7 @@ def test_one_time_step_is_enough() -> None:
 
 @pytest.mark.parametrize("options", OTHERS)
 def test_what_the_lstm_does_not_reach_is_keras_own(options: dict[str, Any]) -> None:
-    """Bit for bit, since it is the same code."""
+    """Unsupported settings give Keras's bits, because they use the same code."""
     theirs, ours = make_pair(**options)
     assert not ours.is_plain(make_inputs(), None)
 
@@ -96,7 +96,7 @@ def test_what_the_lstm_does_not_reach_is_keras_own(options: dict[str, Any]) -> N
 
 
 def test_a_mask_is_keras_own() -> None:
-    """Masked steps keep the state."""
+    """Masked time steps keep the state."""
     theirs, ours = make_pair(return_sequences=True)
     mask = np.arange(TIME)[None, :] < np.arange(3, 3 + ROWS)[:, None]
     assert not ours.is_plain(make_inputs(), mask)
@@ -106,7 +106,7 @@ def test_a_mask_is_keras_own() -> None:
 
 
 def test_long_or_unknown_time_is_keras_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its graph would grow with the sequence, or cannot be laid out."""
+    """Long sequences and unknown lengths use Keras's loop."""
     import keras
 
     theirs, ours = make_pair()
@@ -121,7 +121,7 @@ def test_long_or_unknown_time_is_keras_own(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_stateful_lstm_remembers() -> None:
-    """Two halves one after the other give what the whole gives."""
+    """A stateful layer gives the same for two halves as for the whole sequence."""
     import keras
 
     from samebits.portable import layers
@@ -138,7 +138,7 @@ def test_a_stateful_lstm_remembers() -> None:
 
 
 def test_both_directions() -> None:
-    """Keras's Bidirectional makes the second LSTM from the first's configuration, backwards."""
+    """Keras's Bidirectional makes a backward LSTM from the configuration of the first."""
     import keras
 
     from samebits.portable import layers
@@ -156,7 +156,7 @@ def test_both_directions() -> None:
 
 
 def drop(layer: Any, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what a layer makes of inputs while training, and the gradient of its sum."""
+    """Return a layer's outputs while training, and the gradient of their sum."""
     import tensorflow as tf
 
     variable = tf.constant(inputs)
@@ -168,7 +168,7 @@ def drop(layer: Any, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("rate", [0.05, 0.25, 0.5, 0.9, 0.999])
 def test_dropout_drops_its_share_and_scales_the_rest(rate: float) -> None:
-    """As many zeros as expected within five standard errors; the gradient is the same mask."""
+    """The share of zeros is as expected within five standard errors; the gradient has the same mask."""
     from samebits.portable import layers
 
     inputs = np.full((301, 1001), 3.0, np.float32)  # an odd number
@@ -182,7 +182,7 @@ def test_dropout_drops_its_share_and_scales_the_rest(rate: float) -> None:
 
 
 def test_dropout_is_keras_dropout_on_average() -> None:
-    """Both halves of a word are as good as each other: no row, column or pair of neighbours stands out."""
+    """Both halves of a random word are equally good: no row, column or pair of neighbors stands out."""
     from samebits.portable import layers
 
     _, gradient = drop(layers.Dropout(0.5, seed=7), np.ones((1000, 1000), np.float32))
@@ -196,7 +196,7 @@ def test_dropout_is_keras_dropout_on_average() -> None:
 
 
 def test_dropout_follows_its_seed() -> None:
-    """Same seed, same masks, a new one for each call; another seed, others."""
+    """The same seed gives the same masks, a new one per call; another seed gives others."""
     from samebits.portable import layers
 
     inputs = np.ones((20, 30), np.float32)
@@ -210,7 +210,7 @@ def test_dropout_follows_its_seed() -> None:
 
 
 def test_dropout_does_nothing_outside_training_or_with_a_rate_of_zero() -> None:
-    """The inputs come back as they are."""
+    """The inputs are returned unchanged."""
     from samebits.portable import layers
 
     inputs = make_inputs()
@@ -220,7 +220,7 @@ def test_dropout_does_nothing_outside_training_or_with_a_rate_of_zero() -> None:
 
 
 def test_dropout_with_a_noise_shape_is_keras_own() -> None:
-    """Whole columns are dropped, by Keras."""
+    """With noise_shape, Keras drops whole columns."""
     import keras
 
     from samebits.portable import layers
@@ -234,7 +234,7 @@ def test_dropout_with_a_noise_shape_is_keras_own() -> None:
 
 @pytest.mark.parametrize("kind", ["LSTM", "Dropout"])
 def test_a_layer_goes_through_keras_configuration(kind: str) -> None:
-    """As a saved model needs it."""
+    """The configuration makes an equal layer, as a saved model needs."""
     import keras
 
     from samebits.portable import layers

@@ -1,4 +1,4 @@
-"""The portable replacements against Keras's own: values, gradients and state, to 1e-6 in float32."""
+"""The portable replacements have Keras's values, gradients and state, to 1e-6 in float32."""
 
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +46,7 @@ NORMALISATIONS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
 
 
 def run_layer(layer: Any, inputs: np.ndarray, *, training: bool, mask: np.ndarray | None = None) -> dict[str, Any]:
-    """Return outputs, gradients and state of a layer whose weights are all different."""
+    """Return outputs, gradients and state of a layer with different values in all weights."""
     import tensorflow as tf
 
     layer.build(inputs.shape)
@@ -76,7 +76,7 @@ def run_layer(layer: Any, inputs: np.ndarray, *, training: bool, mask: np.ndarra
 def test_a_normalisation_is_keras_own(
     kind: str, shape: tuple[int, ...], options: dict[str, Any], training: bool
 ) -> None:
-    """Outputs, the gradients of inputs and weights, and the moving statistics are those of Keras's layer."""
+    """Outputs, gradients of inputs and weights, and moving statistics equal those of Keras's layer."""
     import keras
 
     from samebits.portable import layers
@@ -92,7 +92,7 @@ def test_a_normalisation_is_keras_own(
 
 
 def test_batch_normalization_leaves_masked_places_out() -> None:
-    """With a mask the statistics are Keras's; a mask of another rank is refused."""
+    """With a mask the statistics equal Keras's; a mask of another rank is an error."""
     import keras
 
     from samebits.portable import layers
@@ -112,7 +112,7 @@ def test_batch_normalization_leaves_masked_places_out() -> None:
 def test_a_normalisation_in_half_precision_is_keras_own(
     kind: str, shape: tuple[int, ...], options: dict[str, Any]
 ) -> None:
-    """Under mixed_float16 statistics are still computed in float32 and the outputs are float16, as Keras's."""
+    """Under mixed_float16, statistics are computed in float32 and outputs are float16, as in Keras."""
     import keras
 
     from samebits.portable import layers
@@ -127,7 +127,7 @@ def test_a_normalisation_in_half_precision_is_keras_own(
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 def test_a_saved_normalisation_comes_back(tmp_path: Any) -> None:
-    """Keras saves and loads a model with all of ours, with the same outputs."""
+    """Keras saves and loads a model with all our layers, with the same outputs."""
     import keras
 
     from samebits.portable import layers
@@ -144,7 +144,7 @@ def test_a_saved_normalisation_comes_back(tmp_path: Any) -> None:
 
 
 def test_the_zero_vector_has_a_unit_normalisation() -> None:
-    """A row of zeros stays zeros, with finite gradients."""
+    """A row of zeros stays zero, with finite gradients."""
     import tensorflow as tf
 
     from samebits.portable.layers import UnitNormalization
@@ -162,7 +162,7 @@ def test_the_zero_vector_has_a_unit_normalisation() -> None:
 
 
 def loss_and_gradient(loss: Any, labels: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None) -> list[Any]:
-    """Return a loss and its gradient by the outputs, in a traced function."""
+    """Return a loss and its gradient with respect to the outputs, from a traced function."""
     import tensorflow as tf
 
     @tf.function
@@ -191,7 +191,7 @@ def loss_and_gradient(loss: Any, labels: np.ndarray, outputs: np.ndarray, weight
 def test_a_crossentropy_is_keras_own(
     kind: str, options: dict[str, Any], from_logits: bool, reduction: str | None
 ) -> None:  # fmt: skip
-    """Values and gradients are those of Keras's loss, with and without sample weights."""
+    """Values and gradients equal those of Keras's loss, with and without sample weights."""
     import keras
 
     from samebits.portable import layers
@@ -222,7 +222,7 @@ def test_a_crossentropy_is_keras_own(
 
 @pytest.mark.parametrize("label", [0.0, 1.0])
 def test_the_binary_loss_is_exact_far_out(label: float) -> None:
-    """For logits from -90 to 90 the loss is Keras's, and the gradient sigmoid(z) - y without an overflow."""
+    """For logits from -90 to 90 the loss equals Keras's, and the gradient is sigmoid(z) - y without overflow."""
     import keras
 
     from samebits.portable import layers
@@ -239,7 +239,7 @@ def test_the_binary_loss_is_exact_far_out(label: float) -> None:
 
 
 def test_the_logits_before_a_sigmoid_are_used() -> None:
-    """As in Keras, a final sigmoid or softmax is undone: far out the loss does not stick at the clipped probability."""
+    """Like Keras, the loss uses the logits before a final sigmoid or softmax, so large values are not clipped."""
     import keras
 
     from samebits.portable import layers
@@ -252,7 +252,7 @@ def test_the_logits_before_a_sigmoid_are_used() -> None:
 
 
 def test_sparse_classes_lie_on_the_last_axis() -> None:
-    """Another axis is refused by name."""
+    """Another axis is an error that names it."""
     from samebits.portable.losses import sparse_categorical_crossentropy
 
     with pytest.raises(ValueError, match=r"expects the last axis\. Received: axis=0"):
@@ -277,7 +277,7 @@ def test_our_losses_go_through_keras_configuration() -> None:
 
 
 def keras_gelu(x: Any) -> Any:
-    """Return Keras's GELU, not approximated."""
+    """Return Keras's GELU with approximate=False."""
     import keras
 
     return keras.activations.gelu(x, approximate=False)
@@ -305,7 +305,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], np.ndarray]] = {
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_is_tensorflows_own(name: str) -> None:
-    """Values and gradients agree with TensorFlow's."""
+    """Values and gradients equal TensorFlow's."""
     import tensorflow as tf
 
     from samebits.portable import layers
@@ -324,7 +324,7 @@ def test_a_function_is_tensorflows_own(name: str) -> None:
 
 
 def test_the_euclidean_norm_is_tensorflows_own() -> None:
-    """Rows divided by their norm, with the gradient, agree with TensorFlow's l2_normalize."""
+    """Values and gradients equal TensorFlow's l2_normalize."""
     import tensorflow as tf
 
     from samebits.portable.layers import l2_normalize

@@ -1,4 +1,4 @@
-"""The benchmarks' commands, small: that they run to their end and count what they say they count."""
+"""The benchmarks run to the end in small sizes, and count correctly."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ from samebits.compose import compose
 
 
 def run_benchmark(name: str, *words: str) -> str:
-    """Run a benchmark as docs/performance.md says and return what it printed."""
+    """Run a benchmark as in docs/performance.md and return its output."""
     command = [sys.executable, "-m", f"benchmarks.{name}", *words]
     environment = QUIET | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tools'}", "COLUMNS": "200"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, check=False)
@@ -25,7 +25,7 @@ def run_benchmark(name: str, *words: str) -> str:
 
 @pytest.mark.full
 def test_the_roofline_counts_every_layer() -> None:
-    """Of the small model, with the default's sizes of words: the convolution's multiply-and-adds, counted by hand."""
+    """The count for the small model's convolution equals the multiply-and-adds counted by hand."""
     words = "experiment=smoke", "data.sequence_length=100", "data.num_words=20000"
     shown = run_benchmark("roofline", "--steps=10", *words)
     model = compose(ROOT, list(words)).model
@@ -44,7 +44,7 @@ def test_the_roofline_counts_every_layer() -> None:
 
 @pytest.mark.full
 def test_many_runs_are_made_and_measured() -> None:
-    """Twenty runs: the study's summary and the report end well over them."""
+    """The study's summary and the report work with twenty runs."""
     shown = run_benchmark("many_runs", "20")
 
     assert 3 == shown.count("samebits study")
@@ -52,7 +52,7 @@ def test_many_runs_are_made_and_measured() -> None:
 
 
 def test_memory_counts_every_process_of_a_command_and_its_peak() -> None:
-    """A shell whose two children hold 60 MB each for a moment took 120 MB and more; one child alone did not."""
+    """A shell with two children of 60 MB each has a peak above 120 MB; with one child it does not."""
     hold = f'{sys.executable} -c "import time; held = bytearray(60_000_000); time.sleep(1.5)"'
     both, one = (Command(["sh", "-c", words]).peak_megabytes() for words in (f"{hold} & {hold}; wait", hold))
 
@@ -60,7 +60,7 @@ def test_memory_counts_every_process_of_a_command_and_its_peak() -> None:
 
 
 def test_a_timed_command_is_not_observed() -> None:
-    """`seconds` starts no reader of memory beside what it times."""
+    """`seconds` does not read memory while it measures time."""
     read: list[int] = []
     with unittest.mock.patch.object(measuring, "memory_of_tree", read.append):
         taken = Command(["sleep", "0.3"]).seconds()

@@ -1,4 +1,4 @@
-"""The CI that users get: schemas, pins, permissions, and each step's commands run here where they can run here."""
+"""The CI files for users: schemas, pins, permissions, and the commands of each step, as far as they can run here."""
 
 import json
 import pathlib
@@ -24,26 +24,26 @@ SCHEMAS = [
     ("vendor.renovate", RENOVATE, '"enabledManagers": [', '"enabledManagers": [7, '),
 ]
 JOBS = {"lint", "test", "container", "portable", "update", "required"}
-# What is not run by a test of this file, and where it is run or why it cannot be.
+# Commands that this file does not test, and where they are tested or why they cannot be.
 ELSEWHERE = {
-    "make lint": "looks at the whole house; whoever commits runs it",
+    "make lint": "checks the whole project; CI and every commit run it",
     "make test-all": "it runs this test",
     "make setup": "asks the package index",
-    "make setup-dev": "likewise",
-    ".venv/bin/python tools/lock.py": "likewise",
+    "make setup-dev": "same reason",
+    ".venv/bin/python tools/lock.py": "same reason",
     ".venv/bin/samebits golden": "below, on the smoke experiment",
     ".venv/bin/samebits verify seed.root=56": "by test_readme, on the smoke experiment",
     "make image": "needs a container engine; test_container builds with the one at hand",
-    "make docker-train SEED=56": "likewise",
-    "PYTHONPATH=src python3 -m samebits image verify": "likewise",
-    "PYTHONPATH=src python3 -m samebits image run .venv/bin/samebits verify --quick": "likewise",
-    "PYTHONPATH=src python3 -m samebits image run .venv/bin/samebits golden": "likewise",
+    "make docker-train SEED=56": "same reason",
+    "PYTHONPATH=src python3 -m samebits image verify": "same reason",
+    "PYTHONPATH=src python3 -m samebits image run .venv/bin/samebits verify --quick": "same reason",
+    "PYTHONPATH=src python3 -m samebits image run .venv/bin/samebits golden": "same reason",
     "docker buildx create --use": "needs a Docker daemon",
-    "docker context create ci && docker buildx create --use ci": "likewise",
+    "docker context create ci && docker buildx create --use ci": "same reason",
     "apk add --no-cache git make python3": "needs Alpine",
     "sudo apt-get update -qq && sudo apt-get install -y -qq qemu-user": "needs root and a Debian mirror",
     "apt-get update -qq && apt-get install -y -qq --no-install-recommends git make procps qemu-user util-linux":
-        "likewise",
+        "same reason",
 }  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def load(path: str) -> dict[str, Any]:
 
 
 def validate(schema: str, path: pathlib.Path) -> Result:
-    """Check a file by one of check-jsonschema's own schemas, without a network."""
+    """Check a file with one of check-jsonschema's built-in schemas, without a network."""
     program = pathlib.Path(sys.executable).parent / "check-jsonschema"
     command = [str(program), "--builtin-schema", schema, str(path)]
     return subprocess.run(command, env=QUIET, capture_output=True, text=True, check=False)
@@ -61,7 +61,7 @@ def validate(schema: str, path: pathlib.Path) -> Result:
 
 @pytest.mark.parametrize(("schema", "name", "right", "wrong"), SCHEMAS)
 def test_the_files_follow_their_schemas(tmp_path: pathlib.Path, schema: str, name: str, right: str, wrong: str) -> None:
-    """Each file is valid, and is not with one wrong word."""
+    """Each file is valid, and invalid after one wrong word."""
     text = (ROOT / name).read_text()
     broken = tmp_path / pathlib.Path(name).name
     broken.write_text(text.replace(right, wrong, 1))
@@ -73,7 +73,7 @@ def test_the_files_follow_their_schemas(tmp_path: pathlib.Path, schema: str, nam
 
 
 def loose_references(text: str) -> list[str]:
-    """Return the actions and images of a CI file that are not pinned, and image registries that are named by host."""
+    """Return the unpinned actions and images of a CI file, and the registries named by host."""
     actions = re.findall(r"uses: *(.*)", text)
     loose = [action for action in actions if not re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action)]
     images = re.findall(r"^ *(?:- |image: |- name: )((?:python|docker|[\w.-]+\.\w+/)\S*)$", text, re.MULTILINE)
@@ -93,12 +93,12 @@ def loose_references(text: str) -> list[str]:
     ],
 )
 def test_a_loose_reference_is_found(line: str, *, is_pinned: bool) -> None:
-    """A tag alone moves, a commit without its version cannot be read, a registry's host is not named."""
+    """A tag without a commit, a commit without its version, and a registry's host are found."""
     assert is_pinned == (loose_references(line) == [])
 
 
 def test_every_action_and_image_is_pinned() -> None:
-    """Actions by commit with the version in a comment, images by digest; no address stands in these files."""
+    """Actions are pinned to a commit with the version in a comment, images to a digest; there are no addresses."""
     for name in (GITHUB, GITLAB, RENOVATE, DEVCONTAINER):
         assert [] == loose_references((ROOT / name).read_text())
         assert "://" not in (ROOT / name).read_text()
@@ -108,7 +108,7 @@ def test_every_action_and_image_is_pinned() -> None:
 
 
 def test_the_workflow_may_read_and_nothing_else() -> None:
-    """No job asks for more, no step keeps the token, no secret is named, and each branch has one run at a time."""
+    """Jobs only read, no step keeps the token, no secret is used, and each branch has one run at a time."""
     workflow = load(GITHUB)
     steps = [each for job in workflow["jobs"].values() for each in job["steps"]]
     checkouts = [each for each in steps if "checkout" in each.get("uses", "")]
@@ -121,7 +121,7 @@ def test_the_workflow_may_read_and_nothing_else() -> None:
 
 
 def test_both_have_the_same_jobs_and_the_last_needs_all() -> None:
-    """GitHub's and GitLab's jobs have the same names and run the same commands of the project."""
+    """The jobs for GitHub and GitLab have the same names and run the same commands."""
     github, gitlab = load(GITHUB)["jobs"], load(GITLAB)
     needed = {need if isinstance(need, str) else need["job"] for need in gitlab["required"]["needs"]}
 
@@ -138,13 +138,13 @@ def github_commands(job: dict[str, Any]) -> list[str]:
 
 
 def targets(commands: list[str]) -> list[str]:
-    """Return the project's own commands among some commands, in their order."""
+    """Return those of the commands that belong to the project, in order."""
     ours = re.compile(r"^(?:make |\.venv/bin/|PYTHONPATH=src ).*?(?= 2>&1|$)", re.MULTILINE)
     return [found for command in commands for found in ours.findall(command)]
 
 
 def all_commands() -> Iterator[str]:
-    """Yield every command of both files, as it stands there."""
+    """Yield every command of both files, unchanged."""
     for job in load(GITHUB)["jobs"].values():
         yield from github_commands(job)
     gitlab = load(GITLAB)
@@ -159,7 +159,7 @@ def run_here() -> set[str]:
 
 
 def test_every_step_is_run_here_or_said_to_be_elsewhere() -> None:
-    """A command that is added to a file is added to a test, or to the list with the reason; the list has no other."""
+    """Every command in the files is in a test, or in a list with the reason; the list has no other commands."""
     ours = {step(name) for name in ("The CPU", "Golden", "The outcome", "The lock", "Everything")}
 
     assert run_here() == ours | {"grep -m1 'model name' /proc/cpuinfo"}
@@ -167,7 +167,7 @@ def test_every_step_is_run_here_or_said_to_be_elsewhere() -> None:
 
 
 def test_every_target_and_command_exists() -> None:
-    """What is not run here is a target of the Makefile or a command line that `samebits` understands."""
+    """Commands that are not run here are targets of the Makefile or valid `samebits` command lines."""
     defined = set(re.findall(r"^([a-z-]+):.* ## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     wanted = {word for command in all_commands() for word in re.findall(r"^make ([a-z-]+)", command, re.MULTILINE)}
     lines = [line for command in all_commands() for line in re.findall(r"samebits (.*?)(?= 2>&1|$)", command)]
@@ -185,14 +185,14 @@ def test_every_target_and_command_exists() -> None:
 
 
 def step(start: str) -> str:
-    """Return the command of the workflow's one step whose name begins so."""
+    """Return the command of the workflow's step whose name starts with a text."""
     steps = [each for job in load(GITHUB)["jobs"].values() for each in job["steps"]]
     (found,) = [each["run"] for each in steps if each.get("name", "").startswith(start)]
     return str(found)
 
 
 def run_step(command: str, folder: pathlib.Path, **environment: str) -> Result:
-    """Run a step's command as GitHub does: bash, stopping at the first error, also within a pipe."""
+    """Run a step's command like GitHub: in bash, stopping at the first error, also inside a pipe."""
     variables = QUIET | {"GITHUB_STEP_SUMMARY": str(folder / "summary.md")} | environment
     shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", command]
     return subprocess.run(shell, cwd=folder, env=variables, capture_output=True, text=True, timeout=600, check=False)
@@ -200,7 +200,7 @@ def run_step(command: str, folder: pathlib.Path, **environment: str) -> Result:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Return a copy of the project under git, with this environment instead of one of its own, and one golden file."""
+    """Return a copy of the project under git, with this environment and one golden file."""
     root = copy_project(tmp_path_factory.mktemp("ci"))
     shutil.copy(ROOT / "Makefile", root)
     (root / "golden").mkdir()
@@ -216,16 +216,16 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def update(root: pathlib.Path) -> tuple[Result, Result]:
-    """Run the two steps of the job `update` that look at the digests, on the smoke experiment."""
+    """Run the two steps of the job `update` that check the digests, on the smoke experiment."""
     (root / "summary.md").unlink(missing_ok=True)
-    shutil.rmtree(root / "runs", ignore_errors=True)  # with a witness of the old digest, explain would train as well
+    shutil.rmtree(root / "runs", ignore_errors=True)  # if a run with the old digest existed, explain would train too
     golden = run_step(step("Golden"), root, PYTHONPATH=str(root / "src"))
     return golden, run_step(step("The outcome"), root)
 
 
 @pytest.mark.full
 def test_an_update_that_keeps_the_digests_is_reported(checkout: pathlib.Path) -> None:
-    """The job is green, and its summary says that the digests are the golden ones."""
+    """The job passes, and its summary says that the digests are equal to the golden ones."""
     golden, outcome = update(checkout)
     summary = (checkout / "summary.md").read_text()
 
@@ -236,7 +236,7 @@ def test_an_update_that_keeps_the_digests_is_reported(checkout: pathlib.Path) ->
 
 @pytest.mark.full
 def test_an_update_that_changes_the_digests_is_reported_and_red(checkout: pathlib.Path) -> None:
-    """The step fails in spite of the pipe, and the summary names the changed input and the first digests."""
+    """The step fails despite the pipe, and the summary names the changed input and the first digests."""
     path = checkout / "conf" / "experiment" / "smoke.yaml"
     before = path.read_text()
     path.write_text(before.replace("learning_rate: 0.01", "learning_rate: 0.02"))
@@ -251,7 +251,7 @@ def test_an_update_that_changes_the_digests_is_reported_and_red(checkout: pathli
 
 
 def test_an_update_without_a_result_is_reported(tmp_path: pathlib.Path) -> None:
-    """Where golden never ran, the summary says so."""
+    """If golden never ran, the summary says so."""
     done = run_step(step("The outcome"), tmp_path)
 
     assert 0 == done.returncode
@@ -260,7 +260,7 @@ def test_an_update_without_a_result_is_reported(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.full
 def test_a_lock_that_was_not_committed_is_red(checkout: pathlib.Path) -> None:
-    """An update of pyproject.toml whose lock was written in the job alone does not pass."""
+    """A lock that was only updated inside the job, and not committed, fails."""
     path = checkout / "requirements.lock"
     before = path.read_text()
     green = run_step(step("The lock"), checkout)
@@ -284,12 +284,12 @@ def test_a_lock_that_was_not_committed_is_red(checkout: pathlib.Path) -> None:
     ],
 )
 def test_the_last_job_requires_all(tmp_path: pathlib.Path, results: str, updated: str, code: int) -> None:
-    """Whatever did not succeed makes it red; only the look at an update may be skipped."""
+    """Every job must succeed; only the check of an update may be skipped."""
     assert code == run_step(step("Everything"), tmp_path, RESULTS=results, UPDATE=updated).returncode
 
 
 def test_the_cpu_is_said(tmp_path: pathlib.Path) -> None:
-    """The summary of a portable job has the CPU's name."""
+    """The summary of a portable job shows the CPU's name."""
     done = run_step(step("The CPU"), tmp_path)
 
     assert 0 == done.returncode
@@ -300,7 +300,7 @@ def test_the_cpu_is_said(tmp_path: pathlib.Path) -> None:
 
 
 def test_renovate_keeps_lock_base_and_actions() -> None:
-    """Every manager that is enabled has its files here, and what decides the bits comes as one update."""
+    """Every enabled manager has its files here, and all packages that change bits come in one update."""
     config = json.loads((ROOT / RENOVATE).read_text())
     files = {"pep621": "pyproject.toml", "dockerfile": "Dockerfile", "github-actions": GITHUB, "gitlabci": GITLAB}
     arithmetic = next(rule for rule in config["packageRules"] if rule.get("groupName") == "arithmetic")
@@ -315,7 +315,7 @@ def test_renovate_keeps_lock_base_and_actions() -> None:
 
 
 def test_the_devcontainer_is_the_image() -> None:
-    """It builds the project's Dockerfile, and its user and folders are the image's own."""
+    """The devcontainer builds the project's Dockerfile, and uses the image's user and folders."""
     config = json.loads((ROOT / DEVCONTAINER).read_text())
     folder = ROOT / ".devcontainer"
     dockerfile = (folder / config["build"]["dockerfile"]).resolve()

@@ -1,4 +1,4 @@
-"""The house: layers, the lock, and the files that a newcomer relies on."""
+"""The project's rules: import layers, entry points, README and links."""
 
 import pathlib
 import re
@@ -12,7 +12,7 @@ from samebits.runs.identity import ARITHMETIC_MODULES
 
 
 def lint_imports(root: pathlib.Path) -> "subprocess.CompletedProcess[str]":
-    """Check the layers of a copy of the project."""
+    """Check the import layers of a copy of the project."""
     program = pathlib.Path(sys.executable).parent / "lint-imports"
     environment = QUIET | {"PYTHONPATH": str(root / "src")}
     return subprocess.run(
@@ -21,7 +21,7 @@ def lint_imports(root: pathlib.Path) -> "subprocess.CompletedProcess[str]":
 
 
 def test_an_import_from_a_higher_line_is_found(project: pathlib.Path) -> None:
-    """The contract holds as it is, and breaks when seeds imports launch."""
+    """The import contract holds, and fails if seeds imports launch."""
     assert 0 == lint_imports(project).returncode
 
     with (project / "src" / "samebits" / "core" / "seeds.py").open("a") as stream:
@@ -31,41 +31,41 @@ def test_an_import_from_a_higher_line_is_found(project: pathlib.Path) -> None:
 
 
 def test_every_module_that_can_change_bits_is_in_a_runs_name() -> None:
-    """What the training process and a model import is there, but for what only refuses, describes, shows or stores."""
+    """A run's name covers all modules that training and models import, except those that cannot change bits."""
     graph = grimp.build_graph("samebits", cache_dir=None)
     entrances = {f"samebits.{name}" for name in ("train.worker", "portable.layers", "portable.initializers")}
     reached = entrances.union(*(graph.find_upstream_modules(name) for name in entrances))
     paths = {name.removeprefix("samebits.").replace(".", "/") for name in reached if not graph.find_children(name)}
     others = {
-        "core/config", "core/errors", "core/files", "core/terminal", "portable/graph_check", "runs/effects",
-        "runs/folder", "runs/identity", "runtime/lockfile", "runtime/machine", "train/draws", "train/recorder",
-        "train/stop",
+        "core/config", "core/errors", "core/files", "core/old_names", "core/terminal", "portable/graph_check",
+        "runs/effects", "runs/folder", "runs/identity", "runtime/lockfile", "runtime/machine", "train/draws",
+        "train/recorder", "train/stop",
     }  # fmt: skip
 
     assert others | set(ARITHMETIC_MODULES) == paths
 
 
 def test_a_module_outside_the_picture_is_found(project: pathlib.Path) -> None:
-    """A new module must take its place in the layers."""
+    """A module outside the layers is found."""
     (project / "src" / "samebits" / "utils.py").write_text('"""A grab-bag."""\n')
 
     assert 1 == lint_imports(project).returncode
 
 
 def test_scripts_are_short() -> None:
-    """An entry point is at most 25 lines, but for the set-up, which may import nothing of the project."""
+    """An entry point has at most 25 lines, except the set-up, which must not import the project."""
     lengths = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "scripts").glob("*.py")}
 
     assert {} == {name: lines for name, lines in lengths.items() if lines > 25 and name != "setup_env.py"}
 
 
 def test_the_readme_is_at_most_200_lines() -> None:
-    """More goes to docs/."""
+    """The README has at most 200 lines."""
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
 
 def test_every_link_of_the_documents_leads_to_a_file() -> None:
-    """Relative links in README and docs/ name files that are there."""
+    """Relative links in README and docs/ name existing files."""
     for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"

@@ -1,4 +1,4 @@
-"""The notebook of the quick start: committed without outputs, and run in a fresh kernel as a reader would run it."""
+"""The quick start's notebook is committed without outputs and runs in a fresh kernel."""
 
 import pathlib
 import re
@@ -15,14 +15,14 @@ NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
 
 
 def code_cells(path: pathlib.Path) -> list[Any]:
-    """Return the code cells of a notebook that has the form of one."""
+    """Return the code cells of a valid notebook."""
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]  # nbformat is half typed
     nbformat.validate(notebook)
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def execute(root: pathlib.Path) -> "subprocess.CompletedProcess[str]":
-    """Run the notebook of a copy by the command that it names; what it shows goes to shown.ipynb."""
+    """Run a copy's notebook with the command in its text; the output goes to shown.ipynb."""
     shutil.copytree(NOTEBOOK.parent, root / "docs", ignore=shutil.ignore_patterns("*.png"))
     program = pathlib.Path(sys.executable).parent / "jupyter-execute"
     command = [str(program), "docs/quickstart.ipynb", "--output=shown", "--timeout=1200"]
@@ -32,7 +32,7 @@ def execute(root: pathlib.Path) -> "subprocess.CompletedProcess[str]":
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Return what each code cell showed."""
+    """Return the output of each code cell."""
     root = copy_project(tmp_path_factory.mktemp("notebook"))
     done = execute(root)
 
@@ -42,13 +42,13 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_the_notebook_is_committed_without_outputs() -> None:
-    """Nothing in it is of a machine: no output and no count of executions."""
+    """The notebook has no outputs and no execution counts."""
     assert [] == [cell for cell in code_cells(NOTEBOOK) if cell.outputs or cell.execution_count]
 
 
 @pytest.mark.full
 def test_the_notebook_shows_same_bits_other_bits_and_why(shown: list[str]) -> None:
-    """Two runs agree, the third does not, and explain names the order of the first batch; a picture closes it."""
+    """Two runs agree, a third does not, explain names the order of the first batch, and a picture follows."""
     _, first, second, moved, explained, picture = shown
     weights = [re.findall(r"^weights (\w+)…", text, re.MULTILINE) for text in (first, second, moved)]
 
@@ -63,7 +63,7 @@ def test_the_notebook_shows_same_bits_other_bits_and_why(shown: list[str]) -> No
 
 @pytest.mark.full
 def test_a_cell_that_fails_fails_the_notebook(tmp_path: pathlib.Path) -> None:
-    """The command that runs the notebook ends with an error when a cell does."""
+    """The command that runs the notebook fails if a cell fails."""
     root = copy_project(tmp_path)
     shutil.rmtree(root / "conf")
     done = execute(root)

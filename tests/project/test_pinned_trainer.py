@@ -1,4 +1,4 @@
-"""The trainer that tests use: a fork of it trains what a fresh process trains, and it can be told from one."""
+"""The tests' trainer: a fork of it trains exactly like a fresh process."""
 
 import pathlib
 
@@ -14,7 +14,7 @@ RECORDS = ("metrics.jsonl", "trace.jsonl", "predictions.arrays")
 
 
 def test_a_fork_leaves_the_record_of_a_fresh_process(own_siblings: pathlib.Path, train_here: TrainHere) -> None:
-    """Rows, digests, the generators' states, Python's hashes, and every setting in effect: byte for byte."""
+    """Rows, digests, generator states, Python's hashes and all settings are equal, byte for byte."""
     done = train_here(own_siblings)
     fresh, _, forked = finished(own_siblings)
 
@@ -33,7 +33,7 @@ def test_a_fork_leaves_the_record_of_a_fresh_process(own_siblings: pathlib.Path,
     [("TF_ENABLE_ONEDNN_OPTS", "0", 1), ("PYTHONHASHSEED", "1", 0)],
 )
 def test_a_trainer_without_the_pins_is_found_out(name: str, value: str, code: int, own_siblings: pathlib.Path) -> None:
-    """Negative control: started without oneDNN it is refused; with another hash seed its record differs."""
+    """Negative control: without oneDNN it is refused, and with another hash seed its record differs."""
     fresh = finished(own_siblings)[0]
     attempt = fresh.parent / "9"
     attempt.mkdir()

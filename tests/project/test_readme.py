@@ -1,4 +1,4 @@
-"""The commands of the README and of docs/commands.md are run as they stand there, the slow ones on smoke."""
+"""The commands in README and docs/commands.md run as written, the slow ones on the smoke experiment."""
 
 import os
 import pathlib
@@ -12,10 +12,10 @@ from conftest import QUIET, ROOT, copy_project
 
 from samebits import cli
 
-EXAMPLE = (ROOT / "conf" / "data" / "imdb_reviews.yaml").exists()  # a copy may do without
+EXAMPLE = (ROOT / "conf" / "data" / "imdb_reviews.yaml").exists()  # a copy may not have it
 SMOKE = "experiment=smoke tracker=none"
 SHORT = f"{SMOKE} training.epochs=1 training.steps_per_epoch=5"
-# What is added to each command, and what it must print.
+# The words added to each command, and the expected output.
 COMMANDS = {
     "make train SEED=56": ("", f"val_accuracy 0.{'84' if EXAMPLE else ''}"),
     "samebits train seed.root=57 training.epochs=3": ("experiment=smoke", "epoch 3/3"),
@@ -29,10 +29,10 @@ COMMANDS = {
     "samebits golden smoke": ("", "GOLDEN smoke"),
     "samebits portability": ("--cpus Haswell experiment=smoke training.steps_per_epoch=2", "with one digest"),
     "samebits torture --kills 20": (
-        "--kills 5 --kill-seed 3", "SURVIVED: 5 of 5 identical to the undisturbed training (kill seed 3)",
+        "--kills 5 --kill-seed 3", "SURVIVED: 5 of 5 identical to the uninterrupted training (kill seed 3)",
     ),
     "samebits audit data/order": ("", "LIVE: 1 seed points"),
-    "samebits doctor": ("|| true", " checks"),  # whether this copy is sound is for its owner to decide
+    "samebits doctor": ("|| true", " checks"),  # a copy may have findings
     "samebits study --seeds 1..2": (SMOKE, "2 runs: "),
     "samebits variance --seeds 1..2": (SHORT, "all together"),
     "samebits bagging --bags 2": (SHORT, "ensemble of 2: "),
@@ -51,10 +51,10 @@ ELSEWHERE = {
     "samebits new ../my-study": "test_starter",
     "samebits update": "test_starter",
     "samebits image build": "test_container; needs an engine",
-    "samebits image verify": "likewise",
-    "samebits image train seed.root=56": "likewise",
-    "samebits image test": "likewise",
-    "samebits image run .venv/bin/samebits golden": "likewise",
+    "samebits image verify": "same reason",
+    "samebits image train seed.root=56": "same reason",
+    "samebits image test": "same reason",
+    "samebits image run .venv/bin/samebits golden": "same reason",
 }
 
 
@@ -72,17 +72,17 @@ def listed_commands() -> list[str]:
 
 
 def documented() -> list[str]:
-    """Return the commands of both, each once, in their order."""
+    """Return the commands of both, each once, in order."""
     return list(dict.fromkeys([*readme_commands(), *listed_commands()]))
 
 
 def test_every_documented_command_is_in_a_table_here() -> None:
-    """A command that is added to the documents must be added here."""
+    """Every command in the documents is tested here."""
     assert sorted([*COMMANDS, *ELSEWHERE]) == sorted(documented())
 
 
 def test_every_command_has_one_row() -> None:
-    """docs/commands.md lists what `samebits --help` lists, in its order; the README shows at most seven."""
+    """docs/commands.md lists the commands of `samebits --help` in the same order; the README shows at most seven."""
     listed = [cli.find_command(line.split()[1:]).name for line in listed_commands()]
 
     assert sorted(cli.COMMANDS) == sorted(listed)
@@ -106,7 +106,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def run_line(root: pathlib.Path, command: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command line in the copy, with this environment instead of one of its own."""
+    """Run a command line in the copy, with this environment."""
     samebits = f"{sys.executable} -m samebits"
     words = re.sub("^samebits ", f"{samebits} ", command)
     words = re.sub(
@@ -126,7 +126,7 @@ def run_line(root: pathlib.Path, command: str) -> "subprocess.CompletedProcess[s
 @pytest.mark.timeout(7200)  # all of them, one after another
 @pytest.mark.full
 def test_the_documented_commands_work(workshop: pathlib.Path) -> None:
-    """They are run one after another in one copy, as a reader would; each prints what it is for."""
+    """The commands run one after another in one copy, and each prints the expected text."""
     for command in sorted(COMMANDS, key=documented().index):
         added, said = COMMANDS[command]
         done = run_line(workshop, f"{command} {added}")
@@ -137,7 +137,7 @@ def test_the_documented_commands_work(workshop: pathlib.Path) -> None:
 
 @pytest.mark.full
 def test_make_alone_prints_the_help(workshop: pathlib.Path) -> None:
-    """Every target has a text, and `make` lists them."""
+    """Every target has a description, and `make` lists them."""
     done = run_line(workshop, "make ")
 
     assert 0 == done.returncode
@@ -147,7 +147,7 @@ def test_make_alone_prints_the_help(workshop: pathlib.Path) -> None:
 
 
 def test_the_makefile_is_short() -> None:
-    """About fifteen targets, each one line and with a text; everything else is a command."""
+    """There are about fifteen targets, each with one line and a description."""
     text = (ROOT / "Makefile").read_text()
     targets = re.findall(r"^([a-z-]+):(.*)\n((?:\t.*\n)*)", text, re.MULTILINE)
 
@@ -158,7 +158,7 @@ def test_the_makefile_is_short() -> None:
 
 @pytest.mark.full
 def test_a_bad_seed_reaches_the_user_through_make(workshop: pathlib.Path) -> None:
-    """`make train SEED=abc` prints the one line of the error."""
+    """`make train SEED=abc` prints a one-line error."""
     done = run_line(workshop, "make train SEED=abc")
 
     assert 0 != done.returncode

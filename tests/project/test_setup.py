@@ -1,4 +1,4 @@
-"""The set-up: what it installs and when, by hash alone, in any folder, from any checkout."""
+"""The set-up: what it installs and when, only with hashes, in any folder, from any checkout."""
 
 import ast
 import hashlib
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FOLDER = "Größe des Modells/日本"
-# Python's own UTF-8 mode would hide in which encoding a .pth file is read.
+# Python's UTF-8 mode would hide the encoding in which a .pth file is read.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
@@ -41,7 +41,7 @@ def setup(project: pathlib.Path) -> Any:
 
 
 def make_venv(folder: pathlib.Path) -> pathlib.Path:
-    """Make an environment without pip, which takes no time, below a folder."""
+    """Create an environment without pip, which is fast, in a folder."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / ".venv")], check=True)
     return folder / ".venv"
 
@@ -51,7 +51,7 @@ def make_venv(folder: pathlib.Path) -> pathlib.Path:
 
 @pytest.mark.parametrize("lock", [LOCK, DEV_LOCK])
 def test_a_lock_has_a_hash_for_every_package_and_no_address(lock: str) -> None:
-    """Each requirement is exact and followed by SHA-256 hashes; nothing names an index."""
+    """Each requirement has an exact version and SHA-256 hashes; there is no index address."""
     requirements = list(read_lock(ROOT, lock))
 
     assert len(requirements) > 50
@@ -65,7 +65,7 @@ def names(lock: str) -> set[str]:
 
 
 def test_what_training_needs_is_apart_from_the_test_tools() -> None:
-    """No requirement is in both locks, and each tool is where its command looks for it."""
+    """No requirement is in both locks, and each tool is in the lock that its command needs."""
     both = {one.requirement for one in read_lock(ROOT, LOCK)} & {one.requirement for one in read_lock(ROOT, DEV_LOCK)}
 
     assert set() == both
@@ -74,7 +74,7 @@ def test_what_training_needs_is_apart_from_the_test_tools() -> None:
 
 
 def imported(folder: pathlib.Path) -> set[str]:
-    """Return the top-level names that the code below a folder imports."""
+    """Return the top-level names that the code in a folder imports."""
     found = set()
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -86,7 +86,7 @@ def imported(folder: pathlib.Path) -> set[str]:
 
 
 def test_all_that_the_code_imports_is_in_the_training_lock(project: pathlib.Path) -> None:
-    """No module below src/ imports a test tool; one that does is found."""
+    """No module in src/ imports a test tool; one that does is found."""
     owners = importlib.metadata.packages_distributions()
 
     def only_dev() -> list[str]:
@@ -98,7 +98,7 @@ def test_all_that_the_code_imports_is_in_the_training_lock(project: pathlib.Path
     assert ["hypothesis"] == only_dev()
 
 
-# What is done when
+# When to install
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_all_that_the_code_imports_is_in_the_training_lock(project: pathlib.Path
 def test_what_is_wanted_and_not_there_is_installed(
     setup: Any, monkeypatch: pytest.MonkeyPatch, stamp: str, dev: bool, expected: list[str]
 ) -> None:
-    """Test tools are added; where a lock changed, the environment is built from nothing; more than wanted may stay."""
+    """Test tools are added; a changed lock rebuilds the environment; additional tools may stay."""
     venv, done = make_venv(setup.ROOT), []
     wanted = setup.wanted_state(dev=True)
     lines = {"training": wanted[:3], "dev": wanted[3:], "other": [b"lock 0", *wanted[1:3]], "otherdev": [b"dev 0"]}
@@ -133,7 +133,7 @@ def test_what_is_wanted_and_not_there_is_installed(
 
 
 def test_a_current_environment_is_not_written_to(setup: Any) -> None:
-    """`make` in the image calls the set-up; where the stamp is right it opens no file, as on a read-only root."""
+    """With a correct stamp the set-up writes no file, so `make` works on the image's read-only root."""
     setup.write_stamp(make_venv(setup.ROOT), setup.wanted_state(dev=True))
     before = sorted(setup.ROOT.rglob("*"))
     done = [run_script(setup.ROOT, "setup_env.py", *words) for words in ([], ["--dev"])]
@@ -143,7 +143,7 @@ def test_a_current_environment_is_not_written_to(setup: Any) -> None:
 
 
 def test_an_installation_that_failed_is_not_stamped(setup: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The set-up ends with 1, and the next one tries again."""
+    """A failed set-up ends with 1, and the next call tries again."""
     venv = make_venv(setup.ROOT)
     setup.write_stamp(venv, setup.wanted_state(dev=False))
     monkeypatch.setattr(setup, "uv", lambda *_: "no such host")
@@ -161,7 +161,7 @@ def test_an_installation_that_failed_is_not_stamped(setup: Any, monkeypatch: pyt
 def test_pip_installs_all_but_uv_where_uv_fails(
     setup: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line says why, and what pip is given has every package of the lock but uv itself, with its hashes."""
+    """One line gives the reason, and pip gets every package of the lock except uv, with hashes."""
     given: list[str] = []
     monkeypatch.setattr(setup, "uv", lambda *_: "killed")
 
@@ -172,14 +172,14 @@ def test_pip_installs_all_but_uv_where_uv_fails(
     monkeypatch.setattr(setup, "pip", pip)
     setup.install(tmp_path, setup.TRAINING)
 
-    assert "uv could not install the packages (killed); pip does it, which takes longer\n" == capsys.readouterr().out
+    assert "uv failed (killed); pip installs the packages instead, which takes longer\n" == capsys.readouterr().out
     kept = re.sub(r"^uv==(.*\\\n)+.*\n", "", (ROOT / LOCK).read_text(), flags=re.MULTILINE)
     assert [kept] == given
     assert "\nuv==" not in kept
 
 
 def test_pips_settings_reach_uv(setup: Any) -> None:
-    """Indexes, proxy and certificates of pip become uv's variables; what the user set for uv stays."""
+    """The indexes, proxy and certificates of pip become uv's variables; the user's own variables for uv win."""
     settings = {
         "index-url": "file:///a", "extra-index-url": "file:///b\nfile:///c", "find-links": "/d /e", "cert": "/ca.pem",
         "no-index": "false", "timeout": "9", "constraint": "/f",
@@ -195,7 +195,7 @@ def test_pips_settings_reach_uv(setup: Any) -> None:
 
 
 def make_wheel(folder: pathlib.Path) -> str:
-    """Write a package of one module as a wheel; returns its SHA-256."""
+    """Write a wheel with one module; returns its SHA-256."""
     path = folder / "zzz_of_a_test-1.0-py3-none-any.whl"
     info = "zzz_of_a_test-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
@@ -210,7 +210,7 @@ def make_wheel(folder: pathlib.Path) -> str:
 def test_a_package_with_another_hash_is_refused(
     setup: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, installer: str
 ) -> None:
-    """Both installers take the wheel whose hash is locked, from where pip's settings say, and no other."""
+    """Both installers only accept the wheel with the locked hash, from the place in pip's settings."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     locked = make_wheel(tmp_path)
@@ -231,22 +231,22 @@ def test_a_package_with_another_hash_is_refused(
 
 @pytest.mark.full
 def test_without_a_network_one_error_says_so(project: pathlib.Path) -> None:
-    """Nothing answers where the packages should be: exit code 1, one line, and no stamp."""
+    """If the index does not answer, the set-up ends with 1 and one line, and writes no stamp."""
     nowhere = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
     nowhere |= {"PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": "", "PIP_NO_CACHE_DIR": "1"}
     done = run_script(project, "setup_env.py", environment=nowhere)
 
     assert 1 == done.returncode
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: the pinned packages could not be installed: ERROR: ")
+    assert line.startswith("error: the locked packages could not be installed: ERROR: ")
     assert not (project / ".venv" / "samebits-state").exists()
 
 
-# Any folder
+# Folders
 
 
 def test_packages_are_found_in_any_folder_in_any_locale(setup: Any, tmp_path: pathlib.Path) -> None:
-    """Spaces and letters outside ASCII in the project's path, and a locale that has none of them."""
+    """The project's path may have spaces and non-ASCII letters, also in an ASCII locale."""
     folder = tmp_path / FOLDER
     for name in ("src/one", "harness/two"):
         (folder / name).mkdir(parents=True)
@@ -266,7 +266,7 @@ def test_packages_are_found_in_any_folder_in_any_locale(setup: Any, tmp_path: pa
 
 
 def test_the_command_samebits_runs_in_any_folder(setup: Any, tmp_path: pathlib.Path) -> None:
-    """It passes its words on, and does not take a package of the working folder for the project's."""
+    """The command passes its arguments on, and does not import packages from the working folder."""
     folder = tmp_path / FOLDER
     for place, said in ((folder / "src", "sys.argv[1:]"), (tmp_path / "here", "'the wrong one'")):
         (place / "samebits").mkdir(parents=True)
@@ -285,7 +285,7 @@ def test_the_command_samebits_runs_in_any_folder(setup: Any, tmp_path: pathlib.P
 
 @pytest.mark.full
 def test_set_up_and_training_work_in_any_folder_in_any_locale(tmp_path: pathlib.Path) -> None:
-    """`make train` there, from nothing: the golden digest; the second time nothing is installed."""
+    """`make train` in a fresh copy gives the golden digest; the second time nothing is installed."""
     (tmp_path / FOLDER).mkdir(parents=True)
     root = copy_project(tmp_path / FOLDER)
     shutil.copy(ROOT / "Makefile", root)
@@ -302,11 +302,11 @@ def test_set_up_and_training_work_in_any_folder_in_any_locale(tmp_path: pathlib.
     assert golden["weights_digest"] == digest(finished(root)[0])
 
 
-# Any checkout
+# Checkouts
 
 
 def git(folder: pathlib.Path, *words: str) -> str:
-    """Run git as somebody, apart from this machine's settings."""
+    """Run git with a made-up author and without this machine's settings."""
     person = ("-c", "user.name=a", "-c", "user.email=a@b")
     variables = QUIET | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     return subprocess.run(
@@ -315,7 +315,7 @@ def git(folder: pathlib.Path, *words: str) -> str:
 
 
 def test_a_checkout_with_autocrlf_has_the_same_run_name(project: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """.gitattributes keeps the bytes of every file; without it git would write another line end into each."""
+    """.gitattributes keeps the bytes of every file; without it git would change the line ends."""
     for name in (".gitattributes", "tools", "Makefile", "golden"):
         copy: Callable[..., Any] = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, project / name)

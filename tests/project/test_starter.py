@@ -1,4 +1,4 @@
-"""A copy of the project: what it holds, that it works and keeps the bits, what an update brings and leaves alone."""
+"""A copy of the project: its files, its digests, and what an update changes and keeps."""
 
 import functools
 import hashlib
@@ -26,7 +26,7 @@ from samebits.runtime.machine import package_versions
 
 pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="copies are made from a git repository")
 
-PACKAGE = "imdb_cnn_lstm"  # as it is here, and must not be in a copy
+PACKAGE = "imdb_cnn_lstm"  # the example's name, which must not be in a copy
 BEFORE = "ef653e5"  # the last commit of version 0.1
 ANSWERS = {
     "name": "Review-Study.2",
@@ -54,19 +54,19 @@ EXAMPLE = {
     "conf/data/imdb_reviews.yaml", "conf/experiment/{package}.yaml", "golden/{package}.json",
     "src/{package}/reviews.py",
 }  # fmt: skip
-# Where the old name may stay: the Keras model's name, under which its weights are digested.
+# Where the example's name may stay: as the Keras model's name, which is part of the digest.
 OF_THE_MODEL = re.compile(r"Keras's example imdb_cnn_lstm|name=\"imdb_cnn_lstm\"")
 
 
 def git(root: pathlib.Path, *arguments: str) -> str:
-    """Run git as somebody and return what it says."""
+    """Run git with a made-up author and return its output."""
     person = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.quotepath=off")
     done = subprocess.run(["git", *person, *arguments], cwd=root, check=True, capture_output=True, text=True)
     return done.stdout
 
 
 def files(root: pathlib.Path) -> set[str]:
-    """Return the files of a repository that git does not ignore, also those that are not committed."""
+    """Return all files of a repository that git does not ignore, uncommitted ones included."""
     listed = git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
     return {name for name in listed if name and os.path.lexists(root / name)}
 
@@ -77,7 +77,7 @@ def own_files(root: pathlib.Path) -> set[str]:
 
 
 def commit(root: pathlib.Path, message: str) -> pathlib.Path:
-    """Commit everything in a folder, which becomes a repository if it is none."""
+    """Commit everything in a folder, and make it a repository first if needed."""
     if not (root / ".git").exists():
         git(root, "init", "-q", "-b", "main")
     git(root, "add", "-A")
@@ -86,7 +86,7 @@ def commit(root: pathlib.Path, message: str) -> pathlib.Path:
 
 
 def copy_repository(root: pathlib.Path) -> None:
-    """Make a folder hold this project's files as they are now, links as links."""
+    """Copy this project's current files into a folder, with links as links."""
     for name in sorted(files(ROOT)):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, root / name, follow_symlinks=False)
@@ -94,7 +94,7 @@ def copy_repository(root: pathlib.Path) -> None:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Return a repository with this project as it is now, uncommitted changes included."""
+    """Return a repository with the project's current files, uncommitted changes included."""
     root = tmp_path_factory.mktemp("template")
     copy_repository(root)
     return commit(root, "as it is now")
@@ -106,13 +106,13 @@ def read_yaml(path: pathlib.Path) -> Any:
 
 
 def copier(*arguments: str, cwd: pathlib.Path) -> Result:
-    """Run Copier, which must ask nothing."""
+    """Run Copier, which must not ask any question."""
     command = [sys.executable, "-m", "copier", *arguments]
     return subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
 def bake(source: pathlib.Path | str, root: pathlib.Path, answers: Mapping[str, str], *options: str) -> Result:
-    """Make a copy of a folder or of a git address, with some answers."""
+    """Make a copy from a folder or a git address, with some answers."""
     data = [f"--data={key}={value}" for key, value in answers.items()]
     return copier("copy", "--quiet", "--defaults", *options, *data, str(source), str(root), cwd=root.parent)
 
@@ -128,24 +128,24 @@ def make_copy(
 
 @pytest.fixture(scope="module")
 def named(template: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Return a copy in which every answer was given, with the example."""
+    """Return a copy with all answers given, and with the example."""
     return make_copy(template, tmp_path_factory.mktemp("named") / "somewhere", ANSWERS)
 
 
 @pytest.fixture(scope="module")
 def bare(template: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Return a copy without the example and otherwise with the default answers, in a folder named my-study."""
+    """Return a copy without the example and with default answers, in a folder named my-study."""
     return make_copy(template, tmp_path_factory.mktemp("bare") / "my-study", {"example": "false"})
 
 
 @pytest.fixture(params=["named", "bare"])
 def baked(request: pytest.FixtureRequest) -> tuple[pathlib.Path, str]:
-    """Return each of the two copies, with its package."""
+    """Return each of the two copies and its package."""
     return request.getfixturevalue(request.param), {"named": "review_study", "bare": "my_study"}[request.param]
 
 
 def run_in(root: pathlib.Path, *command: str, path: str | None = None, **variables: str) -> Result:
-    """Run Python in a copy as its environment does: with harness/ and src/ on the import path."""
+    """Run Python in a copy with harness/ and src/ on the import path, like its environment."""
     quiet = {key: value for key, value in QUIET.items() if not key.startswith("MAKE")}
     path = f"{root / 'harness'}{os.pathsep}{root / 'src'}" if path is None else path
     environment = quiet | {"PYTHONPATH": path} | variables
@@ -158,7 +158,7 @@ def run_in(root: pathlib.Path, *command: str, path: str | None = None, **variabl
 
 
 def test_a_copy_has_exactly_these_files(baked: tuple[pathlib.Path, str]) -> None:
-    """About forty files of the user's, with less than 900 lines of Python, and harness/ beside them; no links."""
+    """The user owns about forty files with fewer than 900 lines of Python; harness/ is beside them; no links."""
     root, package = baked
     expected = {name.format(package=package) for name in FILES | (EXAMPLE if package == "review_study" else set())}
     lines = sum(len((root / name).read_text().splitlines()) for name in own_files(root) if name.endswith(".py"))
@@ -171,7 +171,7 @@ def test_a_copy_has_exactly_these_files(baked: tuple[pathlib.Path, str]) -> None
 
 
 def test_what_is_linked_is_copied_byte_for_byte(template: pathlib.Path, named: pathlib.Path) -> None:
-    """A link of template/ arrives as the file that it names, with its mode; harness/samebits is the whole package."""
+    """A link in template/ becomes its target file, with its mode; harness/samebits is the complete package."""
     links = [path for path in (template / "template").rglob("*") if path.is_symlink()]
     pairs = [
         (named / str(path.relative_to(template / "template")).replace("[= package =]", "review_study"), path.resolve())
@@ -189,13 +189,13 @@ def test_what_is_linked_is_copied_byte_for_byte(template: pathlib.Path, named: p
 
 
 def test_templates_lie_below_template_alone() -> None:
-    """No file elsewhere is a template, and no link of template/ leads nowhere."""
+    """There are no templates outside template/, and no broken links in it."""
     assert [] == [name for name in files(ROOT) if name.endswith(".jinja") and not name.startswith("template/")]
     assert [] == [str(path) for path in (ROOT / "template").rglob("*") if path.is_symlink() and not path.exists()]
 
 
 def test_a_copy_names_neither_the_package_nor_the_project(baked: tuple[pathlib.Path, str]) -> None:
-    """The old package is in no file of the user's, but as the Keras model's name; no marker is left."""
+    """The user's files do not contain the example's package name, except as a model's name, and no template marker."""
     root, package = baked
     texts = {name: (root / name).read_text() for name in own_files(root)}
     left = {name for name, text in texts.items() if PACKAGE in OF_THE_MODEL.sub("", text)}
@@ -217,7 +217,7 @@ def test_a_copy_names_neither_the_package_nor_the_project(baked: tuple[pathlib.P
 
 
 def test_the_answers_are_where_they_belong(named: pathlib.Path, bare: pathlib.Path) -> None:
-    """Description, author, license, Comet's project and Python; dependencies and the harness's license are the same."""
+    """Description, author, license, Comet project and Python come from the answers; dependencies do not change."""
     project = tomllib.loads((named / "pyproject.toml").read_text())["project"]
     plain = tomllib.loads((bare / "pyproject.toml").read_text())
     mine = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -246,7 +246,7 @@ def test_the_answers_are_where_they_belong(named: pathlib.Path, bare: pathlib.Pa
 
 @pytest.mark.parametrize("license_", ["BSD-3-Clause", "LicenseRef-Proprietary"])
 def test_the_other_licenses_name_the_author(license_: str, template: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Each choice has its text, with the author and without the address."""
+    """Each license has its text, with the author and without an address."""
     done = bake(template, tmp_path / "study", {"license": license_, "author": "Ada Lovelace <ada@example.org>"})
     text = (tmp_path / "study" / "LICENSE").read_text()
 
@@ -275,7 +275,7 @@ def test_the_other_licenses_name_the_author(license_: str, template: pathlib.Pat
 def test_answers_that_would_break_the_copy_are_refused(
     key: str, value: str, said: str, template: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """The reason is said, and nothing is made."""
+    """A wrong answer gives the reason, and no copy is made."""
     done = bake(template, tmp_path / "study", {key: value})
 
     assert 0 != done.returncode
@@ -284,7 +284,7 @@ def test_answers_that_would_break_the_copy_are_refused(
 
 
 def test_the_list_of_taken_names_is_complete() -> None:
-    """Python's own names and the modules of the lock's packages could not be a package's name here."""
+    """Names of Python's modules and of locked packages are refused as package names."""
     from importlib.metadata import packages_distributions
 
     taken = set((ROOT / "template" / "includes" / "taken.txt").read_text().split())
@@ -297,7 +297,7 @@ def test_the_list_of_taken_names_is_complete() -> None:
 
 
 def test_a_copys_code_is_in_style(baked: tuple[pathlib.Path, str]) -> None:
-    """The style that a copy's pyproject.toml asks for holds in it, under the new names."""
+    """A copy passes the lint rules of its own pyproject.toml, with the new names."""
     root, _ = baked
     for words in (("check", "--no-cache", "."), ("format", "--no-cache", "--check", ".")):
         done = run_in(root, "-m", "ruff", *words)
@@ -306,7 +306,7 @@ def test_a_copys_code_is_in_style(baked: tuple[pathlib.Path, str]) -> None:
 
 
 def test_the_seal_is_of_every_file(named: pathlib.Path) -> None:
-    """SEALED has the SHA-256 of each file of harness/samebits, as sha256sum writes it."""
+    """SEALED has the SHA-256 of each file of harness/samebits, in the format of sha256sum."""
     harness = named / "harness"
     actual = {
         path.relative_to(harness).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -318,7 +318,7 @@ def test_the_seal_is_of_every_file(named: pathlib.Path) -> None:
 
 
 def test_doctor_names_what_was_edited_in_the_harness(named: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """A fresh copy has no finding; one file edited, one removed and one added are named, and so is a lost seal."""
+    """A fresh copy has no findings; edited, removed and added files, and a missing SEALED, are reported."""
     root = pathlib.Path(shutil.copytree(named, tmp_path / "copy"))
     assert [] == list(check_harness(root))
     samebits = root / "harness" / "samebits"
@@ -336,7 +336,7 @@ def test_doctor_names_what_was_edited_in_the_harness(named: pathlib.Path, tmp_pa
 
 
 def test_goldens_of_a_copy_are_of_its_inputs(baked: tuple[pathlib.Path, str]) -> None:
-    """What doctor says of a copy's golden files it says of this project's, and nothing more."""
+    """In a copy, doctor has the same findings on golden files as in this project, and no others."""
     root, package = baked
     versions = package_versions()
     said = {
@@ -355,7 +355,7 @@ def test_goldens_of_a_copy_are_of_its_inputs(baked: tuple[pathlib.Path, str]) ->
 
 @pytest.mark.full
 def test_a_copys_own_tests_pass(baked: tuple[pathlib.Path, str]) -> None:
-    """Data, model and the same bits twice, as `make test` runs them in a copy."""
+    """The copy's own tests pass: data, model, and the same bits twice."""
     root, _ = baked
     done = run_in(root, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     passed = re.search(r"(\d+) passed", done.stdout)
@@ -368,7 +368,7 @@ def test_a_copys_own_tests_pass(baked: tuple[pathlib.Path, str]) -> None:
 
 @pytest.mark.full
 def test_a_copy_has_this_projects_bits(named: pathlib.Path, template: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """The smoke experiment has this project's digest, with harness/ and with an installed wheel, and one run name."""
+    """The smoke experiment has the same digest and run name with harness/ and with an installed wheel."""
     root = pathlib.Path(shutil.copytree(named, tmp_path / "copy"))
     golden = json.loads((ROOT / "golden" / "smoke.json").read_text())["weights_digest"]
     train = ("scripts/train.py", "experiment=smoke", "tracker=none")
@@ -389,7 +389,7 @@ def test_a_copy_has_this_projects_bits(named: pathlib.Path, template: pathlib.Pa
 
 
 def install_wheel(template: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-    """Build the wheel of samebits and return the folder that it is installed into."""
+    """Build the wheel of samebits, install it, and return its folder."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     built = subprocess.run(
         [*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), str(template)],
@@ -408,11 +408,11 @@ def install_wheel(template: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
 
 
 def test_an_installed_package_gives_a_run_the_same_name(named: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """A run's name is made from the code that it imports: the same code gives the same name wherever it lies."""
+    """A run's name depends on the imported code, not on its place."""
     root = pathlib.Path(shutil.copytree(named, tmp_path / "copy"))
     config = compose(root, ["experiment=smoke", "tracker=none"])
     with_harness = name_inputs(config, root)
-    shutil.rmtree(root / "harness")  # this process imports samebits from another place, as it would from a wheel
+    shutil.rmtree(root / "harness")  # this process imports samebits from another place, like from a wheel
 
     assert with_harness == name_inputs(config, root)
     shutil.copytree(named / "harness", root / "harness")
@@ -422,7 +422,7 @@ def test_an_installed_package_gives_a_run_the_same_name(named: pathlib.Path, tmp
 
 
 def make(root: pathlib.Path, *words: str) -> Result:
-    """Run make in a repository, with this environment instead of one of its own."""
+    """Run make in a repository, with this environment."""
     environment = {key: value for key, value in QUIET.items() if key not in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")}
     environment |= {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     command = ["make", "--old-file=setup", "--old-file=setup-dev", f"VENV_PYTHON={sys.executable}"]
@@ -433,7 +433,7 @@ def make(root: pathlib.Path, *words: str) -> Result:
 
 
 def test_every_target_of_a_copys_makefile_is_a_line(named: pathlib.Path) -> None:
-    """`make` lists every target of .PHONY, and each calls a command."""
+    """`make` lists every target of .PHONY, and each target calls a command."""
     text = (named / "Makefile").read_text()
     targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
     listed = re.findall(r"^  make (\S+)", make(named).stdout, re.MULTILINE)
@@ -447,7 +447,7 @@ def test_every_target_of_a_copys_makefile_is_a_line(named: pathlib.Path) -> None
 
 
 def edit(path: pathlib.Path, old: str, new: str) -> None:
-    """Replace text that must be there."""
+    """Replace text that must exist."""
     text = path.read_text()
     assert old in text, f"{path}: {old}"
     path.write_text(text.replace(old, new, 1))
@@ -465,7 +465,7 @@ def update(root: pathlib.Path) -> set[str]:
 def test_an_update_brings_the_harness_and_leaves_the_users_files(
     template: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """Harness and lock are new; data, model and removed files are as they were; other changes are merged."""
+    """An update replaces harness and lock, keeps data, model and removals, and merges other changes."""
     upstream = tmp_path / "upstream"
     git(tmp_path, "clone", "-q", str(template), str(upstream))
     root = make_copy(f"git+file://{upstream}", tmp_path / "study", {"name": "study"})
@@ -502,14 +502,14 @@ def test_an_update_brings_the_harness_and_leaves_the_users_files(
 
 
 def has_version_0_1() -> bool:
-    """Return whether this clone has the history that an update from version 0.1 needs."""
+    """Return whether this clone has the git history for an update from version 0.1."""
     return not subprocess.run(["git", "cat-file", "-e", BEFORE], cwd=ROOT, capture_output=True, check=False).returncode
 
 
 @pytest.mark.full
 @pytest.mark.skipif(not has_version_0_1(), reason="a shallow clone: version 0.1 is not in it")
 def test_an_update_from_version_0_1_brings_the_new_layout(tmp_path: pathlib.Path) -> None:
-    """src/samebits/ becomes harness/; data and model stay; doctor and the training name the imports that moved."""
+    """src/samebits/ becomes harness/; data and model stay; doctor and training name the moved imports."""
     upstream = tmp_path / "upstream"
     git(tmp_path, "clone", "-q", str(ROOT), str(upstream))
     git(upstream, "checkout", "-q", "-B", "main", BEFORE)
@@ -557,7 +557,7 @@ def test_an_update_from_version_0_1_brings_the_new_layout(tmp_path: pathlib.Path
 
 
 def test_every_golden_file_of_the_project_is_of_its_inputs() -> None:
-    """The project's own goldens are those of its code, configuration, lock and packages."""
+    """The project's golden files match its code, configuration, lock and packages."""
     found = list(check_goldens(ROOT, functools.partial(compose, ROOT), package_versions()))
 
     assert [] == found

@@ -1,4 +1,4 @@
-"""A data set and a model of one's own: docs/your-own.md, followed to the letter in a copy of the project."""
+"""The example of docs/your-own.md, with its own data and model, in a copy of the project."""
 
 import pathlib
 import re
@@ -13,18 +13,18 @@ AUDITED = ("data/split", "data/oversample", "model/conv/kernel", "model/drop/dro
 
 
 def files() -> dict[str, str]:
-    """Return the example's files by path."""
+    """Return path -> text of the example's files."""
     paths = sorted(path for path in EXAMPLE.rglob("*") if path.suffix in {".py", ".yaml"})
     return {path.relative_to(EXAMPLE).as_posix(): path.read_text() for path in paths}
 
 
 def snippets(text: str) -> dict[str, str]:
-    """Return the files that a document shows: a path on a line of its own, and a block."""
+    """Return the files in a document: a path on its own line, then a block."""
     return dict(re.findall(r"^`(\S+)`\n\n```(?:python|yaml)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
 
 
 def test_the_document_shows_the_example() -> None:
-    """Every file of the example stands in the document, and nothing else; a changed letter is seen."""
+    """The document contains every file of the example and nothing else; one changed letter is detected."""
     text = (ROOT / "docs" / "your-own.md").read_text()
 
     assert files() == snippets(text)
@@ -32,7 +32,7 @@ def test_the_document_shows_the_example() -> None:
 
 
 def test_the_example_is_less_than_50_lines() -> None:
-    """Data, model and configuration together, comments and blank lines included, as the document says."""
+    """Data, model and configuration together have the length that the document gives."""
     lines = sum(len(text.splitlines()) for text in files().values())
 
     assert lines < 50
@@ -40,7 +40,7 @@ def test_the_example_is_less_than_50_lines() -> None:
 
 
 def own_project(folder: pathlib.Path) -> pathlib.Path:
-    """Return a copy of the project with the example put in."""
+    """Return a copy of the project with the example added."""
     root = copy_project(folder)
     shutil.copytree(EXAMPLE, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     return root
@@ -48,13 +48,13 @@ def own_project(folder: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def verified(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, Result]:
-    """Return a project with the example, trained twice in fresh processes by verify."""
+    """Return a project with the example, which verify trained twice in fresh processes."""
     root = own_project(tmp_path_factory.mktemp("own"))
     return root, run_command(root, "verify", "--runs=2", *DIGITS)
 
 
 def test_the_example_verifies_green(verified: tuple[pathlib.Path, Result]) -> None:
-    """Two runs, the second under hostile conditions, end with the same bits; nothing in them was never measured."""
+    """Two runs under different conditions have the same bits, and no untested operations."""
     root, done = verified
     first, second = finished(root)
 
@@ -66,7 +66,7 @@ def test_the_example_verifies_green(verified: tuple[pathlib.Path, Result]) -> No
 
 @pytest.mark.full
 def test_another_root_seed_gives_other_bits(verified: tuple[pathlib.Path, Result]) -> None:
-    """Root seed 57 ends with other weights than 56, and the model has learnt: nine digits in ten are right."""
+    """Root seed 57 gives other weights than 56, and the accuracy is at least 0.9."""
     root, _ = verified
     done = run_script(root, "train.py", *DIGITS, "seed.root=57")
     accuracy = re.search(r"^val_accuracy (0\.\d+)", done.stdout, re.MULTILINE)
@@ -79,17 +79,17 @@ def test_another_root_seed_gives_other_bits(verified: tuple[pathlib.Path, Result
 
 @pytest.mark.full
 def test_a_moved_point_of_the_example_moves_its_own_part_alone(verified: tuple[pathlib.Path, Result]) -> None:
-    """The audit moves each point by one: the data, one initial tensor or the first forward loss changes first."""
+    """The audit changes each point by one: the data, one initial tensor or the first forward loss changes first."""
     done = run_command(verified[0], "audit", *AUDITED, *DIGITS)
 
     assert 0 == done.returncode, done.stdout + done.stderr
-    assert f"LIVE: {len(AUDITED)} seed points, each changes exactly what consumes it" in done.stdout
+    assert f"LIVE: {len(AUDITED)} seed points; each one changes exactly its consumer" in done.stdout
     assert "unused in this configuration" not in done.stdout
 
 
 @pytest.mark.full
 def test_the_example_becomes_golden(verified: tuple[pathlib.Path, Result]) -> None:
-    """Without a golden file there is nothing to compare; update writes one, and `samebits golden` finds it."""
+    """Without a golden file `samebits golden` is an error; --update writes one, and the check then passes."""
     root, _ = verified
     none = run_command(root, "golden")
     update = run_command(root, "golden", "--update", "digits")
@@ -101,7 +101,7 @@ def test_the_example_becomes_golden(verified: tuple[pathlib.Path, Result]) -> No
 
 
 def test_keras_own_normalisation_is_refused_by_name(tmp_path: pathlib.Path) -> None:
-    """The example with Keras's BatchNormalization does not train under portable; the message has the replacement."""
+    """With Keras's BatchNormalization the example is refused under portable; the error names the replacement."""
     root = own_project(tmp_path)
     path = root / "src" / "digits" / "model.py"
     path.write_text(path.read_text().replace("from samebits.portable.layers import", "from keras.layers import"))

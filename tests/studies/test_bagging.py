@@ -1,4 +1,4 @@
-"""Bagging: the bootstrap alone is varied, and the average is that of what the runs predicted."""
+"""Bagging: only the bootstrap sample varies, and the ensemble is the average of the runs' predictions."""
 
 import json
 import pathlib
@@ -21,7 +21,7 @@ TINY = ("experiment=smoke", "tracker=none", "training.epochs=1", "training.steps
 
 @pytest.fixture(scope="module")
 def bagged(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
-    """Return a project in which three bags were trained, and what was said."""
+    """Return a project with three trained bags, and the output."""
     root = copy_project(tmp_path_factory.mktemp("bagging"))
     done = run_command(root, "bagging", "--bags=3", *TINY)
 
@@ -36,7 +36,7 @@ def read_study(root: pathlib.Path) -> dict[str, object]:
 
 
 def test_bags_differ_in_their_bootstrap_alone() -> None:
-    """Of all points and keys, data.bootstrap's are the only ones that move; another root has other bags."""
+    """Only data.bootstrap and its seed differ between bags; another root seed gives other bags."""
     config = compose.compose(ROOT, list(TINY))
     base = resolve_points(56, "derived", config.seed.points)
     seeds = []
@@ -55,7 +55,7 @@ def test_bags_differ_in_their_bootstrap_alone() -> None:
 
 
 def test_the_bags_trained_on_other_rows_and_validated_on_the_same(bagged: tuple[pathlib.Path, str]) -> None:
-    """By the digests of what was trained on."""
+    """The digests of the training data differ; those of the validation data are equal."""
     data = [read_rows(attempt / "trace.jsonl")[0]["data"] for attempt in finished(bagged[0])]
 
     assert 3 == len({each["train/labels"] for each in data})
@@ -63,7 +63,7 @@ def test_the_bags_trained_on_other_rows_and_validated_on_the_same(bagged: tuple[
 
 
 def test_a_run_predicts_what_it_was_evaluated_with(bagged: tuple[pathlib.Path, str]) -> None:
-    """Accuracy counted from the kept logits is the run's own, exactly, and the loss to within float32."""
+    """The accuracy from the saved logits is exactly the run's; the loss agrees to float32 precision."""
     for attempt in finished(bagged[0]):
         metrics = read_json(attempt / "result.json")["metrics"]
         arrays = read_arrays(attempt / PREDICTIONS)
@@ -76,7 +76,7 @@ def test_a_run_predicts_what_it_was_evaluated_with(bagged: tuple[pathlib.Path, s
 
 
 def test_the_ensemble_is_the_average(bagged: tuple[pathlib.Path, str]) -> None:
-    """Its probabilities are the runs' mean; its accuracy is counted from them; the table has the single models."""
+    """The probabilities are the mean of the runs, the accuracy follows from them, and the table lists the runs."""
     root, said = bagged
     study = read_study(root)
     arrays = read_arrays(next((root / "runs" / "studies").glob(f"bagging-*/{ENSEMBLE}")))
@@ -92,19 +92,19 @@ def test_the_ensemble_is_the_average(bagged: tuple[pathlib.Path, str]) -> None:
 
 @pytest.mark.full
 def test_again_nothing_is_trained_and_the_ensemble_is_the_same(bagged: tuple[pathlib.Path, str]) -> None:
-    """The runs are found by their inputs; the average of the same runs in another order has the same bits."""
+    """Finished runs are reused, and the average has the same bits in every order of the runs."""
     root, said = bagged
     again = run_command(root, "bagging", "--bags=3", "--launcher=basic", *TINY)
     attempts = finished(root)
     swapped = make_ensemble([attempts[2], attempts[0], attempts[1]])["probabilities"]
 
-    assert "3 bags: 0 begun, 3 finished before" in again.stdout
+    assert "3 bags: 0 started, 3 already finished" in again.stdout
     assert said.splitlines()[-3:] == again.stdout.splitlines()[-3:]
     assert make_ensemble(attempts)["probabilities"].tobytes() == swapped.tobytes()
 
 
 def test_verify_compares_predictions(bagged: tuple[pathlib.Path, str], tmp_path: pathlib.Path) -> None:
-    """One ulp in one logit is seen, though weights, metrics and trace are equal."""
+    """A change of one ulp in one logit is detected, although weights, metrics and trace are equal."""
     attempt = finished(bagged[0])[0]
     for name in ("trace.jsonl", "metrics.jsonl"):
         (tmp_path / name).write_bytes((attempt / name).read_bytes())
@@ -120,18 +120,18 @@ def test_verify_compares_predictions(bagged: tuple[pathlib.Path, str], tmp_path:
 def test_runs_of_other_validation_rows_have_no_average(
     bagged: tuple[pathlib.Path, str], tmp_path: pathlib.Path
 ) -> None:
-    """A run that validated on other rows is named."""
+    """A run that validated on other samples is named."""
     attempt = finished(bagged[0])[0]
     arrays = read_arrays(attempt / PREDICTIONS)
     arrays["labels"] = arrays["labels"][::-1].copy()
     result = read_json(attempt / "result.json") | {"predictions_digest": write_predictions(tmp_path, arrays)}
     write_json(tmp_path / "result.json", result)
-    with pytest.raises(RecordError, match=f"{tmp_path} validated on other rows than"):
+    with pytest.raises(RecordError, match=f"{tmp_path} validated on other samples than"):
         make_ensemble([attempt, tmp_path])
 
 
 def test_a_bag_without_the_rarest_class_counts_as_nothing_for_it(tmp_path: pathlib.Path) -> None:
-    """A forest that never saw a class has no column for it; its probability of that class is 0."""
+    """A forest that never saw a class has no column for it, so its probability of that class is 0."""
     labels = np.array([0, 1], np.int32)
     members = [np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0]])]
     for number, member in enumerate(members):
@@ -149,14 +149,14 @@ def test_a_bag_without_the_rarest_class_counts_as_nothing_for_it(tmp_path: pathl
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--bags=1", "BAGS: expected a number, 2 to 10000, received '1'"),
-        ("--bags=many", "BAGS: "),
-        ("training.loss=keras.losses.Huber", "training.loss: expected one of probabilities"),
-        ("seed=none", "seed.policy: expected one that holds the split"),
+        ("--bags=1", "--bags: expected a number, 2 to 10000, received '1'"),
+        ("--bags=many", "--bags: "),
+        ("training.loss=keras.losses.Huber", "training.loss: expected a loss on probabilities"),
+        ("seed=none", "seed.policy: expected a policy that fixes the split"),
     ],
 )
 def test_bad_usage_of_bagging_is_one_line(option: str, words: str, project: pathlib.Path) -> None:
-    """Nothing is begun."""
+    """The error comes before any run starts."""
     done = run_command(project, "bagging", option, *TINY)
 
     assert 2 == done.returncode
@@ -167,7 +167,7 @@ def test_bad_usage_of_bagging_is_one_line(option: str, words: str, project: path
 
 @pytest.mark.full
 def test_a_failed_bag_leaves_no_ensemble(project: pathlib.Path) -> None:
-    """Without all members there is no average; the failed are listed and the code is 1."""
+    """If a run fails, there is no ensemble; the failed runs are listed and the exit code is 1."""
     done = run_command(project, "bagging", "--bags=2", "--launcher=basic", *TINY, "data.rows=3")
 
     assert 1 == done.returncode, done.stdout + done.stderr

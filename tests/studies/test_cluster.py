@@ -1,4 +1,4 @@
-"""Studies that are stopped, killed or run by a cluster: nothing is left running, and the bits are the same."""
+"""Stopped and killed studies, and studies on a cluster: no process is left, and the bits are the same."""
 
 import contextlib
 import json
@@ -16,32 +16,32 @@ from conftest import QUIET, ROOT, Result, children, copy_project, finished, run_
 from fake_comet import read_archive
 
 pytestmark = pytest.mark.full
-ASKED_ALONE = ("training.checkpoint_every=100000",)  # checkpoints are written where the training is asked to stop
-LONG = ("experiment=smoke", "data.rows=2000", "training.epochs=100")  # long enough to be stopped in the middle, thrice
+ASKED_ALONE = ("training.checkpoint_every=100000",)  # checkpoints only when the training is asked to stop
+LONG = ("experiment=smoke", "data.rows=2000", "training.epochs=100")  # long enough to be stopped three times
 SEEDS = (56, 57)
 STUDY = ("--seeds=56..57", *LONG, "tracker.finish_timeout_s=300")
 SLURM_PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "sbatch")
 PATH = os.environ["PATH"] + ":/usr/sbin"
 MISSING = [name for name in SLURM_PROGRAMS if not shutil.which(name, path=PATH)]
-# What a node may have set; a run must not follow it.
+# Variables that a node may have set; they must not change a run.
 FOREIGN = "export OMP_NUM_THREADS=3 TF_ENABLE_ONEDNN_OPTS=0 PYTHONHASHSEED=5 TZ=Asia/Tokyo ONEDNN_MAX_CPU_ISA=SSE41"
 
 
 def digests(root: pathlib.Path) -> dict[int, str]:
-    """Return the weights digest of every finished seed of the project's one study."""
+    """Return seed -> weights digest of the finished runs of the project's study."""
     (path,) = (root / "runs" / "studies").glob("*/study.json")
     return {run["seed"]: run["weights_digest"] for run in json.loads(path.read_text())["runs"] if run["attempt"]}
 
 
 def rows(root: pathlib.Path, seed: int) -> int:
-    """Return how many rows of metrics the runs of a seed have."""
+    """Return the number of metrics rows of a seed's runs."""
     found = [path for path in (root / "runs").glob("smoke/*/1/config.yaml") if f"root: {seed}\n" in path.read_text()]
     metrics = [path.with_name("metrics.jsonl") for path in found]
     return sum(len(path.read_bytes().splitlines()) for path in metrics if path.exists())
 
 
 def lost_steps(root: pathlib.Path) -> int:
-    """Return how many steps lie between the newest checkpoint of the one unfinished run and its last row of metrics."""
+    """Return the steps between the newest checkpoint of the unfinished run and its last metrics row."""
     (newest, *_) = sorted((root / "runs").glob("smoke/*/1/checkpoint-*.arrays"), reverse=True)
     _, epoch, step = newest.stem.split("-")
     told = [json.loads(line) for line in newest.with_name("metrics.jsonl").read_text().splitlines()]
@@ -50,7 +50,7 @@ def lost_steps(root: pathlib.Path) -> int:
 
 
 def processes(root: pathlib.Path) -> list[str]:
-    """Return the command lines of all processes that run in a project's folder."""
+    """Return the command lines of all processes in a project's folder."""
     found = []
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         try:
@@ -67,7 +67,7 @@ def trainings(root: pathlib.Path) -> list[str]:
 
 
 def wait_until_trained(root: pathlib.Path, least: int) -> bool:
-    """Wait until every seed has more rows than that."""
+    """Wait until every seed has more rows than a number."""
     return wait_until(lambda: all(rows(root, seed) > least for seed in SEEDS))
 
 
@@ -83,7 +83,7 @@ def start(root: pathlib.Path, *options: str, **variables: str) -> "subprocess.Po
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
-    """Return the digests of a study that nobody disturbed, one run after another."""
+    """Return the digests of an uninterrupted study, trained one run after another."""
     root = copy_project(tmp_path_factory.mktemp("undisturbed"))
     done = run_command(root, "study", *STUDY, "--launcher=basic", "tracker=none")
 
@@ -93,7 +93,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
 
 @pytest.mark.timeout(3600)
 def test_a_stopped_study_leaves_no_process_and_goes_on(project: pathlib.Path, undisturbed: dict[int, str]) -> None:
-    """SIGKILL, SIGTERM and Ctrl-C: each time everything below ends, and the last command has the undisturbed bits.
+    """SIGKILL, SIGTERM and Ctrl-C: each ends all processes, and the last command gives the uninterrupted bits.
 
     In Comet the runs share a group and a variant's tag, and each has its seed.
     """
@@ -132,7 +132,7 @@ def test_a_stopped_study_leaves_no_process_and_goes_on(project: pathlib.Path, un
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[str]:
-    """Start a Slurm with one node on this machine; yields its configuration."""
+    """Start Slurm with one node on this machine; yields its configuration."""
     if MISSING or os.geteuid() != 0:
         pytest.skip(f"a real Slurm: {', '.join(MISSING) or 'root'} is missing (tools/slurm.sh)")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="slurm"))
@@ -152,20 +152,20 @@ def slurm() -> Iterator[str]:
 
 
 def jobs(slurm: str, *options: str) -> list[str]:
-    """Return the jobs that are queued or run."""
+    """Return the queued and running jobs."""
     command = ["squeue", "--noheader", "--array", "--format=%i", *options]
     done = subprocess.run(command, env=QUIET | {"SLURM_CONF": slurm}, capture_output=True, text=True, check=True)
     return done.stdout.split()
 
 
 def set_partition(slurm: str, state: str) -> None:
-    """Let Slurm start jobs (UP) or not (DOWN); those that run go on."""
+    """Let Slurm start new jobs (UP) or not (DOWN); running jobs continue."""
     command = ["scontrol", "update", "PartitionName=main", f"State={state}"]
     subprocess.run(command, env=QUIET | {"SLURM_CONF": slurm}, check=True)
 
 
 def array_process(number: int) -> int:
-    """Return the process of a job of the array: the one that Slurm's srun started."""
+    """Return the process that srun started for a job of the array."""
     task = f"SLURM_ARRAY_TASK_ID={number}".encode()
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -181,12 +181,12 @@ def array_process(number: int) -> int:
 def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     slurm: str, project: pathlib.Path, undisturbed: dict[int, str]
 ) -> None:
-    """A killed study, a lost, a preempted and a cancelled job, on a node that sets other variables: the same bits."""
+    """A killed study, and a lost, a preempted and a cancelled job, end with the same bits."""
     options = ("--launcher=submitit_slurm", "tracker=none", "hydra.launcher.cpus_per_task=1", *ASKED_ALONE,
                f"hydra.launcher.setup=['{FOREIGN}']")  # fmt: skip
     environment = {"SLURM_CONF": slurm}
 
-    # Killed: its jobs are cancelled, and leave what they have.
+    # Killed: its jobs are cancelled, and write a checkpoint.
     killed = start(project, *options, **environment)
     assert wait_until_trained(project, 5)
     assert 2 == len(jobs(slurm, "--states=RUNNING"))
@@ -195,19 +195,19 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     assert wait_until(lambda: not jobs(slurm) and not processes(project)), jobs(slurm)
     assert [] == finished(project)
 
-    # Lost without a word: it is listed, and stops no other.
+    # Lost without a message: it is listed, and the other jobs continue.
     study = start(project, *options, **environment)
     assert wait_until_trained(project, max(rows(project, seed) for seed in SEEDS) + 5)
     job = array_process(0)
     for process in (job, *children(job)):
-        with contextlib.suppress(ProcessLookupError):  # Slurm ends what is left of a job
+        with contextlib.suppress(ProcessLookupError):  # Slurm ends the rest of the job
             os.kill(process, signal.SIGKILL)
     output = study.communicate(timeout=900)[0]
     assert 1 == study.returncode, output
     assert "base  seed 56  FAILED: its job was killed, cancelled or lost" in output
     assert {57: undisturbed[57]} == digests(project)
 
-    # Preempted: Slurm queues the job again by itself, and it goes on. Cancelled: it saves what it has.
+    # Preempted: Slurm queues the job again, and it resumes. Cancelled: it writes a checkpoint.
     reached = rows(project, 56)
     study = start(project, *options, **environment)
     assert wait_until(lambda: rows(project, 56) > reached + 5)
@@ -225,9 +225,9 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     assert "base  seed 56  FAILED: stopped; what was trained is saved" in output
     assert lost_steps(project) < 5
 
-    # The same command does what is left, and no more.
+    # The same command trains only the rest.
     done: Result = run_command(project, "study", *STUDY, *options, environment=environment)
     assert 0 == done.returncode, done.stdout + done.stderr
-    assert "2 runs: 1 begun, 1 finished before" in done.stdout
+    assert "2 runs: 1 started, 1 already finished" in done.stdout
     assert undisturbed == digests(project)
     assert ["1", "1"] == [attempt.name for attempt in finished(project)]

@@ -1,4 +1,4 @@
-"""Cross-validation: every fold is an ordinary run, its cost is said first, and nobody else takes all folds at once."""
+"""Cross-validation: each fold is a normal run, its cost is printed first, and only `samebits train` runs every fold."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ FOLDS = ("training=kfold", "data.folds=3", *SHORT)
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
-    """Return a project in which three folds were trained, and what was said."""
+    """Return a project with three trained folds, and the output."""
     root = copy_project(tmp_path_factory.mktemp("folds"))
     done = train(root, *FOLDS)
 
@@ -31,13 +31,13 @@ def compose(*overrides: str) -> Config:
 
 @pytest.mark.full
 def test_every_fold_is_a_run_with_a_row_of_its_own(trained: tuple[pathlib.Path, str]) -> None:
-    """Cost first, a table with mean, deviation and interval, and study.json; the folds have three digests."""
+    """Prints the cost, then a table with mean, standard deviation and interval; the folds have three digests."""
     root, said = trained
     lines = said.splitlines()
     study = json.loads(next((root / "runs" / "studies").glob("folds-smoke-*/study.json")).read_text())
 
     assert (
-        "3 folds, 0 finished before; to do: 3 runs, 36 s one after another (12 s each, which is the start" in lines[0]
+        "3 folds, 0 already finished; to do: 3 runs, 36 s one after another (12 s each, for the start only" in lines[0]
     )
     assert {"mean", "sd", "95 % interval of the mean"} <= {line.split("│")[1].strip() for line in lines if "│" in line}
     assert [("fold", 0), ("fold", 1), ("fold", 2)] == [(run["varied"], run["seed"]) for run in study["runs"]]
@@ -48,7 +48,7 @@ def test_every_fold_is_a_run_with_a_row_of_its_own(trained: tuple[pathlib.Path, 
 
 @pytest.mark.full
 def test_a_fold_has_the_bits_that_it_has_alone(trained: tuple[pathlib.Path, str]) -> None:
-    """Fold 1 by itself is another attempt of the same inputs, with the same weights; again, no fold is trained."""
+    """Fold 1 alone is another attempt of the same run, with the same weights; a second command trains no fold."""
     root, _ = trained
     alone = train(root, "data.folds=3", "data.fold=1", *SHORT)
     again = train(root, *FOLDS)
@@ -56,24 +56,24 @@ def test_a_fold_has_the_bits_that_it_has_alone(trained: tuple[pathlib.Path, str]
     assert "same bits as 1 earlier run" in alone.stdout
     assert 4 == len(finished(root))
     assert 3 == len({digest(attempt) for attempt in finished(root)})
-    assert "3 folds, 3 finished before\n" in again.stdout
+    assert "3 folds, 3 already finished\n" in again.stdout
 
 
 @pytest.mark.full
 def test_a_finished_run_of_the_same_kind_says_what_one_takes(trained: tuple[pathlib.Path, str]) -> None:
-    """Other seeds and folds are the same kind; another number of epochs is not, and says the floor."""
+    """Runs with other seeds and folds give the expected time; with another number of epochs it is a minimum."""
     root, _ = trained
     same_s, how = run_duration(compose("training=leave_one_out", "seed.root=9", *SHORT), root)
     other_s, _ = run_duration(compose("training=leave_one_out", *SHORT, "training.epochs=2"), root)
     timings = [json.loads((attempt / "result.json").read_text())["timing"] for attempt in finished(root)]
 
     assert same_s in [sum(timing.values()) for timing in timings]
-    assert "as a finished run of this kind took" == how
+    assert "as measured in a finished run" == how
     assert START_S == other_s
 
 
 def test_thousands_of_runs_want_to_be_confirmed(project: pathlib.Path) -> None:
-    """Leaving one out of 2,000 is refused with its cost, before anything is made; with fewer rows it is not."""
+    """Leave-one-out with 2,000 samples is refused with its cost before it starts; with fewer samples it is allowed."""
     done = run_script(project, "train.py", "experiment=smoke", "training=leave_one_out", "data.rows=2000")
 
     assert 2 == done.returncode
@@ -83,7 +83,7 @@ def test_thousands_of_runs_want_to_be_confirmed(project: pathlib.Path) -> None:
 
 
 def test_confirmed_thousands_begin(project: pathlib.Path) -> None:
-    """Confirmed, the same is not refused for its number, but here for what else is wrong."""
+    """With confirm=true the number of folds is accepted, so the next error is reported."""
     overrides = ("experiment=smoke", "training=leave_one_out", "data.rows=2000", "confirm=true", "training.epochs=0")
     done = run_script(project, "train.py", *overrides)
 
@@ -92,7 +92,7 @@ def test_confirmed_thousands_begin(project: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("script", ["verify", "study", "seeds", "rounds", "portability", "variance", "torture"])
 def test_commands_for_one_configuration_refuse_every_fold(script: str, project: pathlib.Path) -> None:
-    """The message says which fold may be chosen, and that samebits train takes all; nothing is begun."""
+    """The error lists the folds, and says that samebits train trains all of them; nothing starts."""
     done = run_command(project, script, "training=kfold", "experiment=smoke", "tracker=none")
 
     assert 2 == done.returncode, done.stdout + done.stderr
@@ -101,7 +101,7 @@ def test_commands_for_one_configuration_refuse_every_fold(script: str, project: 
 
 
 def test_the_audit_refuses_every_fold(project: pathlib.Path) -> None:
-    """It brings its own experiment, and says the same."""
+    """The audit has its own experiment, and gives the same error."""
     done = run_command(project, "audit", "training=kfold")
 
     assert 2 == done.returncode, done.stdout + done.stderr
@@ -109,7 +109,7 @@ def test_the_audit_refuses_every_fold(project: pathlib.Path) -> None:
 
 
 def test_every_fold_means_folds() -> None:
-    """Without folds, null is no fold: the ordinary check answers."""
+    """Without folds, a fold of null gives the normal error."""
     assert wants_every_fold(compose("training=kfold"))
     assert not wants_every_fold(compose("data.fold=null"))
     assert not wants_every_fold(compose("training=kfold", "data.fold=0"))
@@ -117,5 +117,5 @@ def test_every_fold_means_folds() -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(36, "36 s"), (600, "10.0 min"), (9000, "2.5 h"), (400_000, "4.6 days")])
 def test_durations_are_said_in_fitting_units(seconds: float, text: str) -> None:
-    """From seconds to days."""
+    """Durations are printed in units from seconds to days."""
     assert text == describe_duration(seconds)

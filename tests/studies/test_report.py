@@ -1,4 +1,4 @@
-"""The report: what its page says, that the same runs give the same bytes, and what a browser draws of it."""
+"""The report: the page's content, the same bytes for the same runs, and the page in a browser."""
 
 import html.parser
 import json
@@ -39,7 +39,7 @@ def make_run(
     rows: int = 3,
     value: Any = 0.25,
 ) -> pathlib.Path:
-    """Write the folder of a finished run by hand, as training would, and return it."""
+    """Write the folder of a made-up finished run and return it."""
     inputs = {
         "name": "made",
         "config": {
@@ -90,7 +90,7 @@ def make_run(
 
 
 def make_runs(runs: pathlib.Path) -> None:
-    """Write five runs: four seeds, one of them twice."""
+    """Write five runs: four seeds, and one of them twice."""
     for seed in (1, 2, 3, 4):
         make_run(runs, seed)
     make_run(runs, 1, 2)
@@ -103,12 +103,12 @@ def page_of(runs: pathlib.Path, folder: pathlib.Path, *names: str) -> str:
 
 
 def data_of(page: str) -> Any:
-    """Return the data that a page carries."""
+    """Return the data in a page."""
     return json.loads(page.split('id="data">')[1].split("</script>", maxsplit=1)[0])
 
 
 def in_fresh_process(runs: pathlib.Path, cwd: pathlib.Path, page: pathlib.Path, **environment: str) -> bytes:
-    """Return the bytes of a report that a process of its own wrote."""
+    """Return the bytes of a report from a separate process."""
     code = (
         "import sys; from pathlib import Path; from samebits.studies.report import report; "
         "report.report(Path(sys.argv[1]), [], Path(sys.argv[2]))"
@@ -119,10 +119,10 @@ def in_fresh_process(runs: pathlib.Path, cwd: pathlib.Path, page: pathlib.Path, 
 
 
 def test_same_runs_same_bytes(tmp_path: pathlib.Path) -> None:
-    """Folder, hash seed, time zone and locale of the process, and the place of the runs, change no byte; a run does."""
+    """The process's folder, hash seed, time zone and locale, and the place of the runs change no byte; a run does."""
     make_runs(tmp_path / "runs")
     shutil.copytree(tmp_path / "runs", tmp_path / "elsewhere" / "kept")
-    (tmp_path / "runs" / "made" / "0001000265" / "7").mkdir(parents=True)  # an attempt not finished is no run
+    (tmp_path / "runs" / "made" / "0001000265" / "7").mkdir(parents=True)  # an unfinished attempt is not shown
     here = in_fresh_process(tmp_path / "runs", tmp_path, tmp_path / "a.html", PYTHONHASHSEED="1", TZ="UTC", LC_ALL="C")
     there = in_fresh_process(
         pathlib.Path("kept"), tmp_path / "elsewhere", tmp_path / "b.html", PYTHONHASHSEED="2", TZ="Asia/Tokyo",
@@ -137,7 +137,7 @@ def test_same_runs_same_bytes(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_page_loads_nothing(tmp_path: pathlib.Path) -> None:
-    """No address but the name of SVG, nothing that fetches, and a policy that forbids it."""
+    """The page has no address but SVG's name, loads nothing, and has a policy that forbids loading."""
     make_runs(tmp_path / "runs")
     page = page_of(tmp_path / "runs", tmp_path)
 
@@ -160,7 +160,7 @@ def test_a_value_cannot_break_out(tmp_path: pathlib.Path) -> None:
 
 
 class _Rows(html.parser.HTMLParser):
-    """Collects the text of the cells of a page's tables, as a reader without JavaScript sees them."""
+    """Collects the text of a page's table cells, as seen without JavaScript."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class _Rows(html.parser.HTMLParser):
 
 
 def test_the_table_is_readable_without_javascript(tmp_path: pathlib.Path) -> None:
-    """Every run is a row of the HTML itself, with its metrics and its verdict."""
+    """Every run is a row in the HTML, with its metrics and its verdict."""
     make_runs(tmp_path / "runs")
     parser = _Rows()
     parser.feed(page_of(tmp_path / "runs", tmp_path))
@@ -198,7 +198,7 @@ def test_the_table_is_readable_without_javascript(tmp_path: pathlib.Path) -> Non
 
 
 def test_every_verdict_is_told(tmp_path: pathlib.Path) -> None:
-    """Equal bits held, other bits broken under a promise and only noted under free; another machine is not compared."""
+    """Equal bits are "held", different bits "broken" or, under free, "differs"; other machines are not compared."""
     runs = tmp_path / "runs"
     for promise, seed, other in (("portable", 1, ""), ("portable", 2, "ee"), ("free", 3, "ee"), ("free", 4, "")):
         make_run(runs, seed, 1, promise=promise)
@@ -216,7 +216,7 @@ def test_every_verdict_is_told(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_damaged_run_is_listed_and_the_others_are_shown(tmp_path: pathlib.Path) -> None:
-    """Torn results, missing metrics and numbers that are none are named with the reason, and end nothing."""
+    """Damaged results, missing metrics and invalid numbers are listed with the reason, and do not stop the report."""
     runs = tmp_path / "runs"
     make_run(runs, 1)
     (make_run(runs, 2) / "result.json").write_text('{"metrics": {"val_')
@@ -235,7 +235,7 @@ def test_a_damaged_run_is_listed_and_the_others_are_shown(tmp_path: pathlib.Path
 
 
 def test_only_damaged_runs_still_give_a_page(tmp_path: pathlib.Path) -> None:
-    """The page then lists what could not be read."""
+    """A page of unreadable runs only lists these."""
     (make_run(tmp_path / "runs") / "result.json").write_text("")
     page = page_of(tmp_path / "runs", tmp_path)
 
@@ -244,7 +244,7 @@ def test_only_damaged_runs_still_give_a_page(tmp_path: pathlib.Path) -> None:
 
 
 def test_without_runs_it_says_to_train_first(tmp_path: pathlib.Path) -> None:
-    """Exit code 2 and one line."""
+    """Without runs there is a one-line error and exit code 2."""
     with pytest.raises(UsageError, match="train first") as caught:
         report.report(tmp_path / "runs", [], tmp_path / "page.html")
 
@@ -253,16 +253,16 @@ def test_without_runs_it_says_to_train_first(tmp_path: pathlib.Path) -> None:
 
 
 def test_more_runs_than_a_page_shows_are_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit is named, with what to do."""
+    """The error names the limit and the fix."""
     make_runs(tmp_path / "runs")
     monkeypatch.setattr(report, "MAX_RUNS", 4)
 
-    with pytest.raises(UsageError, match="at most 4 runs on a page, received 5"):
+    with pytest.raises(UsageError, match="at most 4 runs per page, received 5"):
         report.report(tmp_path / "runs", [], tmp_path / "page.html")
 
 
 def test_named_runs_only(tmp_path: pathlib.Path) -> None:
-    """It takes what samebits train printed; a run named twice is shown once."""
+    """The command accepts names that samebits train printed; a run named twice is shown once."""
     make_runs(tmp_path / "runs")
     data = data_of(page_of(tmp_path / "runs", tmp_path, "0002", "0003", "0002"))
 
@@ -270,7 +270,7 @@ def test_named_runs_only(tmp_path: pathlib.Path) -> None:
 
 
 def test_every_kind_of_input_is_compared(tmp_path: pathlib.Path) -> None:
-    """Configuration, seeds, code, lock, packages and processor of two runs are told apart, each with its effect."""
+    """Differences in configuration, seeds, code, lock, packages and CPU are listed, each with its effect."""
     runs = tmp_path / "runs"
     make_run(runs, 1)
     other = make_run(runs, 2, epochs=3)
@@ -291,7 +291,7 @@ def test_every_kind_of_input_is_compared(tmp_path: pathlib.Path) -> None:
 
 
 def test_repetitions_with_the_same_bits_count_once(tmp_path: pathlib.Path) -> None:
-    """A seed that was trained twice is one point of the distribution."""
+    """A seed that was trained twice is one point in the distribution."""
     make_runs(tmp_path / "runs")
     groups = data_of(page_of(tmp_path / "runs", tmp_path))["groups"]
 
@@ -300,7 +300,7 @@ def test_repetitions_with_the_same_bits_count_once(tmp_path: pathlib.Path) -> No
 
 
 def test_another_configuration_is_another_group(tmp_path: pathlib.Path) -> None:
-    """What sets it apart is in its label."""
+    """The label shows the settings that differ."""
     make_run(tmp_path / "runs", 1)
     make_run(tmp_path / "runs", 1, epochs=3)
     labels = [group["label"] for group in data_of(page_of(tmp_path / "runs", tmp_path))["groups"]]
@@ -309,7 +309,7 @@ def test_another_configuration_is_another_group(tmp_path: pathlib.Path) -> None:
 
 
 def test_runs_with_a_point_set_alone_are_a_distribution_of_their_own(tmp_path: pathlib.Path) -> None:
-    """A study of the variance beside a study of seeds does not move the latter's interval; its value is no label."""
+    """The runs of a variance study do not change the interval of a study of seeds, nor its label."""
     make_runs(tmp_path / "runs")
     for seed, value in ((5, 57), (6, 58)):
         path = make_run(tmp_path / "runs", seed).parent / "inputs.json"
@@ -324,7 +324,7 @@ def test_runs_with_a_point_set_alone_are_a_distribution_of_their_own(tmp_path: p
 
 
 def test_the_interval_is_the_same_each_time_and_holds_the_mean() -> None:
-    """Its resampling is seeded; fewer than three values have none, equal ones have no width."""
+    """The interval is seeded; fewer than three values have none, and equal values have an interval without width."""
     values = [0.81, 0.84, 0.85, 0.90]
     low, high = intervals.rounded_interval(values) or (1.0, 0.0)
 
@@ -346,7 +346,7 @@ def test_studies_are_read_where_they_are_whole(tmp_path: pathlib.Path) -> None:
 
 
 def test_thinning_keeps_both_ends() -> None:
-    """At most so many points are left, the first and the last among them."""
+    """At most the given number of points remain, including the first and the last."""
     points = [[float(i), 0.0] for i in range(1000)]
     thinned = read_runs.thin(points, 20)
 
@@ -355,18 +355,18 @@ def test_thinning_keeps_both_ends() -> None:
 
 
 def test_five_hundred_runs_make_a_page_below_five_megabytes(tmp_path: pathlib.Path) -> None:
-    """Curves are thinned, and the page says so."""
+    """Long curves are thinned, and the page says so."""
     for seed in range(500):
         make_run(tmp_path / "runs", seed, rows=80)
     page = page_of(tmp_path / "runs", tmp_path)
 
     assert len(page.encode()) < 5_000_000
     assert 500 == len(data_of(page)["runs"])
-    assert "thinned to 100 points" in page
+    assert "Each curve shows at most 100 points" in page
 
 
 def test_it_starts_without_tensorflow() -> None:
-    """Neither the report nor watch loads TensorFlow or SciPy at import."""
+    """Importing the report or watch loads neither TensorFlow nor SciPy."""
     slow = {"tensorflow", "keras", "scipy"}
     imports = "import sys, samebits.studies.report.report, samebits.studies.watch"
     code = f"{imports}; print(sorted({slow} & set(sys.modules)))"
@@ -379,14 +379,14 @@ def test_it_starts_without_tensorflow() -> None:
 def test_a_run_that_is_not_finished_is_left_out_aloud(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Named beside finished ones it is said; alone there is nothing to show."""
+    """An unfinished run is left out with a message; alone it is an error."""
     runs = tmp_path / "runs"
     make_run(runs, 1)
     (make_run(runs, 2) / "result.json").unlink()
     data = data_of(page_of(runs, tmp_path, "0001", "0002"))
 
     assert [1] == [row["seed"] for row in data["runs"]]
-    assert "not finished, left out: made/0002" in capsys.readouterr().out
+    assert "left out because it is not finished: made/0002" in capsys.readouterr().out
     with pytest.raises(UsageError, match="1 runs named, none finished"):
         report.report(runs, ["0002"], tmp_path / "page.html")
 
@@ -400,7 +400,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_and_lines_stand_out(theme: str) -> None:
-    """Contrast with a card is at least 4.5 for words and 3 for lines, in both themes (WCAG 2.2 AA)."""
+    """The contrast with a card is at least 4.5 for text and 3 for lines, in both themes (WCAG 2.2 AA)."""
     blocks = re.findall(r":root.*?\{(.*?)\}", (report.FOLDER / "report.css").read_text(), re.DOTALL)
     colours = dict(re.findall(r"--([\w-]+): (#\w{6})", blocks[theme == "dark"]))
     back = luminance(colours["card"])
@@ -418,7 +418,7 @@ def test_text_and_lines_stand_out(theme: str) -> None:
 def chromium(
     folder: pathlib.Path, page: pathlib.Path, fragment: str, *options: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Open a page headless, without a network, in a profile of its own."""
+    """Open a page in a headless browser without network, in a new profile."""
     assert CHROMIUM is not None
     command = [
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr",
@@ -430,7 +430,7 @@ def chromium(
 
 
 def look(folder: pathlib.Path, page: pathlib.Path, fragment: str = "", size: str = "1200,900") -> str:
-    """Return a page's elements after its script has drawn; errors in the console fail the test."""
+    """Return a page's DOM after its script ran; errors in the console fail the test."""
     done = chromium(folder, page, fragment, f"--window-size={size}", "--dump-dom")
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
@@ -441,14 +441,14 @@ def look(folder: pathlib.Path, page: pathlib.Path, fragment: str = "", size: str
 
 
 def photograph(folder: pathlib.Path, page: pathlib.Path, fragment: str = "", size: str = "1200,1600") -> Any:
-    """Return what a page looks like: uint8[height, width, 3]."""
+    """Return a screenshot of a page: uint8[height, width, 3]."""
     picture = folder / "picture.png"
     chromium(folder, page, fragment, f"--window-size={size}", f"--screenshot={picture}")
     return np.asarray(Image.open(picture).convert("RGB"))
 
 
 def check_curves(dom: str, runs: int) -> None:
-    """Check that each of the four charts has one line for each run."""
+    """Check that each of the four charts has one line per run."""
     charts = re.findall(r'<svg[^>]*data-chart="(\w*(?:loss|accuracy))"[^>]*>(.*?)</svg>', dom, re.DOTALL)
 
     assert ["accuracy", "loss", "val_accuracy", "val_loss"] == sorted(name for name, _ in charts)
@@ -465,7 +465,7 @@ def page(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @needs_chromium
 def test_each_run_has_its_curves_and_each_seed_its_dot(tmp_path: pathlib.Path, page: pathlib.Path) -> None:
-    """Four charts of five lines; four dots, a mean and an interval; seeds of a run."""
+    """The page shows four charts of five lines, four dots, a mean, an interval, and the seeds of a run."""
     dom = look(tmp_path, page)
 
     check_curves(dom, 5)
@@ -477,10 +477,10 @@ def test_each_run_has_its_curves_and_each_seed_its_dot(tmp_path: pathlib.Path, p
 @pytest.mark.browser
 @needs_chromium
 class TestInABrowser:
-    """What headless Chromium draws."""
+    """The page in headless Chromium."""
 
     def test_a_click_on_a_head_sorts(self, tmp_path: pathlib.Path, page: pathlib.Path) -> None:
-        """The page clicks for #sort=…: once for ascending, twice for descending; the head says so."""
+        """#sort=… sorts ascending or descending, and the column header shows it."""
         for fragment, seeds, said in (
             ("#sort=val_loss", [4, 3, 2, 1, 1], "ascending"),
             ("#sort=val_loss&dir=desc", [1, 1, 2, 3, 4], "descending"),
@@ -492,7 +492,7 @@ class TestInABrowser:
             assert 1 == len(re.findall(rf'<th[^>]* aria-sort="{said}"', dom))
 
     def test_two_runs_are_compared(self, tmp_path: pathlib.Path, page: pathlib.Path) -> None:
-        """Other seeds are listed, an unused seed as without effect; a repetition has no difference."""
+        """Different seeds are listed, an unused seed as without effect; a repetition has no difference."""
         keys = [row["key"] for row in data_of(page.read_text())["runs"]]
         other = look(tmp_path, page, f"#diff={keys[0]},{keys[2]}")
         same = look(tmp_path, page, f"#diff={keys[0]},{keys[1]}")
@@ -502,7 +502,7 @@ class TestInABrowser:
         assert "No input differs; same weights, bit for bit." in same
 
     def test_light_and_dark(self, tmp_path: pathlib.Path, page: pathlib.Path) -> None:
-        """Both are drawn in many colours; the dark one is dark."""
+        """Both themes have many colours, and the dark theme is dark."""
         light, dark = (photograph(tmp_path, page, f"#theme={name}") for name in ("light", "dark"))
 
         assert light.mean() > 200
@@ -510,7 +510,7 @@ class TestInABrowser:
         assert min(len(np.unique(each @ np.array([1, 256, 65536]))) for each in (light, dark)) > 100
 
     def test_nothing_sticks_out_on_a_phone(self, tmp_path: pathlib.Path, page: pathlib.Path) -> None:
-        """In a frame 360 pixels wide the page is 360 pixels wide; one with a wide block is seen to be wider."""
+        """In a frame of 360 pixels nothing overflows; a page with a wide block is detected."""
         frame = tmp_path / "frame.html"
         frame.write_text(FRAME)
         wide = '<p style="width:700px">wide</p>'
@@ -524,7 +524,7 @@ class TestInABrowser:
         assert int(widths[1][0]) > 700
 
     def test_variance_by_source_has_a_bar_for_each(self, tmp_path: pathlib.Path) -> None:
-        """Two sources of a study, two bars; a broken promise is told in the headline and in the table."""
+        """Two sources give two bars; a broken promise is shown in the headline and in the table."""
         runs = tmp_path / "runs"
         make_run(runs, 1)
         make_run(runs, 1, 2, weights="ee" * 32)
@@ -542,10 +542,10 @@ class TestInABrowser:
         assert 2 == dom.count('class="verdict broken"')
 
     def test_a_broken_script_is_seen(self, tmp_path: pathlib.Path, page: pathlib.Path) -> None:
-        """Negative control: a script that fails, and one that the policy refuses, turn the check red."""
+        """Negative control: a script that fails, and one that the policy blocks, fail the check."""
         text = page.read_text()
         script = (report.FOLDER / "report.js").read_text()
-        (tmp_path / "refused.html").write_text(text.replace("drawCurves();", "drawNothing();"))
+        (tmp_path / "blocked.html").write_text(text.replace("drawCurves();", "drawNothing();"))
         folder = tmp_path / "broken"
         folder.mkdir()
         for kind in ("css", "html"):
@@ -555,7 +555,7 @@ class TestInABrowser:
             patch.setattr(report, "FOLDER", folder)
             (tmp_path / "failing.html").write_text(report.render(data_of(text)))
 
-        for name in ("refused.html", "failing.html"):
+        for name in ("blocked.html", "failing.html"):
             with pytest.raises(AssertionError):
                 look(tmp_path, tmp_path / name)
 

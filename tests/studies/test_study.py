@@ -1,4 +1,4 @@
-"""A study: seeds as they are written, runs found again, equal digests by every launcher, a summary that streams."""
+"""A study: parsing of seeds, reuse of finished runs, equal digests with every launcher, a streaming summary."""
 
 import json
 import pathlib
@@ -24,19 +24,19 @@ TINY = ("experiment=smoke", "tracker=none", "training.epochs=1", "training.steps
     [("1..4", [1, 2, 3, 4]), ("1,5,9", [1, 5, 9]), ("1..3,7", [1, 2, 3, 7]), ("0", [0]), ("3,1..3", [3, 1, 2])],
 )
 def test_seeds_are_numbers_and_ranges(text: str, seeds: list[int]) -> None:
-    """Each seed is taken once, in the order given; zero is a seed."""
+    """Each seed counts once, in the given order; zero is a seed."""
     assert seeds == parse_seeds(text)
 
 
 @pytest.mark.parametrize("text", ["", "a", "1..", "3..1", "1...3", "1,,2", "-1", "0..99999999"])
 def test_other_words_are_refused(text: str) -> None:
-    """The error says what came and how it is written."""
+    """The error shows the received text and the correct form."""
     with pytest.raises(ConfigError, match="--seeds: expected numbers and ranges"):
         parse_seeds(text)
 
 
 def test_bad_usage_ends_with_two_and_leaves_nothing(project: pathlib.Path) -> None:
-    """A wrong range, launcher or number of jobs is one line, and no folder is made."""
+    """A wrong range, launcher or number of jobs gives a one-line error and creates no folder."""
     for option in ("--seeds=5..1", "--launcher=cloud", "--jobs=0"):
         done = run_command(project, "study", option, *TINY)
 
@@ -62,7 +62,7 @@ def test_study_json_has_every_run_and_the_summary(tmp_path: pathlib.Path) -> Non
 
 
 def test_ten_thousand_records_are_read_once_each(tmp_path: pathlib.Path) -> None:
-    """The records stream: each is asked for once and only its numbers are kept."""
+    """Each record is read once, and only its numbers are kept."""
     asked = []
 
     def records() -> object:
@@ -78,7 +78,7 @@ def test_ten_thousand_records_are_read_once_each(tmp_path: pathlib.Path) -> None
 
 
 def test_only_seeds_that_both_finished_are_compared(tmp_path: pathlib.Path) -> None:
-    """A seed that one configuration lacks has no pair."""
+    """A seed that only one configuration has is not compared."""
     records = [make_record(1), make_record(2), make_record(2, "other"), make_record(3, "other")]
     samples, _ = write_study(tmp_path / "study.json", "s", records, conclude)
     comparison = compare_samples(samples["base"], samples["other"], next(iter(METRICS)))
@@ -88,7 +88,7 @@ def test_only_seeds_that_both_finished_are_compared(tmp_path: pathlib.Path) -> N
 
 
 def test_a_study_names_runs_as_training_does(tmp_path: pathlib.Path) -> None:
-    """Group, tags and folder change no identity; another seed does."""
+    """Group, tags and folder do not change a run's name; another seed does."""
     config = compose.compose(ROOT, [*TINY, f"paths.runs={tmp_path}"])
     study = Study("s", [Run("base", 1, config), Run("base", 1, config), Run("base", 2, config)], ROOT)
 
@@ -116,7 +116,7 @@ print(json.dumps([len(missing), len(samples["base"].seeds), sum(opened.values())
 
 
 def test_a_summary_opens_each_result_once(tmp_path: pathlib.Path) -> None:
-    """Forty runs more cost forty results and forty folders more, not code, lock or any file of a run twice."""
+    """Forty more runs read forty more results and folders, but code, lock and all other files only once."""
     base = compose.compose(ROOT, [*TINY[:2], f"paths.runs={tmp_path}"])
     study = Study("s", [Run("base", seed, base) for seed in range(60)], ROOT)
     blank = dict.fromkeys(("weights_digest", "optimizer_digest", "data_digest", "promise", "fingerprint"), "0")
@@ -138,7 +138,7 @@ def test_a_summary_opens_each_result_once(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_damaged_result_is_listed_and_stops_nothing(tmp_path: pathlib.Path) -> None:
-    """The reason names the file; the other run is read."""
+    """The failure names the damaged file, and the other run is read."""
     base = compose.compose(ROOT, [*TINY, f"paths.runs={tmp_path}"])
     study = Study("s", [Run("base", 1, base), Run("base", 2, base)], ROOT)
     attempt = study.inputs_folder(0) / "1"
@@ -148,29 +148,29 @@ def test_a_damaged_result_is_listed_and_stops_nothing(tmp_path: pathlib.Path) ->
 
     assert first.attempt is None
     assert "result.json could not be read" in first.failure
-    assert "it was not begun" == second.failure
+    assert "it was not started" == second.failure
 
 
 def test_one_process_trains_a_study(tmp_path: pathlib.Path) -> None:
-    """Another one that begins with the same study is refused, and leaves the first one's jobs alone."""
+    """A second process for the same study is refused and leaves the first one's jobs alone."""
     base = compose.compose(ROOT, [*TINY, f"paths.runs={tmp_path}"])
     study = Study("s", [Run("base", 1, base)], ROOT)
     study.folder.mkdir(parents=True)
-    with hold_lock(study.folder / LOCK), pytest.raises(ConfigError, match="another one is at it"):
+    with hold_lock(study.folder / LOCK), pytest.raises(ConfigError, match="another process is training it"):
         train(study, LauncherOptions("basic"))
 
     assert [1] == [number + 1 for number in study.missing()]
 
 
 def test_an_unknown_launcher_is_refused() -> None:
-    """The error lists those that there are."""
+    """The error lists the launchers."""
     with pytest.raises(ConfigError, match="basic or joblib or submitit_local or submitit_slurm"):
         LauncherOptions("cloud").overrides()
 
 
 @pytest.mark.full
 def test_every_launcher_gives_the_same_bits_and_finished_runs_are_found(project: pathlib.Path) -> None:
-    """Two seeds by each launcher have two digests in all; begun again, nothing is trained."""
+    """Two seeds with each launcher give two digests in total; a second command trains nothing."""
     digests = []
     for launcher in ("basic", "joblib", "submitit_local"):
         folder = f"paths.runs=runs/{launcher}"
@@ -178,18 +178,18 @@ def test_every_launcher_gives_the_same_bits_and_finished_runs_are_found(project:
         attempts = [path.parent for path in sorted((project / "runs" / launcher).glob("smoke/*/*/result.json"))]
 
         assert 0 == done.returncode, done.stdout + done.stderr
-        assert "2 runs: 2 begun, 0 finished before" in done.stdout
+        assert "2 runs: 2 started, 0 already finished" in done.stdout
         digests.append({attempt.parent.name: digest(attempt) for attempt in attempts})
     again = run_command(project, "study", "--seeds=1..2", *TINY, "paths.runs=runs/basic")
 
     assert 2 == len(set(digests[0].values()))
     assert digests[0] == digests[1] == digests[2]
-    assert "2 runs: 0 begun, 2 finished before" in again.stdout
+    assert "2 runs: 0 started, 2 already finished" in again.stdout
 
 
 @pytest.mark.full
 def test_a_failed_run_is_listed_and_does_not_stop_the_rest(project: pathlib.Path) -> None:
-    """A configuration that cannot train ends as failed, the other is summarized, and the code is 1."""
+    """A configuration that cannot train is listed as failed, the other is summarized, and the exit code is 1."""
     versus = "--versus=data.rows=3"
     done = run_command(project, "study", "--seeds=1", "--launcher=basic", versus, *TINY)
 

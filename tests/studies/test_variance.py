@@ -1,4 +1,4 @@
-"""Variance by source: which points a source has, what is held, and the shares."""
+"""Variance by source: the points of each source, the fixed points, and the shares."""
 
 import json
 import pathlib
@@ -12,7 +12,16 @@ from samebits.core.errors import ConfigError
 from samebits.core.seeds import derive_seed, dotted_key, resolve_points
 from samebits.studies.read_runs import read_variance
 from samebits.studies.study import Sample
-from samebits.studies.variance import ALL, PICTURES, draw, list_spreads, make_runs, measure_spreads, show, sources_of
+from samebits.studies.variance import (
+    ALL,
+    PICTURES,
+    draw,
+    list_deviations,
+    make_runs,
+    measure_deviations,
+    show,
+    sources_of,
+)
 
 
 @pytest.fixture
@@ -28,7 +37,7 @@ def resolved(config: Config) -> dict[str, int | None]:
 
 
 def test_a_source_moves_its_points_alone(config: Config) -> None:
-    """Against the base exactly the points of the source differ, and they have what the other root gives them."""
+    """Only the points of the source differ from the base, and they have the values of the other root seed."""
     base = resolved(config)
     sources = sources_of(list(base))
     for run in make_runs(config, [7]):
@@ -40,7 +49,7 @@ def test_a_source_moves_its_points_alone(config: Config) -> None:
 
 
 def test_a_source_without_points_is_left_out() -> None:
-    """A model without dropout has no such row; all together is what is left."""
+    """A model without dropout has no such source; all together contains the others."""
     expected = {
         "data/order": ("data/order",),
         "initialisation": ("model/a/kernel",),
@@ -51,61 +60,61 @@ def test_a_source_without_points_is_left_out() -> None:
 
 
 def test_points_that_are_not_derived_cannot_be_held(config: Config) -> None:
-    """With nothing seeded every run varies by itself."""
+    """With the policy unseeded, all points vary, so the study is refused."""
     config.seed.policy = "unseeded"
     with pytest.raises(ConfigError, match="expected derived"):
         make_runs(config, [1])
 
 
 def test_a_share_is_a_ratio_of_variances(tmp_path: pathlib.Path) -> None:
-    """Half the spread is a quarter of the variance; equal runs drew a picture twice with the same bytes."""
+    """Half the standard deviation is a quarter of the variance; the same runs draw the same picture bytes."""
     values, seeds = [0.0, 1.0, 2.0, 4.0, 8.0], [1, 2, 3, 4, 5]
     whole = Sample(seeds, {"val_accuracy": values, "val_loss": values})
     half = [value / 2 for value in values]
-    spreads = measure_spreads({"data/order": Sample(seeds, dict.fromkeys(whole.values, half)), ALL: whole})
+    deviations = measure_deviations({"data/order": Sample(seeds, dict.fromkeys(whole.values, half)), ALL: whole})
     pictures = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        draw(spreads, tmp_path / name)
+        draw(deviations, tmp_path / name)
         pictures.append([(tmp_path / name / picture).read_bytes() for picture in PICTURES])
 
-    part = spreads["data/order"]["val_accuracy"]
+    part = deviations["data/order"]["val_accuracy"]
     assert 0.25 == part.share
     assert part.share_interval is not None
     assert part.share_interval[0] < 0.25 < part.share_interval[1]
-    assert spreads[ALL]["val_loss"].share is None
+    assert deviations[ALL]["val_loss"].share is None
     assert pictures[0] == pictures[1]
 
 
 def test_few_seeds_have_no_shares(capsys: pytest.CaptureFixture[str]) -> None:
-    """Two runs of a source, or of all together, give no percentages, and a line says how many it takes."""
+    """Two runs per source are too few for shares, and a line says how many are needed."""
     two = Sample([1, 2], {"val_accuracy": [0.5, 0.9], "val_loss": [0.5, 0.9]})
     five = Sample([1, 2, 3, 4, 5], {key: [0.5, 0.6, 0.7, 0.8, 0.85] for key in two.values})
     for samples in ({"data/order": two, ALL: two}, {"data/order": two, ALL: five}, {"data/order": five, ALL: two}):
-        show(measure_spreads(samples))
+        show(measure_deviations(samples))
         said = capsys.readouterr().out
 
         assert "%" not in said.replace("95 %", "")
-        assert "2 runs of a source say nothing of shares" in said
-    show(measure_spreads({"data/order": five, ALL: five}))
+        assert "2 runs per source are too few for shares" in said
+    show(measure_deviations({"data/order": five, ALL: five}))
 
     assert "100% (" in capsys.readouterr().out
 
 
 def test_one_run_has_no_spread() -> None:
-    """Nothing is said of what one run cannot show."""
-    spreads = measure_spreads({ALL: Sample([1], {"val_accuracy": [0.5], "val_loss": [0.5]})})
+    """One run has no standard deviation."""
+    deviations = measure_deviations({ALL: Sample([1], {"val_accuracy": [0.5], "val_loss": [0.5]})})
 
-    assert (None, None) == (spreads[ALL]["val_accuracy"].sd, spreads[ALL]["val_accuracy"].share)
+    assert (None, None) == (deviations[ALL]["val_accuracy"].sd, deviations[ALL]["val_accuracy"].share)
 
 
 def test_the_report_reads_what_is_written(tmp_path: pathlib.Path) -> None:
-    """Every source and metric with a spread is found again in study.json by the report's own reader."""
+    """The report's reader finds every source and metric with a standard deviation in study.json."""
     sample = Sample([1, 2, 3], {"val_accuracy": [0.5, 0.75, 1.0], "val_loss": [0.25, 0.5, 1.0]})
     samples = {"data/order": sample, ALL: sample}
     folder = tmp_path / "studies" / "one"
     folder.mkdir(parents=True)
-    rows = list_spreads(measure_spreads(samples), samples)
+    rows = list_deviations(measure_deviations(samples), samples)
     (folder / "study.json").write_text(json.dumps({"variance": rows}))
     found = read_variance(tmp_path)
 

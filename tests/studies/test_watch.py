@@ -1,4 +1,4 @@
-"""Watching: what it says of a training that runs, and that it disturbs none."""
+"""`samebits watch`: its table of running trainings, and that it does not affect them."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from samebits.studies import watch
 
 
 def make_training(runs: pathlib.Path, *, age_s: float = 3600) -> pathlib.Path:
-    """Write the folder of a training in its second epoch, whose last row is so old."""
+    """Write the folder of a training in its second epoch, with a last row of the given age."""
     attempt = runs / "made" / "0123456789abcdef" / "1"
     attempt.mkdir(parents=True)
     config = {"name": "made", "seed": {"policy": "derived", "points": {}}, "data": {}, "model": {}}
@@ -36,7 +36,7 @@ def make_training(runs: pathlib.Path, *, age_s: float = 3600) -> pathlib.Path:
 
 
 def test_a_training_whose_lock_is_held_is_shown(tmp_path: pathlib.Path) -> None:
-    """With its last whole row, however old, and the rate that it logged; without the lock it does not run."""
+    """A locked run is shown with its last complete row, of any age, and its rate; without a lock it is not running."""
     attempt = make_training(tmp_path)
 
     assert [] == watch.find_trainings(tmp_path)
@@ -48,7 +48,7 @@ def test_a_training_whose_lock_is_held_is_shown(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_finished_run_is_not_shown(tmp_path: pathlib.Path) -> None:
-    """Also while something, such as a tracker, holds its lock."""
+    """A finished run is not running, even if its tracker holds the lock."""
     attempt = make_training(tmp_path, age_s=0)
     (attempt / "result.json").write_text("{}")
 
@@ -57,7 +57,7 @@ def test_a_finished_run_is_not_shown(tmp_path: pathlib.Path) -> None:
 
 
 def test_where_no_lock_is_told_a_growing_run_is_shown(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row that is a few seconds old is sign enough; one that is an hour old is not."""
+    """Without visible locks, a row of a few seconds ago means running; a row of an hour ago does not."""
     monkeypatch.setattr(watch, "locked_files", set)
     make_training(tmp_path / "young", age_s=5)
     make_training(tmp_path / "old")
@@ -67,7 +67,7 @@ def test_where_no_lock_is_told_a_growing_run_is_shown(tmp_path: pathlib.Path, mo
 
 
 def test_damaged_files_end_nothing(tmp_path: pathlib.Path) -> None:
-    """A torn configuration or rows that are none leave their cells empty."""
+    """A damaged configuration or invalid rows give empty cells."""
     attempt = make_training(tmp_path)
     (attempt / "config.yaml").write_bytes(b"\xff{")
     (attempt / "metrics.jsonl").write_bytes(b"[1]\n\xff\n")
@@ -78,7 +78,7 @@ def test_damaged_files_end_nothing(tmp_path: pathlib.Path) -> None:
 
 
 def test_it_takes_no_lock(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it looks, a training can take its lock: nothing calls flock."""
+    """It never calls flock, so a training can take its lock meanwhile."""
     make_training(tmp_path, age_s=0)
     monkeypatch.setattr("fcntl.flock", lambda *_: pytest.fail("watch took a lock"))
 
@@ -87,11 +87,11 @@ def test_it_takes_no_lock(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.full
 def test_on_a_terminal_it_goes_on_until_ctrl_c(project: pathlib.Path) -> None:
-    """It draws anew, and Ctrl-C ends it with 130 and no traceback."""
+    """It refreshes, and Ctrl-C ends it with 130 and no traceback."""
     make_training(project / "runs", age_s=0)
     screen, terminal = pty.openpty()
     environment = QUIET | {"PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "COLUMNS": "150"}
-    # A shell's background job ignores Ctrl-C, and so would what this test starts in one.
+    # A shell's background jobs ignore Ctrl-C, and so would the processes of this test.
     command = ["env", "--default-signal=INT", sys.executable, "-m", "samebits", "watch"]
     process = subprocess.Popen(command, cwd=project, env=environment, stdout=terminal, stderr=subprocess.STDOUT)
     os.close(terminal)
@@ -118,7 +118,7 @@ def test_on_a_terminal_it_goes_on_until_ctrl_c(project: pathlib.Path) -> None:
 
 @pytest.mark.full
 def test_a_real_training_is_seen_from_another_process_and_then_gone(project: pathlib.Path) -> None:
-    """Elsewhere than on a terminal one picture is printed; the training goes on to its end."""
+    """Without a terminal it prints one table, and the training continues to its end."""
     process = start_and_wait_for_rows(project, 3)
     seen = run_command(project, "watch")
     at_full_speed(project)

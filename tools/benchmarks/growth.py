@@ -1,8 +1,8 @@
-"""How time and memory of a run grow: python -m benchmarks.growth [--out=docs/growth.png].
+"""Measures how time and memory of a run grow with the data: python -m benchmarks.growth [--out=docs/growth.png].
 
-With the number of reviews, their length and the vocabulary, each varied alone from the worked example's values. What
-the number of runs costs: `python -m benchmarks.many_runs`. More reviews than there are come from the synthetic data, in
-their shape.
+Varies the number of reviews, their length and the size of the vocabulary, one at a time, from the worked example's
+values. Synthetic data of the same shape replace reviews beyond the real ones. `python -m benchmarks.many_runs` measures
+the cost of many runs.
 """
 
 import argparse
@@ -29,7 +29,7 @@ AXES: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Point:
-    """What one training cost: seconds to load the data, to trace, of one step in ms, in all; memory in MB."""
+    """The cost of one training: loading the data (s), tracing (s), one step (ms), total (s), peak memory (MB)."""
 
     data_s: float
     prepare_s: float
@@ -39,7 +39,7 @@ class Point:
 
 
 def overrides_of(axis: str, value: int) -> tuple[str, ...]:
-    """Return the overrides that put one value on an axis."""
+    """Return the overrides that set one value of an axis."""
     if axis == "reviews":
         return f"data.rows={value}", f"data.validation_size={value // 5}"
     if axis == "synthetic reviews":
@@ -49,7 +49,7 @@ def overrides_of(axis: str, value: int) -> tuple[str, ...]:
 
 
 def measure(overrides: tuple[str, ...]) -> Point:
-    """Train once for the time and once for the memory, and return what it cost."""
+    """Train once for the time and once for the memory, and return the cost."""
     words = [*overrides, "tracker=none", "training.epochs=1"]
     done = train(words)
     phases = done.result["phases"]
@@ -58,7 +58,7 @@ def measure(overrides: tuple[str, ...]) -> Point:
 
 
 def draw(points: dict[str, dict[int, Point]], picture: pathlib.Path) -> None:
-    """Draw seconds, a step's time and memory against each axis."""
+    """Draw total time, time per step and memory against each axis."""
     from matplotlib.figure import Figure  # noqa: PLC0415  slow to import
 
     figure = Figure(figsize=(11, 6), layout="constrained")
@@ -79,10 +79,10 @@ def draw(points: dict[str, dict[int, Point]], picture: pathlib.Path) -> None:
 def main() -> int:
     """Measure every point and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, help="where the figure goes")
+    parser.add_argument("--out", type=pathlib.Path, help="path of the figure")
     given = parser.parse_args()
-    heads = ("", "", "data s", "tracing s", "ms a step", "s in all", "MB")
-    table = Table(*heads, title=f"One epoch of the CNN-LSTM, batches of 30; {describe_this_machine()}")
+    heads = ("", "", "data (s)", "tracing (s)", "per step (ms)", "total (s)", "memory (MB)")
+    table = Table(*heads, title=f"One epoch of the CNN-LSTM, batch size 30; {describe_this_machine()}")
     points: dict[str, dict[int, Point]] = {axis: {} for axis in AXES}
     for axis, values in AXES.items():
         for value in values:

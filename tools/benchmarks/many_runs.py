@@ -1,8 +1,8 @@
-"""What 10,000 finished runs cost: the summary of a study, and the report: python -m benchmarks.many_runs [--out=…].
+"""Measures a study's summary and the report with 10,000 finished runs: python -m benchmarks.many_runs [--out=…].
 
-One real run (the smoke experiment) is trained; the others are copies of its folder with another seed and other numbers,
-where `make train` would put them. Then the real commands run over a tenth, half and all of them, as fresh processes:
-seconds, and in a second run the most memory that each took. Nothing is left.
+Trains one real run (the smoke experiment) and copies its folder with other seeds and other numbers, to the places where
+`make train` would write them. Then runs the real commands over a tenth, half and all of them, as fresh processes: once
+for the time and once for the peak memory. Deletes everything at the end.
 """
 
 import argparse
@@ -28,7 +28,7 @@ OVERRIDES = ["experiment=smoke", "tracker=none"]
 
 
 def copy_project(folder: pathlib.Path) -> pathlib.Path:
-    """Return a copy of the project, so that its runs are apart."""
+    """Return a copy of the project, to keep its runs separate."""
     for name in ("conf", "scripts", "src"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("requirements.lock", "pyproject.toml"):
@@ -37,7 +37,7 @@ def copy_project(folder: pathlib.Path) -> pathlib.Path:
 
 
 def make_runs(root: pathlib.Path, runs: int) -> None:
-    """Train seed 0, and make the folders of the seeds that follow from its files."""
+    """Train seed 0, and make the folders of the other seeds from its files."""
     command = [sys.executable, str(root / "scripts" / "train.py"), *OVERRIDES, "seed.root=0"]
     subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL)
     base = compose(root, OVERRIDES)
@@ -73,12 +73,12 @@ def draw(found: dict[str, dict[int, tuple[float, float]]], picture: pathlib.Path
 
 
 def main() -> int:
-    """Make the runs, measure, and print a table; ends at a command that fails."""
+    """Make the runs, measure, and print a table; stops at the first command that fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, help="where the figure goes")
-    parser.add_argument("runs", nargs="?", type=int, default=10_000)
+    parser.add_argument("--out", type=pathlib.Path, help="path of the figure")
+    parser.add_argument("runs", nargs="?", type=int, default=10_000, help="number of runs (default: 10000)")
     given = parser.parse_args()
-    table = Table("command", "runs", "seconds", "most memory", title=describe_this_machine())
+    table = Table("command", "runs", "seconds", "peak memory", title=describe_this_machine())
     found: dict[str, dict[int, tuple[float, float]]] = {}
 
     def measure(some: int, word: str, *arguments: str) -> None:

@@ -1,6 +1,7 @@
-"""What the benchmarks share: commands as fresh processes on chosen cores, their time and memory; medians and ranges.
+"""Shared code of the benchmarks: runs commands as fresh processes on chosen cores, and measures time and memory.
 
-Time and memory are measured in runs of their own: reading the memory of TensorFlow's processes takes a third of a core.
+Time and memory are measured in separate runs, because reading the memory of TensorFlow's processes uses a third of a
+core.
 """
 
 import os
@@ -39,10 +40,10 @@ class Command:
     folder: pathlib.Path = ROOT
 
     def run(self, poll: Callable[[int], None] | None = None) -> str:
-        """Run it to its end and return what it printed; `poll` gets the process's id every 50 ms meanwhile.
+        """Run the command and return its output; calls `poll` with the process's id every 50 ms.
 
         Raises:
-            SystemExit: It failed; with what it printed.
+            SystemExit: The command failed; the message contains its output.
         """
         pinned = ["taskset", "-c", ",".join(map(str, self.cores))] if self.cores is not None else []
         process = subprocess.Popen(
@@ -69,13 +70,13 @@ class Command:
         return output
 
     def seconds(self) -> float:
-        """Run it and return the seconds from its start to its end."""
+        """Run the command and return its duration in seconds."""
         began = time.monotonic()
         self.run()
         return time.monotonic() - began
 
     def peak_megabytes(self) -> float:
-        """Run it, untimed, and return the most memory that all its processes held together, in MB (Linux's PSS)."""
+        """Run the command, untimed, and return the peak memory of all its processes together, in MB (Linux's PSS)."""
         most = [0]
 
         def poll(pid: int) -> None:
@@ -86,7 +87,7 @@ class Command:
 
 
 def memory_of_tree(pid: int) -> int:
-    """Return the bytes that a process and all below it hold; each has its share of what several hold (Linux's PSS)."""
+    """Return the memory of a process and its descendants in bytes; shared pages count once (Linux's PSS)."""
     try:
         lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -98,7 +99,7 @@ def memory_of_tree(pid: int) -> int:
 
 @dataclass(frozen=True)
 class Trained:
-    """One training: its result.json, seconds of the whole command, and seconds to the end of the first step."""
+    """One training: its result.json, the duration of the command, and the time to the end of the first step."""
 
     result: dict[str, Any]
     seconds: float
@@ -106,7 +107,7 @@ class Trained:
 
     @property
     def step_ms(self) -> float:
-        """Return the milliseconds of a step after the first."""
+        """Return the milliseconds per step, without the first step."""
         return float(1e3 * self.result["phases"]["steps_s"] / (self.result["steps"] - 1))
 
 
@@ -116,7 +117,7 @@ def train_command(overrides: Sequence[str], runs: pathlib.Path, cores: Sequence[
 
 
 def train(overrides: Sequence[str], cores: Sequence[int] | None = None) -> Trained:
-    """Train into a folder that is gone afterwards."""
+    """Train in a temporary folder."""
     first_row: list[float] = []
     with tempfile.TemporaryDirectory() as name:
         runs = pathlib.Path(name)
@@ -134,18 +135,18 @@ def train(overrides: Sequence[str], cores: Sequence[int] | None = None) -> Train
 
 
 def train_megabytes(overrides: Sequence[str], cores: Sequence[int] | None = None) -> float:
-    """Train, untimed, into a folder that is gone afterwards, and return the most memory that it took in MB."""
+    """Train, untimed, in a temporary folder, and return the peak memory in MB."""
     with tempfile.TemporaryDirectory() as name:
         return train_command(overrides, pathlib.Path(name), cores).peak_megabytes()
 
 
 def median_and_range(values: Sequence[float], form: str = ".1f") -> str:
-    """Return "median (least to most)"."""
+    """Return "median (min to max)"."""
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
-    """Return the ratios of what was measured in the same turns."""
+    """Return the ratios of values from the same turns."""
     return [value / other for value, other in zip(values, others, strict=True)]
 
 

@@ -1,8 +1,9 @@
-"""Keras's example imdb_cnn_lstm as a reader would write it: python plain_keras.py REVIEWS RECIPE EPOCHS BATCH_SIZE.
+"""Keras's example imdb_cnn_lstm in plain Keras: python plain_keras.py REVIEWS RECIPE EPOCHS BATCH_SIZE.
 
-Nothing of samebits is in it. Recipes: "plain", nothing seeded or pinned; "deterministic", `set_random_seed` and
-`enable_op_determinism`; "article", seeds for Python, NumPy and TensorFlow, and one thread. Prints one line of JSON:
-when the first step was done (seconds since 1970), seconds of the steps after it, rows in them, seconds of evaluation.
+Uses nothing of samebits. Recipes: "plain", no seeds and no fixed settings; "deterministic", `set_random_seed` and
+`enable_op_determinism`; "article", seeds for Python, NumPy and TensorFlow, and one thread. Prints one line of JSON: the
+time when the first step ended (seconds since 1970), the duration of the later steps (s), their number of samples, and
+the duration of the evaluation (s).
 """
 
 import json
@@ -19,34 +20,34 @@ SEED, NUM_WORDS = 56, 20_000
 
 
 class Clock(keras.callbacks.Callback):
-    """Notes when steps and evaluations begin and end."""
+    """Measures the time of steps and evaluations."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first_step_at = self.began = self.steps_s = self.evaluate_s = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Begin the steps."""
+        """Start the time of the steps."""
         self.began = time.time()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Leave out the first step of all, in which TensorFlow traces and compiles."""
+        """Leave out the first step, in which TensorFlow traces and compiles."""
         if not self.first_step_at:
             self.first_step_at = self.began = time.time()
 
     def on_test_begin(self, logs: Any = None) -> None:
-        """End the steps, begin the evaluation."""
+        """End the time of the steps and start that of the evaluation."""
         now = time.time()
         self.steps_s += now - self.began
         self.began = now
 
     def on_test_end(self, logs: Any = None) -> None:
-        """End the evaluation."""
+        """End the time of the evaluation."""
         self.evaluate_s += time.time() - self.began
 
 
 def apply_recipe(recipe: str) -> None:
-    """Seed and pin what the recipe says."""
+    """Apply the recipe's seeds and settings."""
     if recipe == "deterministic":
         keras.utils.set_random_seed(SEED)
         tf.config.experimental.enable_op_determinism()

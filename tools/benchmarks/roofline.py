@@ -1,8 +1,8 @@
-"""What bounds a training step on this machine: python -m benchmarks.roofline [override …] [--out=…].
+"""Measures what limits a training step on this machine: python -m benchmarks.roofline [override …] [--out=…].
 
-The operations and bytes of every piece of the model are counted, this core's rates of both are measured, and so is the
-time of every piece alone, forward and backward, with the pins of `runtime=portable` and one thread. No piece can be
-faster than the larger of operations / rate and bytes / rate; where most pieces are near it, the step is at its limit.
+Counts the operations and bytes of every layer and of the optimizer. Measures the rates of this core, and the time of
+each layer alone, forward and backward, with the settings of `runtime=portable` and one thread. A layer cannot be faster
+than the larger of operations / rate and bytes / rate. If most layers are near this limit, the step cannot get faster.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from samebits.runtime.pins import apply_pins, seed_global_generators
 from samebits.train.worker import build_model
 
 FLOAT = 4  # bytes
-SIDE = 1024  # of the matrices whose product measures the arithmetic
-STREAM = 1 << 23  # values of each array whose product measures the memory: none fits a cache
-INSIDE = "--inside"  # marks the process that has the pins
+SIDE = 1024  # size of the matrices whose product measures the arithmetic
+STREAM = 1 << 23  # values per array whose product measures the memory: too large for a cache
+INSIDE = "--inside"  # marks the process with the fixed settings
 
 
 @dataclass
 class Piece:
-    """One piece of a step: what it needs, counted, and what it takes, measured, in ms."""
+    """One part of a step: its counted operations and bytes, and its measured time in ms."""
 
     name: str
     operations: float
@@ -45,18 +45,18 @@ class Piece:
     took_ms: float
 
     def least_ms(self, rates: dict[str, float]) -> float:
-        """Return the time below which it cannot be at measured rates."""
+        """Return the minimum time in ms at the measured rates."""
         return 1e3 * max(self.operations / rates["operations"], self.bytes / rates["bytes"])
 
 
 def count(layer: Any, shape: tuple[int, ...], output: tuple[int, ...]) -> tuple[float, float]:
-    """Return (operations, bytes) that a layer's forward and backward pass need at least.
+    """Return the minimum (operations, bytes) of a layer's forward and backward pass.
 
-    A multiply-and-add is two operations. Inputs, outputs, their gradients and the weights are each read or written
-    once in each pass; what stays in a cache between two operations is counted all the same.
+    A multiply-and-add is two operations. Each pass reads or writes inputs, outputs, their gradients and the weights
+    once. Data that stays in a cache between two operations is counted too.
 
     Raises:
-        SystemExit: It is of a kind that this cannot count.
+        SystemExit: This function cannot count this kind of layer.
     """
     values, results = math.prod(shape), math.prod(output)
     weights = sum(math.prod(weight.shape) for weight in layer.trainable_weights)
@@ -75,11 +75,11 @@ def count(layer: Any, shape: tuple[int, ...], output: tuple[int, ...]) -> tuple[
         return 3 * 2 * steps * weights, through + FLOAT * 3 * weights + FLOAT * 2 * 6 * steps * layer.units
     if kind == "Dense":
         return 3 * 2 * results / layer.units * weights, through + FLOAT * 3 * weights
-    sys.exit(f"model: expected layers that are counted here, received {kind}; fix: add it to this file")
+    sys.exit(f"model: expected layers that this file counts, received {kind}; fix: add it to this file")
 
 
 def milliseconds(action: Callable[[], Any], seconds: float = 1.0) -> float:
-    """Return the median time of one call, from as many as go in a second."""
+    """Return the median time of one call, measured for one second."""
     for _ in range(3):
         action()
     taken: list[float] = []
@@ -92,7 +92,7 @@ def milliseconds(action: Callable[[], Any], seconds: float = 1.0) -> float:
 
 
 def measure_rates(tf: Any) -> dict[str, float]:
-    """Return operations and bytes a second, as a matrix product and as a product of long arrays reach them."""
+    """Return operations and bytes per second, measured with a matrix product and a product of long arrays."""
     one = tf.ones((SIDE, SIDE))
     multiply = tf.function(lambda: tf.linalg.matmul(one, one))
     first, second, third = (np.ones(STREAM, np.float32) for _ in range(3))
@@ -120,7 +120,7 @@ def both_passes(tf: Any, layer: Any, values: Any) -> tuple[Callable[[], Any], An
 
 
 def measure_pieces(tf: Any, model: Any, config: Config) -> list[Piece]:
-    """Return every layer's forward and backward pass, and the optimiser's update."""
+    """Return every layer's forward and backward pass, and the optimizer's update."""
     from samebits.train.steps import make_optimizer  # noqa: PLC0415  after the pins
 
     rows, words = (config.training.batch_size, *model.input_shape[1:]), model.layers[0].input_dim
@@ -137,13 +137,13 @@ def measure_pieces(tf: Any, model: Any, config: Config) -> list[Piece]:
     of_weights = [gradients[weight.path] for weight in model.trainable_variables]
     update = tf.function(lambda: optimizer.apply(of_weights, model.trainable_variables), jit_compile=False)
     weights = sum(math.prod(weight.shape) for weight in model.trainable_variables)
-    # Weight and two moments are each read and written; ten operations a weight, of which one root and one division.
+    # Reads and writes each weight and its two moments; ten operations per weight, with one root and one division.
     pieces.append(Piece("optimiser", 10 * weights, 6 * FLOAT * weights, milliseconds(update)))
     return pieces
 
 
 def inside(overrides: list[str]) -> None:
-    """Measure in the pinned process and print JSON."""
+    """Measure in the process with the fixed settings and print JSON."""
     config = compose(ROOT, overrides)
     seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
     apply_pins(config.runtime)
@@ -155,7 +155,7 @@ def inside(overrides: list[str]) -> None:
 
 
 def draw(pieces: list[Piece], rates: dict[str, float], picture: pathlib.Path) -> None:
-    """Draw each piece's rate of operations against its operations for each byte, below the two limits."""
+    """Draw each part's operations per second against its operations per byte, with the two limits."""
     from matplotlib.figure import Figure  # noqa: PLC0415  slow to import
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -166,18 +166,18 @@ def draw(pieces: list[Piece], rates: dict[str, float], picture: pathlib.Path) ->
         place = piece.operations / piece.bytes, piece.operations / piece.took_ms / 1e6
         axis.plot(*place, "o", label=f"{piece.name}, {piece.took_ms:.1f} ms")
     axis.legend(loc="lower right", fontsize=8)
-    axis.set_xlabel("operations for each byte of memory")
-    axis.set_ylabel("thousand million operations a second")
+    axis.set_xlabel("operations per byte of memory")
+    axis.set_ylabel("billion operations per second")
     figure.savefig(picture, dpi=110, metadata={"Software": None})
 
 
 def main() -> int:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, help="where the figure goes")
-    parser.add_argument("--steps", type=int, default=300, help="of the training whose steps are timed")
+    parser.add_argument("--out", type=pathlib.Path, help="path of the figure")
+    parser.add_argument("--steps", type=int, default=300, help="steps of the timed training")
     parser.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("overrides", nargs="*", help="of the configuration")
+    parser.add_argument("overrides", nargs="*", help="settings of the configuration, key=value")
     given = parser.parse_args()
     if given.inside:
         inside(given.overrides)
@@ -186,14 +186,14 @@ def main() -> int:
     overrides = [*given.overrides, "tracker=none"]
     _, environment = child_command(compose(ROOT, overrides), ROOT, ROOT)
     environment["PYTHONPATH"] += f"{os.pathsep}{ROOT / 'tools'}"
-    pinned = ["env", "-i", *(f"{name}={value}" for name, value in environment.items())]  # and nothing of this process's
+    pinned = ["env", "-i", *(f"{name}={value}" for name, value in environment.items())]  # and nothing else
     words = [*pinned, sys.executable, "-m", "benchmarks.roofline", INSIDE, *overrides]
     said = json.loads(Command(words, cores[:1]).run().splitlines()[-1])
     pieces, rates = [Piece(**piece) for piece in said["pieces"]], said["rates"]
     table = Table(
-        "piece, forward and backward", "million operations", "MB", "ms at least", "by", "ms, alone", "of its limit",
-        title=f"One step on one core at {rates['operations'] / 1e9:.0f} thousand million operations and "
-        f"{rates['bytes'] / 1e9:.1f} thousand million bytes a second; {describe_this_machine()}",
+        "forward and backward", "million operations", "MB", "min (ms)", "limited by", "alone (ms)", "share of limit",
+        title=f"One step on one core with {rates['operations'] / 1e9:.0f} billion operations/s and "
+        f"{rates['bytes'] / 1e9:.1f} GB/s; {describe_this_machine()}",
     )  # fmt: skip
     for piece in pieces:
         least = piece.least_ms(rates)
@@ -207,7 +207,7 @@ def main() -> int:
             [*overrides, "training.epochs=1", f"training.steps_per_epoch={given.steps}"], cores[:number]
         ).step_ms
         bound = least / number
-        name = f"a whole step, {number} core{'s' if number > 1 else ''}"
+        name = f"complete step, {number} core{'s' if number > 1 else ''}"
         table.add_row(name, "", "", f"{bound:.1f}", "", f"{step:.1f}", f"{bound / step:.0%}")
     print_table(table)
     if given.out:

@@ -1,9 +1,9 @@
-"""Reproducible training against plain Keras: python -m benchmarks.speed [--repeats=3] [--out=docs/performance.png].
+"""Compares samebits with plain Keras: python -m benchmarks.speed [--repeats=3] [--out=docs/performance.png].
 
-Every contender trains the same reviews for the same epochs as a fresh process, by turns, on one core and on two. Then
-the times to start, and a study of eight seeds against the same runs one after another. Ratios are between what was
-measured in the same turn, since a machine is faster at one time than at another. Memory is measured afterwards, in runs
-of its own. Ends with 1 if a target is missed.
+Every contender trains the same reviews for the same epochs in a fresh process, in turns, on one core and on two. Then
+it measures start times, and a study of eight seeds against the same runs one after another. Ratios compare values from
+the same turn, because the speed of a machine varies. Memory is measured afterwards in separate runs. Exit code 1: a
+target is missed.
 """
 
 import argparse
@@ -57,15 +57,15 @@ CONTENDERS = (*RECIPES, *OVERRIDES)
 
 @dataclass(frozen=True)
 class Row:
-    """What one training took.
+    """The measurements of one training.
 
     Attributes:
-        rate: Training rows a second after the first step; ours with everything that is recorded meanwhile.
-        evaluation: Validation rows a second.
-        first_step_s: From the command to the end of the first step.
-        total_s: The whole command.
-        recording: Share of the training's time that records and checkpoints took.
-        data_s: Loading the data.
+        rate: Training samples per second after the first step; for samebits including all recording.
+        evaluation: Validation samples per second.
+        first_step_s: Time from the command to the end of the first step.
+        total_s: Duration of the command.
+        recording: Share of the training time for records and checkpoints.
+        data_s: Time to load the data.
     """
 
     rate: float
@@ -77,11 +77,11 @@ class Row:
 
 
 class Race:
-    """The contenders and what they trained.
+    """The contenders and their trainings.
 
     Args:
-        folder: Where files of the benchmark may lie.
-        epochs: Of each training.
+        folder: Folder for files of the benchmark.
+        epochs: Epochs per training.
     """
 
     def __init__(self, folder: pathlib.Path, epochs: int) -> None:
@@ -122,7 +122,7 @@ class Race:
         )
 
     def our_overrides(self, name: str) -> list[str]:
-        """Return the overrides of one of ours."""
+        """Return the overrides of a contender of samebits."""
         return [*OVERRIDES[name], f"seed.root={SEED}", f"training.epochs={self.epochs}"]
 
     def train_ours(self, name: str, cores: Sequence[int]) -> Row:
@@ -139,7 +139,7 @@ class Race:
         )
 
     def megabytes(self, name: str, cores: Sequence[int]) -> float:
-        """Train one contender once, untimed, and return the most memory that it took."""
+        """Train one contender once, untimed, and return its peak memory in MB."""
         if name in RECIPES:
             return self.plain_command(name, cores).peak_megabytes()
         return train_megabytes(self.our_overrides(name), cores)
@@ -159,7 +159,9 @@ def race(folder: pathlib.Path, repeats: int, epochs: int, cores: Sequence[int]) 
             for name in CONTENDERS:
                 row = track.train(name, cores[:count])
                 found[name].append(row)
-                print(f"turn {turn + 1} of {repeats}  {count} core(s)  {name:<42} {row.rate:6.0f} rows/s", flush=True)
+                print(
+                    f"turn {turn + 1} of {repeats}  {count} core(s)  {name:<42} {row.rate:6.0f} samples/s", flush=True
+                )
     return rows, {n: {name: track.megabytes(name, cores[:n]) for name in CONTENDERS} for n in rows}
 
 
@@ -167,8 +169,8 @@ def show_race(rows: Rows, memory: Memory, epochs: int) -> None:
     """Print the contenders as a table."""
     turns = len(rows[1][PLAIN])
     title = f"{epochs} epochs and their evaluations: median (range) of {turns} turns; {describe_this_machine()}"
-    heads = ("cores", "contender", "rows/s", "against plain", "against the article", "evaluated rows/s",
-             "s to first step", "s in all", "MB", "recording")  # fmt: skip
+    heads = ("cores", "contender", "samples/s", "ratio to plain", "ratio to article", "evaluated samples/s",
+             "to first step (s)", "total (s)", "memory (MB)", "recording")  # fmt: skip
     table = Table(*heads, title=title)
     for count, found in rows.items():
         for name, mine in found.items():
@@ -191,7 +193,7 @@ def show_race(rows: Rows, memory: Memory, epochs: int) -> None:
 
 
 def draw_race(rows: Rows, picture: pathlib.Path) -> None:
-    """Draw the training rows a second: a bar for each median, a dot for each turn."""
+    """Draw the training samples per second: a bar per median, a dot per turn."""
     from matplotlib.figure import Figure  # noqa: PLC0415  slow to import
 
     figure = Figure(figsize=(9, 4.2), layout="constrained")
@@ -206,16 +208,16 @@ def draw_race(rows: Rows, picture: pathlib.Path) -> None:
         axis.axvline(statistics.median(rates[0]), color="0.3", linewidth=0.8, linestyle="--")
         axis.set_yticks(places, list(found))
         axis.set_title(f"{count} core{'s' if count > 1 else ''}")
-        axis.set_xlabel("training rows a second")
+        axis.set_xlabel("training samples per second")
     figure.savefig(picture, dpi=110, metadata={"Software": None})
 
 
 def start_ups(folder: pathlib.Path, repeats: int) -> dict[str, list[float]]:
-    """Return the seconds of everything that ought to start without TensorFlow, and of TensorFlow's import."""
+    """Return the start times of all commands that must not import TensorFlow, and the time of TensorFlow's import."""
     settings = "experiment=smoke", "tracker=none", f"paths.runs={folder}/runs"
     samebits = [sys.executable, "-m", "samebits"]
     study = [*samebits, "study", "--seeds=1..2", *settings]
-    Command(study).run()  # trains; from then on it is the summary alone
+    Command(study).run()  # trains; later calls only summarize
     page, attempts = f"--out={folder}/report.html", [str(path.parent) for path in folder.glob(f"runs/*/*/*/{RESULT}")]
     commands: dict[str, list[str]] = {
         "import tensorflow": [sys.executable, "-c", "import tensorflow"],
@@ -233,7 +235,7 @@ def start_ups(folder: pathlib.Path, repeats: int) -> dict[str, list[float]]:
 
 
 def sweep(folder: pathlib.Path, repeats: int, cores: Sequence[int]) -> list[tuple[float, float, bool]]:
-    """Return for each turn the seconds of a study and of its runs one after another, and whether the bits agree."""
+    """Return per turn: duration of a study, duration of its runs one after another, and whether the bits agree."""
     steps = ["tracker=none", "training.epochs=1", f"training.steps_per_epoch={STUDY_STEPS}"]
     turns = []
     for _ in range(repeats):
@@ -255,19 +257,19 @@ def sweep(folder: pathlib.Path, repeats: int, cores: Sequence[int]) -> list[tupl
 
 
 def judge_starts(taken: dict[str, list[float]], rows: Rows | None) -> list[bool]:
-    """Print what starts in which time, and the targets."""
-    table = Table("command", "seconds: median (range)", title="To start")
+    """Print the start times and their targets."""
+    table = Table("command", "seconds: median (range)", title="Start times")
     for name, seconds in taken.items():
         table.add_row(name, median_and_range(seconds, ".2f"))
     print_table(table)
     importing = statistics.median(taken["import tensorflow"])
     slowest = max(statistics.median(seconds) for name, seconds in taken.items() if name != "import tensorflow")
-    met = [at_most(1.5, "s, the slowest that needs no TensorFlow", slowest)]
+    met = [at_most(1.5, "s, slowest command without TensorFlow", slowest)]
     if rows is not None:
         beyond = statistics.median(row.first_step_s for row in rows[2][PORTABLE]) - importing
         loading = statistics.median(row.data_s for row in rows[2][PORTABLE])
-        met.append(at_most(3.0, "s to the first step beyond TensorFlow's import", beyond))
-        met.append(at_most(1.0, "s, the data's second start", loading))
+        met.append(at_most(3.0, "s to the first step, without TensorFlow's import", beyond))
+        met.append(at_most(1.0, "s, loading the data for the second time", loading))
     return met
 
 
@@ -284,7 +286,7 @@ def at_most(most: float, name: str, value: float) -> bool:
 
 
 def judge_race(rows: Rows, memory: Memory) -> list[bool]:
-    """Print the targets of the race."""
+    """Print the results and targets of the contenders."""
 
     def ratio(count: int, name: str, other: str) -> float:
         mine, theirs = ([row.rate for row in rows[count][each]] for each in (name, other))
@@ -295,26 +297,26 @@ def judge_race(rows: Rows, memory: Memory) -> list[bool]:
 
     more = statistics.median(ratios(*([r.total_s for r in rows[2][name]] for name in (TRACKED, PORTABLE)))) - 1
     return [
-        at_least(1.25, "rows/s, portable to plain, two cores", ratio(2, PORTABLE, PLAIN)),
-        at_least(1.8, "rows/s, portable to the article, two cores", ratio(2, PORTABLE, ARTICLE)),
-        at_least(1.2, "rows/s, portable to plain, one core", ratio(1, PORTABLE, PLAIN)),
+        at_least(1.25, "samples/s, portable to plain, two cores", ratio(2, PORTABLE, PLAIN)),
+        at_least(1.8, "samples/s, portable to the article, two cores", ratio(2, PORTABLE, ARTICLE)),
+        at_least(1.2, "samples/s, portable to plain, one core", ratio(1, PORTABLE, PLAIN)),
         at_most(0.03, "recording's share of a training", middle(2, PORTABLE, "recording")),
-        at_most(0.03, "what Comet offline adds to a whole run", more),
+        at_most(0.03, "share of time that Comet offline adds to a run", more),
         at_most(1.0, "memory, portable to plain, two cores", memory[2][PORTABLE] / memory[2][PLAIN]),
     ]
 
 
 def main() -> int:
-    """Measure everything and print it; 1: a target is missed."""
+    """Measure and print everything; returns 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3, help="turns")
-    parser.add_argument("--epochs", type=int, default=2, help="of each training of the race")
-    parser.add_argument("--out", type=pathlib.Path, help="where the figure goes")
-    parser.add_argument("--parts", default="race,start,study", help="what to measure")
+    parser.add_argument("--repeats", type=int, default=3, help="number of turns (default: 3)")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs per training (default: 2)")
+    parser.add_argument("--out", type=pathlib.Path, help="path of the figure")
+    parser.add_argument("--parts", default="race,start,study", help="parts to measure (default: race,start,study)")
     given = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:  # noqa: PLR2004
-        sys.exit("cores: expected two, received one; fix: run it on a machine with two cores")
+        sys.exit("cores: expected two, received one; fix: use a machine with two cores")
     met: list[bool] = []
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -329,7 +331,7 @@ def main() -> int:
         if "study" in given.parts:
             turns = sweep(folder, given.repeats, cores)
             gain = statistics.median(apart / together for together, apart, _ in turns)
-            met.append(at_least(1.3, f"study of {SEEDS} seeds, to one after another", gain))
+            met.append(at_least(1.3, f"speed of a study of {SEEDS} seeds to one run after another", gain))
             met.append(at_least(1, "share of turns with the same digests", statistics.mean(same for *_, same in turns)))
     return int(not all(met))
 

@@ -1,7 +1,7 @@
-"""The zoo: Keras's layers, activations, losses, optimisers and initialisers, each trained a few steps in this process.
+"""Trains Keras's layers, activations, losses, optimizers and initializers, a few steps each, in this process.
 
-Started by `zoo.run` as `python -m zoo.cases OUTPUT NAME…`, in the pinned environment of `portable`, on
-this CPU or an emulated one. One JSON line for each case: digests of every stage, what would be refused, operations.
+`zoo.run` starts it as `python -m zoo.cases OUTPUT NAME…`, with the fixed settings of `portable`, on this CPU or an
+emulated one. It writes one JSON line per case: digests of every stage, operations that raise an error, all operations.
 """
 
 import functools
@@ -38,14 +38,14 @@ Factory = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to train: where its input comes from, what is made of it, and with which loss and optimiser.
+    """One case to train: its input, its layers, its loss and its optimizer.
 
     Attributes:
         shape: A key of `SHAPES`.
-        body: Makes the layers between input and head.
-        head: Makes the last layer.
-        loss: Makes the loss; called with (labels, outputs).
-        optimizer: Makes the optimiser.
+        body: Returns the layers between input and head.
+        head: Returns the last layer.
+        loss: Returns the loss, a function of (labels, outputs).
+        optimizer: Returns the optimizer.
         targets: "classes" (0 or 1), "labels" (class numbers), "one_hot" (of class numbers) or "numbers".
     """
 
@@ -62,7 +62,7 @@ def _recurrent(kind: str, package: Any = keras.layers, **options: Any) -> Any:
 
 
 class _SelfAttention(keras.layers.Layer):
-    """Attends from a sequence to itself."""
+    """Attention from a sequence to itself."""
 
     def __init__(self, attention: keras.Layer) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ def _layer_cases() -> dict[str, Case]:
         "kernel constraint MaxNorm": ("vector", lambda: k.Dense(64, kernel_constraint=keras.constraints.MaxNorm(0.5))),
         "kernel constraint UnitNorm": ("vector", lambda: k.Dense(64, kernel_constraint=keras.constraints.UnitNorm())),
     }
-    normalisations: dict[str, tuple[str, dict[str, Any]]] = {
+    normalizations: dict[str, tuple[str, dict[str, Any]]] = {
         "BatchNormalization": ("image", {}),
         "BatchNormalization of a matrix": ("vector", {}),
         "BatchNormalization, renorm": ("image", {"renorm": True}),
@@ -152,7 +152,7 @@ def _layer_cases() -> dict[str, Case]:
         "RMSNormalization": ("sequence", {}),
         "UnitNormalization": ("sequence", {}),
     }
-    for name, (shape, options) in normalisations.items():
+    for name, (shape, options) in normalizations.items():
         kind = name.partition(" ")[0].rstrip(",")
         before = {"image": lambda: k.Conv2D(12, 3), "sequence": lambda: k.Dense(32), "vector": lambda: k.Dense(64)}
         for package, prefix in ((k, ""), (ours, "samebits ")):
@@ -185,8 +185,8 @@ def _activation_cases() -> dict[str, Case]:
     functions["divided by a constant"] = lambda x: x / np.linspace(0.3, 3, 150, dtype="float32")
     functions["arctan"] = keras.ops.arctan
     functions["samebits arctan"] = layers.atan
-    functions["l2 normalisation"] = keras.ops.normalize
-    functions["samebits l2 normalisation"] = lambda x: layers.l2_normalize(x, -1)
+    functions["l2 normalization"] = keras.ops.normalize
+    functions["samebits l2 normalization"] = lambda x: layers.l2_normalize(x, -1)
     functions["logsumexp"] = lambda x: x - keras.ops.logsumexp(x, axis=-1, keepdims=True)
     functions["sin and cos"] = lambda x: keras.ops.sin(x) + keras.ops.cos(x)
     functions["power 2.5"] = lambda x: (keras.ops.abs(x) + 0.1) ** 2.5
@@ -195,7 +195,7 @@ def _activation_cases() -> dict[str, Case]:
     functions["standard deviation"] = lambda x: x * keras.ops.std(x, axis=-1, keepdims=True)
     functions["QR decomposition"] = lambda x: x + keras.ops.mean(keras.ops.stop_gradient(keras.ops.qr(x)[0]))
     made = {name: functools.partial(keras.layers.Dense, 150, activation=f) for name, f in functions.items()}
-    # With a bias before it TensorFlow fuses the three, in a kernel that qemu 7.2 crashes in.
+    # After a bias, TensorFlow fuses the three into a kernel that crashes qemu 7.2.
     made["tanh"] = functools.partial(keras.layers.Dense, 150, activation="tanh", use_bias=False)
     return {f"activation {name}": Case(body=body) for name, body in made.items()}
 
@@ -290,7 +290,7 @@ def _initializer_cases() -> dict[str, Case]:
 
 
 def all_cases() -> dict[str, Case]:
-    """Return every case by its name, "kind name"; ours begin with "samebits" after the kind."""
+    """Return name -> case. A name is "kind name"; in ours, "samebits" follows the kind."""
     return _layer_cases() | _activation_cases() | _loss_cases() | _optimizer_cases() | _initializer_cases()
 
 
@@ -301,11 +301,11 @@ def _make_targets(kind: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def run_case(name: str, case: Case) -> dict[str, Any]:
-    """Train one case a few steps and evaluate it.
+    """Train one case for a few steps and evaluate it.
 
     Returns:
-        "stages": digests in the order in which they came about; "refused": what a run would refuse, in words;
-        "operations": types of operations of both graphs.
+        "stages": digests in order of time; "refused": the operations that raise an error in a run; "operations": types
+        of operations of both graphs.
     """
     keras.backend.clear_session()
     keras.utils.set_random_seed(SEED)
@@ -316,7 +316,7 @@ def run_case(name: str, case: Case) -> dict[str, Any]:
     data = Split(inputs.astype(np.int32 if is_words else np.float32), _make_targets(case.targets, rng))
     body = case.body()
     body = body if isinstance(body, list) else [body]
-    # A layer without weights still has something to train before it.
+    # With this layer, a case without weights also has something to train.
     first = [] if is_words else [keras.layers.Dense(shape[-1], name="first")]
     input_layer = keras.Input(shape, dtype="int32" if is_words else "float32")
     model = keras.Sequential([input_layer, *first, *body, keras.layers.Flatten(), case.head()])
@@ -359,7 +359,7 @@ def _digest(model: keras.Model) -> str:
 
 
 def main() -> int:
-    """Run the named cases that the output does not have yet, and append a JSON line for each."""
+    """Run the named cases that are not in the output yet, and append one JSON line per case."""
     output, wanted = pathlib.Path(sys.argv[1]), sys.argv[2:]
     done = {json.loads(line)["name"] for line in output.read_text().splitlines()} if output.exists() else set()
     pins.apply_pins(RuntimeConfig())
@@ -368,7 +368,7 @@ def main() -> int:
     for name in (name for name in wanted if name not in done):
         try:
             row = run_case(name, cases[name])
-        except Exception as error:  # noqa: BLE001  one case that cannot be built must not hide the others
+        except Exception as error:  # noqa: BLE001  one case that fails must not stop the others
             traceback.print_exc()
             row = {"name": name, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
         with output.open("a", encoding="utf-8") as file:

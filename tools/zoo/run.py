@@ -1,4 +1,4 @@
-"""Which pieces of Keras are portable: each trained some steps on this CPU and on emulated ones, as a table."""
+"""Finds which layers, losses and optimizers are portable: trains each on this CPU and emulated ones, and compares."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from samebits.runtime.machine import describe_cpu
 from samebits.runtime.pins import check_machine, child_environment
 
 DEFAULT_MACHINES = (*CACHES_KIB, "EPYC-Milan")
-CHUNK = 48  # cases of one process
+CHUNK = 48  # cases per process
 OURS = "samebits "
 TABLE = "docs/zoo.md"
 MEASURED = "src/samebits/portable/measured_operations.json"
@@ -28,20 +28,20 @@ KINDS = {
     "layer": "Layers",
     "activation": "Activations and functions",
     "loss": "Losses",
-    "optimizer": "Optimisers",
-    "initializer": "Initialisers",
+    "optimizer": "Optimizers",
+    "initializer": "Initializers",
 }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found of one case.
+    """The result of one case.
 
     Attributes:
-        name: "kind piece".
-        difference: The first machine and stage that differ from this CPU; "": none.
-        refused: What a portable run refuses; empty: nothing.
-        error: Why it could not be trained, "": it was.
+        name: The kind and the name, such as "layer Dense".
+        difference: The first stage and machine that differ from this CPU; "": none.
+        refused: The operations that raise an error in a portable run.
+        error: Why it could not be trained; "": it was trained.
     """
 
     name: str
@@ -51,17 +51,17 @@ class Verdict:
 
     @property
     def is_hole(self) -> bool:
-        """Whether the promise is broken: the bits differ and nothing refuses it, or it could not be tried."""
+        """Whether the case is not covered: its bits differ but it is allowed, ours raises an error, or it failed."""
         ours_refused = OURS in self.name and self.refused
         return bool(self.error or (self.difference and not self.refused) or ours_refused)
 
 
 def first_difference(name: str, rows: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Return the first machine and stage at which a case differs from the first machine's, "" if none does.
+    """Return the first stage and machine at which a case differs from the first machine, or "" for no difference.
 
     Args:
         name: The case.
-        rows: By machine, by case: what `zoo.cases` wrote.
+        rows: Machine -> case -> the row that `zoo.cases` wrote.
     """
     reference, *others = rows
     stages = rows[reference][name]["stages"]
@@ -73,7 +73,7 @@ def first_difference(name: str, rows: dict[str, dict[str, dict[str, Any]]]) -> s
 
 
 def judge(rows: dict[str, dict[str, dict[str, Any]]]) -> list[Verdict]:
-    """Return a verdict for every case of the first machine."""
+    """Return the verdict of every case of the first machine."""
     verdicts = []
     for name, first in next(iter(rows.values())).items():
         errors = [side[name]["error"] if name in side else "no result" for side in rows.values()
@@ -86,23 +86,23 @@ def judge(rows: dict[str, dict[str, dict[str, Any]]]) -> list[Verdict]:
 
 
 def measured_operations(verdicts: list[Verdict], rows: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the types of operations in all cases that were trained with the same bits everywhere."""
+    """Return the types of operations in all cases that have the same bits on all machines."""
     good = [verdict.name for verdict in verdicts if not verdict.difference and not verdict.error]
     return sorted({operation for name in good for operation in rows[name]["operations"]})
 
 
 def describe(verdict: Verdict, ours: Verdict | None) -> tuple[str, str, str]:
-    """Return a table's cells of one piece: its bits, what portable does, what to use instead."""
+    """Return a case's cells of the table: its bits, its use under portable, what to use instead."""
     if verdict.error:
-        return f"could not be tried: {verdict.error}", "-", "-"
-    bits = f"other from {verdict.difference}" if verdict.difference else "same"
+        return f"not tested: {verdict.error}", "-", "-"
+    bits = f"differ from {verdict.difference}" if verdict.difference else "same"
     if not verdict.refused:
-        return bits, "**portable as is**" if not verdict.difference else "**NOT REFUSED**", ""
+        return bits, "**allowed**" if not verdict.difference else "**NOT REFUSED**", ""
     instead = "-"
     if ours is not None:
         bits_of_ours = f", but its bits differ at {ours.difference}" if ours.difference else ": same bits"
         instead = f"`samebits.portable.layers`{bits_of_ours}"
-    return bits, f"refused: {', '.join(verdict.refused)}", instead
+    return bits, f"error: {', '.join(verdict.refused)}", instead
 
 
 def render(verdicts: list[Verdict], machines: list[Machine]) -> str:
@@ -111,24 +111,24 @@ def render(verdicts: list[Verdict], machines: list[Machine]) -> str:
     seen = {machine.name: probe(machine) for machine in machines}
     where = "; ".join(f"{name} ({' '.join(facts['sets'])}; {facts['caches']})" for name, facts in seen.items())
     lines = [
-        "# The zoo: which pieces of Keras are portable",
+        "# Tested operations: which layers, losses and optimizers are portable",
         "",
-        "Made by `python -m zoo`; do not edit. Each piece was trained for 6 steps and evaluated under",
-        "`runtime=portable`, on this CPU and on emulated ones, and every stage compared: initial weights, each step's",
-        "loss, gradients and weights, the evaluation.",
+        "`python -m zoo --write` generates this page; do not edit it. It trains each layer, loss, optimizer and",
+        "initializer for 6 steps and evaluates it under `runtime=portable`, on this CPU and on emulated CPUs. It",
+        "compares the bits of every stage: initial weights; loss, gradients and weights of each step; the evaluation.",
         "",
         f'CPUs (instruction sets; L1 data and L2 cache): {where}. "This CPU" is {describe_cpu()["model"]}.',
         "",
-        '"Other from" names the first stage that differs from this CPU. What is refused stops a portable run before it',
-        "trains, with the name of the layer, loss or optimiser that brought it; where the bits are the same and it is",
-        "refused all the same, these CPUs could not show the difference.",
+        '"differ from" names the first stage and CPU whose bits differ from this CPU. "error" lists the operations',
+        "that stop a portable run before it trains. The message names the layer, loss or optimizer that uses them.",
+        "Some of these have the same bits here, because these CPUs cannot show the difference.",
     ]
     for kind, heading in KINDS.items():
         lines += [
             "",
             f"## {heading}",
             "",
-            "| piece | bits | under portable | instead |",
+            f"| {kind} | bits | under `portable` | use instead |",
             "|---|---|---|---|",
         ]
         for verdict in verdicts:
@@ -152,25 +152,25 @@ def list_cases(environment: dict[str, str]) -> list[str]:
 
 
 def read_cases(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Return what the processes of one machine wrote, by case."""
+    """Return case -> the row that the processes of one machine wrote."""
     lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
     return {row["name"]: row for row in map(json.loads, lines)}
 
 
 def zoo(root: pathlib.Path, names: list[str], pattern: str = "", *, write: bool = False) -> int:
-    """Train every case on every machine and say what is portable.
+    """Train every case on every machine and print which are portable.
 
     Args:
         root: The project's folder.
         names: Emulated CPUs; empty: `DEFAULT_MACHINES`.
-        pattern: Only the cases whose names contain this.
+        pattern: Train only the cases whose names contain this.
         write: Write the table and the list of measured operations.
 
     Returns:
-        0: whatever differs is refused, and all of ours are the same everywhere; 1: not.
+        0: every case whose bits differ raises an error, and ours have the same bits on all machines; 1: otherwise.
 
     Raises:
-        MachineError: No emulator, without which there is nothing to compare.
+        MachineError: There is no emulator, so there is nothing to compare.
     """
     runtime = RuntimeConfig()
     check_machine(runtime)
@@ -213,11 +213,11 @@ def zoo(root: pathlib.Path, names: list[str], pattern: str = "", *, write: bool 
 
 
 def conclude(verdicts: list[Verdict], cases: list[str]) -> int:
-    """Print what is in order and what is not; returns the exit code."""
+    """Print the cases that are not covered and a verdict; returns the exit code."""
     missing = sorted(set(cases) - {verdict.name for verdict in verdicts})
     holes = [verdict for verdict in verdicts if verdict.is_hole]
     for verdict in holes:
-        print(f"  {verdict.name}: {verdict.error or verdict.difference or 'refused: ' + ', '.join(verdict.refused)}")
+        print(f"  {verdict.name}: {verdict.error or verdict.difference or 'error: ' + ', '.join(verdict.refused)}")
     for name in missing:
         print(f"  {name}: no result")
     refused = sum(bool(verdict.refused) for verdict in verdicts)
@@ -225,5 +225,5 @@ def conclude(verdicts: list[Verdict], cases: list[str]) -> int:
     if holes or missing:
         print(f"NOT COVERED: {len(holes) + len(missing)} of {len(cases)} cases")
         return 1
-    print(f"COVERED: {len(cases)} cases; {same} portable, {refused} refused; nothing that differs is let through")
+    print(f"COVERED: {len(cases)} cases; {same} allowed, {refused} raise an error; all that differ raise an error")
     return 0

@@ -1,4 +1,4 @@
-"""Questions about the promise: verify, explain, golden, audit, doctor, rounds, torture, portability.
+"""Checks of the promise: verify, explain, golden, audit, doctor, rounds, torture, portability.
 
 Never imports TensorFlow. Each check prints one verdict and returns an exit code.
 """

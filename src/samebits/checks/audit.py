@@ -1,4 +1,4 @@
-"""Seed liveness: every seed point is changed alone, and exactly the stages that consume it must change.
+"""Checks that every seed point works: changing one seed must change exactly the stages that use it.
 
 Also scans the source for randomness that no seed point covers.
 """
@@ -22,23 +22,23 @@ from samebits.launch.process import run_child
 from samebits.runs.folder import CONFIG, SEEDS, TRACE, is_finished, read_json, read_rows
 from samebits.runs.trace_diff import Divergence, differences
 
-# Points that are unused until the data set is told something, as far as its file in conf/data/ lists these keys.
+# Points that are unused by default, and the data settings that enable them, if the file in conf/data/ lists these keys.
 ENABLED_BY: dict[str, dict[str, Any]] = {
     "data/folds": {"folds": 4},
     "data/bootstrap": {"bootstrap": "true"},
-    "data/oversample": {"oversample": "true", "positive_share": 0.3},  # the second: data that can be made imbalanced
+    "data/oversample": {"oversample": "true", "positive_share": 0.3},  # the second key makes the data imbalanced
 }
 GLOBAL_POINTS = ("python/hash", "python/random", "numpy/global", "tensorflow/global")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What changing one point alone did.
+    """The effect of changing one seed point.
 
     Attributes:
         point: The seed point.
         expected: Where the first change must be, in words.
-        received: Where it was.
+        received: Where the first change was.
         is_right: Whether they agree.
     """
 
@@ -49,9 +49,9 @@ class Verdict:
 
 
 def expected_start(point: str) -> tuple[str, str]:
-    """Return (in words, the stage) where a point's first consequence must be."""
+    """Return where the first change by a point must be: (in words, the stage)."""
     if point in GLOBAL_POINTS:
-        return "its generator alone, nothing after it", "generators"
+        return "only its generator", "generators"
     kind, _, rest = point.partition("/")
     if point == "data/order":
         return "order of epoch 1, nothing before it", "order"
@@ -65,18 +65,18 @@ def expected_start(point: str) -> tuple[str, str]:
 
 
 def judge(point: str, found: list[Divergence]) -> Verdict:
-    """Compare the differences that changing one point made with those that it must make.
+    """Return whether changing one point had exactly the expected effect.
 
     Args:
         point: The seed point.
-        found: All differences between the traces, generators included, in the order of events.
+        found: All differences between the traces, including the generators, in order of time.
     """
     words, stage = expected_start(point)
     moved = [name for one in found if one.stage == "generators" for name in one.names]
     rest = [one for one in found if one.stage != "generators"]
     first = rest[0] if rest else None
     received = (
-        str(first) if first else (f"generator {', '.join(moved)} alone" if moved else "nothing: the seed is dead")
+        str(first) if first else (f"only generator {', '.join(moved)}" if moved else "nothing: the seed has no effect")
     )
     if stage == "generators":
         return Verdict(point, words, received, moved == [point] and first is None)
@@ -91,10 +91,10 @@ def judge(point: str, found: list[Divergence]) -> Verdict:
 
 
 def train_traced(config: Config, folder: pathlib.Path, root: pathlib.Path) -> list[dict[str, Any]]:
-    """Train a configuration for one epoch in a folder of its own, traced by stage, and return its trace.
+    """Train a configuration for one epoch in a folder, traced by stage, and return its trace.
 
     Raises:
-        RecordError: The run did not finish: half a trace proves nothing.
+        RecordError: The run did not finish. An incomplete trace proves nothing.
     """
     shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder)
@@ -103,19 +103,19 @@ def train_traced(config: Config, folder: pathlib.Path, root: pathlib.Path) -> li
     code = run_child(config, folder, root)
     if code or not is_finished(folder):
         raise RecordError(
-            f"the run in {folder} did not finish, so nothing is audited.",
+            f"the run in {folder} did not finish, so the audit stops.",
             expected="a finished run",
             received=f"exit code {code}",
-            fix="see its log.",
+            fix="read its log.txt.",
         )
     return read_rows(folder / TRACE)
 
 
 def check_known(only: list[str], points: list[str]) -> None:
-    """Refuse a point to audit that the configuration does not have.
+    """Refuse points that the configuration does not have.
 
     Raises:
-        SeedError: Names it.
+        SeedError: A point is unknown; the error names it.
     """
     unknown = sorted(set(only) - set(points))
     if unknown:
@@ -123,7 +123,7 @@ def check_known(only: list[str], points: list[str]) -> None:
 
 
 def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list[str]) -> int:
-    """Change every seed point alone on a small run, print a table, and scan the source.
+    """Change one seed point at a time in a small run, print a table, and scan the source.
 
     Args:
         compose: Returns the configuration for some overrides.
@@ -131,10 +131,10 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
         only: Points to audit; empty: all.
 
     Returns:
-        0: every point is live and leaks nowhere, and the source is clean; 1: not.
+        0: every point changes exactly its consumer, and the source has no unseeded randomness; 1: otherwise.
 
     Raises:
-        SeedError: A point to audit is none of this configuration.
+        SeedError: The configuration does not have one of the points.
         RecordError: A run did not finish.
     """
     config = compose([])
@@ -163,7 +163,7 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
                 continue
         moved = f"{dotted_key(point)}={(row['value'] + 1) % POINT_SEED_END}"
         verdicts.append(judge(point, list(differences(before, trace(name, [*needs, moved]), ignore=()))))
-    table = Table("seed point changed", "must change first", "changed first", "", title="seed liveness")
+    table = Table("seed point changed", "must change first", "changed first", "", title="effect of each seed point")
     for verdict in verdicts:
         table.add_row(verdict.point, verdict.expected, verdict.received, "ok" if verdict.is_right else "WRONG")
     print_table(table)
@@ -175,5 +175,5 @@ def audit(compose: Callable[[list[str]], Config], root: pathlib.Path, only: list
     if wrong or findings:
         print(f"NOT LIVE: {points}; wrong: {', '.join(wrong) or 'none'}; {len(findings)} findings in the source")
         return 1
-    print(f"LIVE: {points}, each changes exactly what consumes it; no unseeded randomness found in the source")
+    print(f"LIVE: {points}; each one changes exactly its consumer; no unseeded randomness found in the source")
     return 0

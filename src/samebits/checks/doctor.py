@@ -1,6 +1,6 @@
-"""Lists what weakens the promise in this copy of the project. Reads files alone; imports no TensorFlow, runs nothing.
+"""Lists the reproducibility risks in this project. Only reads files; imports no TensorFlow and runs nothing.
 
-Each check yields findings (they weaken the promise: exit code 1) and notes (they do not).
+Each check yields findings, which weaken the promise (exit code 1), and notes, which do not.
 """
 
 import pathlib
@@ -27,27 +27,27 @@ from samebits.runtime.pins import KEPT, SCRUBBED_PREFIXES, check_machine, child_
 
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 IMAGE_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}\b")
-# Files that name images or actions, as globs below the project's folder.
+# Files that name images or actions, as glob patterns in the project's folder.
 IMAGE_FILES = (
     "Dockerfile", "Dockerfile.*", "*.Dockerfile", "Containerfile", "compose.y*ml", "docker-compose*.y*ml",
     ".gitlab-ci.yml", ".devcontainer/*", ".github/workflows/*.y*ml", ".github/actions/*/action.y*ml",
 )  # fmt: skip
-SEALED = "SEALED"  # in harness/: the SHA-256 of every file of samebits/ as it came, in the format of sha256sum
-# The first two install, and nothing that runs depends on their version; the code of the third is in every run's name.
+SEALED = "SEALED"  # in harness/: the original SHA-256 of every file of samebits/, in the format of sha256sum
+# pip and uv only install, so no run depends on their version. The code of samebits is part of every run's name.
 NOT_LOCKED = {"pip", "uv", "samebits"}
-# Variables that a training inherits and that change which code or data it meets.
+# Variables that a training inherits and that change which code or data it loads.
 REACHING = ("LD_LIBRARY_PATH", "LD_AUDIT", *KEPT)
 Compose = Callable[[list[str]], Config]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that weakens the promise, or a note that does not.
+    """One reproducibility risk, or a note.
 
     Attributes:
         where: File and line, package, experiment or variable.
         what: The fact.
-        fix: What to do; empty: a note, nothing to do.
+        fix: What to do. Empty: this is a note, and there is nothing to do.
     """
 
     where: str
@@ -56,7 +56,7 @@ class Finding:
 
 
 def _base_images(lines: list[str]) -> Iterator[tuple[int, str]]:
-    """Yield (line, image) of every FROM that names no earlier stage; ARG's defaults are filled in."""
+    """Yield (line, image) of every FROM that is not an earlier stage, with ARG's defaults filled in."""
     arguments: dict[str, str] = {}
     stages = {"scratch"}
     for number, line in enumerate(lines, 1):
@@ -72,7 +72,7 @@ def _base_images(lines: list[str]) -> Iterator[tuple[int, str]]:
 
 
 def check_tags(root: pathlib.Path) -> Iterator[Finding]:
-    """Find images without a digest and actions without a commit: the same name may bring other bits tomorrow."""
+    """Find images without a digest and actions without a commit. Their content may change under the same name."""
     for path in sorted({found for pattern in IMAGE_FILES for found in root.glob(pattern) if found.is_file()}):
         name, lines = path.relative_to(root), path.read_text(encoding="utf-8", errors="replace").splitlines()
         for number, image in _base_images(lines):
@@ -83,7 +83,7 @@ def check_tags(root: pathlib.Path) -> Iterator[Finding]:
             ref = used[1].rpartition("@")[2].removeprefix("sha256:") if used else ""
             if used and not used[1].startswith("./") and not COMMIT.fullmatch(ref):
                 yield Finding(
-                    f"{name}:{number}", f"action {used[1]} is not pinned by a commit", "pin the commit's full SHA"
+                    f"{name}:{number}", f"action {used[1]} is not pinned to a commit", "write the commit's full SHA"
                 )
             image_of = re.match(r"[\s{,-]*[\"']?(?:image|container)[\"']?:\s*[\"']?([^\s\"'#{]+)", line)
             if image_of and "$" not in image_of[1] and not IMAGE_DIGEST.search(image_of[1]):
@@ -91,19 +91,19 @@ def check_tags(root: pathlib.Path) -> Iterator[Finding]:
 
 
 def check_lock(root: pathlib.Path) -> Iterator[Finding]:
-    """Find requirements of the locks that are not exact or have no hash."""
-    again = "python tools/lock.py writes it anew from pyproject.toml"
+    """Find requirements in the locks that have no exact version or no hash."""
+    again = "python tools/lock.py rewrites it from pyproject.toml"
     for lock in (LOCK, DEV_LOCK):
         for locked in read_lock(root, lock):
             where = f"{lock}:{locked.line}"
             if exact_version(locked.requirement) is None:
-                yield Finding(where, f"{locked.requirement} names no exact version", again)
+                yield Finding(where, f"{locked.requirement} has no exact version", again)
             if not locked.has_hash:
                 yield Finding(where, f"{locked.requirement} has no hash", again)
 
 
 def check_dependencies(root: pathlib.Path) -> Iterator[Finding]:
-    """Find dependencies of pyproject.toml that the locks do not serve, or that decide bits and are open."""
+    """Find dependencies in pyproject.toml that do not match the locks, or can change bits but have no exact version."""
     locked = locked_versions(root, DEV_LOCK) | locked_versions(root)
     try:
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
@@ -115,24 +115,24 @@ def check_dependencies(root: pathlib.Path) -> Iterator[Finding]:
         try:
             requirement = Requirement(words)
         except InvalidRequirement:
-            yield Finding("pyproject.toml", f"{words} is no requirement", "write it as in name>=1.2,<2")
+            yield Finding("pyproject.toml", f"{words} is not a requirement", "write it like name>=1.2,<2")
             continue
         name = normalise(requirement.name)
         if name in ARITHMETIC_PACKAGES and exact_version(words) is None:
             yield Finding(
-                "pyproject.toml", f"{words} leaves the version open, and it decides bits", "write == and the version"
+                "pyproject.toml", f"{words} has no exact version, but the package can change bits", "pin it with =="
             )
         if requirement.marker is not None and not requirement.marker.evaluate():
             continue
         version = locked.get(name)
         if version is None or not requirement.specifier.contains(version, prereleases=True):
             yield Finding(
-                "pyproject.toml", f"{words} is not served by the lock, which has {version}", "python tools/lock.py"
+                "pyproject.toml", f"{words} does not match the lock, which has {version}", "python tools/lock.py"
             )
 
 
 def check_installed(root: pathlib.Path, installed: Mapping[str, str]) -> Iterator[Finding]:
-    """Find packages of this environment that differ from the locks; the test and lint tools may be absent."""
+    """Find installed packages that differ from the locks. The test and lint tools may be absent."""
     dev = locked_versions(root, DEV_LOCK)
     locked = locked_versions(root) | {name: version for name, version in dev.items() if name in installed}
     for name in sorted({*locked, *installed} - NOT_LOCKED):
@@ -147,19 +147,19 @@ def check_installed(root: pathlib.Path, installed: Mapping[str, str]) -> Iterato
 
 
 def check_randomness(root: pathlib.Path) -> Iterator[Finding]:
-    """Find draws in the source that no seed point covers, and orders that are not fixed."""
-    fix = "draw from context.rng(…) or seed(…), or sort"
+    """Find randomness in the source that no seed point covers, and iteration in no fixed order."""
+    fix = "use context.rng(…) or context.seed(…), or sort"
     for line in scan(root / "src"):
         where, _, what = line.partition(": ")
         yield Finding(where, what, fix)
 
 
 def check_goldens(root: pathlib.Path, compose: Compose, installed: Mapping[str, str]) -> Iterator[Finding]:
-    """Find experiments without a golden file, or with one that was made from other inputs."""
+    """Find experiments without a reference digest, or with one that was made from other inputs."""
     for name in sorted(path.stem for path in (root / "conf" / "experiment").glob("*.yaml")):
         path = golden.golden_path(root, name)
         where = str(path.relative_to(root))
-        fix = f"samebits golden {name}; if the change is meant, samebits golden --update {name}"
+        fix = f"samebits golden {name}; if the change is intended, samebits golden --update {name}"
         if not path.exists():
             yield Finding(where, "is missing", f"samebits golden --update {name}")
             continue
@@ -167,29 +167,29 @@ def check_goldens(root: pathlib.Path, compose: Compose, installed: Mapping[str, 
             now = golden.decided_by(compose([f"experiment={name}", "tracker=none"]), root, dict(installed))
             changed = [key for key, _, _ in list_nested_differences(read_json(path)["decided_by"], now)]
         except (SamebitsError, KeyError, TypeError) as error:
-            yield Finding(where, f"cannot be judged: {' '.join(str(error).split())}", fix)
+            yield Finding(where, f"cannot be checked: {' '.join(str(error).split())}", fix)
             continue
         if changed:
             yield Finding(where, f"was made from other inputs: {', '.join(changed)}", fix)
 
 
 def sealed_digests(text: str) -> dict[str, str]:
-    """Return the digests of a file in the format of sha256sum, by path; lines that begin with # are comments."""
+    """Return path -> digest of a file in the format of sha256sum. Lines that start with # are comments."""
     rows = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
     return {path: digest for digest, path in rows}
 
 
 def check_harness(root: pathlib.Path) -> Iterator[Finding]:
-    """Find files of harness/ that were edited, removed or added, and what an older version of the starter left."""
+    """Find files in harness/ that were edited, removed or added, and leftovers of an older layout."""
     harness = harness_folder(root)
     if harness not in (root / "harness", root / "src"):
-        yield Finding("samebits", f"is the installed package in {harness}", "")
+        yield Finding("samebits", f"is loaded from the installed package in {harness}", "")
     if harness != root / "src" and (root / "src" / "samebits").exists():
-        yield Finding("src/samebits/", "is left from the old layout and unused", "remove it")
+        yield Finding("src/samebits/", "is a leftover of the old layout and unused", "remove it")
     if harness != root / "harness":
         return
     if not (harness / SEALED).exists():
-        yield Finding(f"harness/{SEALED}", "is missing: edits cannot be seen", f"git restore harness/{SEALED}")
+        yield Finding(f"harness/{SEALED}", "is missing, so edits cannot be detected", f"git restore harness/{SEALED}")
         return
     sealed = sealed_digests((harness / SEALED).read_text(encoding="utf-8"))
     paths = code_files(harness / "samebits", "*")
@@ -198,7 +198,7 @@ def check_harness(root: pathlib.Path) -> Iterator[Finding]:
         for path in paths
         if "__pycache__" not in path.parts
     }
-    fix = "undo it (git log harness/ shows when it came); your own code belongs into src/"
+    fix = "undo it (git log harness/ shows the change); your own code belongs in src/"
     for path in sorted({**sealed, **now}):
         if sealed.get(path) != now.get(path):
             what = "was removed" if path not in now else "was edited" if path in sealed else "was added"
@@ -206,7 +206,7 @@ def check_harness(root: pathlib.Path) -> Iterator[Finding]:
 
 
 def check_imports(root: pathlib.Path) -> Iterator[Finding]:
-    """Find imports, in the user's code, of modules of samebits that have moved."""
+    """Find imports of moved samebits modules in the user's code."""
     for path in code_files(root / "src"):
         if path.relative_to(root / "src").parts[0] != "samebits":
             for line, old in old_imports(path.read_text(encoding="utf-8", errors="replace")):
@@ -215,49 +215,49 @@ def check_imports(root: pathlib.Path) -> Iterator[Finding]:
 
 
 def check_cpu(config: Config) -> Iterator[Finding]:
-    """Find a machine that cannot keep the promise of the default run."""
+    """Report a machine that cannot keep the promise of the default configuration."""
     try:
         check_machine(config.runtime)
     except MachineError as error:
-        yield Finding("this machine", f"{error.received}, where {error.expected} is needed", error.fix)
+        yield Finding("this machine", f"has {error.received}, needs {error.expected}", error.fix)
 
 
 def check_git(root: pathlib.Path) -> Iterator[Finding]:
-    """Find changes that no commit has: a run's record names a commit that is not its code."""
+    """Report uncommitted changes: the commit in a run's record is then not the code that ran."""
     git = describe_git(root)
     if git["commit"] is None:
-        yield Finding("git", "no commit: a run's record can name none", "git init, git add and git commit")
+        yield Finding("git", "no commit, so a run's record cannot name one", "git init, git add and git commit")
     elif git["clean"] is False:
-        yield Finding("git", f"changes that commit {git['commit'][:12]} does not have", "git status shows them; commit")
+        yield Finding("git", f"uncommitted changes after {git['commit'][:12]}", "git status lists them; commit them")
 
 
 def check_variables(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Find variables of this shell that reach a training; note those that a run sets aside or pins."""
+    """Find environment variables that reach a training, and note those that a run removes or overrides."""
     child = child_environment(config.runtime, 0, environment)
     for name in sorted(name for name, value in environment.items() if value):
         if child.get(name) == environment[name] and name.startswith((*SCRUBBED_PREFIXES, *REACHING)):
             if name not in child_environment(config.runtime, 0, {}):
-                yield Finding(name, "reaches the training and may change what it loads", f"unset {name}")
+                yield Finding(name, "is passed to the training and may change which code it loads", f"unset {name}")
         elif name.startswith((*SCRUBBED_PREFIXES, "LC_ALL", "TZ")):
-            yield Finding(name, "is set here; a run sets it aside or pins it", "")
+            yield Finding(name, "is set in this shell; a run removes or overrides it", "")
 
 
 def examine(root: pathlib.Path, compose: Compose, environment: Mapping[str, str]) -> dict[str, list[Finding]]:
-    """Return what each check found, by its name.
+    """Return check -> its findings.
 
     Args:
         root: The project's folder.
-        compose: Returns the configuration of some overrides.
-        environment: The variables of the shell that trainings are started from.
+        compose: Returns the configuration with some overrides.
+        environment: The environment variables of the shell.
     """
     config, installed = compose([]), package_versions()
     return {
-        "tags that move": list(check_tags(root)),
+        "image tags and actions": list(check_tags(root)),
         "the lock": [*check_lock(root), *check_dependencies(root)],
         "installed packages": list(check_installed(root, installed)),
         "the harness": [*check_harness(root), *check_imports(root)],
         "randomness": list(check_randomness(root)),
-        "golden digests": list(check_goldens(root, compose, installed)),
+        "reference digests": list(check_goldens(root, compose, installed)),
         "the machine": list(check_cpu(config)),
         "git": list(check_git(root)),
         "environment": list(check_variables(config, environment)),
@@ -265,7 +265,7 @@ def examine(root: pathlib.Path, compose: Compose, environment: Mapping[str, str]
 
 
 def run(root: pathlib.Path, compose: Compose, environment: Mapping[str, str]) -> int:
-    """Print every check with what it found; returns 1 if anything weakens the promise."""
+    """Print every check with its findings; returns 1 if there is any finding, else 0."""
     checks = examine(root, compose, environment)
     for name, found in checks.items():
         bad = [finding for finding in found if finding.fix]
@@ -278,7 +278,5 @@ def run(root: pathlib.Path, compose: Compose, environment: Mapping[str, str]) ->
     if count:
         print(f"WEAKENED: {count} findings in {len(checks)} checks")
         return 1
-    print(
-        f"SOUND: {len(checks)} checks found nothing that weakens the promise (docs/starter.md says what they look at)"
-    )
+    print(f"SOUND: {len(checks)} checks found no reproducibility risk (docs/starter.md lists what they cover)")
     return 0

@@ -1,4 +1,4 @@
-"""Says why two runs differ: their inputs side by side, then the first place at which their computations part."""
+"""Explains why two runs differ: the inputs that differ, then the first trace entry that differs."""
 
 import difflib
 import pathlib
@@ -25,7 +25,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class InputDifference:
-    """One input in which two runs differ, and whether it reaches the bits."""
+    """One input that differs between two runs, and whether it can change bits."""
 
     item: str
     a: str
@@ -49,7 +49,7 @@ def _promise(attempt: pathlib.Path) -> str:
 
 
 def _inputs(attempt: pathlib.Path) -> dict[str, Any]:
-    """Return the inputs of an attempt by item; without those of files that it does not have yet."""
+    """Return item -> input of an attempt, as far as its files exist."""
     config = flatten(read_yaml(attempt / CONFIG))
     items = {f"config {key}": value for key, value in config.items() if not key.startswith("seed.points.")}
     items |= {f"seed {point}": value for point, value in _seed_values(attempt).items()}
@@ -62,9 +62,9 @@ def _inputs(attempt: pathlib.Path) -> dict[str, Any]:
 
 
 def input_differences(a: pathlib.Path, b: pathlib.Path) -> list[InputDifference]:
-    """Return every input in which two attempts differ: configuration, seeds, code, lock, data, packages, machine.
+    """Return the inputs that differ between two attempts: configuration, seeds, code, lock, data, packages, machine.
 
-    What only one of them has recorded by now is left out.
+    Kinds of input that only one of them has recorded are left out.
     """
     sides, found = (_inputs(a), _inputs(b)), []
     kinds = {item.partition(" ")[0] for item in sides[0]} & {item.partition(" ")[0] for item in sides[1]}
@@ -78,7 +78,7 @@ def input_differences(a: pathlib.Path, b: pathlib.Path) -> list[InputDifference]
 
 
 def code_diff(a: pathlib.Path, b: pathlib.Path) -> list[str]:
-    """Return the unified diff of the code that decides bits, of two attempts."""
+    """Return the unified diff between two attempts of the code that can change bits."""
     files_a, files_b = (read_json(attempt.parent / INPUTS)["code"]["files"] for attempt in (a, b))
     lines: list[str] = []
     for path, _, _ in list_differences(files_a, files_b):
@@ -91,10 +91,10 @@ def code_diff(a: pathlib.Path, b: pathlib.Path) -> list[str]:
 
 
 def refine(a: pathlib.Path, b: pathlib.Path, epoch: int, root: pathlib.Path) -> tuple[Divergence | None, list[str]]:
-    """Run both sides again with one epoch traced by stage.
+    """Train both runs again with one epoch traced by stage.
 
     Returns:
-        The first divergence of the two new runs, and what has to be said of how they repeated the recorded ones.
+        The first divergence of the two new runs, and remarks, for example that a run did not repeat its own bits.
     """
     remarks, traces = [], []
     for name, attempt in (("A", a), ("B", b)):
@@ -103,17 +103,17 @@ def refine(a: pathlib.Path, b: pathlib.Path, epoch: int, root: pathlib.Path) -> 
         code = run_again(attempt, folder, root, epoch)
         rows = read_rows(folder / TRACE)
         if code != 0 or not rows:
-            remarks.append(f"{name} could not be run again (exit code {code}); log: {folder / 'log.txt'}")
+            remarks.append(f"training {name} again failed (exit code {code}); log: {folder / 'log.txt'}")
             continue
         own = first_divergence(read_rows(attempt / TRACE), rows)
         if own is not None:
             remarks.append(
-                f"{name} did not repeat its own recorded bits ({own}): something outside the inputs decides them, "
+                f"{name} did not repeat its own recorded bits ({own}); the cause is outside the recorded inputs, "
                 "such as a non-deterministic operation, another machine or other packages"
             )
             opaque = rows[0].get("opaque")
             if opaque:
-                remarks.append(f"operations in {name}'s step that run Python code: {', '.join(opaque)}")
+                remarks.append(f"operations in {name}'s training step that run Python code: {', '.join(opaque)}")
         traces.append(rows)
     if len(traces) == 2:  # noqa: PLR2004  both sides
         return first_divergence(*traces), remarks
@@ -121,13 +121,13 @@ def refine(a: pathlib.Path, b: pathlib.Path, epoch: int, root: pathlib.Path) -> 
 
 
 def sparkline(values: list[float], low: float, high: float) -> str:
-    """Return a line of block characters, one for each value between low and high."""
+    """Return a line of block characters, one per value, scaled between low and high."""
     span = (high - low) or 1.0
     return "".join(BLOCKS[min(7, int((value - low) / span * 8))] for value in values)
 
 
 def show_curves(a: pathlib.Path, b: pathlib.Path, picture: pathlib.Path) -> None:
-    """Draw loss and accuracy of both runs, in the terminal and into a PNG."""
+    """Draw loss and accuracy of both runs in the terminal and in a PNG file."""
     rows = {name: read_rows(attempt / METRICS) for name, attempt in (("A", a), ("B", b))}
     panels: dict[str, list[Line]] = {}
     for metric in ("loss", "accuracy"):
@@ -143,7 +143,7 @@ def show_curves(a: pathlib.Path, b: pathlib.Path, picture: pathlib.Path) -> None
 
 
 def show_inputs(a: pathlib.Path, b: pathlib.Path) -> list[InputDifference]:
-    """Print the inputs that differ, and the code's diff; returns them."""
+    """Print the inputs that differ and the diff of the code, and return these inputs."""
     found = input_differences(a, b)
     if not found:
         print("inputs: equal in configuration, seeds, code, lock, data, packages and machine")
@@ -161,10 +161,10 @@ def show_inputs(a: pathlib.Path, b: pathlib.Path) -> list[InputDifference]:
 
 
 def explain(a: pathlib.Path, b: pathlib.Path, root: pathlib.Path) -> int:
-    """Compare two attempts and end with one sentence.
+    """Compare two attempts, print what differs, and end with a verdict of one sentence.
 
     Returns:
-        0: bit-identical; 1: they differ.
+        0: bitwise identical; 1: they differ.
     """
     print(f"A {a}\nB {b}")
     show_inputs(a, b)
@@ -177,7 +177,7 @@ def explain(a: pathlib.Path, b: pathlib.Path, root: pathlib.Path) -> int:
         same_length = len(rows_a) == len(rows_b)
         print(
             "no divergence: every trace record that both have is bit-identical"
-            + ("" if same_length else "; one is longer")
+            + ("" if same_length else "; one trace is longer")
         )
         return 0 if same_length else 1
     remarks: list[str] = []

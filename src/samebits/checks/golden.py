@@ -1,4 +1,4 @@
-"""Golden digests: what named experiments must end with, and the inputs that decide it. Never heals itself."""
+"""Compares experiments with their reference digests in golden/. Only `samebits golden --update` rewrites them."""
 
 import dataclasses
 import pathlib
@@ -24,7 +24,7 @@ def golden_path(root: pathlib.Path, experiment: str) -> pathlib.Path:
 
 
 def decided_by(config: Config, root: pathlib.Path, packages: dict[str, str]) -> dict[str, Any]:
-    """Return the inputs that decide an experiment's digests.
+    """Return the inputs that determine an experiment's digests.
 
     Args:
         config: The experiment's configuration.
@@ -41,7 +41,7 @@ def decided_by(config: Config, root: pathlib.Path, packages: dict[str, str]) -> 
 
 
 def describe(config: Config, root: pathlib.Path, attempt: pathlib.Path) -> dict[str, Any]:
-    """Return what a golden file holds: the digests of a finished attempt, and the inputs that decide them."""
+    """Return the content of a golden file: the digests of a finished attempt and the inputs that determine them."""
     epochs = [row for row in read_rows(attempt / TRACE) if "step" not in row]
     return {
         "seed": config.seed.root,
@@ -56,12 +56,12 @@ def describe(config: Config, root: pathlib.Path, attempt: pathlib.Path) -> dict[
 
 
 def describe_differences(golden: Any, now: Any) -> list[str]:
-    """Return one line for every leaf in which two golden descriptions differ."""
+    """Return one line per value that differs between two golden descriptions."""
     return [f"{key}: golden {a}, now {b}" for key, a, b in list_nested_differences(golden, now)]
 
 
 def train(config: Config, root: pathlib.Path) -> pathlib.Path:
-    """Train an experiment afresh and return its attempt.
+    """Train an experiment from the start and return its attempt.
 
     Raises:
         RecordError: The run did not finish.
@@ -72,7 +72,7 @@ def train(config: Config, root: pathlib.Path) -> pathlib.Path:
             f"the run of {config.name} did not finish.",
             expected="a finished run",
             received=f"exit code {outcome.exit_code}",
-            fix="see its log.",
+            fix="read its log.txt.",
         )
     return outcome.attempt
 
@@ -81,10 +81,10 @@ def check(experiment: str, config: Config, root: pathlib.Path) -> int:
     """Train an experiment and compare it with its golden file.
 
     Returns:
-        0: equal in every epoch; 1: not.
+        0: equal in every epoch; 1: different.
 
     Raises:
-        RecordError: There is no golden file; only `samebits golden --update` makes it.
+        RecordError: There is no golden file. `samebits golden --update` creates it.
     """
     path = golden_path(root, experiment)
     golden = read_json(path)
@@ -101,7 +101,7 @@ def check(experiment: str, config: Config, root: pathlib.Path) -> int:
     for line in results[:8]:
         print(f"  {line}")
     counts = f"{len(results)} digests differ, {len(inputs)} inputs changed"
-    print(f"NOT GOLDEN {experiment}: {counts}; if that is meant: samebits golden --update {experiment}")
+    print(f"NOT GOLDEN {experiment}: {counts}; if this is intended: samebits golden --update {experiment}")
     witness = _find_witness(root, config, golden["weights_digest"])
     if witness is not None:
         explain.explain(witness, attempt, root)
@@ -109,7 +109,7 @@ def check(experiment: str, config: Config, root: pathlib.Path) -> int:
 
 
 def _find_witness(root: pathlib.Path, config: Config, digest: str) -> pathlib.Path | None:
-    """Return a finished attempt on this machine that still has the golden digest, for explain."""
+    """Return a finished attempt on this machine with the golden digest, to compare with."""
     for inputs in sorted((root / config.paths.runs / config.name).glob("*")):
         for attempt in list_attempts(inputs):
             if is_finished(attempt) and read_json(attempt / RESULT)["weights_digest"] == digest:
@@ -118,7 +118,7 @@ def _find_witness(root: pathlib.Path, config: Config, digest: str) -> pathlib.Pa
 
 
 def update(experiment: str, config: Config, root: pathlib.Path) -> int:
-    """Train an experiment, show what changed, and write its golden file; the only writer."""
+    """Train an experiment, print what changed, and write its golden file."""
     path = golden_path(root, experiment)
     attempt = train(config, root)
     now = describe(config, root, attempt)
@@ -126,15 +126,15 @@ def update(experiment: str, config: Config, root: pathlib.Path) -> int:
         print(f"  {line}")
     path.parent.mkdir(exist_ok=True)
     write_json(path, now)
-    print(f"wrote {path.relative_to(root)}; commit it with the reason")
+    print(f"wrote {path.relative_to(root)}; commit it and give the reason in the commit message")
     return 0
 
 
 def run(experiments: list[str], compose: Callable[[list[str]], Config], root: pathlib.Path, *, write: bool) -> int:
-    """Check, or write, the golden files of some experiments (none named: all that have one); returns the worst code.
+    """Check or write golden files and return the highest exit code. No experiments: all that have a golden file.
 
     Raises:
-        RecordError: None is named and there is no golden file.
+        RecordError: No experiment is named, and there is no golden file.
     """
     action = update if write else check
     names = experiments or sorted(path.stem for path in (root / FOLDER).glob("*.json"))
@@ -143,6 +143,6 @@ def run(experiments: list[str], compose: Callable[[list[str]], Config], root: pa
             f"no experiment has a file in {FOLDER}/.",
             expected=f"{FOLDER}/<experiment>.json",
             received="none",
-            fix="name an experiment of conf/experiment/: samebits golden --update ….",
+            fix="name an experiment from conf/experiment/: samebits golden --update EXPERIMENT.",
         )
     return max(action(name, compose([f"experiment={name}", "tracker=none"]), root) for name in names)

@@ -1,4 +1,4 @@
-"""Trains the same steps on this CPU, with one core and two, and on emulated ones, and compares every record."""
+"""Trains the same steps on this CPU (one core and two) and on emulated CPUs, and compares every record."""
 
 import copy
 import pathlib
@@ -28,15 +28,15 @@ from samebits.runtime.emulators import (
 from samebits.runtime.machine import describe_cpu
 from samebits.runtime.pins import check_machine
 
-STEPS, VALIDATION_ROWS = 20, 1000  # of a run that is cut short
+STEPS, VALIDATION_ROWS = 20, 1000  # of a shortened run
 FOLDER = ".portability"
 NO_EMULATOR = (
-    "qemu-x86_64 is not installed (Debian: apt-get install qemu-user), so no other CPU was emulated: native rows only"
+    "qemu-x86_64 is not installed (Debian: apt-get install qemu-user), so no CPU was emulated: native rows only"
 )
 
 
 def shorten(config: Config) -> Config:
-    """Return the configuration with `STEPS` steps, a smaller evaluation, and every step traced by stage."""
+    """Return the configuration with `STEPS` steps, a smaller validation set, and every step traced by stage."""
     short = copy.deepcopy(config)
     short.training.epochs = 1
     short.training.steps_per_epoch = min(STEPS, short.training.steps_per_epoch or STEPS)
@@ -47,18 +47,18 @@ def shorten(config: Config) -> Config:
 
 
 def choose_machines(names: list[str], folder: pathlib.Path) -> tuple[list[Machine], str]:
-    """Return the machines to run on, this CPU first, and what has to be said of those that are missing.
+    """Return the machines to run on, this CPU first, and a remark if none can be emulated.
 
     Args:
         names: Emulated CPUs; empty: all.
-        folder: For emulators with other caches.
+        folder: Folder for emulators with other cache sizes.
     """
     emulated = emulated_machines(names or [*MODELS, *CACHES_KIB], folder)
     return [*native_machines(), *emulated], "" if emulated else NO_EMULATOR
 
 
 def run_on(machines: list[Machine], config: Config, folder: pathlib.Path, root: pathlib.Path) -> dict[str, int]:
-    """Train the configuration on each machine, in a folder of its machine's name; returns exit codes by name."""
+    """Train the configuration on each machine, each in its own folder; returns machine name -> exit code."""
     jobs = []
     for machine in machines:
         attempt = folder / machine.folder
@@ -79,16 +79,16 @@ def run_on(machines: list[Machine], config: Config, folder: pathlib.Path, root: 
 
 
 def portability(config: Config, root: pathlib.Path, names: list[str], *, full: bool) -> int:
-    """Train on every machine and print a table and one verdict.
+    """Train on every machine, and print a table and one verdict.
 
     Args:
-        config: What to train; cut to `STEPS` steps and an evaluation unless `full`.
+        config: What to train; shortened to `STEPS` steps and an evaluation unless `full`.
         root: The project's folder.
         names: Emulated CPUs; empty: all.
-        full: Train to the end, and compare with the golden digest where there is one for this seed.
+        full: Train to the end, and compare with the golden digest if there is one for this seed.
 
     Returns:
-        0: one digest on all; 1: not, or a run failed.
+        0: the same digest on all machines; 1: different digests, or a run failed.
     """
     check(config)
     check_machine(config.runtime)
@@ -121,8 +121,8 @@ def portability(config: Config, root: pathlib.Path, names: list[str], *, full: b
         if difference:
             verdicts.append(f"{machine.name} differs; first divergence: {difference}")
         elif golden is not None and result["weights_digest"] != golden:
-            difference = f"not the golden {golden[:12]}"
-            verdicts.append(f"{machine.name} is {difference}")
+            difference = f"differs from the golden digest {golden[:12]}"
+            verdicts.append(f"{machine.name} {difference}")
         said = difference or ("-" if attempt == reference else "every record bit-identical")
         table.add_row(*facts, str(result["steps"]), result["weights_digest"][:12], said)
     print_table(table)
@@ -131,13 +131,13 @@ def portability(config: Config, root: pathlib.Path, names: list[str], *, full: b
         print(f"NOT PORTABLE: {'; '.join(verdicts)}{native_only}; records: {folder}")
         return 1
     shutil.rmtree(folder)
-    equal = " and the golden one" if golden is not None else ""
+    equal = ", equal to the golden digest" if golden is not None else ""
     print(f"PORTABLE: {len(machines)} rows with one digest{equal}{native_only}")
     return 0
 
 
 def _golden_digest(config: Config, root: pathlib.Path) -> str | None:
-    """Return the golden digest of this name and seed, None: there is none."""
+    """Return the golden digest of this name and seed. None: there is none."""
     path = golden_path(root, config.name)
     if not path.exists():
         return None

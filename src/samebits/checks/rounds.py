@@ -1,4 +1,4 @@
-"""Reproduces the article's experiment: rounds of two runs each, from nothing seeded to everything pinned."""
+"""Repeats the article's experiments, two runs per round: no seeds, data seeds only, all seeds and fixed settings."""
 
 import pathlib
 from collections.abc import Callable
@@ -17,7 +17,7 @@ RUNS_PER_ROUND = 2
 
 @dataclass(frozen=True)
 class Round:
-    """One round: what is seeded and pinned, and whether its runs must agree (None: reported only)."""
+    """One round: its seed and runtime options, and whether its runs must agree (None: either is fine)."""
 
     name: str
     seed: str
@@ -26,16 +26,16 @@ class Round:
 
 
 ROUNDS = (
-    Round("1: nothing seeded", "none", "free", must_agree=False),
-    Round("2: the data's seeds", "data_only", "free", must_agree=False),
-    Round("3: every seed, pinned", "all", "portable", must_agree=True),
+    Round("1: no seeds", "none", "free", must_agree=False),
+    Round("2: seeds of the data", "data_only", "free", must_agree=False),
+    Round("3: all seeds, fixed settings", "all", "portable", must_agree=True),
     Round("article: one seed, one thread", "article", "article", must_agree=None),
 )
 Runs = list[tuple[Round, list[pathlib.Path]]]
 
 
 def train_rounds(compose: Callable[[list[str]], Config], root: pathlib.Path) -> Runs | None:
-    """Train every round's runs; None: one of them failed."""
+    """Train the runs of every round. None: one of them failed."""
     trained: Runs = []
     for part in ROUNDS:
         attempts = []
@@ -53,7 +53,7 @@ def train_rounds(compose: Callable[[list[str]], Config], root: pathlib.Path) -> 
 
 
 def judge(part: Round, digests: list[str]) -> tuple[str, bool]:
-    """Return what a round's digests say, and whether that is as it must be."""
+    """Return whether a round's digests agree, in words, and whether that is as expected."""
     agree = len(set(digests)) == 1
     said = "same bits" if agree else "different bits"
     if part.must_agree is None or agree == part.must_agree:
@@ -62,7 +62,7 @@ def judge(part: Round, digests: list[str]) -> tuple[str, bool]:
 
 
 def draw(trained: Runs, picture: pathlib.Path) -> None:
-    """Draw the running training loss and the validation loss of every run, one panel a round."""
+    """Draw training loss and validation loss of every run, one panel per round."""
     from matplotlib.figure import Figure  # noqa: PLC0415  slow to import
 
     figure = Figure(figsize=(13, 3.6), layout="constrained")
@@ -83,8 +83,8 @@ def draw(trained: Runs, picture: pathlib.Path) -> None:
 
 
 def show(trained: Runs) -> int:
-    """Print the table and the verdict; returns 0 if every round is as it must be, else 1."""
-    table = Table("round", "run", "val_accuracy", "val_loss", "weights", "spread of val_accuracy", "verdict")
+    """Print the table and the verdict; returns 0 if every round is as expected, else 1."""
+    table = Table("round", "run", "val_accuracy", "val_loss", "weights", "range of val_accuracy", "verdict")
     wrong = []
     for part, attempts in trained:
         results = [read_json(attempt / RESULT) for attempt in attempts]
@@ -106,7 +106,7 @@ def show(trained: Runs) -> int:
 
 
 def rounds(compose: Callable[[list[str]], Config], root: pathlib.Path, picture: pathlib.Path) -> int:
-    """Train all rounds, print the table, draw the figure.
+    """Train all rounds, print the table, and draw the figure.
 
     Args:
         compose: Returns the configuration for some overrides.
@@ -114,11 +114,11 @@ def rounds(compose: Callable[[list[str]], Config], root: pathlib.Path, picture: 
         picture: The figure's path.
 
     Returns:
-        0: as it must be; 1: not, or a run failed.
+        0: as expected; 1: otherwise, or a run failed.
     """
     trained = train_rounds(compose, root)
     if trained is None:
-        print("a run did not finish: no table")
+        print("a run did not finish, so there is no table")
         return 1
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw(trained, picture)

@@ -1,7 +1,7 @@
-"""Looks for randomness in source text that no seed point covers. A look, no proof: it runs nothing, follows no calls.
+"""Searches source code for randomness that no seed point covers. Not a proof: it runs nothing and follows no calls.
 
-What it cannot see (a library that draws inside, a name made at run time) the training process finds by itself, where
-it can: `samebits.train.draws`.
+It cannot see randomness inside a library, or a name that is built at run time. `samebits.train.draws` finds many of
+these while a training runs.
 """
 
 import ast
@@ -34,7 +34,7 @@ KEEPS_ORDER = {"list", "tuple", "enumerate", "iter", "zip"}
 
 
 def _aliases(tree: ast.AST) -> dict[str, str]:
-    """Return what each imported name stands for, e.g. {"shuffle": "random.shuffle", "np": "numpy"}."""
+    """Return imported name -> full name, e.g. {"shuffle": "random.shuffle", "np": "numpy"}."""
     names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -45,7 +45,7 @@ def _aliases(tree: ast.AST) -> dict[str, str]:
 
 
 def _name(node: ast.expr, aliases: dict[str, str]) -> str:
-    """Return a dotted name with its import resolved ("np" for NumPy, "tf" for TensorFlow), or an empty text."""
+    """Return a dotted name with its import resolved ("np" for NumPy, "tf" for TensorFlow), or "" for no name."""
     if not isinstance(node, ast.Attribute | ast.Name):
         return ""
     first, dot, rest = ast.unparse(node).partition(".")
@@ -55,13 +55,13 @@ def _name(node: ast.expr, aliases: dict[str, str]) -> str:
 
 
 def _draw(call: ast.Call, called: str) -> str | None:
-    """Return what is loose about a call, if it draws."""
+    """Return why a call is unseeded randomness. None: it is not."""
     module, _, last = called.rpartition(".")
     arguments = [*call.args, *(word.value for word in call.keywords)]
     is_seeded = last in SEEDED_CONSTRUCTORS and arguments
     seeds = [word for word in call.keywords if word.arg in ("seed", None)]
     if called in FROM_THE_SYSTEM or module == "secrets" or called == "random.SystemRandom":
-        return f"{called} draws from the operating system"
+        return f"{called} gets randomness from the operating system"
     if module == "tf.random" and (last.startswith("stateless_") or last == "split"):
         return None
     if last in SEEDED_CLASSES:
@@ -69,7 +69,7 @@ def _draw(call: ast.Call, called: str) -> str | None:
     if module == "keras.random" and seeds:
         return None
     if module in RANDOM_MODULES and called not in ALLOWED_CALLS and not is_seeded:
-        return f"{called} draws from a global or unseeded generator"
+        return f"{called} uses a global or unseeded generator"
     return None
 
 
@@ -89,21 +89,21 @@ def _is_seeding(call: ast.Call, called: str) -> list[ast.expr]:
 
 
 def _order(node: ast.expr, aliases: dict[str, str]) -> str | None:
-    """Return why the order of an iterable is not fixed, if it is not."""
+    """Return why the order of an iterable is not fixed. None: it is fixed."""
     called = _name(node.func, aliases) if isinstance(node, ast.Call) else ""
     if isinstance(node, ast.Call) and called in KEEPS_ORDER:
         return next((found for found in (_order(part, aliases) for part in node.args) if found), None)
     if isinstance(node, ast.Set | ast.SetComp) or called in ("set", "frozenset"):
-        return "iteration over a set: its order depends on the hash seed"
+        return "iteration over a set, whose order depends on the hash seed"
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
         last = node.func.attr if isinstance(node.func, ast.Attribute) else called.rpartition(".")[2]
         if last in LISTS_A_FOLDER:
-            return "a folder's order is the file system's: sort it"
+            return "the order of files depends on the file system: sort them"
     return None
 
 
 def scan_text(text: str) -> Iterator[tuple[int, str]]:
-    """Yield (line, what) for every place in a module that may draw without a seed point or has no fixed order."""
+    """Yield (line, what) for every place in a module with unseeded randomness or iteration in no fixed order."""
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
@@ -127,7 +127,7 @@ def scan_text(text: str) -> Iterator[tuple[int, str]]:
             for seed in _is_seeding(node, called):
                 clocks = {_name(part.func, aliases) for part in ast.walk(seed) if isinstance(part, ast.Call)} & CLOCKS
                 for clock in sorted(clocks):
-                    yield node.lineno, f"{called} is seeded by the clock, {clock}"
+                    yield node.lineno, f"{called} is seeded from the clock, {clock}"
         iterated = node.iter if isinstance(node, ast.For | ast.comprehension) and id(node) not in harmless else None
         found = _order(iterated, aliases) if iterated is not None else None
         if iterated is not None and found is not None:
@@ -135,9 +135,9 @@ def scan_text(text: str) -> Iterator[tuple[int, str]]:
 
 
 def scan(source: pathlib.Path) -> Iterator[str]:
-    """Yield "file:line: what" for every finding in the code below src/ that a training runs.
+    """Yield "file:line: what" for every finding in the code under src/ that can change bits.
 
-    That is every package there; of the harness, the modules that can change bits.
+    These are all packages there, but only some modules of samebits.
     """
     for path in code_files(source):
         if not decides_bits(path.relative_to(source)):

@@ -1,4 +1,4 @@
-"""Kills trainings with SIGKILL at random moments, goes on with them, and compares each with an undisturbed one."""
+"""Kills trainings with SIGKILL at random moments, resumes them, and compares each with an uninterrupted training."""
 
 import concurrent.futures
 import copy
@@ -30,12 +30,12 @@ MOMENTS = ("at start", "inside a step", "inside a checkpoint's write", "at the e
 VICTIMS = ("child", "parent", "both")
 MAX_STARTS = 6
 DEADLINE_S = 600.0
-LEAVE_S = 10.0  # a process whose parent was killed notices after a step, or ends what it has nearly done
+LEAVE_S = 10.0  # a process whose parent was killed stops after its current step or file
 
 
 @dataclass(frozen=True)
 class Plan:
-    """When whom to kill: a moment of `MOMENTS`, a victim, and a number from 0 to 1 that places the kill within it."""
+    """One kill: a moment from `MOMENTS`, a victim, and a number from 0 to 1, the position within the moment."""
 
     moment: str
     victim: str
@@ -44,7 +44,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long the undisturbed training took, in seconds: to its first step and after its last, and between them."""
+    """The duration of the uninterrupted training in seconds: start and end, and the training itself."""
 
     start_s: float
     training_s: float
@@ -52,7 +52,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Ending:
-    """How one training ended: where it was killed and went on, and what differs from the undisturbed one."""
+    """The outcome of one training: where it was killed and resumed, and what differs from the uninterrupted one."""
 
     plan: Plan
     killed_at: str
@@ -62,7 +62,7 @@ class Ending:
 
 
 def make_plans(kills: int, seed: int) -> list[Plan]:
-    """Return the kills, every moment and victim in turn at random places."""
+    """Return the kills: each moment in turn, with random victims and positions."""
     rng = random.Random(seed)  # noqa: S311  the moments of kills, not a secret
     plans = []
     for number in range(kills):
@@ -73,7 +73,7 @@ def make_plans(kills: int, seed: int) -> list[Plan]:
 
 
 def _processes(needle: str) -> dict[str, list[int]]:
-    """Return the live processes of this project whose command line holds a text, by kind: child, tracker."""
+    """Return kind (child, tracker) -> ids of running processes whose command line contains a text."""
     found: dict[str, list[int]] = {"child": [], "tracker": []}
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -92,7 +92,7 @@ def _newest(runs: pathlib.Path) -> pathlib.Path | None:
 
 
 def _place_of(attempt: pathlib.Path | None) -> str:
-    """Return in words how far an attempt had come, by its newest checkpoint."""
+    """Return an attempt's progress in words, from its newest checkpoint."""
     names = sorted(path.name for path in attempt.glob("checkpoint-*.arrays")) if attempt else []
     if not names:
         return "before the first checkpoint"
@@ -101,7 +101,7 @@ def _place_of(attempt: pathlib.Path | None) -> str:
 
 
 def _wait_for(plan: Plan, runs: pathlib.Path, parent: "subprocess.Popen[bytes]", pace: Pace) -> bool:
-    """Wait until the plan's moment; returns whether the training was still there then."""
+    """Wait for the plan's moment; returns whether the training still ran then."""
     began = time.monotonic()
     if plan.moment == "at start":
         while parent.poll() is None:
@@ -153,13 +153,13 @@ def _start(config: Config, folder: pathlib.Path, root: pathlib.Path) -> "subproc
 def train(
     config: Config, folder: pathlib.Path, root: pathlib.Path, plan: Plan | None, pace: Pace | None
 ) -> tuple[pathlib.Path, str]:
-    """Train to the end, killed once by the plan on the way; returns the attempt and where it was killed.
+    """Train to the end, with one kill by the plan; returns the attempt and where it was killed.
 
-    A training that was over before the kill is done again, with the kill placed in half the time: a machine that was
-    busy when the pace was taken may be free now.
+    If a training ends before the kill, it starts again with the kill at half the time. The machine may be faster than
+    when the pace was measured.
 
     Raises:
-        RecordError: It did not finish.
+        RecordError: The training did not finish.
     """
     own = copy.deepcopy(config)
     own.paths.runs = str(folder / "runs")
@@ -181,52 +181,52 @@ def train(
             continue
         if plan is None or killed_at != "not killed":
             return attempt, killed_at
-        shutil.rmtree(runs)  # it was faster than the kill
+        shutil.rmtree(runs)  # it ended before the kill
     raise RecordError(
         f"the training in {folder} did not finish.",
-        expected=f"an end after at most {MAX_STARTS} starts",
+        expected=f"a finished run after at most {MAX_STARTS} starts",
         received="none",
-        fix="see terminal.txt and log.txt there.",
+        fix="read terminal.txt and log.txt there.",
     )
 
 
-def compare(undisturbed: pathlib.Path, attempt: pathlib.Path, runs: pathlib.Path) -> str:
-    """Return what differs between a killed training and the undisturbed one, or was left behind ("": nothing)."""
-    clear_leftovers(attempt.parent)  # as the next start of these inputs does
-    difference = first_difference(undisturbed, attempt, ignore=())
+def compare(uninterrupted: pathlib.Path, attempt: pathlib.Path, runs: pathlib.Path) -> str:
+    """Return what differs between a killed and the uninterrupted training, or which leftovers exist ("": nothing)."""
+    clear_leftovers(attempt.parent)  # the next start of this run would do it
+    difference = first_difference(uninterrupted, attempt, ignore=())
     if difference:
         return difference
     left = [path.name for path in list_leftovers(attempt)]
     if left:
-        return f"left behind: {', '.join(left)}"
+        return f"leftover files: {', '.join(left)}"
     deadline = time.monotonic() + LEAVE_S
     while any(_processes(str(runs)).values()):
         if time.monotonic() > deadline:
-            return "a process was left"
+            return "a leftover process"
         time.sleep(0.1)
     return ""
 
 
 def torture(config: Config, root: pathlib.Path, kills: int, seed: int | None) -> int:
-    """Kill as many trainings as asked, each once, go on with them, and print a table and one verdict.
+    """Kill each of some trainings once, resume them, and print a table and one verdict.
 
     Args:
         config: What to train.
         root: The project's folder.
-        kills: How many.
-        seed: Of the moments and victims; None: a new one, which is printed.
+        kills: The number of trainings, each killed once.
+        seed: Seed of the moments and victims. None: a random one, which is printed.
 
     Returns:
-        0: all ended as the undisturbed training; 1: not.
+        0: all ended with the bits of the uninterrupted training; 1: otherwise.
     """
     check(config)
     seed = secrets.randbelow(2**32) if seed is None else seed
     folder = root / config.paths.runs / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
-    print(f"{kills} kills of {config.name}, seed {config.seed.root}; the kills have the seed {seed}", flush=True)
+    print(f"{kills} kills of {config.name}, seed {config.seed.root}; kill seed {seed}", flush=True)
     began = time.monotonic()
-    undisturbed, _ = train(config, folder / "undisturbed", root, None, None)
-    training_s = float(read_json(undisturbed / RESULT)["timing"]["training_s"])
+    uninterrupted, _ = train(config, folder / "uninterrupted", root, None, None)
+    training_s = float(read_json(uninterrupted / RESULT)["timing"]["training_s"])
     pace = Pace(time.monotonic() - began - training_s, training_s)
     plans = make_plans(kills, seed)
 
@@ -237,13 +237,12 @@ def torture(config: Config, root: pathlib.Path, kills: int, seed: int | None) ->
         except RecordError as error:
             return Ending(plans[number], "-", "-", "-", error.what)
         result = read_json(attempt / RESULT)
-        resumed = result["resumed_at"]
-        went_on = f"epoch {resumed['epoch']}, step {resumed['step']}" if resumed else "the beginning"
+        point = result["resumed_at"]
+        resumed_at = f"epoch {point['epoch']}, step {point['step']}" if point else "the beginning"
         if plans[number].victim == "tracker":
-            went_on = "not needed"
-        return Ending(
-            plans[number], killed_at, went_on, result["weights_digest"], compare(undisturbed, attempt, own / "runs")
-        )
+            resumed_at = "not needed"
+        difference = compare(uninterrupted, attempt, own / "runs")
+        return Ending(plans[number], killed_at, resumed_at, result["weights_digest"], difference)
 
     endings: dict[int, Ending] = {}
     with concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool:
@@ -251,16 +250,16 @@ def torture(config: Config, root: pathlib.Path, kills: int, seed: int | None) ->
         for future in concurrent.futures.as_completed(futures):
             number = futures[future]
             endings[number] = future.result()
-            said = endings[number].difference or "identical"
-            print(f"[{len(endings)}/{kills}] {plans[number].moment}, {plans[number].victim}: {said}", flush=True)
-    table = Table("kill", "when", "whom", "killed", "went on at", "weights", "against the undisturbed training")
+            verdict = endings[number].difference or "identical"
+            print(f"[{len(endings)}/{kills}] {plans[number].moment}, {plans[number].victim}: {verdict}", flush=True)
+    table = Table("kill", "moment", "victim", "killed", "resumed at", "weights", "vs. the uninterrupted training")
     for number, ending in sorted(endings.items()):
         words = ending.plan.moment, ending.plan.victim, ending.killed_at, ending.resumed_at, ending.weights[:12]
-        table.add_row(str(number + 1), *words, ending.difference or "identical: weights, optimizer, every row")
+        table.add_row(str(number + 1), *words, ending.difference or "identical: weights, optimizer, every record")
     print_table(table)
     identical = sum(not ending.difference for ending in endings.values())
     verdict = "SURVIVED" if identical == kills else "NOT SURVIVED"
-    print(f"{verdict}: {identical} of {kills} identical to the undisturbed training (kill seed {seed})")
+    print(f"{verdict}: {identical} of {kills} identical to the uninterrupted training (kill seed {seed})")
     if identical == kills:
         shutil.rmtree(folder)
     return int(identical != kills)

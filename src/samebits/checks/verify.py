@@ -1,4 +1,4 @@
-"""Trains the same inputs several times under deliberately hostile conditions and compares everything, bit by bit."""
+"""Trains the same run several times under different conditions and compares all records, bit by bit."""
 
 import contextlib
 import dataclasses
@@ -28,14 +28,14 @@ BUSY_LOOP = "while True: pass"
 
 @dataclass(frozen=True)
 class Conditions:
-    """What surrounds one run: none of it may reach the bits.
+    """The conditions of one run. None of them may change bits.
 
     Attributes:
         name: In words, for the table.
         environment: Variables of the parent process.
         elsewhere: Whether it starts in another working directory, with another temporary folder.
-        one_core: Whether it may use one core alone.
-        busy_processes: Other processes that keep the cores busy meanwhile.
+        one_core: Whether it may only use one core.
+        busy_processes: The number of other processes that keep cores busy.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Conditions:
 
 
 CONDITIONS = (
-    Conditions("as it is"),
+    Conditions("default"),
     Conditions(
         "other folder, TMPDIR, hash seed, time zone, locale; one busy core",
         {"PYTHONHASHSEED": "4242", "TZ": "Asia/Kathmandu", "LC_ALL": "C", "OMP_NUM_THREADS": "3"},
@@ -54,7 +54,7 @@ CONDITIONS = (
         one_core=True,
         busy_processes=1,
     ),
-    Conditions("hash seed 0, TF and NumPy variables of a hostile parent", {
+    Conditions("hash seed 0; TensorFlow, NumPy, OpenBLAS and XLA variables", {
         "PYTHONHASHSEED": "0", "TF_ENABLE_ONEDNN_OPTS": "0", "TF_NUM_INTRAOP_THREADS": "1",
         "NPY_DISABLE_CPU_FEATURES": "",
         "OPENBLAS_CORETYPE": "Prescott", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
@@ -76,7 +76,7 @@ def _busy(count: int) -> Iterator[None]:
 
 
 def run_under(conditions: Conditions, config: Config, root: pathlib.Path) -> int:
-    """Train once, in a fresh parent process under these conditions, and return its exit code."""
+    """Train once in a fresh parent process under these conditions, and return its exit code."""
     with tempfile.TemporaryDirectory(prefix="samebits verify ") as name, _busy(conditions.busy_processes):
         folder = pathlib.Path(name)
         write_yaml(folder / "run.yaml", to_dict(config))
@@ -94,20 +94,20 @@ def run_under(conditions: Conditions, config: Config, root: pathlib.Path) -> int
 
 
 def verify(config: Config, root: pathlib.Path, runs: int) -> int:
-    """Train the same inputs `runs` times and print a table and one verdict.
+    """Train the same run `runs` times, and print a table and one verdict.
 
     Args:
         config: The configuration of every run.
         root: The project's folder.
-        runs: How often, at least 2.
+        runs: The number of trainings, at least 2.
 
     Returns:
-        0: bit-identical; 1: not, or a run failed.
+        0: bitwise identical; 1: different, or a run failed.
 
     Raises:
         ConfigError: Fewer than two runs.
     """
-    config = dataclasses.replace(config, resume="never")  # each run from its beginning, under its own conditions
+    config = dataclasses.replace(config, resume="never")  # each run starts from the beginning
     check(config)
     if runs < 2:  # noqa: PLR2004
         raise ConfigError("--runs", expected="at least 2", received=runs, fix="samebits verify --runs 2")

@@ -5,6 +5,7 @@ import pathlib
 from samebits.core.errors import UsageError
 
 MARK = pathlib.Path("conf", "config.yaml")
+HARNESS_CONF = pathlib.Path(__file__).resolve().parent / "conf"
 
 
 def find_root(start: pathlib.Path) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""The container image: engines, what goes into it, the comparison of two, and what it checks when it starts.
+"""The container image: builds it, runs commands in it, compares two builds, and checks it when it starts.
 
-Building needs the standard library alone. Must not train.
+Building needs only the standard library. Must not train.
 """

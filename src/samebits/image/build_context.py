@@ -1,6 +1,6 @@
-"""What goes into the project's image: the files that .dockerignore lets through, their digest, and a copy of them.
+"""The build context of the project's image: the files that .dockerignore allows, their digest, and a copy of them.
 
-Only the standard library, so that an image can be built without the project's environment.
+Uses only the standard library, so that an image can be built without the project's environment.
 """
 
 import hashlib
@@ -8,13 +8,13 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
-NEVER = ("__pycache__", "*.pyc", ".env*")  # as .dockerignore has them
+NEVER = ("__pycache__", "*.pyc", ".env*")  # as in .dockerignore
 
 
 def context_files(root: pathlib.Path) -> list[pathlib.Path]:
-    """Return the files of the image's context, relative to the project's folder and sorted.
+    """Return the files of the build context, relative to the project's folder and sorted.
 
-    .dockerignore begins with "*" and then names what goes in, one "!name" a line; `NEVER` stays out in any case.
+    .dockerignore starts with "*" and then lists the allowed names, one "!name" per line. `NEVER` is always excluded.
     """
     lines = (root / ".dockerignore").read_text(encoding="utf-8").splitlines()
     return sorted(path for line in lines if line.startswith("!") for path in _files(root, pathlib.Path(line[1:])))
@@ -31,7 +31,7 @@ def _files(root: pathlib.Path, name: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def context_digest(root: pathlib.Path, *more: str) -> str:
-    """Return the SHA-256 of what decides the image: names and bytes of its files, the Dockerfile, and further words."""
+    """Return the SHA-256 of the image's inputs: names and bytes of its files, the Dockerfile, and further words."""
     total = hashlib.sha256("\0".join(more).encode())
     for path in [pathlib.Path("Dockerfile"), pathlib.Path(".dockerignore"), *context_files(root)]:
         total.update(f"\0{path.as_posix()}\0{hashlib.sha256((root / path).read_bytes()).hexdigest()}".encode())
@@ -39,9 +39,9 @@ def context_digest(root: pathlib.Path, *more: str) -> str:
 
 
 def copy_context(root: pathlib.Path, folder: pathlib.Path) -> None:
-    """Copy the context into an empty folder with other times, other permissions and in another order.
+    """Copy the build context into an empty folder with other times, other permissions and in another order.
 
-    What is built from the copy must be the same image: none of the three may reach it.
+    An image built from the copy must be identical, because none of these three may change it.
     """
     for path in reversed([pathlib.Path("Dockerfile"), pathlib.Path(".dockerignore"), *context_files(root)]):
         (folder / path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)

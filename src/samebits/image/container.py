@@ -1,6 +1,6 @@
-"""What people ask of the project's image: build it, run a command in it, and see that two builds are the same.
+"""Builds the project's image, runs commands in it, and checks that two builds are identical.
 
-Only the standard library. Every command line is printed before it is run.
+Uses only the standard library. Prints every command line before running it.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from samebits.image.engines import (
     run_command,
 )
 
-# What buildah itself makes or mounts in a container that it runs.
+# Paths that buildah itself creates or mounts in a container that it runs.
 BUILDAH_WRITES = {"/", "/etc", "/etc/hosts", "/etc/resolv.conf", "/run", "/run/.containerenv"}
 
 
@@ -47,17 +47,17 @@ def must(command: Sequence[str]) -> None:
     """Print a command and run it.
 
     Raises:
-        EngineError: It failed; its own words are above.
+        EngineError: The command failed; its own error is printed above.
     """
     code = do(command)
     if code:
         raise EngineError(
-            f"{command[0]} {command[1]}", expected="exit code 0", received=code, fix="see what it says above"
+            f"{command[0]} {command[1]}", expected="exit code 0", received=code, fix="read its output above"
         )
 
 
 def inspect(engine: Engine, tag: str) -> tuple[str, str]:
-    """Return an image's digest and what it was made from (two empty texts: there is no such image)."""
+    """Return an image's digest and the digest of its inputs; two empty strings if the image does not exist."""
     done = capture(inspect_command(engine, tag))
     if done.returncode:
         return "", ""
@@ -66,15 +66,15 @@ def inspect(engine: Engine, tag: str) -> tuple[str, str]:
 
 
 def build(engine: Engine, recipe: Recipe, *, as_is: bool = False) -> str:
-    """Build the image unless it is there and was made from the same files; returns its digest.
+    """Build the image unless it exists and is up to date; returns its digest.
 
     Args:
-        engine: Who builds.
-        recipe: What.
-        as_is: Take the image that is there, whatever it was made from.
+        engine: The engine that builds.
+        recipe: The image to build.
+        as_is: Use the existing image, even if it is out of date.
 
     Raises:
-        EngineError: The build failed, or there is no image to take as it is.
+        EngineError: The build failed, or `as_is` found no image.
     """
     digest, made_from = inspect(engine, recipe.tag)
     if as_is and not digest:
@@ -87,34 +87,34 @@ def build(engine: Engine, recipe: Recipe, *, as_is: bool = False) -> str:
 
 
 def ask_buildah(*words: str) -> str:
-    """Return what buildah prints; copying an image may take it minutes.
+    """Run buildah and return its output. Copying an image may take minutes.
 
     Raises:
-        EngineError: It failed; in its words.
+        EngineError: buildah failed; the error contains its output.
     """
     done = capture(["buildah", *words], timeout_s=None)
     if done.returncode:
         raise EngineError(
-            f"buildah {words[0]}", expected="exit code 0", received=done.stderr.strip(), fix="see buildah's words"
+            f"buildah {words[0]}", expected="exit code 0", received=done.stderr.strip(), fix="read buildah's error"
         )
     return done.stdout
 
 
 @contextlib.contextmanager
 def working_container(tag: str) -> Iterator[str]:
-    """Make a container of an image for buildah, and remove it afterwards."""
+    """Create a buildah container from an image, and remove it afterwards."""
     container = ask_buildah("from", tag).split()[-1]
     try:
         yield container
     finally:
-        capture(["buildah", "rm", container], timeout_s=None)  # a failure must not hide what went wrong before
+        capture(["buildah", "rm", container], timeout_s=None)  # a failure here must not hide an earlier error
 
 
 def run(engine: Engine, recipe: Recipe, session: Session, command: Sequence[str], *, as_is: bool = False) -> int:
-    """Run a command in the image, which is built first if it is not there or old; returns the command's exit code.
+    """Run a command in the image, building the image first if needed; returns the command's exit code.
 
     Raises:
-        EngineError: No image, or (buildah) the command wrote where a read-only root would not have let it.
+        EngineError: There is no image, or (buildah) the command wrote where a read-only root would not allow it.
     """
     digest = build(engine, recipe, as_is=as_is)
     for name in FOLDERS:
@@ -132,19 +132,19 @@ def run(engine: Engine, recipe: Recipe, session: Session, command: Sequence[str]
             "the container's root",
             expected="nothing written outside /tmp, runs and .cache, as on a read-only root",
             received=", ".join(written[:9]),
-            fix="write below one of these three",
+            fix="write only in these three folders",
         )
     return code
 
 
 def changed_since(root: pathlib.Path, moment_ns: int) -> list[str]:
-    """Return the files and folders below a container's root that changed after a moment, as paths inside it."""
+    """Return the files and folders in a container's root that changed after a time, as paths inside the container."""
     paths = (path for folder, _, names in os.walk(root) for path in (folder, *(f"{folder}/{name}" for name in names)))
     return sorted("/" + path[len(str(root)) + 1 :] for path in paths if os.lstat(path).st_ctime_ns > moment_ns)
 
 
 def _build_apart(engine: Engine, recipe: Recipe, folder: pathlib.Path) -> tuple[str, oci_diff.Image | None]:
-    """Build without any cache; returns the image's digest, and with docker the image itself (written to a folder)."""
+    """Build without a cache; returns the image's digest, and with docker also the image, written to a folder."""
     if engine.name == "docker":
         archive = folder / "image.tar"
         must(build_command(engine, recipe, fresh=True, output=archive))
@@ -157,12 +157,12 @@ def _build_apart(engine: Engine, recipe: Recipe, folder: pathlib.Path) -> tuple[
 
 
 def verify(engine: Engine, recipe: Recipe) -> int:
-    """Build twice without cache, the second time from a copy with other times and permissions, and compare.
+    """Build twice without a cache, the second time from a copy with other times and permissions, and compare.
 
-    With buildah, which keeps no cache, the image that is there is the first build where it is current.
+    buildah keeps no cache, so with buildah an existing up-to-date image counts as the first build.
 
     Returns:
-        0: one digest; 1: two, and each file that differs was printed.
+        0: both have the same digest; 1: they differ, and every file that differs was printed.
     """
     with tempfile.TemporaryDirectory() as scratch:
         copy, *folders = (pathlib.Path(scratch) / name for name in ("copy", "first", "second"))
@@ -207,7 +207,7 @@ def _list_differences(
 
 
 def describe_source(root: pathlib.Path) -> tuple[str, int]:
-    """Return the commit ("-dirty" where the tree is not clean) and its time; without git "unknown" and 0."""
+    """Return the commit ("-dirty" if the tree has changes) and its time; without git "unknown" and 0."""
     git = ["git", "-C", str(root)]
     commit = capture([*git, "log", "-1", "--format=%H %ct"])
     if commit.returncode:
@@ -218,21 +218,21 @@ def describe_source(root: pathlib.Path) -> tuple[str, int]:
 
 
 def project_name(root: pathlib.Path) -> str:
-    """Return the project's name as pyproject.toml has it, in lower case as the engines want it."""
+    """Return the project's name from pyproject.toml, in lower case as the engines require."""
     return str(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]).lower()
 
 
 def main(root: pathlib.Path, given: argparse.Namespace, action: str, command: Sequence[str] = ()) -> int:
-    """Build, verify or run as the options say; returns the exit code.
+    """Build, verify or run the image; returns the exit code.
 
     Args:
         root: The project's folder.
-        given: engine, tag, base, variant and target; with `run` as_is, mounts, user and network too.
+        given: engine, tag, base, variant and target; for `run` also as_is, mounts, user and network.
         action: build, verify or run.
-        command: With `run`: what runs in the container.
+        command: For `run`: the command to run in the container.
 
     Raises:
-        EngineError: No engine answers, or it failed.
+        EngineError: No engine works, or a command of the engine failed.
     """
     revision, epoch = describe_source(root)
     tag = given.tag or project_name(root)

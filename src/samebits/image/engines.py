@@ -1,7 +1,7 @@
-"""docker, podman and buildah: which of them is there, and the command lines that build, look at and run an image.
+"""Finds docker, podman or buildah, and makes the command lines that build, inspect and run an image.
 
-Only the standard library, so that an image can be built without the project's environment. Starts nothing but what asks
-whether an engine works.
+Uses only the standard library, so that an image can be built without the project's environment. Runs only commands that
+test whether an engine works.
 """
 
 import os
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from samebits.core.errors import EngineError
 from samebits.image import build_context
 
-LABEL = "samebits.context"  # what the image was made from: see samebits.image.build_context
-HOME = "/app"  # of the project in the image
+LABEL = "samebits.context"  # the digest of the image's inputs: see samebits.image.build_context
+HOME = "/app"  # the project's folder in the image
 FOLDERS = ("runs", ".cache")
-ANSWERS = {  # what an engine is asked to see whether it works; its answer says whether it runs without root
+ANSWERS = {  # commands that test whether an engine works; their output says whether it runs without root
     "docker": ["docker", "info", "--format", "{{.SecurityOptions}}"],
     "podman": ["podman", "info", "--format", "rootless={{.Host.Security.Rootless}}"],
     "buildah": ["buildah", "info"],
 }
-# buildah runs containers for lack of a daemon: chroot isolation, where only the user and the mounts hold them in.
+# buildah runs containers with chroot isolation: only the user and the mounts limit what they can do.
 CHROOT = ["--isolation", "chroot"]
 
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
@@ -29,7 +29,7 @@ Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
 @dataclass(frozen=True)
 class Engine:
-    """The program that builds and runs: its name, and whether root in a container is the caller outside it."""
+    """The program that builds and runs: its name, and whether root in a container is the caller outside."""
 
     name: str
     rootless: bool = False
@@ -37,17 +37,17 @@ class Engine:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an image is built from and called.
+    """The image to build: its name and its inputs.
 
     Attributes:
-        tag: Its name.
-        root: The folder with Dockerfile and context.
-        base: Another base image; empty: the Dockerfile's, pinned by digest.
+        tag: The image's name.
+        root: The folder with the Dockerfile and the build context.
+        base: The base image; empty: the one in the Dockerfile, pinned by digest.
         variant: cpu or gpu.
         revision: The commit, for a label.
-        epoch: The time that files and image carry, seconds since 1970.
-        authority: A bundle of certificate authorities that the network needs; empty: none.
-        target: The Dockerfile's stage, as train, or test with the test and lint tools; empty: the last.
+        epoch: The time of the image and its files, in seconds since 1970.
+        authority: A file of certificate authorities that the network needs; empty: none.
+        target: The stage of the Dockerfile: train, or test with the test and lint tools; empty: the last.
     """
 
     tag: str
@@ -61,12 +61,12 @@ class Recipe:
 
     @property
     def made_from(self) -> str:
-        """The digest of what decides the image, for its label."""
+        """The digest of the image's inputs, for its label."""
         return build_context.context_digest(self.root, self.base, self.variant, self.revision, str(self.epoch))
 
 
 def capture(command: Sequence[str], timeout_s: float | None = 60.0) -> "subprocess.CompletedProcess[str]":
-    """Run a command that only asks; a program that is missing counts as one that failed."""
+    """Run a command and capture its output; a missing program counts as exit code 127."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -74,14 +74,14 @@ def capture(command: Sequence[str], timeout_s: float | None = 60.0) -> "subproce
 
 
 def find_engine(wanted: str = "", ask: Run = capture) -> Engine:
-    """Return the first engine that answers, or the wanted one.
+    """Return the first engine that works, or the wanted one.
 
     Args:
         wanted: docker, podman or buildah; empty: the first of them that works.
-        ask: Runs a command; for tests.
+        ask: Runs a command; tests replace it.
 
     Raises:
-        EngineError: None answers; says what each said.
+        EngineError: No engine works; the error contains the message of each.
     """
     said = []
     for name in [wanted] if wanted in ANSWERS else list(ANSWERS) if not wanted else []:
@@ -104,10 +104,10 @@ def build_command(
     """Return the command that builds an image.
 
     Args:
-        engine: Who builds.
-        recipe: What.
-        fresh: Nothing is taken from a cache (buildah keeps none in any case).
-        output: Docker alone: an OCI archive to write, with rewritten times, instead of keeping the image.
+        engine: The engine that builds.
+        recipe: The image to build.
+        fresh: Do not use a cache (buildah never does).
+        output: Docker only: an OCI archive to write, with rewritten times, instead of storing the image.
     """
     values = {"REVISION": recipe.revision, "CONTEXT_DIGEST": recipe.made_from, "VARIANT": recipe.variant}
     if recipe.base:
@@ -116,7 +116,7 @@ def build_command(
         values["SOURCE_DATE_EPOCH"] = str(recipe.epoch)
         head = ["docker", "buildx", "build", "--provenance=false", "--sbom=false"]
         head.append(f"--output=type=oci,dest={output},rewrite-timestamp=true" if output else "--load")
-    else:  # their history has digests of what was copied, times included
+    else:  # the image's history would contain digests that depend on the files' times
         plain = [f"--timestamp={recipe.epoch}", "--identity-label=false", "--omit-history"]
         podman = engine.name == "podman"
         head = ["podman", "build", *plain] if podman else ["buildah", "bud", *CHROOT, "--layers=false", *plain]
@@ -129,13 +129,13 @@ def build_command(
 
 @dataclass(frozen=True)
 class Session:
-    """How a command runs in the image.
+    """The way a command runs in the image.
 
     Attributes:
         mounts: The folder with runs/ and .cache/ on this machine.
-        user: uid:gid to be; empty: the caller.
-        network: none, or what the engine calls another.
-        terminal: Whether a person watches.
+        user: uid:gid in the container; empty: the caller's.
+        network: none, or the engine's name of another network.
+        terminal: Whether the command runs in a terminal.
     """
 
     mounts: pathlib.Path
@@ -147,10 +147,10 @@ class Session:
 def run_command(
     engine: Engine, tag: str, digest: str, session: Session, command: Sequence[str], environment: Mapping[str, str]
 ) -> list[str]:
-    """Return the command that runs another one in the image, with docker or podman.
+    """Return the docker or podman command that runs another command in the image.
 
-    The root is read-only, no capability is left, and runs and caches are the caller's. The tracker's key is passed on
-    by name, and only where there is a network to use it.
+    The root is read-only, all capabilities are dropped, and runs and caches belong to the caller. COMET_API_KEY is
+    passed by name, and only if there is a network.
     """
     user = session.user or ("0:0" if engine.name == "docker" and engine.rootless else f"{os.getuid()}:{os.getgid()}")
     shared = [f"--volume={session.mounts.resolve() / name}:{HOME}/{name}" for name in FOLDERS]
@@ -174,7 +174,7 @@ def run_command(
 def chroot_command(
     container: str, digest: str, session: Session, tmp: pathlib.Path, command: Sequence[str]
 ) -> list[str]:
-    """Return the same for buildah: the command in a working container, without a network of its own."""
+    """Return the buildah command that runs another command in a working container."""
     user = session.user or f"{os.getuid()}:{os.getgid()}"
     shared = [f"--volume={session.mounts.resolve() / name}:{HOME}/{name}" for name in FOLDERS]
     options = [*CHROOT, f"--user={user}", *shared, f"--volume={tmp}:/tmp", f"--env=SAMEBITS_IMAGE_DIGEST={digest}"]
@@ -183,12 +183,12 @@ def chroot_command(
         "/opt/venv/bin/python",
         "-m",
         "samebits.image.entrypoint",
-    ]  # buildah run leaves the image's entry point out
+    ]  # `buildah run` ignores the image's entry point
     return [*alone, "buildah", "run", *options, container, "--", *entry, *command]
 
 
 def inspect_command(engine: Engine, tag: str) -> list[str]:
-    """Return the command that prints an image's digest and its label of what it was made from, on one line."""
+    """Return the command that prints, on one line, an image's digest and its label with the digest of its inputs."""
     labels = "OCIv1.Config.Labels" if engine.name == "buildah" else "Config.Labels"
     identity = "FromImageID" if engine.name == "buildah" else "Id"
     form = "{{." + identity + "}} {{index ." + labels + ' "' + LABEL + '"}}'
@@ -197,7 +197,7 @@ def inspect_command(engine: Engine, tag: str) -> list[str]:
 
 
 def export_command(engine: Engine, tag: str, folder: pathlib.Path) -> list[str]:
-    """Return the command that writes an image of podman's or buildah's as an OCI layout."""
+    """Return the command that writes an image of podman or buildah as an OCI layout."""
     if engine.name == "podman":
         return ["podman", "save", "--format=oci-dir", f"--output={folder}", tag]
     return ["buildah", "push", "--disable-compression", tag, f"oci:{folder}"]

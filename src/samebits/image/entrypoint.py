@@ -1,6 +1,7 @@
-"""What an image checks before it runs a command: its packages are those of the lock, and its CPU can keep `portable`.
+"""The image's entry point: checks packages and CPU, then runs a command.
 
-The image's entry point: python -m samebits.image.entrypoint COMMAND [ARGUMENT …]. It then becomes the command.
+The packages must match the lock, and the CPU must be able to keep the promise of `portable`.
+Usage: python -m samebits.image.entrypoint COMMAND [ARGUMENT …]. The process then becomes the command.
 """
 
 import os
@@ -17,12 +18,12 @@ from samebits.runtime.pins import check_machine
 
 
 def check_packages(locked: Mapping[str, str], installed: Mapping[str, str]) -> None:
-    """Compare what the lock names with what is installed.
+    """Compare the installed packages with the lock.
 
-    TensorFlow's CPU build counts as TensorFlow: the GPU variant of the image has the other one, of the same version.
+    tensorflow-cpu counts as tensorflow, because the GPU variant of the image has tensorflow in the same version.
 
     Raises:
-        MachineError: Names every package that is missing or has another version.
+        MachineError: A package is missing or has another version; the error names all of them.
     """
     locked, have = (
         {name.removesuffix("-cpu"): version for name, version in versions.items()} for versions in (locked, installed)
@@ -33,12 +34,12 @@ def check_packages(locked: Mapping[str, str], installed: Mapping[str, str]) -> N
             "the image's packages",
             expected=", ".join(f"{name} {locked[name]}" for name in wrong) + " as in requirements.lock",
             received=", ".join(f"{name} {have.get(name, 'absent')}" for name in wrong),
-            fix="build the image anew with samebits image build",
+            fix="build the image again with samebits image build",
         )
 
 
 def check_cpu() -> None:
-    """Refuse a machine that cannot keep the promise of `portable`, whatever is to be run.
+    """Refuse a machine that cannot keep the promise of `portable`, for every command.
 
     Raises:
         MachineError: Not Linux on x86-64 with AVX2 and FMA.
@@ -50,21 +51,21 @@ def check_cpu() -> None:
             "the image",
             expected=error.expected,
             received=error.received,
-            fix="run it on such a machine; outside the image runtime=machine promises less and asks for less",
+            fix="use such a machine, or train outside the image with runtime=machine, which has fewer requirements",
         ) from error
 
 
 def start(root: pathlib.Path, command: Sequence[str]) -> int:
-    """Check the pins, then become the command; comes back only where that fails.
+    """Check packages and CPU, then become the command; returns only if that fails.
 
     Args:
         root: The project's folder, with requirements.lock.
         command: Program and arguments.
 
     Raises:
-        MachineError: Other packages than the lock's, or a CPU without AVX2.
-        ConfigError: The image's digest was given and is none.
-        EngineError: There is no such program.
+        MachineError: The packages differ from the lock, or the CPU has no AVX2 and FMA.
+        ConfigError: The image's digest was given but is not a digest.
+        EngineError: The program does not exist.
     """
     check_packages(locked_versions(root), package_versions())
     check_cpu()

@@ -1,4 +1,4 @@
-"""Two images as OCI layouts, and the files in which they differ. Only the standard library; reads, never writes.
+"""Compares two images in OCI layout, file by file. Uses only the standard library; never writes.
 
 Source: OCI image-spec 1.0 (index.json, manifest, config, layers as tar archives).
 """
@@ -15,7 +15,7 @@ from samebits.core.errors import EngineError
 
 @dataclass(frozen=True)
 class Image:
-    """An image as it lies on disk: its manifest's digest, its configuration, and its layers' archives, lowest first."""
+    """An image on disk: its manifest's digest, its configuration, and the archives of its layers, lowest first."""
 
     digest: str
     config: dict[str, Any]
@@ -23,10 +23,10 @@ class Image:
 
 
 def read_layout(folder: pathlib.Path) -> Image:
-    """Return the one image of an OCI layout.
+    """Return the image of an OCI layout.
 
     Raises:
-        EngineError: The folder holds no image, or more than one.
+        EngineError: The folder has no image, or more than one.
     """
 
     def blob(digest: str) -> pathlib.Path:
@@ -47,7 +47,7 @@ def read_layout(folder: pathlib.Path) -> Image:
 
 
 def layer_entries(layer: pathlib.Path) -> dict[str, dict[str, object]]:
-    """Return what a layer's archive says of each path: kind, owner, permissions, time, target, and content's digest."""
+    """Return path -> kind, owner, permissions, time, link target and content digest, from a layer's archive."""
     found: dict[str, dict[str, object]] = {}
     with tarfile.open(layer, "r|*") as archive:
         for member in archive:
@@ -76,12 +76,12 @@ def _differing_entries(number: int, left: pathlib.Path, right: pathlib.Path) -> 
             lines.append(f"layer {number} {path}: only in the {'first' if path in one else 'second'}")
         elif one[path] != two[path]:
             parts = [key for key in one[path] if one[path][key] != two[path][key]]
-            lines.append(f"layer {number} {path}: other {', '.join(parts)}")
-    return lines or [f"layer {number}: the same files, in another order or compression"]
+            lines.append(f"layer {number} {path}: different {', '.join(parts)}")
+    return lines or [f"layer {number}: same files, but different order or compression"]
 
 
 def differences(first: Image, second: Image) -> list[str]:
-    """Return one line for each file and each key of the configuration in which two images differ (none: equal)."""
+    """Return one line per file and per key of the configuration that differs; empty if the images are equal."""
     lines = []
     if len(first.layers) != len(second.layers):
         lines.append(f"{len(first.layers)} layers and {len(second.layers)}")

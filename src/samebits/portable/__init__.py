@@ -1,4 +1,4 @@
-"""Keras pieces that have the same bits on every x86-64 CPU with AVX2, and the check that a graph has only such pieces.
+"""Layers, losses and optimizers with the same bits on every x86-64 CPU with AVX2 and FMA, and the check of a graph.
 
-Imported by user code and by `train` alone. Must not know of runs, seeds or files.
+Imported only by user code and by `train`. Must not know of runs, seeds or files.
 """

@@ -1,6 +1,6 @@
-"""Finds what is not portable in a traced step and a model: operations that round differently on other CPUs.
+"""Finds operations in a traced step and a model that round differently on other CPUs.
 
-What is refused, and what is known to be portable, was measured by `python -m zoo` (docs/zoo.md).
+`python -m zoo` measured which operations are portable and which are not (docs/zoo.md).
 """
 
 import json
@@ -15,10 +15,10 @@ import keras
 from samebits.core.errors import NotPortableError
 
 APPROXIMATE = "an approximate instruction that differs between CPU vendors"
-CACHE_SIZED = "sums in blocks that are sized by the CPU's caches"
-COMPILED = "compiled for the instruction set of the CPU at hand"
-# Keras 3.15 compiles a convolution with groups by itself.
-XLA_ADVICE = "no jit_compile, and for a convolution with groups one of each slice, concatenated,"
+CACHE_SIZED = "sums in blocks whose size depends on the CPU's caches"
+COMPILED = "compiled for the instruction set of the current CPU"
+# Keras 3.15 always compiles a convolution with groups with XLA.
+XLA_ADVICE = "no jit_compile (for a convolution with groups, one convolution per slice, concatenated)"
 REFUSED = {
     **dict.fromkeys(
         ("Reciprocal", "Inv", "ReciprocalGrad", "InvGrad", "Rsqrt", "RsqrtGrad", "Erfc", "Erfinv", "Ndtri", "Atan",
@@ -40,7 +40,7 @@ ADVICE = {
     "Erfc": "samebits.portable.layers.gelu, or gelu with approximate=True",
     "Atan": "samebits.portable.layers.atan",
     "Rsqrt": "samebits.portable.layers.rsqrt or l2_normalize",
-    "Reciprocal": "samebits.portable.layers.log or log1p where the gradient of a logarithm reaches it, else a division",
+    "Reciprocal": "samebits.portable.layers.log or log1p if it comes from a logarithm's gradient, else a division",
 }
 MEASURED = pathlib.Path(__file__).with_name("measured_operations.json")
 LOSS_SCOPE, OPTIMIZER_SCOPE = "loss", "optimizer"
@@ -48,11 +48,11 @@ LOSS_SCOPE, OPTIMIZER_SCOPE = "loss", "optimizer"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not portable.
+    """One operation or initializer that is not portable.
 
     Attributes:
-        owner: Who brought it, e.g. "layer norm (BatchNormalization)".
-        what: The operation or the initialiser.
+        owner: Where it comes from, e.g. "layer norm (BatchNormalization)".
+        what: The operation or the initializer.
         reason: Why its bits depend on the CPU.
         instead: What to use instead.
     """
@@ -64,7 +64,7 @@ class Finding:
 
 
 def _layer_of(path: str, layers: dict[str, keras.Layer]) -> keras.Layer | None:
-    """Return the innermost layer in an operation's path; TensorFlow numbers scopes that repeat."""
+    """Return the innermost layer in an operation's path. TensorFlow adds a number to repeated scopes."""
     for part in reversed(path.split("/")[:-1]):
         layer = layers.get(part) or layers.get(re.sub(r"_\d+$", "", part))
         if layer is not None:
@@ -73,7 +73,7 @@ def _layer_of(path: str, layers: dict[str, keras.Layer]) -> keras.Layer | None:
 
 
 def _owner(path: str, layers: dict[str, keras.Layer], loss: str, optimizer: str) -> tuple[str, str]:
-    """Return who brought an operation, in words and as a class's name."""
+    """Return where an operation comes from, in words and as the name of a class."""
     layer = _layer_of(path, layers)
     if layer is not None:
         return f"layer {layer.name} ({type(layer).__name__})", type(layer).__name__
@@ -89,14 +89,14 @@ def inexact_operations(nodes: list[Any], model: keras.Model, loss: str, optimize
     """Yield the operations of a traced function that are not portable.
 
     Args:
-        nodes: The nodes of its graph.
-        model: The model; its layers' names stand in the operations' paths.
-        loss: The loss's name, for the message.
-        optimizer: The optimiser's name, for the message.
+        nodes: The nodes of the function's graph.
+        model: The model; the names of its layers are in the operations' paths.
+        loss: The name of the loss, for the message.
+        optimizer: The name of the optimizer, for the message.
     """
     layers = {layer.name: layer for layer in model._flatten_layers()}  # noqa: SLF001  no public name (Keras 3.15)
     compiled = [node.name for node in nodes if node.attr["_XlaMustCompile"].b]
-    # Inside another function the call has no path of its own; its caller has one.
+    # A call inside another function has no path; its caller has one.
     for path in [path for path in compiled if "/" in path] or compiled:
         yield Finding(_owner(path, layers, loss, optimizer)[0], "XLA", COMPILED, XLA_ADVICE)
     for node in nodes:
@@ -110,12 +110,12 @@ def inexact_operations(nodes: list[Any], model: keras.Model, loss: str, optimize
 
 
 def _is_float64(node: Any) -> bool:
-    """Return whether an elementwise operation works in float64, for which there are no approximate instructions."""
+    """Return whether an elementwise operation uses float64, which has no approximate instructions."""
     return bool(node.attr["T"].type == 2) and REFUSED[node.op] == APPROXIMATE  # noqa: PLR2004  DT_DOUBLE
 
 
 def inexact_initializers(model: keras.Model) -> Iterator[Finding]:
-    """Yield the layers whose initialiser decomposes a matrix."""
+    """Yield the layers whose initializer decomposes a matrix."""
     for layer in model._flatten_layers():  # noqa: SLF001  no public name (Keras 3.15)
         for name, value in vars(layer).items():
             if type(value) is keras.initializers.Orthogonal:
@@ -124,29 +124,29 @@ def inexact_initializers(model: keras.Model) -> Iterator[Finding]:
 
 
 def check_portable(findings: Iterable[Finding]) -> None:
-    """Refuse what is not portable.
+    """Refuse a model with operations that are not portable.
 
     Raises:
-        NotPortableError: Names every culprit with what to use instead.
+        NotPortableError: There are findings; the error names each one and what to use instead.
     """
     unique = list(dict.fromkeys(findings))
     if not unique:
         return
-    culprits = "; ".join(f"{found.owner} brings {found.what}, {found.reason}" for found in unique)
+    culprits = "; ".join(f"{found.owner} uses {found.what}, {found.reason}" for found in unique)
     instead = "; ".join(dict.fromkeys(f"{found.instead} for {found.owner}" for found in unique))
     raise NotPortableError(
         f"not portable: {culprits}",
         expected="operations with the same bits on every CPU under runtime=portable",
         received=", ".join(dict.fromkeys(found.what for found in unique)),
-        fix=f"use {instead}; or choose runtime=machine, which promises the same bits on this kind of machine",
+        fix=f"use {instead}; or choose runtime=machine, which promises the same bits on this kind of machine only",
     )
 
 
 def unmeasured_operations(nodes: list[Any]) -> list[str]:
-    """Return the types of operations that `python -m zoo` has not measured: their bits elsewhere are unknown."""
+    """Return the types of operations that `python -m zoo` has not measured, so that their portability is unknown."""
     measured = set(json.loads(MEASURED.read_text(encoding="utf-8")))
     found = {node.op for node in nodes} - measured - set(REFUSED)
-    # TensorFlow fuses these into one kernel of oneDNN, which the emulator cannot run.
+    # TensorFlow fuses these two into one oneDNN kernel, which the emulator cannot run.
     if any(node.op == "Tanh" and "BiasAdd" in node.input[0] for node in nodes):
         found.add("Tanh fused with BiasAdd")
     return sorted(found)

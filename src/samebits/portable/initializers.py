@@ -1,4 +1,4 @@
-"""An orthogonal initialiser whose bits do not depend on the CPU. Importing this module imports Keras."""
+"""An orthogonal initializer whose bits do not depend on the CPU. Importing this module imports Keras."""
 
 import math
 from typing import Any
@@ -8,17 +8,19 @@ import numpy as np
 
 
 def orthonormal_rows(matrix: np.ndarray) -> np.ndarray:
-    """Return rows that span what the given rows span, orthonormal, with bits that depend on nothing but the input.
+    """Return orthonormal rows that span the same space as the given rows, with bits that depend only on the input.
 
-    Gram-Schmidt, each row reduced twice ("twice is enough", Kahan and Parlett); every inner product is summed by
-    `math.fsum`, which rounds once, and the rest is elementwise IEEE arithmetic. A library's QR takes its order of
-    summation from the CPU's caches and instruction sets.
+    Uses Gram-Schmidt and orthogonalizes each row twice. `math.fsum` sums every inner product and rounds once. All other
+    arithmetic is elementwise IEEE. A library's QR sums in an order that depends on the CPU's caches and instruction
+    sets.
 
     Args:
         matrix: float64[rows, columns], rows <= columns, of full rank.
 
     Returns:
         float64[rows, columns].
+
+    Source: "Twice is enough", Kahan and Parlett.
     """
     basis = np.array(matrix, np.float64)
     for i in range(len(basis)):
@@ -32,13 +34,13 @@ def orthonormal_rows(matrix: np.ndarray) -> np.ndarray:
 
 @keras.saving.register_keras_serializable(package="samebits")
 class Orthogonal(keras.initializers.Initializer):
-    """Orthogonal initialiser like Keras's `OrthogonalInitializer`, with the same bits on every CPU.
+    """Orthogonal initializer like Keras's `OrthogonalInitializer`, with the same bits on every CPU.
 
-    The draws are Keras's own, so the distribution is the same; the decomposition is `orthonormal_rows`.
+    Keras draws the samples, so the distribution is the same. `orthonormal_rows` decomposes the matrix.
 
     Args:
         gain: Factor on the orthogonal matrix.
-        seed: The seed, or None for one of Keras's own choice (unseeded).
+        seed: The seed, or None: Keras chooses one (unseeded).
 
     Source: Saxe et al., 2014.
     """
@@ -49,7 +51,7 @@ class Orthogonal(keras.initializers.Initializer):
         self.seed = keras.initializers.RandomNormal(seed=seed).seed
 
     def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> Any:
-        """Return float[shape]; the last axis is one side of the matrix, all others together the other.
+        """Return float[shape]. The last axis gives the matrix's columns, all others together its rows.
 
         Raises:
             ValueError: Fewer than two axes.
@@ -65,5 +67,5 @@ class Orthogonal(keras.initializers.Initializer):
         return keras.ops.convert_to_tensor((self.gain * matrix).reshape(shape), dtype=dtype or keras.config.floatx())
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments, for Keras's serialisation."""
+        """Return the arguments, for Keras's serialization."""
         return {"gain": self.gain, "seed": self._init_seed}

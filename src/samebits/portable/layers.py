@@ -1,9 +1,8 @@
-"""Keras pieces with the same bits on every CPU: the one place from which a model imports them.
+"""Layers, losses, optimizers and functions with the same bits on every CPU. A model imports all of them from here.
 
-Normalisations and dropout are here; the LSTM, losses, optimisers, the initialiser and functions come from their own
-modules. Arguments are
-those of Keras's classes of the same names. Importing this module imports Keras; only the training process and the
-user's functions do.
+The normalization layers and dropout are defined here, the others in their own modules. The arguments are those of the
+Keras classes with the same names. Importing this module imports Keras, so only the training process and the user's
+functions do so.
 """
 
 from typing import Any
@@ -42,7 +41,7 @@ __all__ = [
 
 
 def _wide(x: Any) -> tf.Tensor:
-    """Return a tensor in at least float32, in which statistics are computed."""
+    """Return a tensor in at least float32, for the computation of statistics."""
     return tf.cast(x, keras.backend.result_type(x.dtype, "float32"))
 
 
@@ -55,7 +54,7 @@ def _normalize(x: tf.Tensor, mean: Any, variance: Any, epsilon: float, gamma: An
     return shifted if beta is None else shifted + tf.cast(beta, x.dtype)
 
 
-def _spread(parameter: Any, axes: int | list[int], x: tf.Tensor) -> Any:
+def _broadcastable(parameter: Any, axes: int | list[int], x: tf.Tensor) -> Any:
     """Return a parameter with the shape of x on its own axes and 1 on all others (None stays None)."""
     if parameter is None:
         return None
@@ -67,15 +66,15 @@ def _spread(parameter: Any, axes: int | list[int], x: tf.Tensor) -> Any:
 
 @keras.saving.register_keras_serializable(package="samebits")
 class Dropout(keras.layers.Dropout):
-    """Keras's `Dropout`, with 16 random bits for each value instead of 32: half the draws.
+    """Keras's `Dropout` with 16 random bits per value instead of 32, which halves the random numbers.
 
-    The rate is rounded to a multiple of 1/65536. With `noise_shape` it is Keras's own.
+    The rate is rounded to a multiple of 1/65536. With `noise_shape` it uses Keras's own code.
 
     Source: Srivastava et al., 2014.
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:  # noqa: FBT001, FBT002  Keras's argument
-        """Return the inputs, while training with a share of them set to 0 and the others scaled up: float[same shape].
+        """Return the inputs; while training, some are set to 0 and the others are scaled up: float[same shape].
 
         Args:
             inputs: float[any shape], finite.
@@ -99,18 +98,18 @@ class Dropout(keras.layers.Dropout):
 
 @keras.saving.register_keras_serializable(package="samebits")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras's `BatchNormalization`, with a real division by the standard deviation.
+    """Keras's `BatchNormalization`, with an exact division by the standard deviation.
 
     Source: Ioffe and Szegedy, 2015.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:  # noqa: FBT001  Keras's argument
-        """Return the normalised inputs, float[same shape]; while training the moving statistics are updated.
+        """Return the normalized inputs, float[same shape]; updates the moving statistics while training.
 
         Args:
             inputs: float[rows, ...].
-            training: Whether the batch's own statistics are used.
-            mask: bool without the inputs' last axis: which places count.
+            training: Whether to use the batch's own statistics.
+            mask: bool[inputs' shape without the last axis]; True: the position counts.
 
         Raises:
             ValueError: The mask has another number of axes.
@@ -135,21 +134,21 @@ class BatchNormalization(keras.layers.BatchNormalization):
                     (self.moving_variance, moving["variance"], variance),
                 ):
                     variable.assign(old * self.momentum + new * (1.0 - self.momentum))
-        parts = [_spread(part, self.axis, x) for part in (mean, variance, gamma, beta)]
+        parts = [_broadcastable(part, self.axis, x) for part in (mean, variance, gamma, beta)]
         return tf.cast(_normalize(x, parts[0], parts[1], self.epsilon, *parts[2:]), self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable(package="samebits")
 class LayerNormalization(keras.layers.LayerNormalization):
-    """Keras's `LayerNormalization`, with a real division by the standard deviation.
+    """Keras's `LayerNormalization`, with an exact division by the standard deviation.
 
     Source: Ba et al., 2016.
     """
 
     def call(self, inputs: Any) -> Any:
-        """Return the inputs normalised over the layer's axes, float[same shape]."""
+        """Return the inputs normalized over the layer's axes, float[same shape]."""
         x = _wide(inputs)
-        gamma, beta = (_spread(part, self.axis, x) for part in (self.gamma, self.beta))
+        gamma, beta = (_broadcastable(part, self.axis, x) for part in (self.gamma, self.beta))
         mean, variance = keras.ops.moments(x, axes=self.axis, keepdims=True)
         if self.rms_scaling:
             mean, beta = 0.0, None
@@ -158,7 +157,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
 @keras.saving.register_keras_serializable(package="samebits")
 class GroupNormalization(keras.layers.GroupNormalization):
-    """Keras's `GroupNormalization`, with a real division by the standard deviation.
+    """Keras's `GroupNormalization`, with an exact division by the standard deviation.
 
     Source: Wu and He, 2018.
     """
@@ -169,14 +168,14 @@ class GroupNormalization(keras.layers.GroupNormalization):
         groups = channels - 1
         axes = [axis for axis in range(1, len(x.shape)) if axis != groups]
         mean, variance = keras.ops.moments(x, axes=axes, keepdims=True)
-        gamma = _spread(self.gamma, [groups, channels], x) if self.scale else None
-        beta = _spread(self.beta, [groups, channels], x) if self.center else None
+        gamma = _broadcastable(self.gamma, [groups, channels], x) if self.scale else None
+        beta = _broadcastable(self.beta, [groups, channels], x) if self.center else None
         return tf.cast(_normalize(x, mean, variance, self.epsilon, gamma, beta), reshaped_inputs.dtype)
 
 
 @keras.saving.register_keras_serializable(package="samebits")
 class RMSNormalization(keras.layers.RMSNormalization):
-    """Keras's `RMSNormalization`, with a real division by the root mean square.
+    """Keras's `RMSNormalization`, with an exact division by the root mean square.
 
     Source: Zhang and Sennrich, 2019.
     """
@@ -185,13 +184,13 @@ class RMSNormalization(keras.layers.RMSNormalization):
         """Return the inputs divided by their root mean square over the layer's axes and scaled, float[same shape]."""
         wide = _wide(x)
         mean_square = tf.reduce_mean(tf.square(wide), self.axis, keepdims=True)
-        scale = _spread(self.scale, self.axis, wide)
+        scale = _broadcastable(self.scale, self.axis, wide)
         return tf.cast(_normalize(wide, 0.0, mean_square, self.epsilon, scale, None), x.dtype)
 
 
 @keras.saving.register_keras_serializable(package="samebits")
 class UnitNormalization(keras.layers.UnitNormalization):
-    """Keras's `UnitNormalization`, with a real division by the norm."""
+    """Keras's `UnitNormalization`, with an exact division by the norm."""
 
     def call(self, inputs: Any) -> Any:
         """Return the inputs divided by their Euclidean norm over the layer's axes, float[same shape]."""

@@ -1,7 +1,7 @@
-"""Cross-entropies whose gradients have the same bits on every CPU; arguments and formulas are those of Keras's.
+"""Cross-entropy losses whose gradients have the same bits on every CPU, with Keras's arguments and formulas.
 
-Keras's own reach the gradients of log and log1p, an approximate reciprocal that differs between CPU vendors. Importing
-this module imports Keras.
+Keras's own losses use the gradients of log and log1p, which contain an approximate reciprocal that differs between CPU
+vendors. Importing this module imports Keras.
 """
 
 from typing import Any
@@ -13,9 +13,9 @@ from samebits.portable import ops
 
 
 def _prepare(labels: Any, outputs: Any, *, from_logits: bool) -> tuple[tf.Tensor, tf.Tensor, bool]:
-    """Return labels in the outputs' type, the outputs, and whether they are logits.
+    """Return the labels in the outputs' dtype, the outputs, and whether the outputs are logits.
 
-    As in Keras, the logits before a final sigmoid or softmax are used where Keras kept them.
+    Like Keras, it uses the logits before a final sigmoid or softmax if Keras kept them.
     """
     outputs = tf.convert_to_tensor(outputs)
     kept = None if from_logits else getattr(outputs, "_keras_logits", None)
@@ -38,7 +38,7 @@ def binary_crossentropy(
     Args:
         y_true: Labels from 0 to 1, [rows, ...].
         y_pred: Logits or probabilities, float[rows, ...].
-        from_logits: Which of the two.
+        from_logits: Whether `y_pred` are logits.
         label_smoothing: From 0 to 1; moves the labels towards 0.5.
         axis: The axis of the mean.
 
@@ -63,10 +63,10 @@ def categorical_crossentropy(
     """Return the cross-entropy of one-hot labels over an axis.
 
     Args:
-        y_true: Shares of the classes, [rows, ..., classes].
+        y_true: One-hot labels or class probabilities, [rows, ..., classes].
         y_pred: Logits or probabilities, float[rows, ..., classes].
-        from_logits: Which of the two.
-        label_smoothing: From 0 to 1; moves the labels towards equal shares.
+        from_logits: Whether `y_pred` are logits.
+        label_smoothing: From 0 to 1; moves the labels towards equal probabilities.
         axis: The axis of the classes.
 
     Returns:
@@ -85,13 +85,13 @@ def categorical_crossentropy(
 def sparse_categorical_crossentropy(
     y_true: Any, y_pred: Any, from_logits: bool = False, ignore_class: int | None = None, axis: int = -1  # noqa: FBT001, FBT002  Keras's arguments
 ) -> tf.Tensor:  # fmt: skip
-    """Return the cross-entropy of class numbers.
+    """Return the cross-entropy of integer labels.
 
     Args:
         y_true: Class numbers, [rows, ...] or [rows, ..., 1].
         y_pred: Logits or probabilities, float[rows, ..., classes].
-        from_logits: Which of the two.
-        ignore_class: Rows of this class count as 0, and a mean leaves them out.
+        from_logits: Whether `y_pred` are logits.
+        ignore_class: Samples of this class have loss 0, and a mean leaves them out.
         axis: The axis of the classes, the last.
 
     Returns:
@@ -115,13 +115,13 @@ def sparse_categorical_crossentropy(
     entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=numbers, logits=logits)
     if kept is not None:
         entropy = tf.where(kept, entropy, tf.zeros_like(entropy))
-        entropy._keras_mask = kept  # noqa: SLF001  how Keras's reductions leave rows out; no public name (Keras 3.15)
+        entropy._keras_mask = kept  # noqa: SLF001  Keras's reductions read it to leave samples out; no public name (Keras 3.15)
     return entropy
 
 
 @keras.saving.register_keras_serializable(package="samebits")
 class BinaryCrossentropy(keras.losses.BinaryCrossentropy):
-    """Keras's `BinaryCrossentropy` with an exact gradient."""
+    """Keras's `BinaryCrossentropy` with a gradient that has the same bits on every CPU."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -130,7 +130,7 @@ class BinaryCrossentropy(keras.losses.BinaryCrossentropy):
 
 @keras.saving.register_keras_serializable(package="samebits")
 class CategoricalCrossentropy(keras.losses.CategoricalCrossentropy):
-    """Keras's `CategoricalCrossentropy` with an exact gradient."""
+    """Keras's `CategoricalCrossentropy` with a gradient that has the same bits on every CPU."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -139,7 +139,7 @@ class CategoricalCrossentropy(keras.losses.CategoricalCrossentropy):
 
 @keras.saving.register_keras_serializable(package="samebits")
 class SparseCategoricalCrossentropy(keras.losses.SparseCategoricalCrossentropy):
-    """Keras's `SparseCategoricalCrossentropy` with an exact gradient."""
+    """Keras's `SparseCategoricalCrossentropy` with a gradient that has the same bits on every CPU."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

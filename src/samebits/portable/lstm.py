@@ -1,4 +1,4 @@
-"""An LSTM for short sequences that is faster than Keras's own on a CPU: fewer operations, in larger pieces."""
+"""An LSTM for short sequences that is faster than Keras's on a CPU, because it has fewer and larger operations."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ import tensorflow as tf
 
 State = tuple[tf.Tensor, tf.Tensor]
 
-MAX_STEPS = 500  # each time step has operations of its own in the graph; longer sequences go through Keras's loop
+MAX_STEPS = 500  # every time step adds operations to the graph; longer sequences use Keras's loop
 
 
 def _forward(projected: list[tf.Tensor], recurrent_kernel: tf.Tensor, state: State) -> dict[str, list[tf.Tensor]]:
-    """Run the recurrence; returns what each time step computed, by name.
+    """Run the recurrence; returns name -> the tensors of each time step.
 
     Args:
-        projected: float32[rows, 4 units] of each time step: inputs times kernel, and the bias.
+        projected: float32[rows, 4 units] per time step: inputs times kernel, plus bias.
         recurrent_kernel: float32[units, 4 units], in Keras's order of the gates: input, forget, cell, output.
         state: Output and cell before the first step, float32[rows, units] each.
     """
@@ -47,7 +47,7 @@ def _backward(
         upstream: Gradients of all outputs, float32[time, rows, units], and of the last cell, float32[rows, units].
 
     Returns:
-        The gradients of the gates' inputs, float32[rows, 4 units] of each time step, and of output and cell before the
+        The gradients of the gates' inputs, float32[rows, 4 units] per time step, and of output and cell before the
         first step.
     """
     gates, candidate, squashed = (tf.stack(steps[name]) for name in ("gates", "candidate", "squashed"))
@@ -83,11 +83,11 @@ def lstm(
 ) -> tuple[Any, Any]:
     """Return the outputs of every time step and the last cell of an LSTM.
 
-    The inputs are projected for all time steps at once, and so are the gradients of kernel, recurrent kernel, bias and
-    inputs: what is left in each time step is one product of matrices forward and one backward.
+    It projects the inputs of all time steps at once, and does the same for the gradients of kernel, recurrent kernel,
+    bias and inputs. So each time step needs only one matrix product forward and one backward.
 
     Args:
-        inputs: float32[time, rows, features]; the number of time steps is known when it is traced.
+        inputs: float32[time, rows, features]; the number of time steps must be known when it is traced.
         kernel: float32[features, 4 units].
         recurrent_kernel: float32[units, 4 units].
         bias: float32[4 units].
@@ -124,14 +124,14 @@ def lstm(
 
 @keras.saving.register_keras_serializable(package="samebits")
 class LSTM(keras.layers.LSTM):
-    """Keras's `LSTM`, with its time steps laid out one after another and its gradient written by hand.
+    """Keras's `LSTM` with unrolled time steps and a gradient written by hand.
 
-    That way for at most `MAX_STEPS` time steps without mask, with a bias, no dropout and the usual activations, on a
-    CPU. Anything else is Keras's own, with the same weights.
+    This needs a CPU, at most `MAX_STEPS` time steps, a bias, the default activations, no mask and no dropout. Otherwise
+    it uses Keras's own code, with the same weights.
     """
 
     def is_plain(self, sequences: Any, mask: Any) -> bool:
-        """Return whether `lstm` computes what this layer is to compute."""
+        """Return whether `lstm` supports this layer's settings and inputs."""
         activations = self.cell.activation, self.cell.recurrent_activation
         return bool(
             mask is None
@@ -156,11 +156,11 @@ class LSTM(keras.layers.LSTM):
             sequences: float32[rows, time, features].
             initial_state: Output and cell before the first step, float32[rows, units] each.
             mask: bool[rows, time], or None.
-            training: Whether the layer's dropout, if it has any, drops.
+            training: Whether dropout is active, if the layer has any.
 
         Returns:
-            The last output float32[rows, units]; all outputs float32[rows, time, units] (Keras's own loop gives the
-            last one alone where no more is asked for); output and cell after the last step.
+            The last output float32[rows, units]; all outputs float32[rows, time, units], or [rows, 1, units] with only
+            the last one if `return_sequences` is False; output and cell after the last step.
         """
         if not self.is_plain(sequences, mask):
             result: tuple[Any, Any, list[Any]] = super().inner_loop(sequences, initial_state, mask, training)

@@ -1,4 +1,4 @@
-"""Optimisers with the same bits on every CPU: Adam in one fused pass, RMSprop and Adagrad with real divisions."""
+"""Optimizers with the same bits on every CPU: Adam in one fused pass, RMSprop and Adagrad with exact divisions."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from samebits.portable import ops
 
 
 def runs_side_by_side() -> bool:
-    """Return whether operations that do not wait for each other run on several threads (0: as many as cores)."""
+    """Return whether TensorFlow uses several inter-op threads (0: one per core)."""
     return bool(tf.config.threading.get_inter_op_parallelism_threads() != 1)
 
 
 def _apply(handles: list[tf.Tensor], gradient: tf.Tensor, factors: dict[str, tf.Tensor]) -> None:
-    """Update a variable and its moments, all of them float32[shape of gradient], in one pass."""
+    """Update a variable and its moments in one pass; all are float32[shape of gradient]."""
     variable, momentum, velocity = handles
     tf.raw_ops.ResourceApplyAdam(var=variable, m=momentum, v=velocity, grad=gradient, **factors)
 
@@ -22,16 +22,17 @@ def _apply(handles: list[tf.Tensor], gradient: tf.Tensor, factors: dict[str, tf.
 def _apply_slices(
     gradient: tf.IndexedSlices, shape: tf.TensorShape, handles: list[tf.Tensor], factors: dict[str, tf.Tensor]
 ) -> None:
-    """Update all rows as if the gradient were zero, then those that have one from what they were before that.
+    """Update all rows with a zero gradient, then overwrite the rows that have a gradient, from their previous values.
 
-    The first is nearly all of the work and waits only until the forward pass has read its rows: with a second core it
-    is done when the gradient comes. Value by value both are `ResourceApplyAdam`'s formula, and so are the bits.
+    The first update is nearly all of the work. It only waits until the forward pass has read its rows, so with a second
+    core it is done before the gradient arrives. Both updates use the formula of `ResourceApplyAdam`, so the bits are
+    the same.
     """
     rows, places = tf.unique(tf.cast(gradient.indices, tf.int32))
     before = [tf.gather(tf.raw_ops.ReadVariableOp(resource=each, dtype=tf.float32), rows) for each in handles]
     with tf.init_scope():
         zeros = tf.zeros(shape)
-    with tf.control_dependencies(before):  # a tensor that somebody still reads would be copied to be updated
+    with tf.control_dependencies(before):  # TensorFlow copies a tensor before an update if another operation reads it
         _apply(handles, zeros, factors)
     sums = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
     value, momentum, velocity = before
@@ -40,18 +41,18 @@ def _apply_slices(
     rate = ops.divide(factors["lr"] * tf.sqrt(1.0 - factors["beta2_power"]), 1.0 - factors["beta1_power"])
     value -= ops.divide(momentum * rate, tf.sqrt(velocity) + factors["epsilon"])
     for handle, after in zip(handles, (value, momentum, velocity), strict=True):
-        # A scatter into the variable would make every later read and update of it copy it whole.
+        # After a scatter into the variable, every later read and update would copy the whole variable.
         whole = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32)
         tf.raw_ops.AssignVariableOp(resource=handle, value=tf.raw_ops.InplaceUpdate(x=whole, i=rows, v=after))
 
 
 @keras.saving.register_keras_serializable(package="samebits")
 class Adam(keras.optimizers.Adam):
-    """Adam with TensorFlow's fused `ResourceApplyAdam`; arguments and formula are those of Keras's Adam.
+    """Adam with TensorFlow's fused `ResourceApplyAdam`, with the arguments and the formula of Keras's Adam.
 
-    The slices of an embedding's gradient that belong to one row are summed first, which gives the dense gradient's
-    update; Keras's own squares each slice alone (Keras 3.15). Where operations run side by side, the rows without a
-    gradient are updated while the gradient is computed.
+    In an embedding's gradient it first sums the slices of each row, which gives the update of the dense gradient. Keras
+    3.15 squares each slice separately. With several inter-op threads, the rows without a gradient are updated while the
+    gradient is computed.
 
     Source: Kingma and Ba, 2015; the formula before section 2.1, as in Keras and TensorFlow.
     """
@@ -88,9 +89,9 @@ class Adam(keras.optimizers.Adam):
 
 @keras.saving.register_keras_serializable(package="samebits")
 class RMSprop(keras.optimizers.RMSprop):
-    """Keras's `RMSprop`, with a real division by the root, whatever the graph optimiser may rewrite.
+    """Keras's `RMSprop`, with an exact division by the root that Grappler does not replace.
 
-    The slices of an embedding's gradient that belong to one row are summed first.
+    In an embedding's gradient it first sums the slices of each row.
 
     Source: Hinton, 2012, lecture 6 of "Neural networks for machine learning".
     """
@@ -107,12 +108,12 @@ class RMSprop(keras.optimizers.RMSprop):
         index = self._get_variable_index(variable)
         velocity = self._velocities[index]
         self.assign(velocity, self.rho * velocity + (1 - self.rho) * tf.square(gradient))
-        spread = velocity + self.epsilon
+        denominator = velocity + self.epsilon
         if self.centered:
             average = self._average_gradients[index]
             self.assign(average, self.rho * average + (1 - self.rho) * gradient)
-            spread = velocity - tf.square(average) + self.epsilon
-        decrease = ops.divide(tf.cast(learning_rate, variable.dtype) * gradient, tf.sqrt(spread))
+            denominator = velocity - tf.square(average) + self.epsilon
+        decrease = ops.divide(tf.cast(learning_rate, variable.dtype) * gradient, tf.sqrt(denominator))
         if self.momentum > 0:
             momentum = self._momentums[index]
             self.assign(momentum, self.momentum * momentum + decrease)
@@ -122,9 +123,9 @@ class RMSprop(keras.optimizers.RMSprop):
 
 @keras.saving.register_keras_serializable(package="samebits")
 class Adagrad(keras.optimizers.Adagrad):
-    """Keras's `Adagrad`, with a real division by the root, whatever the graph optimiser may rewrite.
+    """Keras's `Adagrad`, with an exact division by the root that Grappler does not replace.
 
-    The slices of an embedding's gradient that belong to one row are summed first.
+    In an embedding's gradient it first sums the slices of each row.
 
     Source: Duchi et al., 2011.
     """

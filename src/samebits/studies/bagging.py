@@ -1,10 +1,12 @@
-"""Bagging: models that differ in the bootstrap sample of the training rows alone, and their average.
+"""Bagging: models that differ only in the bootstrap sample of the training data, and their average.
 
-Bag number i of a root seed is drawn with the seed that the root gives to the name data/bootstrap/i; every other seed
-point, the split first of all, is held. The idea is that of Breiman (1996), "Bagging predictors".
+The root seed derives the seed of bag i from the name data/bootstrap/i. All other seed points, including the split, are
+the same for all bags.
 
-    runs/studies/bagging-<name>-<digest>/study.json       the runs, their summary and the ensemble's
-    runs/studies/bagging-<name>-<digest>/ensemble.arrays  its probabilities of the validation rows
+    runs/studies/bagging-<name>-<digest>/study.json       the runs, their summary, and the ensemble
+    runs/studies/bagging-<name>-<digest>/ensemble.arrays  the ensemble's probabilities for the validation samples
+
+Source: Breiman (1996), "Bagging predictors".
 """
 
 import pathlib
@@ -31,22 +33,22 @@ MAX_BAGS = 10_000
 
 
 def make_runs(config: Config, bags: str) -> list[Run]:
-    """Return the run of every bag.
+    """Return one run per bag.
 
     Raises:
-        ConfigError: Less than two bags, a loss without probabilities, or nothing seeded, so that nothing can be held.
+        ConfigError: Fewer than two bags, a loss without probabilities, or no seeds, so that the split would change.
     """
-    if not bags.isdecimal() or not 2 <= int(bags) <= MAX_BAGS:  # noqa: PLR2004  one bag is no ensemble
+    if not bags.isdecimal() or not 2 <= int(bags) <= MAX_BAGS:  # noqa: PLR2004  one bag is not an ensemble
         raise ConfigError(
             "--bags", expected=f"a number, 2 to {MAX_BAGS}", received=repr(bags), fix="samebits bagging --bags 10"
         )
     if config.training.loss not in LOSSES:
         raise ConfigError(
-            "training.loss", expected=f"one of probabilities: {' or '.join(LOSSES)}", received=config.training.loss,
-            fix="average the predictions.arrays of the runs of samebits study by yourself",
+            "training.loss", expected=f"a loss on probabilities: {' or '.join(LOSSES)}", received=config.training.loss,
+            fix="use samebits study, and average predictions.arrays of its runs yourself",
         )  # fmt: skip
     if config.seed.policy == "unseeded":
-        raise ConfigError("seed.policy", expected="one that holds the split", received="unseeded", fix="seed=all")
+        raise ConfigError("seed.policy", expected="a policy that fixes the split", received="unseeded", fix="seed=all")
     return [
         Run(
             BASE,
@@ -63,16 +65,16 @@ def make_ensemble(attempts: list[pathlib.Path]) -> dict[str, np.ndarray]:
     """Return the average of finished runs: "probabilities" float64[rows, classes] and "labels" int32[rows].
 
     Raises:
-        RecordError: A run's predictions are damaged, or of other rows.
+        RecordError: A run's predictions are damaged, or the runs validated on different samples.
     """
     members, labels = zip(*(read_predictions(attempt) for attempt in attempts), strict=True)
     for attempt, other in zip(attempts, labels, strict=True):
         if not np.array_equal(other, labels[0]):
             raise RecordError(
-                f"{attempt} validated on other rows than {attempts[0]}.",
-                expected="one validation part for all bags",
+                f"{attempt} validated on other samples than {attempts[0]}.",
+                expected="the same validation set for all bags",
                 received="labels that differ",
-                fix="look for a draw outside the seed points in the data function: samebits audit.",
+                fix="samebits audit finds randomness outside the seed points in the data function.",
             )
     widest = max(each.shape[1] for each in members)  # a bag without the rarest class has no column for it
     padded = [np.pad(each, ((0, 0), (0, widest - each.shape[1]))) for each in members]
@@ -80,14 +82,14 @@ def make_ensemble(attempts: list[pathlib.Path]) -> dict[str, np.ndarray]:
 
 
 def describe_ensemble(arrays: dict[str, np.ndarray], members: int) -> dict[str, Any]:
-    """Return the ensemble as study.json has it: how many models, its metrics, and the digest of its probabilities."""
+    """Return the ensemble's entry in study.json: number of models, metrics, and digest of the probabilities."""
     loss, accuracy = score(arrays["probabilities"], arrays["labels"])
     digest = array_digest("probabilities", arrays["probabilities"])
     return {"members": members, "val_accuracy": accuracy, "val_loss": loss, "digest": digest}
 
 
 def show_ensemble(ensemble: dict[str, Any], summary: dict[str, Any]) -> None:
-    """Print the ensemble against its members."""
+    """Print the metrics of the ensemble and of its members."""
     for metric in METRICS:
         gain = ensemble[metric] - summary[metric]["mean"]
         print(f"{metric}: ensemble {ensemble[metric]:.4f}, single models {summary[metric]['mean']:.4f} ({gain:+.4f})")
@@ -95,26 +97,26 @@ def show_ensemble(ensemble: dict[str, Any], summary: dict[str, Any]) -> None:
 
 
 def run_bagging(compose: Callable[[list[str]], Config], root: pathlib.Path, bags: str, options: LauncherOptions) -> int:
-    """Train a model for each bag, average what they say of the validation rows, and write study.json.
+    """Train one model per bag, average their predictions for the validation set, and write study.json.
 
     Args:
         compose: Returns the configuration for some overrides.
         root: The project's folder.
-        bags: How many.
-        options: How the runs are started.
+        bags: The number of bags, as text.
+        options: How to start the runs.
 
     Returns:
-        0: all runs finished; 1: not, and there is no ensemble.
+        0: all runs finished; 1: some did not, so there is no ensemble.
 
     Raises:
-        ConfigError: Bags, launcher or the configuration are wrong; nothing was begun.
-        RecordError: Predictions of a run are damaged.
+        ConfigError: Bags, launcher or configuration are wrong; nothing was started.
+        RecordError: The predictions of a run are damaged.
     """
     config = compose([])
     runs = make_runs(config, bags)
     study = Study(f"bagging-{config.name}", runs, root)
-    began = train(study, options)
-    print(f"{len(runs)} bags: {began} begun, {len(runs) - began} finished before")
+    started = train(study, options)
+    print(f"{len(runs)} bags: {started} started, {len(runs) - started} already finished")
     records = list(study.records())
     found = [study.finished(number) for number in range(len(runs))]
     attempts = [attempt for attempt in found if attempt is not None]

@@ -1,9 +1,9 @@
-"""How the runs of a study are started: each a fresh pinned process, below one of Hydra's launchers.
+"""Starts the runs of a study with one of Hydra's launchers, each in a fresh process with fixed settings.
 
-    runs/studies/<name>-<digest>/launcher.txt       what the launcher's process said
-    runs/studies/<name>-<digest>/hydra/slurm/       a cluster's jobs, as submitit keeps them
+    runs/studies/<name>-<digest>/launcher.txt       output of the launcher's process
+    runs/studies/<name>-<digest>/hydra/slurm/       submitit's files of the jobs on a cluster
 
-`samebits.job` is the process below which Hydra starts them; this module knows no Hydra.
+This module does not import Hydra: it starts `samebits.job`, in which Hydra starts the runs.
 """
 
 import contextlib
@@ -26,22 +26,22 @@ from samebits.runtime.machine import usable_cores
 from samebits.studies.plan import Study, describe_record
 
 LAUNCHERS = {"basic": "basic", "joblib": "joblib", "submitit_local": "submitit_local", "submitit_slurm": "slurm"}
-CLUSTER = "hydra/launcher=slurm"  # the override that says that the runs are a cluster's jobs
-JOBS = "hydra/slurm"  # as conf/hydra/launcher/slurm.yaml says
+CLUSTER = "hydra/launcher=slurm"  # the override that makes the runs jobs on a cluster
+JOBS = "hydra/slurm"  # as in conf/hydra/launcher/slurm.yaml
 LOCK = "study.lock"
-MAX_AT_ONCE = 1000  # given to a launcher: Slurm takes arrays of up to 1001 jobs where nobody raised its limit
+MAX_AT_ONCE = 1000  # jobs per launcher call: Slurm's default limit of an array is 1001 jobs
 POLL_S = 0.3
 STOP_S = 60.0  # a stopped training writes a checkpoint first
 
 
 @dataclass(frozen=True)
 class LauncherOptions:
-    """Which of Hydra's launchers starts the runs, and how many at once, as the command line says.
+    """The launcher that starts the runs, and the number of parallel runs, from the command line.
 
     Attributes:
         launcher: A key of `LAUNCHERS`; "basic": one after another. Empty: joblib.
-        jobs: Runs at once; empty: one per core. The threads of a run stay what the recipe says.
-        settings: Overrides of the launcher's own, e.g. "hydra.launcher.partition=short".
+        jobs: Parallel runs; empty: one per core. The number of threads of a run does not change.
+        settings: Overrides for the launcher, e.g. "hydra.launcher.partition=short".
     """
 
     launcher: str = ""
@@ -49,10 +49,10 @@ class LauncherOptions:
     settings: tuple[str, ...] = ()
 
     def overrides(self) -> list[str]:
-        """Return the launcher as Hydra's overrides.
+        """Return the options as Hydra's overrides.
 
         Raises:
-            ConfigError: No such launcher, or less than one run at once.
+            ConfigError: The launcher is unknown, or `jobs` is below 1.
         """
         launcher, jobs = self.launcher or "joblib", self.jobs or str(usable_cores())
         if launcher not in LAUNCHERS:
@@ -65,16 +65,16 @@ class LauncherOptions:
             )
         at_once = {
             "joblib": [f"hydra.launcher.n_jobs={jobs}"],
-            "submitit_local": [f"hydra.sweeper.max_batch_size={jobs}"],  # it starts all that it is given at once
+            "submitit_local": [f"hydra.sweeper.max_batch_size={jobs}"],  # it starts all jobs of a batch at once
             "submitit_slurm": [f"hydra.launcher.array_parallelism={jobs}"] if self.jobs else [],
         }
         return [f"hydra/launcher={LAUNCHERS[launcher]}", *at_once.get(launcher, []), *self.settings]
 
 
 def run_job(folder: pathlib.Path, number: int, root: pathlib.Path) -> int:
-    """Train one prepared run in a fresh process, and leave its exit code beside its configuration.
+    """Train one prepared run in a fresh process, and write its exit code beside its configuration.
 
-    Never raises what a run may raise: one run that fails does not stop the others.
+    Does not raise when the run fails, so that the other runs continue.
     """
     job = folder / "jobs" / f"{number}.yaml"
     command, environment = parent_command(job, root), project_environment(root)
@@ -88,9 +88,9 @@ def run_job(folder: pathlib.Path, number: int, root: pathlib.Path) -> int:
 
 @contextlib.contextmanager
 def started(study: Study, numbers: Sequence[int], options: LauncherOptions) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start Hydra's launcher on some runs; a block that is left early stops it and them.
+    """Start Hydra's launcher for some runs; leaving the block early stops the launcher and its runs.
 
-    The launcher holds the other end of a pipe: it also stops when this process is killed.
+    The launcher holds the other end of a pipe, so it also stops when this process is killed.
     """
     jobs = "job=" + ",".join(map(str, numbers))
     command = [sys.executable, "-m", "samebits.job", str(study.root), "--multirun"]
@@ -110,10 +110,10 @@ def started(study: Study, numbers: Sequence[int], options: LauncherOptions) -> I
 
 
 def cluster_jobs(folder: pathlib.Path) -> list[Any]:
-    """Return the jobs that a launcher gave to Slurm for a study, and that left no result.
+    """Return a study's Slurm jobs that have no result yet.
 
     Args:
-        folder: The study's.
+        folder: The study's folder.
     """
     import submitit  # noqa: PLC0415  slow to import
 
@@ -123,7 +123,7 @@ def cluster_jobs(folder: pathlib.Path) -> list[Any]:
 
 
 def await_others(folder: pathlib.Path) -> None:
-    """Wait for what a launcher started and does not wait for any more, because one of its jobs was lost."""
+    """Wait for the remaining jobs of a launcher that stopped waiting because one of its jobs was lost."""
     with contextlib.suppress(ChildProcessError):
         while True:
             os.wait()
@@ -132,7 +132,7 @@ def await_others(folder: pathlib.Path) -> None:
 
 
 def cancel_jobs(folder: pathlib.Path) -> None:
-    """Cancel a study's jobs on the cluster, and wait a bounded time until they are over: they save what they have."""
+    """Cancel a study's jobs on the cluster and wait, for a limited time, until they have written a checkpoint."""
     jobs = cluster_jobs(folder)
     arrays = sorted({job.job_id.partition("_")[0] for job in jobs})
     if not jobs or not shutil.which("scancel"):
@@ -145,7 +145,7 @@ def cancel_jobs(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """End the block by SIGTERM or SIGHUP as Ctrl-C ends it, so that what it started is stopped too."""
+    """Let SIGTERM and SIGHUP end the block like Ctrl-C, so that its runs stop too."""
 
     def stop(number: int, _frame: object) -> None:
         sys.exit(128 + number)
@@ -154,27 +154,27 @@ def stoppable() -> Iterator[None]:
         with answered(stop, signal.SIGTERM, signal.SIGHUP):
             yield
     except (KeyboardInterrupt, SystemExit):
-        print("stopped; what was trained is saved, and the same command goes on from there")
+        print("stopped; progress is saved, and the same command resumes the runs")
         raise
 
 
 def train(study: Study, options: LauncherOptions) -> int:
-    """Train the unfinished runs and show the progress; returns how many there were.
+    """Train the unfinished runs and show the progress; returns the number of these runs.
 
     Raises:
-        ConfigError: The launcher is unknown, or another process trains this study now.
+        ConfigError: The launcher is unknown, or another process is training this study.
     """
     options.overrides()
     make_folder(study.folder / "jobs")
     with hold_lock(study.folder / LOCK) as free, stoppable():
         if not free:
             raise ConfigError(
-                f"study {study.name}", expected="one process that trains it", received="another one is at it",
+                f"study {study.name}", expected="one process that trains it", received="another process is training it",
                 fix="wait for it, or stop it first",
             )  # fmt: skip
         pending = study.missing()
         if pending:
-            cancel_jobs(study.folder)  # of a command that was killed together with its launcher
+            cancel_jobs(study.folder)  # leftover jobs of a command that was killed together with its launcher
             with RunsProgress(len(pending)) as progress:
                 for start in range(0, len(pending), MAX_AT_ONCE):
                     train_some(study, pending[start : start + MAX_AT_ONCE], options, progress)
@@ -182,7 +182,7 @@ def train(study: Study, options: LauncherOptions) -> int:
 
 
 def train_some(study: Study, numbers: Sequence[int], options: LauncherOptions, progress: RunsProgress) -> None:
-    """Train some runs of a study by one launcher."""
+    """Train some runs of a study with one launcher."""
     shutil.rmtree(study.folder / "hydra", ignore_errors=True)
     for number in numbers:
         study.prepare(number)

@@ -1,7 +1,7 @@
-"""Cross-validation: every fold is a run of its own, found by its inputs; what it costs is said before it begins.
+"""Cross-validation: trains every fold as a separate run, and prints the expected time first.
 
-`data.folds=5 data.fold=null` (training=kfold) stands for the five runs data.fold=0 to 4, which have the digests that
-they have alone. As many folds as rows leave one out.
+`data.folds=5 data.fold=null` (training=kfold) stands for the five runs data.fold=0 to 4. Each has the same digest as
+when it is trained alone. As many folds as samples: leave-one-out.
 """
 
 import pathlib
@@ -19,13 +19,13 @@ from samebits.studies.execute import train as train_study
 from samebits.studies.plan import Run, Study
 from samebits.studies.study import BASE, STUDY, show_failed, show_records, write_summary
 
-MAX_RUNS = 200  # more want confirm=true
-START_S = 12.0  # of a run nobody has seen: Python and TensorFlow start, and nothing is trained
+MAX_RUNS = 200  # more need confirm=true
+START_S = 12.0  # minimum duration of a run: start of Python and TensorFlow
 RESAMPLING = ("seed.", "data.fold", "data.folds", "data.oversample", "data.bootstrap")
 
 
 def wants_every_fold(config: Config) -> bool:
-    """Return whether a configuration stands for all of its folds."""
+    """Return whether a configuration stands for all its folds."""
     folds = config.data.get("folds")
     return isinstance(folds, int) and folds > 1 and config.data.get("fold", 0) is None
 
@@ -36,9 +36,10 @@ def one_fold(config: Config, fold: int) -> Run:
 
 
 def run_duration(config: Config, root: pathlib.Path) -> tuple[float, str]:
-    """Return how long a run takes, in seconds, and how that is known.
+    """Return the expected duration of a run in seconds, and where the number comes from.
 
-    A finished run of the same configuration says it, whatever its seeds, folds and resampling; else it is a floor.
+    It comes from a finished run with the same configuration, apart from seeds, folds and resampling. Without one it is
+    a minimum.
     """
 
     def kind(tree: dict[str, Any]) -> dict[str, Any]:
@@ -50,14 +51,14 @@ def run_duration(config: Config, root: pathlib.Path) -> tuple[float, str]:
             if kind(read_json(inputs / INPUTS)["config"]) != wanted:
                 continue
             attempt = next(attempt for attempt in list_attempts(inputs) if is_finished(attempt))
-            return sum(read_json(attempt / RESULT)["timing"].values()), "as a finished run of this kind took"
+            return sum(read_json(attempt / RESULT)["timing"].values()), "as measured in a finished run"
         except (RecordError, StopIteration):
             continue
-    return START_S, "which is the start alone: no run of this kind is finished yet"
+    return START_S, "for the start only: no run of this kind is finished yet"
 
 
 def describe_duration(duration_s: float) -> str:
-    """Return a duration in the unit that fits it."""
+    """Return a duration as text, in a suitable unit."""
     for unit, size_s in (("days", 172_800), ("h", 7_200), ("min", 120)):
         if duration_s >= size_s:
             return f"{duration_s / {'days': 86_400, 'h': 3_600, 'min': 60}[unit]:.1f} {unit}"
@@ -65,7 +66,7 @@ def describe_duration(duration_s: float) -> str:
 
 
 def describe_cost(config: Config, root: pathlib.Path, runs: int) -> str:
-    """Return what so many runs cost, in a sentence, one after another."""
+    """Return the expected time of some runs, one after another, as text."""
     each_s, known = run_duration(config, root)
     return f"{runs} runs, {describe_duration(runs * each_s)} one after another ({each_s:.0f} s each, {known})"
 
@@ -74,19 +75,19 @@ def train(config: Config, root: pathlib.Path) -> int:
     """Train one run, or every fold; returns the exit code.
 
     Raises:
-        UsageError: Something is wrong with the configuration, the folder or the machine; nothing was begun.
+        UsageError: Something is wrong with the configuration, the folder or the machine; nothing was started.
     """
     return train_folds(config, root) if wants_every_fold(config) else run.run(config, root).exit_code
 
 
 def train_folds(config: Config, root: pathlib.Path) -> int:
-    """Train every fold that is not finished, print the table of folds, and write study.json.
+    """Train all unfinished folds, print the table of folds, and write study.json.
 
     Returns:
-        0: all folds finished; 1: not.
+        0: all folds finished; 1: some did not.
 
     Raises:
-        ConfigError: The configuration is wrong, or stands for more runs than `MAX_RUNS` and is not confirmed.
+        ConfigError: The configuration is wrong, or it has more than `MAX_RUNS` folds without confirm=true.
     """
     folds = config.data["folds"]
     check(one_fold(config, 0).config())
@@ -95,12 +96,12 @@ def train_folds(config: Config, root: pathlib.Path) -> int:
             "data.folds",
             expected=f"at most {MAX_RUNS}, or confirm=true",
             received=describe_cost(config, root, folds),
-            fix="fewer rows (data.rows=100) or folds; confirm=true starts them all the same",
+            fix="use fewer samples (data.rows=100) or fewer folds, or start them anyway with confirm=true",
         )
     study = Study(f"folds-{config.name}", [one_fold(config, fold) for fold in range(folds)], root)
     missing = len(study.missing())
     cost = f"; to do: {describe_cost(config, root, missing)}" if missing else ""
-    print(f"{config.name}: {folds} folds, {folds - missing} finished before{cost}", flush=True)
+    print(f"{config.name}: {folds} folds, {folds - missing} already finished{cost}", flush=True)
     train_study(study, LauncherOptions())
     records = list(study.records())
     concluded, failed = write_summary(study, records)

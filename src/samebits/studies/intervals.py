@@ -1,7 +1,7 @@
-"""What a sample of runs says: location, spread, intervals, and two configurations compared by seed. Pure: no I/O.
+"""Statistics of a sample of runs: mean, standard deviation, intervals, and a comparison of two configurations.
 
-Every random number comes from a named generator with a fixed seed, so the same values, in any order, give the same
-intervals. scipy is imported where it is needed: it takes a second.
+Pure: no I/O. Every random number comes from a named generator with a fixed seed. So the same values, in any order, give
+the same intervals. scipy is only imported where it is needed, because the import takes a second.
 """
 
 import itertools
@@ -18,12 +18,12 @@ from samebits.core.seeds import derive_seed, make_rng
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
-MAX_DRAWS = 10_000_000  # of a bootstrap: with more than 1000 values it has fewer resamples, and no BCa
+MAX_DRAWS = 10_000_000  # values drawn by a bootstrap; above 1000 values it uses fewer resamples, and no BCa
 MIN_RESAMPLES = 999
-MIN_FOR_A_SHARE = 5  # values: the variance of fewer is off by more than a factor of two either way
+MIN_FOR_A_SHARE = 5  # values: the variance of fewer is wrong by more than a factor of two either way
 MAX_TRIPLES = 10_000
-ELEMENTS_PER_BATCH = 1_000_000  # bounds the memory of a bootstrap: 8 MB
-TRIM = 0.25  # of each end: the interquartile mean
+ELEMENTS_PER_BATCH = 1_000_000  # limits the memory of a bootstrap to 8 MB
+TRIM = 0.25  # cut off at each end, for the interquartile mean
 SEEDS_OF_A_PAPER = 3
 MIN_SEEDS = 3  # for an interval in the report
 Interval = tuple[float, float]
@@ -31,14 +31,14 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Summary:
-    """What a sample says. None: the sample is too small to say.
+    """The statistics of a sample. None: the sample is too small.
 
     Attributes:
-        n: How many values.
+        n: The number of values.
         sd: Standard deviation with n - 1 (None: one value).
-        interquartile_mean: Mean without the lowest and highest quarter.
+        interquartile_mean: Mean without the lowest and the highest quarter.
         interval: 95 % bootstrap interval of the mean (None: one value).
-        three_seeds: Share of triples whose mean lies in the interval (None: fewer than four values).
+        three_seeds: Share of three-seed subsets whose mean lies in the interval (None: fewer than four values).
     """
 
     n: int
@@ -57,16 +57,16 @@ class PairedComparison:
     """Two configurations, compared by seed.
 
     Attributes:
-        n: How many seeds.
+        n: The number of seeds.
         difference: Mean of b - a.
         interval: Its 95 % bootstrap interval (None: one seed).
-        probability_of_improvement: Share of seeds with which b is better; a tie counts half.
+        probability_of_improvement: Share of seeds for which b is better; a tie counts half.
         probability_interval: Its 95 % bootstrap interval (None: one seed).
-        wins: Seeds with which b is better.
-        ties: Seeds with which they are equal.
-        losses: Seeds with which a is better.
-        three_seeds: Share of triples whose mean difference has the sign of the whole (None: fewer than four
-            seeds, or no difference).
+        wins: Number of seeds for which b is better.
+        ties: Number of seeds for which they are equal.
+        losses: Number of seeds for which a is better.
+        three_seeds: Share of three-seed subsets whose mean difference has the sign of the overall difference (None:
+            fewer than four seeds, or no difference).
     """
 
     n: int
@@ -88,19 +88,20 @@ def standard_deviation(values: np.ndarray, axis: int = -1) -> Any:
 def bootstrap_interval(values: Sequence[float], statistic: Callable[..., Any] = np.mean) -> Interval | None:
     """Return the 95 % bootstrap interval of a statistic: BCa, or percentiles where BCa is undefined.
 
-    BCa corrects what small samples bend, and costs the square of their size: above 1000 values it is percentiles too.
+    BCa corrects the bias and skewness of small samples. Its cost grows with the square of the sample size, so above
+    1000 values the interval uses percentiles.
 
     Args:
         values: float64[n], in any order.
-        statistic: Of an array along `axis`.
+        statistic: A function of an array and an `axis`.
 
     Returns:
-        (low, high); None: fewer than two values, from which no spread can be seen.
+        (low, high). None: fewer than two values.
 
     Source: Efron (1987), "Better bootstrap confidence intervals"; scipy.stats.bootstrap.
     """
     sample = np.sort(np.asarray(values, dtype=np.float64))
-    if len(sample) < 2:  # noqa: PLR2004  a spread needs two
+    if len(sample) < 2:  # noqa: PLR2004  an interval needs two
         return None
     if sample[0] == sample[-1]:
         value = float(statistic(sample, axis=-1))
@@ -112,7 +113,7 @@ def bootstrap_interval(values: Sequence[float], statistic: Callable[..., Any] = 
     resamples = max(MIN_RESAMPLES, MAX_DRAWS // len(sample)) if large else RESAMPLES
     for method in ("percentile",) if large else ("BCa", "percentile"):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # BCa says so where it is undefined, and gives NaN
+            warnings.simplefilter("ignore")  # where BCa is undefined, it warns and returns NaN
             interval = stats.bootstrap(
                 (sample,),
                 statistic,
@@ -129,13 +130,13 @@ def bootstrap_interval(values: Sequence[float], statistic: Callable[..., Any] = 
 
 
 def rounded_interval(values: Sequence[float]) -> Interval | None:
-    """Return the 95 % bootstrap interval of the mean with six digits; None: fewer than three values."""
+    """Return the 95 % bootstrap interval of the mean, rounded to six digits. None: fewer than three values."""
     found = bootstrap_interval(values) if len(values) >= MIN_SEEDS else None
     return found and (float(f"{found[0]:.6g}"), float(f"{found[1]:.6g}"))
 
 
 def describe_sample(values: Sequence[float]) -> dict[str, Any]:
-    """Return values with their mean, deviation and interval, with six digits, as the report draws them."""
+    """Return values with their mean, standard deviation and interval, rounded to six digits, for the report."""
     return {
         "values": list(values),
         "mean": float(f"{statistics.fmean(values):.6g}"),
@@ -149,35 +150,34 @@ def variance_ratio(part: Sequence[float], whole: Sequence[float]) -> tuple[float
 
     Args:
         part: float64[n], in any order.
-        whole: float64[m], drawn independently of it.
+        whole: float64[m], independent of `part`.
 
     Returns:
-        (share, (low, high)); None: a sample has fewer than five values, from which no share can be told, or the whole
-        has no spread.
+        (share, (low, high)). None: a sample has fewer than five values, or all values of `whole` are equal.
     """
     samples = [np.sort(np.asarray(values, dtype=np.float64)) for values in (part, whole)]
     if min(len(sample) for sample in samples) < MIN_FOR_A_SHARE or samples[1][0] == samples[1][-1]:
         return None
     rng = make_rng(derive_seed(0, "study/shares"), "study/shares")
     resamples = min(RESAMPLES, max(MIN_RESAMPLES, MAX_DRAWS // max(map(len, samples))))
-    spreads = [
+    variances = [
         np.array([np.var(rng.choice(sample, len(sample)), ddof=1) for _ in range(resamples)]) for sample in samples
     ]
-    defined = spreads[1] > 0
-    low, high = np.percentile(spreads[0][defined] / spreads[1][defined], [2.5, 97.5])
+    defined = variances[1] > 0
+    low, high = np.percentile(variances[0][defined] / variances[1][defined], [2.5, 97.5])
     share = np.var(samples[0], ddof=1) / np.var(samples[1], ddof=1)
     return float(share), (float(low), float(high))
 
 
 def triple_means(values: Sequence[float]) -> np.ndarray:
-    """Return the means of all triples, or of 10,000 drawn ones where there are more: float64[triples]."""
+    """Return the means of all three-value subsets, or of 10,000 random ones if there are more: float64[triples]."""
     sample = np.sort(np.asarray(values, dtype=np.float64))
     n = len(sample)
     if n * (n - 1) * (n - 2) // 6 <= MAX_TRIPLES:
         chosen = np.array(list(itertools.combinations(range(n), SEEDS_OF_A_PAPER)), dtype=np.int64)
     else:
         rng = make_rng(derive_seed(0, "study/triples"), "study/triples")
-        # Three different places, uniformly: a place of n, of n - 1 and of n - 2, moved up past those taken.
+        # Three different indices, uniformly: one of n, n - 1 and n - 2, moved up past those already chosen.
         first = rng.integers(0, n, MAX_TRIPLES)
         second = rng.integers(0, n - 1, MAX_TRIPLES)
         second += second >= first
@@ -189,20 +189,20 @@ def triple_means(values: Sequence[float]) -> np.ndarray:
 
 
 def summarize(values: Sequence[float], seeds: Sequence[int], *, higher_is_better: bool = True) -> Summary:
-    """Return what a sample says.
+    """Return the statistics of a sample.
 
     Args:
-        values: float64[n], one a seed.
-        seeds: The seed of each.
-        higher_is_better: Decides which seed is the best; among equals it is the smallest.
+        values: float64[n], one per seed.
+        seeds: The seed of each value.
+        higher_is_better: Decides which seed is the best. Among equal values it is the smallest seed.
 
     Raises:
-        ConfigError: There is no value, or not one a seed.
+        ConfigError: There are no values, or not one per seed.
     """
     if not values or len(values) != len(seeds):
         raise ConfigError(
-            "sample", expected="one value a seed, and at least one", received=f"{len(values)} of {len(seeds)} seeds",
-            fix="summarize runs that are finished",
+            "sample", expected="one value per seed, and at least one", received=f"{len(values)} of {len(seeds)} seeds",
+            fix="summarize finished runs only",
         )  # fmt: skip
     from scipy import stats  # noqa: PLC0415  slow to import
 
@@ -214,7 +214,7 @@ def summarize(values: Sequence[float], seeds: Sequence[int], *, higher_is_better
     truth = None
     if interval is not None and len(sample) > SEEDS_OF_A_PAPER:
         means = triple_means(values)
-        tolerance = 1e-12 * max(1.0, float(np.abs(sample).max()))  # a mean of equal values may round
+        tolerance = 1e-12 * max(1.0, float(np.abs(sample).max()))  # the mean of equal values may be rounded
         truth = float(np.mean((means >= interval[0] - tolerance) & (means <= interval[1] + tolerance)))
     return Summary(
         n=len(sample),
@@ -230,7 +230,7 @@ def summarize(values: Sequence[float], seeds: Sequence[int], *, higher_is_better
 
 
 def compare_paired(a: Sequence[float], b: Sequence[float], *, higher_is_better: bool = True) -> PairedComparison:
-    """Return how configuration b differs from a, where the values at one place have one seed.
+    """Return how configuration b differs from a, seed by seed.
 
     Args:
         a: float64[n] of the first configuration.
@@ -238,11 +238,11 @@ def compare_paired(a: Sequence[float], b: Sequence[float], *, higher_is_better: 
         higher_is_better: Decides what a win is.
 
     Raises:
-        ConfigError: They are not of equal length, or empty.
+        ConfigError: The lengths differ, or are zero.
     """
     if not a or len(a) != len(b):
         raise ConfigError(
-            "paired comparison", expected="as many values of each, and at least one",
+            "paired comparison", expected="the same number of values for both, and at least one",
             received=f"{len(a)} and {len(b)}", fix="compare the seeds that both configurations finished",
         )  # fmt: skip
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)

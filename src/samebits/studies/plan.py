@@ -1,9 +1,9 @@
-"""The runs of a study: named and found again by their inputs, and what became of each. Starts nothing.
+"""The runs of a study: names them, finds the finished ones, and reads their results. Starts nothing.
 
-    runs/studies/<name>-<digest>/jobs/<number>.yaml     configuration of a run that was still to do
-    runs/studies/<name>-<digest>/jobs/<number>.txt      what it printed; <number>.exit: how it ended
+    runs/studies/<name>-<digest>/jobs/<number>.yaml     configuration of a run that the study started
+    runs/studies/<name>-<digest>/jobs/<number>.txt      its output; <number>.exit: its exit code
 
-The runs themselves lie where `samebits train` puts them, so a study shares them with everything else.
+The runs are stored where `samebits train` stores them. So a study reuses runs that are already finished.
 """
 
 import pathlib
@@ -24,7 +24,7 @@ FOLDER = "studies"
 
 
 def with_settings(tree: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return nested data with the values of some dotted keys replaced; what is not on their way is shared."""
+    """Return nested data with the values of some dotted keys replaced; all other parts are shared, not copied."""
     changed = dict(tree)
     for key, value in settings:
         *parents, last = key.split(".")
@@ -38,14 +38,14 @@ def with_settings(tree: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a study: its variant and number, and how its configuration differs from the variant's.
+    """One run of a study: its variant, its number, and how its configuration differs from the variant's.
 
     Attributes:
         variant: Name of the configuration that it belongs to.
-        seed: The number of what is varied.
+        seed: The number of the seed, fold or bag.
         base: The variant's configuration.
-        settings: Dotted keys and the values that they have in this run; empty: the root seed is `seed`.
-        varied: What is varied: seed, fold or bag.
+        settings: Dotted keys and their values in this run; empty: the root seed is `seed`.
+        varied: What the runs vary: seed, fold or bag.
     """
 
     variant: str
@@ -55,7 +55,7 @@ class Run:
     varied: str = "seed"
 
     def changes(self) -> tuple[tuple[str, Any], ...]:
-        """Return what differs from the variant's configuration, as dotted keys and values."""
+        """Return the differences from the variant's configuration, as dotted keys and values."""
         return self.settings or (("seed.root", self.seed),)
 
     def config(self) -> Config:
@@ -65,7 +65,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Record:
-    """A run as study.json lists it; attempt None: it did not finish, and `failure` says what is known."""
+    """A run's entry in study.json. If `attempt` is None, the run did not finish and `failure` gives the reason."""
 
     variant: str
     seed: int
@@ -79,13 +79,13 @@ class Record:
 
 
 def name_runs(runs: Sequence[Run], root: pathlib.Path) -> list[str]:
-    """Return the inputs digest of every run, as `samebits.runs.identity.name_inputs` gives it.
+    """Return the inputs digest of every run, equal to that of `samebits.runs.identity.name_inputs`.
 
-    Code, lock and configuration are looked at once for each variant: its runs differ in their settings alone.
+    Code, lock and configuration are read once per variant, because its runs differ only in their settings.
 
     Raises:
         ConfigError: A value of a configuration is out of range.
-        SeedError: A seed is.
+        SeedError: A seed is out of range.
     """
     variants: dict[str, list[Run]] = {}
     for run in runs:
@@ -93,7 +93,7 @@ def name_runs(runs: Sequence[Run], root: pathlib.Path) -> list[str]:
     inputs: dict[str, dict[str, Any]] = {}
     for variant, members in variants.items():
         for run in (min(members, key=lambda run: run.seed), max(members, key=lambda run: run.seed)):
-            check(run.config())  # what lies between two numbers that are in range is so too
+            check(run.config())  # if the smallest and the largest number are in range, all are
         base = members[0].base
         check_machine(base.runtime)
         inputs[variant] = describe_inputs(base, root, source_files(base, root))
@@ -106,16 +106,16 @@ def name_runs(runs: Sequence[Run], root: pathlib.Path) -> list[str]:
 
 
 def read_lines(path: pathlib.Path) -> list[str]:
-    """Return the lines of a text; a missing file has none."""
+    """Return the lines of a text file; none for a missing file."""
     return path.read_text(errors="replace").strip().splitlines() if path.exists() else []
 
 
 class Study:
-    """The runs of a study, their names and its folder.
+    """The runs of a study, with their names and the study's folder.
 
     Args:
-        name: What people call it; the tracker's group too, with the digest.
-        runs: What to run; two with equal inputs are one training.
+        name: The study's name. With the digest, it is also the tracker's group.
+        runs: The runs. Two with equal inputs are trained once.
         root: The project's folder.
 
     Raises:
@@ -129,15 +129,15 @@ class Study:
         rows = [[run.variant, run.seed, inputs] for run, inputs in zip(self.runs, self.inputs, strict=True)]
         self.name = f"{name}-{json_digest(rows)[:DIGITS]}"
         self.folder = root / runs[0].base.paths.runs / FOLDER / self.name
-        self._finished: dict[str, str] = {}  # inputs -> attempt: what is finished stays so
+        self._finished: dict[str, str] = {}  # inputs -> attempt: a finished run stays finished
 
     def inputs_folder(self, number: int) -> pathlib.Path:
-        """Return where the attempts of a run lie."""
+        """Return the folder of a run's attempts."""
         base = self.runs[number].base
         return self.root / base.paths.runs / base.name / self.inputs[number]
 
     def finished(self, number: int) -> pathlib.Path | None:
-        """Return the first finished attempt of a run, if there is one."""
+        """Return the first finished attempt of a run. None: there is none."""
         folder, inputs = self.inputs_folder(number), self.inputs[number]
         if inputs not in self._finished:
             attempt = next((each for each in list_attempts(folder) if is_finished(each)), None)
@@ -147,14 +147,14 @@ class Study:
         return folder / self._finished[inputs]
 
     def missing(self) -> list[int]:
-        """Return the numbers of the runs that nobody has finished; equal inputs count once."""
+        """Return the numbers of the unfinished runs; equal inputs count once."""
         first: dict[str, int] = {}
         for number, inputs in enumerate(self.inputs):
             first.setdefault(inputs, number)
         return [number for number in first.values() if self.finished(number) is None]
 
     def record(self, number: int) -> Record:
-        """Return what became of a run, from its files."""
+        """Return a run's record, read from its files."""
         run, inputs = self.runs[number], self.inputs[number]
         attempt = self.finished(number)
         if attempt is None:
@@ -168,20 +168,20 @@ class Study:
         return Record(run.variant, run.seed, inputs, attempt.name, accuracy, loss, digest, varied=run.varied)
 
     def describe_failure(self, number: int) -> str:
-        """Return what is known of a run that did not finish, in a line."""
+        """Return the reason why a run did not finish, in one line."""
         job = self.folder / "jobs" / f"{number}.txt"
-        lines, told = read_lines(job), read_lines(self.folder / "launcher.txt")
+        lines, launcher = read_lines(job), read_lines(self.folder / "launcher.txt")
         if not lines:
-            return "it was not begun" + (f"; the launcher: {told[-1]}" if told else "")
+            return "it was not started" + (f"; the launcher: {launcher[-1]}" if launcher else "")
         last = next((line for line in lines if "Error" in line), lines[-1])
         return last if job.with_suffix(".exit").exists() else f"its job was killed, cancelled or lost, after: {last}"
 
     def records(self) -> Iterator[Record]:
-        """Yield what became of every run, one result file at a time."""
+        """Yield the record of every run, reading one result file at a time."""
         return (self.record(number) for number in range(len(self.runs)))
 
     def prepare(self, number: int) -> None:
-        """Write the configuration of a run that is to be started."""
+        """Write the configuration of a run before it starts."""
         run = self.runs[number]
         config = run.config()
         config.tracker.group = config.tracker.group or self.name
@@ -192,7 +192,7 @@ class Study:
 
 
 def describe_record(record: Record) -> str:
-    """Return a finished or failed run in one line."""
+    """Return one line that describes a finished or failed run."""
     title = f"{record.variant}  {record.varied} {record.seed}"
     if record.attempt is None or record.weights_digest is None:
         return f"{title}  FAILED: {record.failure}"

@@ -1,4 +1,4 @@
-"""Reads run folders into the plain data that a report draws. Reads only; draws nothing, judges nothing itself."""
+"""Reads run folders into plain data for the report. Only reads; draws nothing."""
 
 import json
 import math
@@ -34,15 +34,15 @@ class Run:
     """One finished attempt.
 
     Attributes:
-        key: "<name>/<inputs digest>/<attempt>", as a run's folder ends.
+        key: "<name>/<inputs digest>/<attempt>", the end of the run's folder.
         seed: The root seed.
-        metrics: The last values, exact.
+        metrics: The last values, not rounded.
         verdict: "held", "broken", "alone", "elsewhere", "same" or "differs" (nothing promised), or "unknown".
         verdict_text: The verdict in words.
-        configuration: Digest of the inputs without the seeds; which points were set alone is part of it.
+        configuration: Digest of the inputs without the seeds' values, but with the names of separately set points.
         curves: Metric -> its points: pairs of step (training) or epoch (validation) and value.
-        inputs: Everything that two runs can differ in, by item, as text.
-        facts: What the table shows besides.
+        inputs: Item -> value as text, for everything in which two runs can differ.
+        facts: Further columns of the table.
     """
 
     key: str
@@ -59,53 +59,53 @@ class Run:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An attempt that looks finished and cannot be read."""
+    """An attempt that looks finished but cannot be read."""
 
     key: str
     reason: str
 
 
 def run_key(attempt: pathlib.Path) -> str:
-    """Return the last three parts of an attempt's folder: they name it wherever the runs folder lies."""
+    """Return the last three parts of an attempt's folder, which name it independently of the runs folder."""
     return "/".join(attempt.parts[-3:])
 
 
 def finished_attempts(runs: pathlib.Path) -> list[pathlib.Path]:
-    """Return every attempt below a folder of runs that has a result, sorted by name, digest and number."""
+    """Return every finished attempt in a folder of runs, sorted by name, digest and number."""
     return [attempt for attempt in list_all_attempts(runs) if is_finished(attempt)]
 
 
 def as_text(value: Any) -> str:
-    """Return a value of a configuration as one line; text stays as it is."""
+    """Return a value of a configuration as one line of text."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
 
 
 def judge(comparison: Comparison, promise: str) -> tuple[str, str]:
-    """Return whether a run's promise held, and the same in words."""
+    """Return whether a run's promise held, as a verdict and in words."""
     promised = promise in PROMISED
     if comparison.different:
         names = ", ".join(comparison.different)
-        text = f"other bits than attempt {names}; first divergence: {comparison.first_difference}"
+        text = f"different bits from attempt {names}; first divergence: {comparison.first_difference}"
         return ("broken", text) if promised else ("differs", f"{text} ({promise} promises nothing)")
     if comparison.equal:
         text = f"same bits as attempt {', '.join(comparison.equal)}"
         return ("held", text) if promised else ("same", f"{text} (though {promise} promises nothing)")
     if comparison.elsewhere:
-        return "elsewhere", f"attempts on other kinds of machine are not compared: {', '.join(comparison.elsewhere)}"
+        return "elsewhere", f"not compared with attempts on other kinds of machine: {', '.join(comparison.elsewhere)}"
     if comparison.unreadable:
-        return "unknown", f"other attempts of these inputs cannot be read: {', '.join(comparison.unreadable)}"
-    return "alone", "the only finished attempt of these inputs: run it again to compare"
+        return "unknown", f"other runs with these inputs cannot be read: {', '.join(comparison.unreadable)}"
+    return "alone", "the only finished run with these inputs: train it again to compare"
 
 
 def _judge(attempt: pathlib.Path, promise: str) -> tuple[str, str]:
     try:
         return judge(compare_with_siblings(attempt), promise)
     except SamebitsError as error:
-        return "unknown", f"another attempt of these inputs cannot be read: {_reason(error)}"
+        return "unknown", f"another run with these inputs cannot be read: {_reason(error)}"
 
 
 def _reason(error: Exception) -> str:
-    """Return an error's reason without the folder, which differs from copy to copy of the same runs."""
+    """Return an error's reason without the folder, so that copies of the same runs give the same text."""
     if isinstance(error, SamebitsError):
         what = pathlib.PurePath(error.what.split(" could not")[0].split(" is damaged")[0]).name
         return " ".join(f"{what}: expected {error.expected}, received {error.received}".split())
@@ -117,28 +117,28 @@ def _without_folder(text: str, attempt: pathlib.Path) -> str:
 
 
 def _figure(value: Any) -> float:
-    """Return a curve's number with few digits.
+    """Return a number of a curve, rounded to six digits.
 
     Raises:
-        ValueError: It is no finite number.
+        ValueError: It is not a finite number.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{METRICS} holds {value!r} where a number belongs")
+        raise ValueError(f"{METRICS} has {value!r} instead of a number")
     return float(f"{value:.{FIGURES}g}")
 
 
 def thin(points: list[list[float]], most: int) -> list[list[float]]:
-    """Return at most so many points, evenly spread, the first and the last among them."""
+    """Return at most `most` points, evenly spaced, including the first and the last."""
     if len(points) <= most:
         return points
     return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
 
 
 def read_curves(rows: list[dict[str, Any]]) -> dict[str, list[list[float]]]:
-    """Return the points of each metric: training by step from the beginning, validation by epoch.
+    """Return the points of each metric: training by total step, validation by epoch.
 
     Raises:
-        ValueError: There are none, or a row lacks its numbers.
+        ValueError: There are no rows, or a row lacks a number.
     """
     if not rows:
         raise ValueError(f"{METRICS} is missing or empty")
@@ -171,13 +171,13 @@ def _read(attempt: pathlib.Path) -> Run:
     verdict, words = _judge(attempt, result["promise"])
     config = flatten(inputs["config"])
     fixed = {key: as_text(value) for key, value in config.items() if not key.startswith(("seed.root", POINTS))}
-    # Runs in which the same points were set alone are a distribution of their own.
+    # Runs in which the same points were set separately form their own distribution.
     alone = [key for key, value in config.items() if key.startswith(POINTS) and value is not None]
     fixed["seed.alone"] = " ".join(key.removeprefix(POINTS) for key in alone) or "none"
     fixed |= {"code": inputs["code"]["digest"][:8], "requirements.lock": inputs["lock"][:8]}
     metrics = {name: float(result["metrics"][name]) for name in METRIC_NAMES}
     if not all(math.isfinite(value) for value in metrics.values()):
-        raise ValueError(f"{RESULT} holds a metric that is no number")
+        raise ValueError(f"{RESULT} has a metric that is not a finite number")
     cpu = machine["cpu"]
     return Run(
         key=run_key(attempt),
@@ -205,7 +205,7 @@ def _read(attempt: pathlib.Path) -> Run:
 
 
 def read_run(attempt: pathlib.Path) -> Run | Unreadable:
-    """Return a finished attempt's data; for one that cannot be read, whatever its files hold, the reason."""
+    """Return a finished attempt's data, or the reason why it cannot be read."""
     try:
         return _read(attempt)
     except (SamebitsError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
@@ -214,7 +214,7 @@ def read_run(attempt: pathlib.Path) -> Run | Unreadable:
 
 
 def read_variance(runs: pathlib.Path) -> list[dict[str, Any]]:
-    """Return what studies below runs/ found of the variance by source; a study without it, or damaged, is left out."""
+    """Return the results of the variance studies in runs/studies; damaged files are left out."""
     found = []
     for path in sorted((runs / "studies").glob("*/study.json")):
         try:

@@ -1,8 +1,8 @@
-"""A study: one or two configurations with many seeds, summarized and compared.
+"""A study: trains one or two configurations with many seeds, summarizes them and compares them.
 
-    runs/studies/<name>-<digest>/study.json     every run with its digests; the summaries; the comparison
+    runs/studies/<name>-<digest>/study.json     every run with its digests, the summaries, the comparison
 
-Result files are read one at a time: of a run only its numbers are kept.
+Result files are read one at a time, and only a run's numbers are kept.
 """
 
 import dataclasses
@@ -28,14 +28,14 @@ STUDY = "study.json"
 BASE = "base"
 MAX_SEEDS = 100_000
 MAX_ROWS = 25  # of a printed table
-METRICS = {"val_accuracy": True, "val_loss": False}  # whether more is better
+METRICS = {"val_accuracy": True, "val_loss": False}  # whether higher is better
 
 
 def parse_seeds(text: str) -> list[int]:
     """Return the seeds of "1..20", "1,5,9" or "1..3,7", each once, in the order given.
 
     Raises:
-        ConfigError: It is written otherwise, or a range runs backwards.
+        ConfigError: The text has another form, or a range is reversed.
     """
     seeds: dict[int, None] = {}
     for part in text.split(","):
@@ -54,24 +54,24 @@ def parse_seeds(text: str) -> list[int]:
 
 @dataclass
 class Sample:
-    """The finished runs of one variant: seeds, and the values of each metric in their order."""
+    """The finished runs of one variant: seeds, and the values of each metric in the same order."""
 
     seeds: list[int] = field(default_factory=list)
     values: dict[str, list[float]] = field(default_factory=lambda: {metric: [] for metric in METRICS})
 
     def add(self, record: Record) -> None:
-        """Keep the numbers of one finished run."""
+        """Add the numbers of one finished run."""
         self.seeds.append(record.seed)
         for metric in METRICS:
             self.values[metric].append(getattr(record, metric))
 
     def summary(self, metric: str) -> Summary:
-        """Return what the sample says of a metric."""
+        """Return the statistics of a metric."""
         return summarize(self.values[metric], self.seeds, higher_is_better=METRICS[metric])
 
 
 def compare_samples(a: Sample, b: Sample, metric: str) -> PairedComparison | None:
-    """Return how b differs from a, over the seeds that both finished; None: there are none."""
+    """Return how b differs from a, over the seeds that both finished. None: there are no such seeds."""
     values = [dict(zip(sample.seeds, sample.values[metric], strict=True)) for sample in (a, b)]
     both = sorted(values[0].keys() & values[1].keys())
     if not both:
@@ -86,13 +86,13 @@ def write_study(
     records: Iterable[Record],
     conclude: Callable[[dict[str, Sample], list[Record]], dict[str, Any]],
 ) -> tuple[dict[str, Sample], list[Record]]:
-    """Write study.json while the records are read one by one, and return what was kept of them.
+    """Write study.json while reading the records one by one; returns variant -> sample, and the failed runs.
 
     Args:
         path: The file.
         name: The study's name.
-        records: What became of each run.
-        conclude: Returns what follows the runs in the file, from the samples by variant and the failed runs.
+        records: The record of each run.
+        conclude: Returns the entries after the runs, from the samples by variant and the failed runs.
     """
     samples: dict[str, Sample] = {}
     failed: list[Record] = []
@@ -136,12 +136,12 @@ def conclude(samples: dict[str, Sample], _failed: list[Record]) -> dict[str, Any
 def write_summary(
     study: Study, records: Iterable[Record], more: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[dict[str, Any], list[Record]]:
-    """Write the study.json of a study with its summaries; returns what was concluded, and the failed runs.
+    """Write a study's study.json with its summaries; returns the summaries and the failed runs.
 
     Args:
         study: The study.
-        records: What became of its runs, one by one.
-        more: What else follows in the file.
+        records: The record of each run.
+        more: Further entries of the file.
     """
     concluded: dict[str, Any] = {}
 
@@ -164,7 +164,7 @@ def _share(share: float | None) -> str:
 def show_summaries(concluded: dict[str, Any]) -> None:
     """Print the table of the summaries."""
     table = Table("configuration", "metric", "n", "mean", "sd", "median", "iq mean", "95 % interval of the mean",
-                  "best, worst seed", "3 seeds would do")  # fmt: skip
+                  "best, worst seed", "3-seed means in interval")  # fmt: skip
     for variant, metrics in concluded["summary"].items():
         for metric, one in metrics.items():
             sd = "-" if one["sd"] is None else f"{one['sd']:.4f}"
@@ -177,7 +177,7 @@ def show_summaries(concluded: dict[str, Any]) -> None:
 
 
 def show_records(records: list[Record], concluded: dict[str, Any]) -> None:
-    """Print the finished runs of one variant as a table that ends with mean, standard deviation and interval."""
+    """Print a table of the finished runs of one variant, with mean, standard deviation and interval at the end."""
     done = [record for record in records if record.attempt is not None]
     if not done:
         return
@@ -196,11 +196,11 @@ def show_records(records: list[Record], concluded: dict[str, Any]) -> None:
 
 
 def describe_comparison(metric: str, one: dict[str, Any], variant: str) -> str:
-    """Return the verdict on one metric of the second configuration, in a sentence."""
+    """Return the verdict on one metric of the second configuration, in one sentence."""
     if one["interval"] is None:
-        verdict = "one seed decides nothing"
+        verdict = "one seed is too few to decide"
     elif one["interval"][0] <= 0 <= one["interval"][1]:
-        verdict = "no difference that these seeds can show"
+        verdict = "no difference shown with these seeds"
     else:
         better = (one["difference"] > 0) == METRICS[metric]
         verdict = f"{variant} is {'better' if better else 'worse'}"
@@ -208,7 +208,7 @@ def describe_comparison(metric: str, one: dict[str, Any], variant: str) -> str:
         f"{metric}: {verdict}; difference {one['difference']:+.4f} ({_interval(one['interval'])}), "
         f"P(improvement) {one['probability_of_improvement']:.2f} ({_interval(one['probability_interval'])}), "
         f"{one['wins']} wins, {one['ties']} ties, {one['losses']} losses; "
-        f"three seeds get the sign right: {_share(one['three_seeds'])}"
+        f"three-seed subsets with the same sign: {_share(one['three_seeds'])}"
     )
 
 
@@ -231,19 +231,19 @@ def run_study(
         root: The project's folder.
         seeds: As `parse_seeds` takes them.
         versus: Overrides of the second configuration; empty: there is none.
-        options: How the runs are started.
+        options: How to start the runs.
 
     Returns:
-        0: all runs finished; 1: not.
+        0: all runs finished; 1: some did not.
 
     Raises:
-        ConfigError: Seeds, launcher or a configuration are wrong; nothing was begun.
+        ConfigError: Seeds, launcher or a configuration are wrong; nothing was started.
     """
     variants = {BASE: compose([])} | ({" ".join(versus): compose(versus)} if versus else {})
     runs = [Run(variant, seed, base) for seed in parse_seeds(seeds) for variant, base in variants.items()]
     study = Study(variants[BASE].name, runs, root)
-    began = train(study, options)
-    print(f"{len(runs)} runs: {began} begun, {len(runs) - began} finished before")
+    started = train(study, options)
+    print(f"{len(runs)} runs: {started} started, {len(runs) - started} already finished")
     concluded, failed = write_summary(study, study.records())
     show_summaries(concluded)
     for metric, one in concluded["comparison"].items():

@@ -1,8 +1,9 @@
-"""How much of the spread of the validation metrics each source of randomness carries.
+"""Measures how much variance of the validation metrics each source of randomness causes.
 
-All seed points are held but those of one source; these get what other root seeds would give them. The runs are those
-of `sweep`; a table, study.json and a picture follow. The idea is that of Bouthillier et al. (2021), "Accounting for
-variance in machine learning benchmarks".
+Varies the seed points of one source at a time, with the values that other root seeds would give them. All other seed
+points stay fixed. Prints a table, and writes study.json and a picture.
+
+Source: Bouthillier et al. (2021), "Accounting for variance in machine learning benchmarks".
 """
 
 import copy
@@ -35,15 +36,15 @@ PICTURES = ("variance.svg", "variance.png")
 
 
 @dataclass(frozen=True)
-class Spread:
-    """The spread that one source makes of one metric.
+class Deviation:
+    """The standard deviation of one metric that one source causes.
 
     Attributes:
-        n: How many runs.
+        n: The number of runs.
         sd: Standard deviation with n - 1 (None: fewer than two runs).
-        interval: Its 95 % bootstrap interval (None: likewise).
-        share: Its variance as a share of that of all sources together (None: too few runs to tell, or no spread).
-        share_interval: Its 95 % bootstrap interval (None: likewise).
+        interval: The 95 % bootstrap interval of `sd` (None: fewer than two runs).
+        share: The variance as a share of the variance of all sources together (None: too few runs, or no variance).
+        share_interval: The 95 % bootstrap interval of `share` (None: `share` is None).
     """
 
     n: int
@@ -54,17 +55,17 @@ class Spread:
 
 
 def sources_of(points: list[str]) -> dict[str, tuple[str, ...]]:
-    """Return the seed points of each source that a configuration has, and of all together.
+    """Return source -> its seed points, and all of them together.
 
     Args:
-        points: Every point that the configuration lists.
+        points: All seed points of the configuration.
     """
     model = [point for point in points if point.startswith("model/")]
     algorithm = tuple(point for point in points if point.startswith("algorithm/"))
     dropout = tuple(point for point in model if point.endswith("/dropout"))
     found = {
         "data/split": tuple(point for point in points if point == "data/split"),
-        # An algorithm that takes all rows at once has no batches.
+        # An algorithm that uses all samples at once has no batches.
         "data/order": tuple(point for point in points if point == "data/order" and (model or not algorithm)),
         "initialisation": tuple(point for point in model if point not in dropout),
         "dropout": dropout,
@@ -75,14 +76,14 @@ def sources_of(points: list[str]) -> dict[str, tuple[str, ...]]:
 
 
 def make_runs(config: Config, seeds: list[int]) -> list[Run]:
-    """Return the runs of every source: its points as each seed derives them, all others as `seed.root` does.
+    """Return the runs of every source. Its points are derived from each seed, all others from `seed.root`.
 
     Raises:
         ConfigError: The seed policy does not derive the points from the root seed.
     """
     if config.seed.policy != "derived":
         raise ConfigError(
-            "seed.policy", expected="derived, so that all points but one can be held", received=config.seed.policy,
+            "seed.policy", expected="derived, so that one source can vary alone", received=config.seed.policy,
             fix="seed=all",
         )  # fmt: skip
     base = copy.deepcopy(config)
@@ -94,64 +95,64 @@ def make_runs(config: Config, seeds: list[int]) -> list[Run]:
     ]
 
 
-def measure_spreads(samples: dict[str, Sample]) -> dict[str, dict[str, Spread]]:
-    """Return the spread of each metric by source, with its share of all sources together."""
-    found: dict[str, dict[str, Spread]] = {}
+def measure_deviations(samples: dict[str, Sample]) -> dict[str, dict[str, Deviation]]:
+    """Return source -> metric -> standard deviation, with its share of the variance of all sources together."""
+    found: dict[str, dict[str, Deviation]] = {}
     for source, sample in samples.items():
         found[source] = {}
         for metric in METRICS:
             values = sample.values[metric]
             interval = bootstrap_interval(values, standard_deviation)
             sd = None if interval is None else float(standard_deviation(np.sort(values)))
-            found[source][metric] = Spread(len(values), sd, interval)
-    for source, spreads in found.items():
-        for metric, spread in spreads.items():
+            found[source][metric] = Deviation(len(values), sd, interval)
+    for source, deviations in found.items():
+        for metric, deviation in deviations.items():
             if source == ALL or ALL not in samples:
                 continue
             ratio = variance_ratio(samples[source].values[metric], samples[ALL].values[metric])
             if ratio:
-                spreads[metric] = dataclasses.replace(spread, share=ratio[0], share_interval=ratio[1])
+                deviations[metric] = dataclasses.replace(deviation, share=ratio[0], share_interval=ratio[1])
     return found
 
 
-def list_spreads(spreads: dict[str, dict[str, Spread]], samples: dict[str, Sample]) -> list[dict[str, Any]]:
-    """Return the spreads as study.json has them and the report draws them, one for each source and metric."""
+def list_deviations(deviations: dict[str, dict[str, Deviation]], samples: dict[str, Sample]) -> list[dict[str, Any]]:
+    """Return the rows for study.json and the report, one per source and metric."""
     return [
         {
             "source": source, "metric": metric, "sd": one.sd, "low": one.interval and one.interval[0],
             "high": one.interval and one.interval[1], "share": one.share, "share_interval": one.share_interval,
             "values": samples[source].values[metric],
         }
-        for source, by in spreads.items()
+        for source, by in deviations.items()
         for metric, one in by.items()
     ]  # fmt: skip
 
 
-def draw(spreads: dict[str, dict[str, Spread]], folder: pathlib.Path) -> None:
-    """Draw the standard deviation by source with its interval, one panel a metric, as SVG and PNG."""
+def draw(deviations: dict[str, dict[str, Deviation]], folder: pathlib.Path) -> None:
+    """Draw the standard deviation by source with its interval, one panel per metric, as SVG and PNG."""
     import matplotlib as mpl  # noqa: PLC0415  slow to import
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    with mpl.rc_context({"svg.hashsalt": "samebits"}):  # the same runs, the same bytes
+    with mpl.rc_context({"svg.hashsalt": "samebits"}):  # so the same runs give the same bytes
         figure = Figure(figsize=(10, 3.2), layout="constrained")
         axes = figure.subplots(1, len(METRICS), sharey=True)
         for axis, metric in zip(axes, METRICS, strict=True):
-            rows = [(source, one[metric]) for source, one in reversed(spreads.items()) if one[metric].sd is not None]
-            for source, spread in rows:
-                axis.barh(source, spread.sd, color="#9aa7b8" if source == ALL else "#3b6ea5")
-                if spread.interval is not None:
-                    axis.plot(spread.interval, [source, source], color="black", linewidth=1.5, marker="|")
+            rows = [(source, one[metric]) for source, one in reversed(deviations.items()) if one[metric].sd is not None]
+            for source, deviation in rows:
+                axis.barh(source, deviation.sd, color="#9aa7b8" if source == ALL else "#3b6ea5")
+                if deviation.interval is not None:
+                    axis.plot(deviation.interval, [source, source], color="black", linewidth=1.5, marker="|")
             axis.set_xlabel(f"standard deviation of {metric}")
         for name in PICTURES:
             metadata = {"Date": None} if name.endswith("svg") else {"Software": None}
             figure.savefig(folder / name, dpi=110, metadata=metadata)
 
 
-def show(spreads: dict[str, dict[str, Spread]]) -> None:
+def show(deviations: dict[str, dict[str, Deviation]]) -> None:
     """Print the table."""
-    title = "its variance as a share of all together's (95 % interval)"
+    title = "share of the variance of all together (95 % interval)"
     table = Table("varied alone", "metric", "runs", "standard deviation", "95 % interval", title)
-    for source, metrics in spreads.items():
+    for source, metrics in deviations.items():
         for metric, one in metrics.items():
             sd = "-" if one.sd is None else f"{one.sd:.5f}"
             interval = "-" if one.interval is None else "{:.5f} to {:.5f}".format(*one.interval)
@@ -160,40 +161,40 @@ def show(spreads: dict[str, dict[str, Spread]]) -> None:
                 share = "{:.0%} ({:.0%} to {:.0%})".format(one.share, *one.share_interval)
             table.add_row(source, metric, str(one.n), sd, interval, share)
     print_table(table)
-    fewest = min((one.n for metrics in spreads.values() for one in metrics.values()), default=0)
+    fewest = min((one.n for metrics in deviations.values() for one in metrics.values()), default=0)
     if fewest < MIN_FOR_A_SHARE:
-        print(f"{fewest} runs of a source say nothing of shares: at least {MIN_FOR_A_SHARE}, better --seeds 1..10")
+        print(f"{fewest} runs per source are too few for shares: use at least {MIN_FOR_A_SHARE}, better --seeds 1..10")
 
 
 def run_variance(
     compose: Callable[[list[str]], Config], root: pathlib.Path, seeds: str, options: LauncherOptions
 ) -> int:  # fmt: skip
-    """Vary each source alone and all together, print the table, and write study.json and the picture.
+    """Vary each source alone and all together, print the table, and write study.json and the pictures.
 
     Args:
         compose: Returns the configuration for some overrides.
         root: The project's folder.
         seeds: As `parse_seeds` takes them.
-        options: How the runs are started.
+        options: How to start the runs.
 
     Returns:
-        0: all runs finished; 1: not.
+        0: all runs finished; 1: some did not.
 
     Raises:
-        ConfigError: Seeds, launcher or the configuration are wrong; nothing was begun.
+        ConfigError: Seeds, launcher or the configuration are wrong; nothing was started.
     """
     config = compose([])
     runs = make_runs(config, parse_seeds(seeds))
     study = Study(f"variance-{config.name}", runs, root)
     train(study, options)
-    spreads: dict[str, dict[str, Spread]] = {}
+    deviations: dict[str, dict[str, Deviation]] = {}
 
     def conclude(samples: dict[str, Sample], _failed: list[Record]) -> dict[str, Any]:
-        spreads.update(measure_spreads(samples))
-        return {"variance": list_spreads(spreads, samples)}
+        deviations.update(measure_deviations(samples))
+        return {"variance": list_deviations(deviations, samples)}
 
     _, failed = write_study(study.folder / STUDY, study.name, study.records(), conclude)
-    show(spreads)
-    draw(spreads, study.folder)
+    show(deviations)
+    draw(deviations, study.folder)
     print(f"variance: {shown_path(study.folder / STUDY, root)}, {', '.join(PICTURES)}")
     return show_failed(failed, len(runs))

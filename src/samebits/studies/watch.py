@@ -1,4 +1,4 @@
-"""Shows the running trainings. Reads their folders only, and takes no lock, so it disturbs none."""
+"""Shows the running trainings. Only reads their folders and takes no lock, so it does not affect them."""
 
 import json
 import os
@@ -21,12 +21,12 @@ from samebits.studies.read_runs import run_key
 REFRESH_S = 1.0
 TAIL_BYTES = 8192
 LOCKS = pathlib.Path("/proc/locks")
-RECENT_S = 60.0  # a run whose last row is so young counts as running where its lock cannot be seen
+RECENT_S = 60.0  # without a visible lock, a run with a row younger than this counts as running
 
 
 @dataclass(frozen=True)
 class Training:
-    """The newest records of a running training; None or "" where there is none yet."""
+    """The newest records of a running training; None or "": not recorded yet."""
 
     key: str
     epoch: str
@@ -38,7 +38,7 @@ class Training:
 
 
 def locked_files(locks: pathlib.Path = LOCKS) -> set[tuple[int, int, int]]:
-    """Return (device major, device minor, inode) of every locked file; empty where the system does not list them."""
+    """Return (device major, device minor, inode) of every locked file; empty if the system does not list locks."""
     try:
         text = locks.read_text(encoding="ascii")
     except (OSError, ValueError):
@@ -48,7 +48,7 @@ def locked_files(locks: pathlib.Path = LOCKS) -> set[tuple[int, int, int]]:
 
 
 def tail(path: pathlib.Path) -> list[str]:
-    """Return the complete last lines of a growing file; a missing file has none."""
+    """Return the last complete lines of a growing file; none for a missing file."""
     try:
         with path.open("rb") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL_BYTES))
@@ -58,7 +58,7 @@ def tail(path: pathlib.Path) -> list[str]:
 
 
 def last_row(path: pathlib.Path) -> dict[str, Any]:
-    """Return the last whole row of metrics, or nothing."""
+    """Return the last complete row of metrics; empty if there is none."""
     for line in reversed(tail(path)):
         try:
             row = json.loads(line)
@@ -70,7 +70,7 @@ def last_row(path: pathlib.Path) -> dict[str, Any]:
 
 
 def is_running(attempt: pathlib.Path, locked: set[tuple[int, int, int]], now: float) -> bool:
-    """Return whether an attempt is being trained: its lock is held, or its last row is recent."""
+    """Return whether an attempt is training: its lock is held, or its last row is recent."""
     if is_finished(attempt) or not (attempt / CONFIG).is_file():
         return False
     try:
@@ -106,7 +106,7 @@ def read_training(attempt: pathlib.Path, now: float) -> Training:
 
 
 def find_trainings(runs: pathlib.Path) -> list[Training]:
-    """Return the running trainings below a folder of runs, sorted by folder."""
+    """Return the running trainings in a folder of runs, sorted by folder."""
     locked, now = locked_files(), time.time()
     return [read_training(path, now) for path in list_all_attempts(runs) if is_running(path, locked, now)]
 
@@ -133,7 +133,7 @@ def make_table(trainings: list[Training]) -> Table:
 
 
 def watch(runs: pathlib.Path) -> int:
-    """Show running trainings until Ctrl-C on a terminal; elsewhere once."""
+    """Show running trainings until Ctrl-C; without a terminal, print them once."""
     if not sys.stdout.isatty():
         print_table(make_table(find_trainings(runs)))
         return 0

@@ -1,1 +1,1 @@
-"""Runs as one HTML page."""
+"""Writes runs as one HTML page."""

@@ -1,4 +1,4 @@
-"""Groups runs that differ in seeds only, and labels each group by what sets it apart. Pure."""
+"""Groups runs that differ only in seeds, and labels each group with the settings that differ. Pure: no I/O."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,27 +11,27 @@ MAX_LABEL = 140
 
 
 def _rank(key: str) -> tuple[int, str]:
-    """Return a key's place in labels: the runtime's own settings follow from its promise, so they come last."""
+    """Return a key's sort order in labels. The runtime's settings follow from its promise, so they come last."""
     return key.startswith("runtime.") + (key.startswith("runtime.") and key != "runtime.promise"), key
 
 
 def distribution(runs: Sequence[Run], metric: str) -> dict[str, Any]:
-    """Return what one metric says over seeds. Repetitions with the same bits count once."""
+    """Return one metric's statistics over seeds. Repetitions with the same bits count once."""
     once = {(run.key.rsplit("/", 1)[0], run.facts["weights"]): run.metrics[metric] for run in runs}
     return describe_sample(sorted(once.values()))
 
 
 def label(items: dict[str, str], apart: Sequence[str]) -> str:
-    """Return a configuration's name and what sets it apart, as far as it fits into a line."""
+    """Return a configuration's name and the settings that differ, shortened to one line."""
     parts = [f"{key.split('.', 1)[-1]}={items.get(key, 'absent')}" for key in apart]
     more = " …" if len(parts) > MAX_KEYS else ""
     return f"{items.get('name', '')} {', '.join(parts[:MAX_KEYS])}{more}".strip()[:MAX_LABEL]
 
 
 def distinguishing_keys(items: Sequence[dict[str, str]]) -> list[str]:
-    """Return the keys in which configurations differ, in the order of a label.
+    """Return the keys that differ between configurations, in the order of a label.
 
-    The runtime's own settings are left out where the other keys tell the configurations apart.
+    The runtime's settings are left out if the other keys are enough to distinguish the configurations.
     """
     keys = sorted({key for each in items for key in each if key != "name"})
     apart = [key for key in keys if len({each.get(key) for each in items}) > 1]
@@ -42,7 +42,7 @@ def distinguishing_keys(items: Sequence[dict[str, str]]) -> list[str]:
 
 
 def configurations(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return the groups of runs that differ in seeds only, each labelled by what sets it apart from the others."""
+    """Return the groups of runs that differ only in seeds, each labelled with the settings that differ."""
     groups: dict[str, list[int]] = {}
     for index, run in enumerate(runs):
         groups.setdefault(run.configuration, []).append(index)

@@ -3,14 +3,14 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const metrics = { loss: "training loss", accuracy: "training accuracy", val_loss: "validation loss", val_accuracy: "validation accuracy" };
-  const AT_FIRST = 40; // runs drawn before anything is chosen
+  const AT_FIRST = 40; // runs drawn by default
   const COLOURS = 8;
   const themes = ["auto", "light", "dark"];
   const state = { sort: null, down: false, theme: "auto", drawn: new Set(), a: 0, b: Math.min(1, data.runs.length - 1), one: 0, metric: "val_accuracy" };
   const errors = [];
   const note = (text) => { errors.push(text); document.body.dataset.errors = errors.join("; "); };
   window.addEventListener("error", (event) => note(event.message));
-  document.addEventListener("securitypolicyviolation", (event) => note(`refused: ${event.violatedDirective}`));
+  document.addEventListener("securitypolicyviolation", (event) => note(`blocked: ${event.violatedDirective}`));
 
   const short = (key) => { const [name, digest, attempt] = key.split("/"); return `${name}/${digest.slice(0, 8)}/${attempt}`; };
   const label = (index) => `${short(data.runs[index].key)} · seed ${data.runs[index].seed}`;
@@ -38,7 +38,7 @@
   };
   const figure = (value) => (value === null || value === undefined ? "" : Number(value.toPrecision(4)));
 
-  // Colour: by run while there are few, by configuration when there are many.
+  // Colour by run if there are few, else by configuration.
   const order = () => data.runs.map((_, index) => index).filter((index) => state.drawn.has(index));
   const colours = () => {
     const shown = order();
@@ -114,7 +114,7 @@
     const swatch = (place) => draw("svg", { viewBox: "0 0 18 10", "aria-hidden": "true" }, draw("line", { x1: 1, x2: 17, y1: 5, y2: 5, class: `s${place}`, "stroke-width": 3 }));
     const groups = [...new Set(shown.map((index) => data.runs[index].group))].sort((p, q) => p - q);
     byId("legend").replaceChildren(...(few ? shown.map((index) => make("li", {}, swatch(colour.get(index)), label(index))) : groups.map((group) => make("li", {}, swatch(group % COLOURS), `C${group + 1} ${data.groups[group].label}`))));
-    byId("drawn").textContent = `${shown.length} of ${data.runs.length} runs are drawn${few ? "" : ", coloured by configuration"}. Equal curves lie on one another.`;
+    byId("drawn").textContent = `${shown.length} of ${data.runs.length} runs are drawn${few ? "" : ", coloured by configuration"}. Identical curves overlap.`;
   };
 
   const drawStrips = () => {
@@ -134,7 +134,7 @@
       if (each.values.length > 1) svg.append(draw("path", { class: "mean", d: `M${mean} ${middle - 7}l6 7l-6 7l-6-7z` }, draw("title", {}, `mean ${each.mean}`)));
     });
     byId("strips").replaceChildren(svg);
-    table("spread", ["configuration", "seeds", "mean", "95 % interval", "sd", "least", "most"], found.map((each, place) => [
+    table("spread", ["configuration", "seeds", "mean", "95 % interval of the mean", "standard deviation", "min", "max"], found.map((each, place) => [
       `C${place + 1} ${data.groups[place].label}`, each.values.length, figure(each.mean), each.interval ? `${figure(each.interval[0])} to ${figure(each.interval[1])}` : "needs 3 seeds", figure(each.sd), figure(each.values[0]), figure(each.values[each.values.length - 1])]));
   };
 
@@ -172,7 +172,7 @@
     const run = data.runs[state.one];
     const facts = { run: run.key, "did the promise hold?": `${run.promise}: ${run.verdict}; ${run.verdict_text}`, weights: run.weights, data: run.data, "arithmetic fingerprint": run.fingerprint, machine: data.machines[run.machine], "resumed after a stop": run.resumed ? "yes" : "no" };
     byId("facts").replaceChildren(...Object.entries(facts).flatMap(([name, text]) => [make("dt", {}, name), make("dd", {}, String(text))]));
-    table("points", ["seed point", "value", "from", "what consumes it"], Object.entries(data.consumers[run.consumers]).map(([point, [source, consumer, rests]]) => [point, inputOf(`seed ${point}`, state.one), source, rests ? `${consumer} (unused: ${rests})` : consumer]));
+    table("points", ["seed point", "value", "source", "consumer"], Object.entries(data.consumers[run.consumers]).map(([point, [source, consumer, rests]]) => [point, inputOf(`seed ${point}`, state.one), source, rests ? `${consumer} (unused: ${rests})` : consumer]));
     table("inputs", ["input", "value"], [...Object.keys(data.equal), ...Object.keys(data.varying)].sort().map((item) => [item, inputOf(item, state.one)]));
   };
 
@@ -200,11 +200,11 @@
     drawCurves();
   };
 
-  let own = null; // the address that this script wrote itself
+  let own = null; // the URL fragment that this script wrote
   const remember = () => {
     const parts = [["sort", state.sort], ["dir", state.sort && state.down ? "desc" : null], ["theme", state.theme === "auto" ? null : state.theme], ["diff", `${data.runs[state.a]?.key},${data.runs[state.b]?.key}`]];
     own = `#${parts.filter((part) => part[1]).map(([key, text]) => `${key}=${encodeURIComponent(text)}`).join("&")}`;
-    try { history.replaceState(null, "", own); } catch { own = null; } // some viewers forbid it
+    try { history.replaceState(null, "", own); } catch { own = null; } // some viewers do not allow it
   };
   const follow = () => {
     if (location.hash === own) return;
@@ -253,6 +253,6 @@
     window.addEventListener("hashchange", () => { follow(); choose(); showTheme(); showDrawn(); drawStrips(); drawDiff(); });
   };
   start();
-  document.body.dataset.width = document.documentElement.scrollWidth; // looked at by the test: nothing may stick out
+  document.body.dataset.width = document.documentElement.scrollWidth; // a test checks that nothing overflows
   document.body.dataset.view = document.documentElement.clientWidth;
 })();

@@ -1,7 +1,7 @@
-"""Writes runs as one HTML page that needs no network. Same runs, same bytes: no time, no place, everything sorted.
+"""Writes runs as one HTML page that needs no network.
 
-The page's three parts lie beside this module: report.html, report.css and report.js. The table of runs is in the HTML;
-curves and choices are drawn by the script from data that the page carries.
+The same runs give the same bytes: the page contains no time and no path, and everything is sorted. Its three parts are
+report.html, report.css and report.js. The table of runs is HTML; the script draws the rest from data in the page.
 """
 
 import base64
@@ -31,8 +31,8 @@ from samebits.studies.report.configurations import configurations
 
 FOLDER = pathlib.Path(__file__).parent
 MAX_RUNS = 1000
-MAX_POINTS = 50_000  # of one metric's curves together: about 1 MB of page
-MIN_PER_CURVE, MAX_PER_CURVE = 20, 400  # points of one curve
+MAX_POINTS = 50_000  # of all curves of one metric: about 1 MB of the page
+MIN_PER_CURVE, MAX_PER_CURVE = 20, 400  # points per curve
 NOWHERE = "base-uri 'none'; form-action 'none'"
 COLUMNS = (
     ("run", "run"), ("seed", "seed"), ("val_accuracy", "val accuracy"), ("val_loss", "val loss"),
@@ -45,7 +45,7 @@ SIGNS = {"held": "✓", "broken": "✗", "alone": "·", "elsewhere": "·", "same
 
 
 def split_inputs(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-    """Return the items that are equal in all runs, and the others as a list of values and each run's index in it."""
+    """Return the items that are equal in all runs, and the others as a list of values with each run's index into it."""
     keys = sorted({key for run in runs for key in run.inputs})
     portable = all(run.facts["promise"] == "portable" for run in runs)
     equal, varying = {}, {}
@@ -62,7 +62,7 @@ def split_inputs(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, dict[st
 
 
 def page_data(runs: Sequence[Run], unreadable: Sequence[Unreadable], variance: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return everything that the page's script draws."""
+    """Return all data for the page's script."""
     most = max(MIN_PER_CURVE, min(MAX_PER_CURVE, MAX_POINTS // max(1, len(runs))))
     equal, varying = split_inputs(runs)
     machines = sorted({run.facts["machine"] for run in runs})
@@ -89,7 +89,7 @@ def page_data(runs: Sequence[Run], unreadable: Sequence[Unreadable], variance: l
 
 
 def embed(data: Any) -> str:
-    """Return data as JSON in ASCII that no HTML parser can leave: <, > and & are escaped."""
+    """Return data as ASCII JSON that is safe inside HTML: <, > and & are escaped."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -102,7 +102,7 @@ def _cell(text: Any, sort: Any = None, kind: str = "", title: str = "") -> str:
 
 
 def short_key(key: str) -> str:
-    """Return a run's key with the first eight digits of the digest."""
+    """Return a run's key with only the first eight digits of the digest."""
     name, digest, attempt = (*key.split("/"), "", "")[:3]
     return f"{name}/{digest[:8]}/{attempt}"
 
@@ -131,14 +131,14 @@ def _headline(data: dict[str, Any]) -> str:
     counts = {name: sum(row["verdict"] == name for row in data["runs"]) for name in SIGNS}
     if counts["broken"]:
         of = f"{counts['broken']} of {len(data['runs'])} runs"
-        return f"A promise was broken: {of} have other bits than another attempt of their inputs."
+        return f"A promise was broken: {of} have different bits from another run with the same inputs."
     if counts["held"]:
-        return f"The promise held: {counts['held']} runs have the same bits as another attempt of their inputs."
-    return "No two attempts of the same inputs can be compared: run one again to see whether the promise holds."
+        return f"The promise held: {counts['held']} runs have the same bits as another run with the same inputs."
+    return "There are no two runs with the same inputs to compare: train one again to see whether the promise holds."
 
 
 def render(data: dict[str, Any]) -> str:
-    """Return the page."""
+    """Return the page as HTML."""
     style, script = ((FOLDER / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
     inputs = {row["key"].rsplit("/", 1)[0] for row in data["runs"]}
@@ -163,24 +163,24 @@ def render(data: dict[str, Any]) -> str:
         "STATE": "bad" if tiles["broken"] else "good" if tiles["held"] else "plain",
         "TILES": "".join(f"<li><strong>{count}</strong> {name}</li>" for name, count in tiles.items()),
         "ROWS": "\n".join(_row(index, row) for index, row in enumerate(data["runs"])), "NOTES": notes,
-        "UNREADABLE": _list("Unreadable: left out of everything else", [tuple(pair) for pair in data["unreadable"]]),
-        "THINNED": f"Each curve is thinned to {data['thinned']} points." if data["thinned"] else "",
+        "UNREADABLE": _list("Unreadable runs (not shown elsewhere)", [tuple(pair) for pair in data["unreadable"]]),
+        "THINNED": f"Each curve shows at most {data['thinned']} points." if data["thinned"] else "",
     }  # fmt: skip
     template = (FOLDER / "report.html").read_text(encoding="utf-8")
     return re.sub(r"@([A-Z]+)@", lambda found: parts[found[1]], template)
 
 
 def select(runs: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path]:
-    """Return the finished attempts that a user names, or all, each once, sorted.
+    """Return the finished attempts that a user names, or all; sorted, each once.
 
     Raises:
-        UsageError: None is finished, or there are more than a page can show.
+        UsageError: No attempt is finished, or there are more than a page can show.
     """
     chosen = [find_attempt(runs, name) for name in names] if names else finished_attempts(runs)
     attempts = sorted({run_key(path): path for path in chosen if is_finished(path)}.items())
     for path in chosen:
         if not is_finished(path):
-            print(f"not finished, left out: {run_key(path)}")
+            print(f"left out because it is not finished: {run_key(path)}")
     if not attempts:
         raise UsageError(
             "report",
@@ -191,19 +191,19 @@ def select(runs: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path]:
     if len(attempts) > MAX_RUNS:
         raise UsageError(
             "report",
-            expected=f"at most {MAX_RUNS} runs on a page",
+            expected=f"at most {MAX_RUNS} runs per page",
             received=f"{len(attempts)}",
-            fix="name the ones to show: samebits report RUN …",
+            fix="name the runs to show: samebits report RUN …",
         )
     return [path for _, path in attempts]
 
 
 def report(runs: pathlib.Path, names: Sequence[str], page: pathlib.Path) -> int:
-    """Write the report of some runs, or of all finished ones, and say where it is.
+    """Write the report of some runs, or of all finished runs, and print its path.
 
     Args:
         runs: The folder of runs.
-        names: As `record.find_attempt` takes them; none: every finished run.
+        names: Names that `find_attempt` accepts; empty: every finished run.
         page: The HTML file to write.
 
     Raises:

@@ -467,3 +467,10 @@ def test_two_processes_share_a_cache(tmp_path: pathlib.Path) -> None:
     assert [child.returncode for child in children] == [0, 0]
     assert len(list(cache.iterdir())) == 5
     assert all(len(files.read_arrays(path)["words"]) == 2_000_000 for path in cache.iterdir())
+
+
+def test_the_name_of_version_0_1_says_the_new_one(tmp_path: pathlib.Path) -> None:
+    """The error of a data function that calls `context.rest` says what to write."""
+    context = make_context(tmp_path)
+    with pytest.raises(ConfigError, match=r"write context\.mark_unused"):
+        context.rest("data/load", "the files have a fixed order")

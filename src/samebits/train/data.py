@@ -80,6 +80,17 @@ class DataContext:
         """Return the NumPy generator of a point such as "data/load"."""
         return self._seeds.rng(point)
 
+    def rest(self, *_: str) -> None:
+        """Refuse the name that version 0.1 had for `mark_unused`.
+
+        Raises:
+            ConfigError: Always; it says what to write.
+        """
+        raise ConfigError(
+            "context.rest", expected="the name since version 0.2", received="the name of version 0.1",
+            fix="write context.mark_unused(point, because=reason)",
+        )  # fmt: skip
+
     def mark_unused(self, point: str, *, because: str) -> None:
         """Declare that this data set does not use a point. Setting that point is then an error.
 

@@ -285,12 +285,12 @@ def test_the_command_says_what_it_found_and_exits_by_it(sound: pathlib.Path, cop
     weak = run_command(copy, "doctor", environment=environment)
 
     assert 0 == healthy.returncode, healthy.stdout + healthy.stderr
-    assert "SOUND: 8 checks" in healthy.stdout
+    assert "SOUND: 9 checks" in healthy.stdout
     assert "samebits.checks.doctor" in imported
     assert "tensorflow" not in imported
     assert 1 == weak.returncode
     assert "golden/smoke.json: is missing; fix: samebits golden --update smoke" in weak.stdout
-    assert weak.stdout.endswith("WEAKENED: 2 findings in 8 checks\n")
+    assert weak.stdout.endswith("WEAKENED: 2 findings in 9 checks\n")
 
 
 def test_the_doctor_imports_no_tensorflow() -> None:

@@ -278,7 +278,7 @@ def test_every_kind_of_difference_is_named(tmp_path: pathlib.Path) -> None:
         "layer 1 /etc/log: different content",
         "configuration created: 1 and 2",
     ] == oci_diff.differences(left, right)
-    assert [f"layer 1 /etc/{name}: other time" for name in ("gone", "log", "same")] == oci_diff.differences(
+    assert [f"layer 1 /etc/{name}: different time" for name in ("gone", "log", "same")] == oci_diff.differences(
         left, oci_diff.Image("c", left.config, [late])
     )
 

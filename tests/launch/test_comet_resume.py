@@ -180,7 +180,7 @@ def test_an_experiment_that_the_server_refuses_is_begun_anew(attempt: Attempt, s
     second = attempt.upload(server, len(ROWS), finished=True)["experiment"]
 
     assert first != second
-    assert f"the server has no experiment {first}" in attempt.log()
+    assert f"Comet has no experiment {first}" in attempt.log()
     assert_whole(server.told[second])
 
 

@@ -234,7 +234,7 @@ def test_ctrl_c_in_a_terminal(project: pathlib.Path, undisturbed: pathlib.Path) 
     output = terminal.communicate(b"\x03", timeout=120)[0].decode()
 
     assert 130 == terminal.returncode, output
-    assert "stopped; what was trained is saved" in output
+    assert "stopped; progress is saved" in output
     assert "Traceback" not in output
     check_continued(project, undisturbed)
 
@@ -247,7 +247,7 @@ def test_a_closed_terminal(project: pathlib.Path, undisturbed: pathlib.Path) -> 
     output = process.communicate(timeout=600)[0].decode()
 
     assert 143 == process.returncode, output
-    assert "stopped; what was trained is saved" in output
+    assert "stopped; progress is saved" in output
 
     command = [sys.executable, "scripts/train.py", "experiment=smoke", "tracker=none", *LONG]
     environment = QUIET | {"PYTHONPATH": str(project / "src")}

@@ -55,7 +55,7 @@ EXAMPLE = {
     "src/{package}/reviews.py",
 }  # fmt: skip
 # Where the example's name may stay: as the Keras model's name, which is part of the digest.
-OF_THE_MODEL = re.compile(r"Keras's example imdb_cnn_lstm|name=\"imdb_cnn_lstm\"")
+OF_THE_MODEL = re.compile(r"(Keras's|Keras) example imdb_cnn_lstm|name=\"imdb_cnn_lstm\"")
 
 
 def git(root: pathlib.Path, *arguments: str) -> str:

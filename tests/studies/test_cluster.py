@@ -222,7 +222,7 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     subprocess.run(["scancel", name], env=QUIET | environment, check=True)
     output = study.communicate(timeout=900)[0]
     assert 1 == study.returncode, output
-    assert "base  seed 56  FAILED: stopped; what was trained is saved" in output
+    assert "base  seed 56  FAILED: stopped; progress is saved" in output
     assert lost_steps(project) < 5
 
     # The same command trains only the rest.

@@ -96,7 +96,7 @@ def test_commands_for_one_configuration_refuse_every_fold(script: str, project: 
     done = run_command(project, script, "training=kfold", "experiment=smoke", "tracker=none")
 
     assert 2 == done.returncode, done.stdout + done.stderr
-    assert "data.fold: expected one fold, 0 to 4, received null, which is every fold" in done.stderr
+    assert "data.fold: expected one fold, 0 to 4, received null, which means every fold" in done.stderr
     assert not list((project / "runs").rglob("config.yaml"))
 
 

@@ -310,7 +310,7 @@ def test_a_draw_from_a_global_generator_is_noticed(draw: Callable[[], Any], poin
 
     what = f"the global generator {point} was used in epoch 1, step 5: code draws from the module {module}"
 
-    assert f"{what} while training." == caught.value.what
+    assert f"{what} during training." == caught.value.what
     assert f"a draw from {module}'s global generator" == caught.value.received
 
 

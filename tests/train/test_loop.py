@@ -257,7 +257,7 @@ def test_other_data_are_refused_and_the_checkpoints_stay(tmp_path: pathlib.Path,
     dataset = make_dataset()
     dataset.validation.inputs[3, 2] += 1
 
-    with pytest.raises(DataError, match="received others as validation/inputs; fix: bring back the file"):
+    with pytest.raises(DataError, match="received different validation/inputs; fix: restore the file"):
         train(tmp_path / "run", dataset=dataset)
 
     assert kept == sorted((tmp_path / "run").glob("checkpoint-*"))

@@ -313,7 +313,7 @@ BAD = {
     "seed.points.data.order=1.5": "seed.points.data.order: expected an integer from 0 to 2147483645",
     "seed.points.data.ordr=3": "Could not override 'seed.points.data.ordr'",
     "foo=1": "Could not override 'foo'",
-    "+foo=1": "foo: expected one of name, resume, confirm, seed, data",
+    "+foo=1": "foo: expected one of package, name, resume, confirm, seed, data",
     "+training.foo=1": "training.foo: expected one of training.epochs",
     "data=imdb_revews": "Could not find 'data/imdb_revews'",
     "modle=tiny": "Could not override 'modle'",
@@ -325,7 +325,7 @@ BAD = {
     "data._target_=os.system": "data._target_: expected a function in a package of your own below src/",
     "paths.runs=/dev/null/runs": "folder /dev/null/runs",
     # from here on the training process finds it
-    "training.batch_size=481": "training.batch_size: expected 1 to 480, the training rows, received 481",
+    "training.batch_size=481": "training.batch_size: expected 1 to 480, the number of training samples, received 481",
     "model.dropout_rate=nan": "model.dropout_rate: expected a finite number, received nan",
     "model.dropout_rate=1.5": "model.dropout_rate: expected a number of at least 0 and below 1, received 1.5",
     "+model.foo=1": "got an unexpected keyword argument 'foo'",

@@ -110,9 +110,10 @@ def quote_value(word: str) -> str | None:
 
 def unread_position(word: str, message: str) -> int | None:
     """Return the index of the first character that Hydra could not read. None: a part is missing."""
-    lines = message.splitlines()
-    if lines[0].startswith(LEXER) and lines[1:]:
-        return lines[1].index("^") - len(LEXER)
+    first, _, below = message.partition("\n")  # not splitlines: the override may have other line ends in it
+    place = below.partition("\n")[0].find("^") - len(LEXER)
+    if first.startswith(LEXER) and 0 <= place < len(word):
+        return place
     ends = [end for end in range(len(word)) if parse_override(word[:end]) is not None]
     return max(ends, default=None)
 

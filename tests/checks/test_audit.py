@@ -74,6 +74,7 @@ def test_oversampling_of_even_classes_has_nothing_to_copy(project: pathlib.Path)
     assert "unused in this configuration" in done.stdout
 
 
+@pytest.mark.full
 def test_a_dead_seed_is_found(project: pathlib.Path) -> None:
     """A seed that the model reads but does not use changes nothing, and the audit reports it."""
     done = run_command(project, "audit", "model/conv/kernel", "model._target_=faults.model.ignore_a_seed")

@@ -200,6 +200,7 @@ def test_a_resumed_run_continues_its_experiment_offline(attempt: Attempt, server
     assert [second["experiment"]] == list(server.told)
 
 
+@pytest.mark.full
 def test_a_run_stopped_online_and_resumed_offline_is_one_experiment(attempt: Attempt, server: FakeComet) -> None:
     """The archive of the second part is appended to the live experiment of the first."""
     first = attempt.upload(server, FIRST)
@@ -209,6 +210,7 @@ def test_a_run_stopped_online_and_resumed_offline_is_one_experiment(attempt: Att
     assert_whole(upload_archives(attempt.archives(), server, attempt.home))
 
 
+@pytest.mark.full
 def test_a_run_stopped_offline_and_resumed_online_leaves_no_archive(attempt: Attempt, server: FakeComet) -> None:
     """If the first archive was not uploaded, the server gets the whole record, and the archive is removed."""
     attempt.upload(None, FIRST)
@@ -218,6 +220,7 @@ def test_a_run_stopped_offline_and_resumed_online_leaves_no_archive(attempt: Att
     assert_whole(server.only_experiment())
 
 
+@pytest.mark.full
 def test_an_uploaded_archive_is_continued_online(attempt: Attempt, server: FakeComet) -> None:
     """If the first archive was uploaded, the live experiment continues it with the missing rows."""
     attempt.upload(None, FIRST)
@@ -255,6 +258,7 @@ def test_a_resume_that_breaks_off_online_is_kept_whole_offline(attempt: Attempt)
     assert_whole(read_archive(archive))
 
 
+@pytest.mark.full
 def test_a_server_in_trouble_at_the_resume_costs_no_second_experiment(attempt: Attempt) -> None:
     """After a server error (500), the second part is an archive that continues the first experiment."""
     with FakeComet() as server:

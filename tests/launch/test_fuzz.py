@@ -174,6 +174,7 @@ FILES = ["1/result.json", "1/machine.json", "1/seeds.json", "1/config.yaml", "1/
          "inputs.json"]  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", FILES)
 def test_any_damage_to_a_record_is_a_documented_error(
     name: str, trained: pathlib.Path, capsys: pytest.CaptureFixture[str]
@@ -191,6 +192,7 @@ def test_any_damage_to_a_record_is_a_documented_error(
     assert 2 == len(finished(trained))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", FILES)
 def test_any_other_data_in_a_record_is_a_documented_error(
     name: str, trained: pathlib.Path, capsys: pytest.CaptureFixture[str]

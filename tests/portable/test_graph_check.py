@@ -211,6 +211,7 @@ def plant(project: pathlib.Path, before: str, after: str) -> None:
 POOL = 'keras.layers.MaxPooling1D(pool_size, name="pool"),'
 
 
+@pytest.mark.full
 def test_a_run_with_batch_normalization(project: pathlib.Path, train_here: TrainHere) -> None:
     """Keras's layer is refused under portable and leaves no files; under machine, and with our layer, it trains."""
     plant(project, POOL, f'keras.layers.BatchNormalization(name="norm"), {POOL}')
@@ -254,6 +255,7 @@ def test_a_loss_or_optimizer_that_will_not_do(
     assert [] == list((project / "runs" / "smoke").glob("*/[0-9]*"))
 
 
+@pytest.mark.full
 def test_a_loss_of_ones_own(project: pathlib.Path, train_here: TrainHere) -> None:
     """A function in a package in src/ can be the loss, and its file changes the run's name; Keras's optimizer works."""
     package = project / "src" / "mine"

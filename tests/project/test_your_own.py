@@ -7,6 +7,8 @@ import shutil
 import pytest
 from conftest import ROOT, Result, copy_project, digest, finished, run_command, run_script
 
+pytestmark = pytest.mark.full  # whole trainings, one after another
+
 EXAMPLE = ROOT / "tests" / "own_example"
 DIGITS = ("experiment=digits", "tracker=none")
 AUDITED = ("data/split", "data/oversample", "model/conv/kernel", "model/drop/dropout")

@@ -16,6 +16,8 @@ from samebits.runs.folder import PREDICTIONS, read_json, read_rows
 from samebits.runs.predictions import read_predictions, write_predictions
 from samebits.studies.bagging import ENSEMBLE, make_ensemble, make_runs
 
+pytestmark = pytest.mark.full  # whole trainings, one after another
+
 TINY = ("experiment=smoke", "tracker=none", "training.epochs=1", "training.steps_per_epoch=8")
 
 

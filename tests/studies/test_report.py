@@ -354,6 +354,7 @@ def test_thinning_keeps_both_ends() -> None:
     assert points[:20] == read_runs.thin(points[:20], 20)
 
 
+@pytest.mark.full
 def test_five_hundred_runs_make_a_page_below_five_megabytes(tmp_path: pathlib.Path) -> None:
     """Long curves are thinned, and the page says so."""
     for seed in range(500):

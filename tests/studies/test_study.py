@@ -35,6 +35,7 @@ def test_other_words_are_refused(text: str) -> None:
         parse_seeds(text)
 
 
+@pytest.mark.full
 def test_bad_usage_ends_with_two_and_leaves_nothing(project: pathlib.Path) -> None:
     """A wrong range, launcher or number of jobs gives a one-line error and creates no folder."""
     for option in ("--seeds=5..1", "--launcher=cloud", "--jobs=0"):
@@ -115,6 +116,7 @@ print(json.dumps([len(missing), len(samples["base"].seeds), sum(opened.values())
 """
 
 
+@pytest.mark.full
 def test_a_summary_opens_each_result_once(tmp_path: pathlib.Path) -> None:
     """Forty more runs read forty more results and folders, but code, lock and all other files only once."""
     base = compose.compose(ROOT, [*TINY[:2], f"paths.runs={tmp_path}"])

@@ -101,6 +101,7 @@ def test_the_kept_arrays_are_the_whole_forest(trained: Trained) -> None:
     assert (votes / 10).tobytes() == predicted["probabilities"].tobytes()
 
 
+@pytest.mark.full
 def test_one_core_and_a_killed_fit_change_nothing(trained: Trained, tmp_path: pathlib.Path) -> None:
     """An attempt with half a record restarts, here on one core, and ends with the same bits and rows."""
     root, attempt = trained
@@ -116,6 +117,7 @@ def test_one_core_and_a_killed_fit_change_nothing(trained: Trained, tmp_path: pa
         assert (attempt / name).read_bytes() == (stopped / name).read_bytes()
 
 
+@pytest.mark.full
 def test_explain_names_the_first_tree(trained: Trained, train_here: TrainHere) -> None:
     """With only another forest seed, the data is equal and the first difference is the first tree."""
     root, attempt = trained
@@ -156,6 +158,7 @@ def test_settings_that_a_forest_would_ignore_are_refused(trained: Trained, train
     assert "training.optimizer: expected adam: a forest has no epochs, batches, loss, optimizer" in done.stderr
 
 
+@pytest.mark.full
 def test_what_is_no_forest_is_refused() -> None:
     """Only RandomForestClassifier is accepted, and each setting of the loop is checked."""
     from sklearn.linear_model import LogisticRegression

@@ -48,6 +48,7 @@ def test_resume_never_begins_anew(project: pathlib.Path) -> None:
     assert "same bits as 1 earlier run" in again.stdout
 
 
+@pytest.mark.full
 def test_make_resume_takes_the_runs_own_configuration(project: pathlib.Path, train_here: TrainHere) -> None:
     """`samebits resume` uses the configuration of the run, and the earlier machine is recorded."""
     words = (FAULTY, "training.learning_rate=0.02")

@@ -274,6 +274,7 @@ atexit.register(report)
 """
 
 
+@pytest.mark.full
 def test_the_training_process_runs_what_the_users_code_wants_at_its_end(project: pathlib.Path) -> None:
     """The training process runs atexit functions, and does not import the optional packages of Keras."""
     path = project / "src" / PACKAGE / "model.py"
@@ -284,6 +285,7 @@ def test_the_training_process_runs_what_the_users_code_wants_at_its_end(project:
     assert "loaded [] usable True" == (project / "ending.txt").read_text()
 
 
+@pytest.mark.full
 def test_keras_imports_what_the_training_process_leaves_out() -> None:
     """Keras imports the packages in `runtime.OPTIONAL_FOR_KERAS` if they are installed."""
     installed = {name for name in OPTIONAL_FOR_KERAS if importlib.util.find_spec(name)}
@@ -359,6 +361,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(override: str, project: pathli
     assert [] == [path for path in (project / "runs").rglob("*") if path.is_file()]
 
 
+@pytest.mark.full
 @needs_example
 def test_a_truncated_data_file_is_refused(project: pathlib.Path) -> None:
     """A truncated CSV is an error with its digest and size, before anything starts."""
@@ -406,6 +409,7 @@ def test_the_parents_modules_do_not_import_tensorflow(module: str) -> None:
     assert set() == loaded & {"tensorflow", "keras", "comet_ml", "sklearn", "matplotlib"}
 
 
+@pytest.mark.full
 def test_the_import_check_can_fail() -> None:
     """Negative control: the same check finds Keras in a module that imports it."""
     assert "keras" in imported_modules("import keras")

@@ -1,5 +1,6 @@
 """The project's rules: import layers, entry points, README and links."""
 
+import ast
 import pathlib
 import re
 import subprocess
@@ -69,3 +70,25 @@ def test_every_link_of_the_documents_leads_to_a_file() -> None:
     for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def long_definitions(source: str) -> list[str]:
+    """Return the functions of more than 60 lines and the classes of more than 200."""
+    limits = {ast.FunctionDef: 60, ast.ClassDef: 200}
+    return [
+        node.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        and (node.end_lineno or 0) - node.lineno + 1 > limits[type(node)]
+    ]
+
+
+def test_no_function_has_more_than_60_lines_and_no_class_more_than_200() -> None:
+    """Also in tools/ and tests/. A longer function and a longer class are found."""
+    files = [path for folder in ("src", "tools", "tests", "scripts") for path in (ROOT / folder).rglob("*.py")]
+    found = {path.name: names for path in files if (names := long_definitions(path.read_text()))}
+
+    assert {} == found
+    assert [] == long_definitions("def f():\n" + "    f()\n" * 59)
+    assert ["f"] == long_definitions("def f():\n" + "    f()\n" * 60)
+    assert ["C"] == long_definitions("class C:\n" + "    a = 1\n" * 200)

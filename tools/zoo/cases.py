@@ -78,9 +78,9 @@ def _make_all(makers: tuple[Factory, ...]) -> list[Any]:
     return [make() for make in makers]
 
 
-def _layer_cases() -> dict[str, Case]:
+def _layers_with_weights() -> dict[str, tuple[str, Factory]]:
     k, ours = keras.layers, layers
-    one: dict[str, tuple[str, Factory]] = {
+    return {
         "Dense": ("vector", lambda: k.Dense(300)),
         "EinsumDense": ("sequence", lambda: k.EinsumDense("abc,cd->abd", output_shape=(20, 48))),
         "Embedding": ("words", lambda: k.Embedding(WORDS, 32)),
@@ -113,6 +113,12 @@ def _layer_cases() -> dict[str, Case]:
         "Attention": ("sequence", lambda: _SelfAttention(k.Attention())),
         "AdditiveAttention": ("sequence", lambda: _SelfAttention(k.AdditiveAttention())),
         "SpectralNormalization": ("vector", lambda: k.SpectralNormalization(k.Dense(32))),
+    }
+
+
+def _layers_without_weights() -> dict[str, tuple[str, Factory]]:
+    k, ours = keras.layers, layers
+    return {
         "MaxPooling1D": ("sequence", lambda: k.MaxPooling1D(4)),
         "MaxPooling2D": ("image", lambda: k.MaxPooling2D(2)),
         "AveragePooling1D": ("sequence", lambda: k.AveragePooling1D(3)),
@@ -143,6 +149,11 @@ def _layer_cases() -> dict[str, Case]:
         "kernel constraint MaxNorm": ("vector", lambda: k.Dense(64, kernel_constraint=keras.constraints.MaxNorm(0.5))),
         "kernel constraint UnitNorm": ("vector", lambda: k.Dense(64, kernel_constraint=keras.constraints.UnitNorm())),
     }
+
+
+def _layer_cases() -> dict[str, Case]:
+    k, ours = keras.layers, layers
+    one = _layers_with_weights() | _layers_without_weights()
     normalizations: dict[str, tuple[str, dict[str, Any]]] = {
         "BatchNormalization": ("image", {}),
         "BatchNormalization of a matrix": ("vector", {}),

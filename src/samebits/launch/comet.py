@@ -232,6 +232,25 @@ def log_end(experiment: Any, attempt: pathlib.Path) -> None:
     experiment.log_image(str(attempt / CURVES), name="curves", overwrite=True)
 
 
+def experiment_starter(attempt: pathlib.Path, config: Config, *, online: bool) -> Start:
+    """Return the function that starts or continues an experiment: (mode, key) -> Comet's experiment."""
+    options = experiment_options(attempt, config)
+
+    def start(mode: str, key: str | None) -> Any:
+        import comet_ml  # noqa: PLC0415
+
+        return comet_ml.start(
+            workspace=config.tracker.workspace,
+            project_name=config.tracker.project,
+            online=online,
+            mode=mode,
+            experiment_key=key,
+            experiment_config=options,
+        )
+
+    return start
+
+
 class CometTracker:
     """Uploads to Comet live if there is a key and a reachable server, else writes an offline archive.
 
@@ -270,20 +289,7 @@ class CometTracker:
         make_folder(folder)
         # The parent waits for `finish_timeout_s`. The second half of it is for writing an offline archive.
         self._patience_s = config.tracker.finish_timeout_s / 2
-        options = experiment_options(attempt, config)
-
-        def start(mode: str, key: str | None) -> Any:
-            import comet_ml  # noqa: PLC0415
-
-            return comet_ml.start(
-                workspace=config.tracker.workspace,
-                project_name=config.tracker.project,
-                online=self._online,
-                mode=mode,
-                experiment_key=key,
-                experiment_config=options,
-            )
-
+        start = experiment_starter(attempt, config, online=self._online)
         before = State.read(folder)
         rows = self._begin_online(start, folder, before) if self._online else 0
         if not self._online:

@@ -1,5 +1,5 @@
 # The project's image: what requirements.lock names, the code, make, and nothing to compile with. `make image` builds it.
-# The stage `test` adds the test and lint tools; `make docker-test` builds that.
+# The stage `test` adds the test and lint tools; `samebits image test` builds that.
 # The digest below is the one seen in public Dockerfiles (Python 3.12.14, August 2026). It was not looked up at a registry; where one is
 # reached, confirm it: docker buildx imagetools inspect python:3.12-slim-bookworm
 ARG BASE_IMAGE=python:3.12-slim-bookworm@sha256:a116514e19457bcb7af7efe9c3dd0b9b71e85b317694e7882a1c52aa15a78134

@@ -62,8 +62,8 @@ image: ## build the container image with docker, podman or buildah: make image [
 docker-train: ## train in a container without network and with a read-only root: make docker-train SEED=56
 	@$(IMAGE) train $(BUILD) 'seed.root=$(SEED)' $(OVERRIDES)
 
-docker-test: ## run the fast tests in a container: make docker-test [TESTS="-k seeds"]
-	@$(IMAGE) test $(BUILD) --tests='$(subst ','\'',$(TESTS))'
+docker-test: ## run fast tests in a container: make docker-test [TESTS="tests/core -k seeds"]
+	@$(IMAGE) test $(BUILD) $(if $(TESTS),--tests='$(subst ','\'',$(TESTS))')
 
 new: setup-dev ## create your own project from this one: make new DEST=../my-study
 	@$(SAMEBITS) new '$(or $(DEST),$(error DEST expected, as in make new DEST=../my-study))'

@@ -6,8 +6,10 @@ Imports only the standard library. Each command imports its room when it runs. S
 
 import argparse
 import difflib
+import importlib.util
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -133,6 +135,8 @@ BUILDING = (
     argument("--base", default="", metavar="IMAGE", help="base image (default: the one in the Dockerfile)"),
     argument("--variant", default="cpu", choices=("cpu", "gpu"), help="TensorFlow's build (default: cpu)"),
 )
+# Tests of what an image can change: files, locks and limits of another user on a read-only root, trainings and faults.
+IN_IMAGE = "tests/core tests/launch/test_faults_in_training.py"
 TARGET = argument("--target", default="train", choices=("train", "test"), help="test adds the test and lint tools")
 RUNNING = (
     *BUILDING,
@@ -475,6 +479,7 @@ def run_image_verify(given: argparse.Namespace, root: pathlib.Path) -> int:
     """Build the image twice and compare."""
     from samebits.image import container
 
+    given.target = "train"
     return container.main(root, given, "verify")
 
 
@@ -496,9 +501,9 @@ def run_image_train(given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "image test",
     "container",
-    "run the tests in a container",
-    'samebits image test --tests "-k seeds"',
-    [*RUNNING, argument("--tests", default="", metavar="'OPTION …'", help="options of pytest")],
+    "run fast tests in a container",
+    'samebits image test --tests "tests/core -k seeds"',
+    [*RUNNING, argument("--tests", default=IN_IMAGE, metavar="'OPTION …'", help=f"for pytest (default: {IN_IMAGE})")],
 )
 def run_image_test(given: argparse.Namespace, root: pathlib.Path) -> int:
     """Run the tests in the container. pytest's cache is off because the root is read-only."""
@@ -541,7 +546,7 @@ def run_doctor(_given: argparse.Namespace, root: pathlib.Path) -> int:
 @command(
     "prune",
     "maintenance",
-    "list old, stopped and duplicate runs with their size; --yes removes them",
+    "list old, stopped and leftover runs with their size; --yes removes them",
     "samebits prune --keep 2 --yes",
     [
         argument("--keep", type=int, metavar="N", help="finished attempts to keep of each run (default: all)"),
@@ -582,11 +587,26 @@ def run_clean(given: argparse.Namespace, root: pathlib.Path) -> int:
 )
 def run_new(given: argparse.Namespace, root: pathlib.Path) -> int:
     """Create a project with copier, from the commit that is checked out."""
+    check_copier(root, "copier.yml", "samebits new", fix="run it in the samebits repository")
     git = ["git", "-C", str(root), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     answers = ["--defaults", f"--data=name={given.name}"] if given.name else []
     words = ["copy", f"--vcs-ref={commit}", *answers, str(root), str(given.dest)]
     return subprocess.run([sys.executable, "-m", "copier", *words], check=False).returncode
+
+
+def check_copier(root: pathlib.Path, needed: str, command: str, *, fix: str) -> None:
+    """Check that Copier and git can be used in this project.
+
+    Raises:
+        UsageError: A file, a program or the package is missing.
+    """
+    if not (root / needed).exists():
+        raise UsageError(command, expected=f"a project with {needed}", received=str(root), fix=fix)
+    if shutil.which("git") is None:
+        raise UsageError(command, expected="git", received="no such program", fix="install git")
+    if importlib.util.find_spec("copier") is None:
+        raise UsageError(command, expected="the package copier", received="not installed", fix="run make setup-dev")
 
 
 @command(
@@ -598,6 +618,7 @@ def run_new(given: argparse.Namespace, root: pathlib.Path) -> int:
 )
 def run_update(given: argparse.Namespace, root: pathlib.Path) -> int:
     """Update the project with copier."""
+    check_copier(root, ".copier-answers.yml", "samebits update", fix="run it in a project that samebits new created")
     version = [f"--vcs-ref={given.to}"] if given.to else []
     words = ["update", "--defaults", *version]
     return subprocess.run([sys.executable, "-m", "copier", *words], cwd=root, check=False).returncode

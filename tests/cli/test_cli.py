@@ -185,3 +185,28 @@ def test_cleaning_twice_is_no_error(project: pathlib.Path) -> None:
 
     assert (0, 0) == (first.returncode, second.returncode)
     assert ("removed .cache: 0.0 MB\n", "") == (first.stdout, second.stdout)
+
+
+@pytest.mark.parametrize("words", [
+    ("build",), ("verify",), ("train", "seed.root=56"), ("test",), ("run", "true"), ("build", "--target=test"),
+], ids=" ".join)  # fmt: skip
+def test_every_image_command_asks_for_its_engine(words: tuple[str, ...]) -> None:
+    """An engine that does not exist is an error of one line: each command comes so far."""
+    done = samebits("image", *words, "--engine=nosuch") if words[0] != "run" else samebits(
+        "image", "run", "--engine=nosuch", "true"
+    )  # fmt: skip
+
+    assert 2 == done.returncode, done.stderr
+    assert "EngineError" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_project_is_created_from_the_repository_alone(tmp_path: pathlib.Path) -> None:
+    """`new` needs copier.yml, and `update` the answers of a copy; the error names the file."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "config.yaml").touch()
+    new, update = samebits("new", "x", cwd=tmp_path), samebits("update", cwd=tmp_path)
+
+    assert (2, 2) == (new.returncode, update.returncode)
+    assert "samebits new: expected a project with copier.yml" in new.stderr
+    assert "samebits update: expected a project with .copier-answers.yml" in update.stderr

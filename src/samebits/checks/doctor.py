@@ -90,9 +90,14 @@ def check_tags(root: pathlib.Path) -> Iterator[Finding]:
                 yield Finding(f"{name}:{number}", f"image {image_of[1]} has no digest", "append @sha256:…")
 
 
+def lock_command(root: pathlib.Path) -> str:
+    """Return the command that rewrites the locks: this repository's, or the one of a copy."""
+    return "python tools/lock.py" if (root / "tools" / "lock.py").exists() else "make lock"
+
+
 def check_lock(root: pathlib.Path) -> Iterator[Finding]:
     """Find requirements in the locks that have no exact version or no hash."""
-    again = "python tools/lock.py rewrites it from pyproject.toml"
+    again = f"{lock_command(root)} rewrites it from pyproject.toml"
     for lock in (LOCK, DEV_LOCK):
         for locked in read_lock(root, lock):
             where = f"{lock}:{locked.line}"
@@ -126,9 +131,7 @@ def check_dependencies(root: pathlib.Path) -> Iterator[Finding]:
             continue
         version = locked.get(name)
         if version is None or not requirement.specifier.contains(version, prereleases=True):
-            yield Finding(
-                "pyproject.toml", f"{words} does not match the lock, which has {version}", "python tools/lock.py"
-            )
+            yield Finding("pyproject.toml", f"{words} does not match the lock, which has {version}", lock_command(root))
 
 
 def check_installed(root: pathlib.Path, installed: Mapping[str, str]) -> Iterator[Finding]:
@@ -141,7 +144,7 @@ def check_installed(root: pathlib.Path, installed: Mapping[str, str]) -> Iterato
             fix = (
                 "remove .venv and run make setup"
                 if name in locked
-                else "add it to pyproject.toml, then python tools/lock.py"
+                else f"add it to pyproject.toml, then {lock_command(root)}"
             )
             yield Finding(f"package {name}", received, fix)
 

@@ -27,7 +27,7 @@ from samebits.runs.folder import (
 )
 
 CACHES = (".cache", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache", ".hypothesis")
-SCRATCH_FOLDERS = (".audit", ".explain", ".portability", ".torture", ".zoo")  # each written by the command of that name
+SCRATCH_FOLDERS = (".audit", ".explain", ".portability", ".torture", ".zoo")  # of the commands, and of tools/zoo
 RUN_FILES = (CONFIG, LOCK, LOG, MACHINE, METRICS, RESULT, SEEDS, TRACE, WORKER_LOCK, "tracker.txt", "model.keras",
         "model.arrays", PREDICTIONS, "curves.png", "comet")  # fmt: skip
 

@@ -25,11 +25,8 @@ from samebits.studies import folds
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROJECT_FILES = ("conf", "scripts", "src", "requirements.lock", "requirements-dev.lock", "pyproject.toml")
-# The package of the data and model functions, which a copy of the project names anew.
+# The package of the data and model functions.
 PACKAGE = str(yaml.safe_load((ROOT / "conf" / "config.yaml").read_text())["package"])
-needs_example = pytest.mark.skipif(
-    not (ROOT / "conf" / "data" / "imdb_reviews.yaml").exists(), reason="this copy was made without the example"
-)
 QUIET = {key: value for key, value in os.environ.items() if not key.startswith("COMET_")}
 
 LONGEST_FILES = ("test_readme.py", "test_cluster.py", "test_portability.py", "test_starter.py", "test_container.py")

@@ -30,7 +30,6 @@ from conftest import (
     digest,
     finished,
     is_gone,
-    needs_example,
     run_command,
     run_script,
     slowly,
@@ -124,7 +123,6 @@ def test_a_disk_that_is_full_for_the_checkpoint(project: pathlib.Path, undisturb
     check_continued(project, undisturbed)
 
 
-@needs_example
 @pytest.mark.full
 def test_a_disk_that_is_full_for_the_cache_costs_a_warning(project: pathlib.Path) -> None:
     """If the encoded reviews (10 MB) do not fit, the run warns and trains with the same bits."""
@@ -140,7 +138,6 @@ def test_a_disk_that_is_full_for_the_cache_costs_a_warning(project: pathlib.Path
     assert 1 == len(list((project / ".cache").glob("*.arrays")))
 
 
-@needs_example
 @pytest.mark.full
 def test_read_only_folders_are_refused_or_done_without(project: pathlib.Path) -> None:
     """A read-only runs folder is a one-line error with exit code 2; a read-only cache folder is a warning."""
@@ -164,7 +161,6 @@ def test_read_only_folders_are_refused_or_done_without(project: pathlib.Path) ->
 # --- two at once, damaged caches ---
 
 
-@needs_example
 @pytest.mark.full
 def test_two_trainings_of_the_same_inputs_at_once(project: pathlib.Path) -> None:
     """Both finish as two attempts with the same bits and a whole cache."""
@@ -188,7 +184,6 @@ def test_two_trainings_of_the_same_inputs_at_once(project: pathlib.Path) -> None
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short"])
-@needs_example
 @pytest.mark.full
 def test_a_damaged_cache_is_made_again(damage: str, project: pathlib.Path) -> None:
     """A damaged or truncated cache file gives a warning, a new file and the same bits."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PACKAGE, ROOT, Result, TrainHere, digest, finished, needs_example, run_command, run_script
+from conftest import PACKAGE, ROOT, Result, TrainHere, digest, finished, run_command, run_script
 
 from samebits import compose
 from samebits.core.config import TrainingConfig
@@ -56,7 +56,6 @@ def test_a_forest_leaves_the_record_of_a_run(trained: Trained) -> None:
 
 
 @pytest.mark.slow
-@needs_example
 def test_the_forest_of_the_reviews_is_as_claimed(trained: Trained) -> None:
     """Seed 56 has this digest and this accuracy on the real reviews."""
     done = train(trained[0], "experiment=imdb_forest")

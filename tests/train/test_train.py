@@ -23,7 +23,6 @@ from conftest import (
     digest,
     finished,
     is_gone,
-    needs_example,
     run_command,
     run_script,
     start_and_wait_for_rows,
@@ -362,7 +361,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(override: str, project: pathli
 
 
 @pytest.mark.full
-@needs_example
 def test_a_truncated_data_file_is_refused(project: pathlib.Path) -> None:
     """A truncated CSV is an error with its digest and size, before anything starts."""
     short = project / "short.csv"

@@ -281,5 +281,5 @@ def run(root: pathlib.Path, compose: Compose, environment: Mapping[str, str]) ->
     if count:
         print(f"WEAKENED: {count} findings in {len(checks)} checks")
         return 1
-    print(f"SOUND: {len(checks)} checks found no reproducibility risk (docs/starter.md lists what they cover)")
+    print(f"SOUND: {len(checks)} checks found no reproducibility risk")
     return 0

@@ -77,7 +77,7 @@ def start(root: pathlib.Path, command: Sequence[str]) -> int:
             "the container's command",
             expected="a program that is in the image",
             received=" ".join(command) or "nothing",
-            fix="see docs/container.md",
+            fix="name a program of the image, e.g. .venv/bin/samebits",
         ) from error
 
 

@@ -91,7 +91,7 @@ def test_explain_names_a_non_deterministic_operation(project: pathlib.Path) -> N
     assert (0, 1) == (first.returncode, second.returncode), first.stderr
     assert "inputs: equal in configuration, seeds, code, lock, data, packages and machine" in done.stdout
     assert "A did not repeat its own recorded bits" in done.stdout
-    assert "operations in A's step that run Python code: PyFunc in imdb_cnn_lstm_1/noise" in done.stdout
+    assert "operations in A's training step that run Python code: PyFunc in imdb_cnn_lstm_1/noise" in done.stdout
     assert "first divergence: epoch 1, step 1, forward loss" in done.stdout
 
 

@@ -23,7 +23,17 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import PACKAGE, QUIET, ROOT, Result, copy_project, run_command, slowly, train
+from conftest import (
+    FAULTY,
+    PACKAGE,
+    QUIET,
+    ROOT,
+    Result,
+    copy_project,
+    run_command,
+    slowly,
+    train,
+)
 from fake_comet import PORT_CLOSED, Answer, FakeComet, Told, read_archive
 
 pytestmark = pytest.mark.full  # some twenty trainings; test_comet_quickly.py has one of each kind
@@ -167,7 +177,7 @@ class Scenarios:
         environment |= slowly(self.root, 1, 600.0, folder.with_suffix(".fast")) if meanwhile else {}
         environment |= variables or {}
         with ThreadPoolExecutor(1) as pool:
-            overrides = (*overrides, f"tracker.finish_timeout_s={finish_timeout_s}", f"paths.runs={name}")
+            overrides = (FAULTY, *overrides, f"tracker.finish_timeout_s={finish_timeout_s}", f"paths.runs={name}")
             training = pool.submit(train, self.root, *overrides, environment=environment)
             seen = meanwhile(training, folder) if meanwhile else {}
             result = training.result()

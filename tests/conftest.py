@@ -71,11 +71,16 @@ def copy_project(folder: pathlib.Path) -> pathlib.Path:
 
 
 def install_faults(root: pathlib.Path, words: Iterable[str]) -> None:
-    """Copy the package of faults into a project, for a command that uses one of its functions."""
+    """Put the package of faults into a project for a command that names one of its functions.
+
+    Equal files are left alone: another command may be starting, and a run refuses code that is written meanwhile.
+    """
     if any("=faults." in word for word in words):
-        shutil.copytree(
-            FAULTS, root / "src" / "faults", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        for path in FAULTS.glob("*.py"):
+            target = root / "src" / "faults" / path.name
+            target.parent.mkdir(exist_ok=True)
+            if not target.exists() or target.read_bytes() != path.read_bytes():
+                shutil.copy(path, target)
 
 
 @pytest.fixture

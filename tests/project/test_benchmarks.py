@@ -39,7 +39,7 @@ def test_the_roofline_counts_every_layer() -> None:
 
     assert f"{operations / 1e6:.0f}" == rows["conv"][1]
     assert {"embedding", "embedding_dropout", "pool", "lstm", "output", "optimiser", "sum"} <= set(rows)
-    assert {"a whole step, 1 core", "a whole step, 2 cores"} & set(rows)
+    assert {"complete step, 1 core", "complete step, 2 cores"} & set(rows)
 
 
 @pytest.mark.full

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from typing import Any
 
 import pytest
 import yaml
@@ -89,34 +90,28 @@ def project(tmp_path: pathlib.Path) -> pathlib.Path:
     return copy_project(tmp_path)
 
 
-def run_script(
-    root: pathlib.Path,
-    script: str,
-    *arguments: str,
-    environment: Mapping[str, str] | None = None,
-    prefix: tuple[str, ...] = (),
-    cwd: pathlib.Path | None = None,
-    python: str = sys.executable,
-) -> Result:
+def run_script(root: pathlib.Path, script: str, *arguments: str, **options: Any) -> Result:
     """Run one of the project's scripts in a fresh process and return its output and exit code."""
-    install_faults(root, arguments)
-    words = [*prefix, python, str(root / "scripts" / script), *arguments]
-    return run_words(root, words, environment or {}, cwd)
+    return run_python(root, [str(root / "scripts" / script)], arguments, **options)
 
 
-def run_command(
+def run_command(root: pathlib.Path, command: str, *arguments: str, **options: Any) -> Result:
+    """Run `samebits COMMAND` on a project in a fresh process and return its output and exit code."""
+    return run_python(root, ["-m", "samebits", f"--root={root}", command], arguments, **options)
+
+
+def run_python(
     root: pathlib.Path,
-    command: str,
-    *arguments: str,
+    program: Sequence[str],
+    arguments: Sequence[str],
     environment: Mapping[str, str] | None = None,
     prefix: tuple[str, ...] = (),
     cwd: pathlib.Path | None = None,
     python: str = sys.executable,
 ) -> Result:
-    """Run `samebits COMMAND` on a project in a fresh process and return its output and exit code."""
+    """Run a program of Python on a project, with the faults that its arguments name."""
     install_faults(root, arguments)
-    words = [*prefix, python, "-m", "samebits", f"--root={root}", command, *arguments]
-    return run_words(root, words, environment or {}, cwd)
+    return run_words(root, [*prefix, python, *program, *arguments], environment or {}, cwd)
 
 
 def run_words(
@@ -132,7 +127,7 @@ def run_words(
 def train(root: pathlib.Path, *overrides: str, **options: object) -> Result:
     """Train the smoke experiment without a tracker, unless an override changes that."""
     experiment = [] if any(word.startswith("experiment=") for word in overrides) else ["experiment=smoke"]
-    return run_script(root, "train.py", *experiment, "tracker=none", *overrides, **options)  # type: ignore[arg-type]
+    return run_script(root, "train.py", *experiment, "tracker=none", *overrides, **options)
 
 
 def finished(root: pathlib.Path) -> list[pathlib.Path]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 import pytest
-from conftest import LONG, QUIET, ROOT, Result, children, digest, finished, run_command, run_words
+from conftest import LARGER, QUIET, ROOT, Result, children, digest, finished, run_command, run_words
 
 from samebits.core.errors import ConfigError, EngineError, MachineError
 from samebits.image import build_context, container, engines, entrypoint, oci_diff
@@ -359,7 +359,7 @@ def test_a_killed_container_is_continued_with_the_bits_from_outside(
         (mounts / name).mkdir(parents=True)
         os.chown(mounts / name, 10001, 10001)
     options = ["--engine=buildah", "--as-is", f"--mounts={mounts}", f"--user={USER}"]
-    train = ["train", *options, "experiment=smoke", "tracker=none", *LONG]
+    train = ["train", *options, "experiment=smoke", "tracker=none", *LARGER]
     command = [sys.executable, "-m", "samebits", f"--root={ROOT}", "image", *train]
     before = working_containers()
     environment = QUIET | {"PYTHONPATH": str(ROOT / "src")}

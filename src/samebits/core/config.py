@@ -7,13 +7,15 @@ to the harness (`HARNESS_DATA_KEYS`). Everything else is a dataclass, so an unkn
 import dataclasses
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from samebits.core.errors import ConfigError
 
 PROMISES = ("portable", "machine", "article", "free")
-KERAS_PREFIXES = ("keras.losses.", "keras.optimizers.")
+LIBRARY_PREFIXES = ("keras.", "samebits.portable.")  # classes and functions that `training` may name without own code
+NAMING_KEYS = ("loss", "optimizer", "metrics", "callbacks")  # of `training`
 TRACE_LEVELS = ("epoch", "step", "stage")
 HARNESS_DATA_KEYS = {"validation_size": 5000, "folds": 0, "fold": 0, "oversample": False, "bootstrap": False}
 
@@ -31,16 +33,23 @@ class SeedConfig:
 class TrainingConfig:
     """How the model is trained.
 
-    `steps_per_epoch` limits the steps of an epoch (None: all samples). `checkpoint_every` and `log_every` count steps
-    and do not change bits.
+    `loss`, `optimizer`, `learning_rate` and `metrics` compile a model that the model function has not compiled. Each is
+    a name, or a mapping with `class` and arguments. `steps_per_epoch` limits the steps of an epoch (None: all samples).
+    `checkpoint_every` and `log_every` count steps and do not change bits.
     """
 
     epochs: int = 2
-    batch_size: int = 30
-    loss: str = "binary_crossentropy"
-    optimizer: str = "adam"
-    learning_rate: float = 0.001
+    batch_size: int = 32
+    loss: Any = None
+    optimizer: Any = None
+    learning_rate: float | None = None
+    metrics: Any = None
+    class_weight: Any = None
+    shuffle: bool = True
+    callbacks: list[Any] = field(default_factory=list)
+    validation_batch_size: int | None = None
     steps_per_epoch: int | None = None
+    allow_python_operations: bool = False
     checkpoint_every: int = 500
     log_every: int = 50
 
@@ -174,3 +183,26 @@ def split_target(tree: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the dotted name and the arguments of a user's function, without the keys of the harness."""
     arguments = {key: value for key, value in tree.items() if key != "_target_" and key not in HARNESS_DATA_KEYS}
     return tree["_target_"], arguments
+
+
+def named_code(training: TrainingConfig) -> dict[str, str]:
+    """Return the dotted names of own classes and functions in `training`, by key."""
+    found: dict[str, str] = {}
+    for key in NAMING_KEYS:
+        for place, name in _names(getattr(training, key), f"training.{key}"):
+            if "." in name and not name.startswith(LIBRARY_PREFIXES):
+                found[place] = name
+    return found
+
+
+def _names(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield (key, name) of every class or function below a key."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from _names(part, f"{key}[{number}]")
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            if name == "class" or isinstance(part, dict | list) or "class" not in value:
+                yield from _names(part, f"{key}.{name}")

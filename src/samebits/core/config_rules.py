@@ -5,7 +5,7 @@ Pure: reads nothing, changes nothing. `samebits.core.config` has the types.
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,10 @@ from samebits.core.config import (
 )
 from samebits.core.errors import ConfigError
 from samebits.core.seeds import resolve_points
-from samebits.core.short_names import LOSSES, OPTIMIZERS
 
 MAX_THREADS = 1024
 AT_LEAST_1 = "an integer of at least 1"
+NAMED = "a short name, package.module.name, {class: package.module.name, argument: value} or null"
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,23 @@ def _one_of(*options: object) -> Callable[[object], bool]:
     return lambda value: value in options
 
 
-def _one_of_or_dotted(options: Collection[str]) -> Callable[[str], bool]:
-    return lambda value: value in options or "." in value.strip(".")
+def _is_named_or_null(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(_is_named_or_null(part) for part in value.values()) if "class" not in value else _is_name(value["class"])
+    return value is None or _is_name(value)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and all(part.isidentifier() for part in value.split("."))
+
+
+def _is_class_weight(value: object) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, dict) and all(
+        str(number).isdecimal() and isinstance(weight, int | float) and 0 <= weight < math.inf
+        for number, weight in value.items()
+    )
 
 
 RULES = (
@@ -80,9 +95,11 @@ RULES = (
     Rule("training.checkpoint_every", _is_count, AT_LEAST_1),
     Rule("training.log_every", _is_count, AT_LEAST_1),
     Rule("training.steps_per_epoch", _is_count_or_null, f"{AT_LEAST_1}, or null for all samples"),
-    Rule("training.learning_rate", lambda rate: 0 < rate < math.inf, "a number above 0"),
-    Rule("training.loss", _one_of_or_dotted(LOSSES), ", ".join(LOSSES) + " or package.module.name"),
-    Rule("training.optimizer", _one_of_or_dotted(OPTIMIZERS), ", ".join(OPTIMIZERS) + " or package.module.name"),
+    Rule("training.validation_batch_size", _is_count_or_null, f"{AT_LEAST_1}, or null"),
+    Rule("training.learning_rate", lambda rate: rate is None or 0 < rate < math.inf, "a number above 0, or null"),
+    Rule("training.loss", _is_named_or_null, NAMED),
+    Rule("training.optimizer", _is_named_or_null, NAMED),
+    Rule("training.class_weight", _is_class_weight, "a mapping from class numbers to weights, or null"),
     Rule("trace.level", _one_of(*TRACE_LEVELS), " or ".join(TRACE_LEVELS)),
     Rule("trace.epoch", lambda epoch: _is_int(epoch, 0), "an epoch from 1, or 0 for all"),
     Rule("runtime.promise", _one_of(*PROMISES), " or ".join(PROMISES)),

@@ -93,6 +93,33 @@ class StopRequestedError(Exception):
     """The training was asked to stop and has saved a checkpoint. Not an error, so it has no message."""
 
 
+NOISE = re.compile(
+    r"(in user code:|Graph execution error:|Detected at node|Traceback |File \"|Stack trace|Arguments received by|"
+    r"Exception encountered when calling|Original stack|\* |\^|~)"
+)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the cause of an error in one line.
+
+    Keras and TensorFlow put tracebacks, the received arguments and the place in the graph around the cause.
+    """
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    text = re.sub(r"\s*\[\[\{?\{?node.*", "", text, flags=re.DOTALL)
+    if "in user code:" in text:  # a traceback, whose last line without indent has the cause
+        matches = re.findall(r"^ *(\w+(?:Error|Exception)): (.+)$", text, flags=re.MULTILINE)
+        if matches:
+            text = matches[-1][1]
+    text = text.partition("Arguments received by")[0]
+    lines = [line.strip() for line in text.splitlines()]
+    useful = [line for line in lines if line and not NOISE.match(line)]
+    if useful:
+        return " ".join(useful)[:400]
+    if error.__cause__ is not None and error.__cause__ is not error:
+        return first_line(error.__cause__)
+    return "no message"
+
+
 def report_errors(action: Callable[[], int]) -> int:
     """Run an action and return its exit code. Errors of this project are printed without a traceback."""
     try:

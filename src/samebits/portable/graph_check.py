@@ -6,7 +6,7 @@
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ ADVICE = {
     "Reciprocal": "samebits.portable.layers.log or log1p if it comes from a logarithm's gradient, else a division",
 }
 MEASURED = pathlib.Path(__file__).with_name("measured_operations.json")
-LOSS_SCOPE, OPTIMIZER_SCOPE = "loss", "optimizer"
+LOSS_SCOPE = "compile_loss"  # Keras 3.15
 
 
 @dataclass(frozen=True)
@@ -72,37 +72,35 @@ def _layer_of(path: str, layers: dict[str, keras.Layer]) -> keras.Layer | None:
     return None
 
 
-def _owner(path: str, layers: dict[str, keras.Layer], loss: str, optimizer: str) -> tuple[str, str]:
+def _owner(path: str, layers: dict[str, keras.Layer], scopes: Mapping[str, str]) -> tuple[str, str]:
     """Return where an operation comes from, in words and as the name of a class."""
     layer = _layer_of(path, layers)
     if layer is not None:
         return f"layer {layer.name} ({type(layer).__name__})", type(layer).__name__
     parts = [re.sub(r"_\d+$", "", part) for part in path.split("/")]
-    for scope, name in ((OPTIMIZER_SCOPE, optimizer), (LOSS_SCOPE, loss)):
+    for scope, owner in scopes.items():
         if scope in parts:
-            short = name.rpartition(".")[2]
-            return f"{scope} {name}", short
+            return owner, owner.rpartition(" ")[2]
     return f"operation {path}", ""
 
 
-def inexact_operations(nodes: list[Any], model: keras.Model, loss: str, optimizer: str) -> Iterator[Finding]:
+def inexact_operations(nodes: list[Any], model: keras.Model, scopes: Mapping[str, str]) -> Iterator[Finding]:
     """Yield the operations of a traced function that are not portable.
 
     Args:
         nodes: The nodes of the function's graph.
         model: The model; the names of its layers are in the operations' paths.
-        loss: The name of the loss, for the message.
-        optimizer: The name of the optimizer, for the message.
+        scopes: Scope in the operations' paths -> the loss or optimizer that it belongs to, in words.
     """
     layers = {layer.name: layer for layer in model._flatten_layers()}  # noqa: SLF001  no public name (Keras 3.15)
     compiled = [node.name for node in nodes if node.attr["_XlaMustCompile"].b]
     # A call inside another function has no path; its caller has one.
     for path in [path for path in compiled if "/" in path] or compiled:
-        yield Finding(_owner(path, layers, loss, optimizer)[0], "XLA", COMPILED, XLA_ADVICE)
+        yield Finding(_owner(path, layers, scopes)[0], "XLA", COMPILED, XLA_ADVICE)
     for node in nodes:
         if node.op not in REFUSED or _is_float64(node):
             continue
-        owner, name = _owner(node.name, layers, loss, optimizer)
+        owner, name = _owner(node.name, layers, scopes)
         instead = (
             f"samebits.portable.layers.{name}" if name in REPLACED else ADVICE.get(node.op, "another layer or formula")
         )

@@ -6,7 +6,7 @@ import pathlib
 import site
 from typing import Any
 
-from samebits.core.config import KERAS_PREFIXES, Config, split_target, to_dict
+from samebits.core.config import Config, named_code, split_target, to_dict
 from samebits.core.digest import bytes_digest, json_digest
 from samebits.core.errors import ConfigError
 from samebits.core.files import make_folder, write_bytes, write_json
@@ -17,8 +17,9 @@ HARNESS = pathlib.Path(__file__).resolve().parent.parent  # the folder from whic
 # The modules of the harness that can change the bits of a training, by path.
 ARITHMETIC_MODULES = (
     "core/digest", "core/seeds", "core/short_names", "portable/initializers", "portable/layers", "portable/losses",
-    "portable/lstm", "portable/ops", "portable/optimizers", "runs/predictions", "runtime/pins", "train/checkpoints",
-    "train/data", "train/forest", "train/loop", "train/network", "train/steps", "train/worker",
+    "portable/lstm", "portable/ops", "portable/optimizers", "runs/predictions", "runtime/pins",
+    "train/callbacks", "train/checkpoints", "train/compiling", "train/data", "train/feeds", "train/forest", "train/loop", "train/network",
+    "train/steps", "train/worker",
 )  # fmt: skip
 DIGITS = 16  # of the inputs digest in the name of a folder
 
@@ -109,8 +110,7 @@ def source_files(config: Config, root: pathlib.Path) -> dict[str, bytes]:
     targets = {
         f"{key}._target_": split_target(tree)[0] for key, tree in (("data", config.data), ("model", config.model))
     }
-    pieces = {f"training.{key}": getattr(config.training, key) for key in ("loss", "optimizer")}
-    targets |= {key: name for key, name in pieces.items() if "." in name and not name.startswith(KERAS_PREFIXES)}
+    targets |= named_code(config.training)
     for key, target in targets.items():
         package = target.partition(".")[0]
         if package not in files or package == "samebits":

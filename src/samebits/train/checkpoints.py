@@ -3,11 +3,10 @@
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import keras
 import numpy as np
 
 from samebits.core import files
@@ -32,30 +31,36 @@ class State:
 
     Attributes:
         position: Epoch and step.
-        metrics: The sums of the metrics of the epoch so far, as plain data.
-        order: int64[rows], the order of the training rows in the epoch.
         rows: How many rows each file of the record had at the checkpoint.
+        loop: The state of the loop and of its callbacks, as plain data.
+        arrays: Arrays that `loop` refers to by their number.
+        feed: The state of the training batches, by name.
     """
 
     position: Position
-    metrics: dict[str, Any]
-    order: np.ndarray
     rows: dict[str, int]
+    loop: dict[str, Any]
+    arrays: Sequence[np.ndarray]
+    feed: dict[str, np.ndarray]
 
 
 class Checkpoints:
-    """Saves and restores all variables of model and optimizer, including seed generators, and a `State`.
+    """Saves and restores all variables of a training, including seed generators, and a `State`.
 
     Args:
         attempt: The run's folder.
-        model: The built model.
-        optimizer: Its built optimizer.
+        variables: The variables, in the same order at every start.
     """
 
-    def __init__(self, attempt: pathlib.Path, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+    def __init__(self, attempt: pathlib.Path, variables: Sequence[Any]) -> None:
         self._attempt = attempt
-        variables = [*model.variables, *optimizer.variables]
         self._variables = {f"variable/{number}/{v.path}": v for number, v in enumerate(variables)}
+        self._values: list[np.ndarray] = []  # of the restored checkpoint
+
+    def assign(self) -> None:
+        """Give all variables the values of the restored checkpoint."""
+        for variable, value in zip(self._variables.values(), self._values, strict=True):
+            variable.assign(value)
 
     def _newest_first(self) -> list[pathlib.Path]:
         return sorted(self._attempt.glob("checkpoint-*.arrays"), reverse=True)
@@ -64,8 +69,10 @@ class Checkpoints:
         """Write a checkpoint, and remove all but the newest two."""
         position = state.position
         arrays: dict[str, Any] = {name: variable.numpy for name, variable in self._variables.items()}
-        text = json.dumps({"position": asdict(position), "metrics": state.metrics, "rows": state.rows})
-        arrays |= {"order": state.order, "state": np.frombuffer(text.encode(), np.uint8)}
+        arrays |= {f"feed/{name}": array for name, array in state.feed.items()}
+        arrays |= {f"loop/{number}": array for number, array in enumerate(state.arrays)}
+        text = json.dumps({"position": asdict(position), "rows": state.rows, "loop": state.loop})
+        arrays["state"] = np.frombuffer(text.encode(), np.uint8)
         files.write_arrays(self._attempt / f"checkpoint-{position.epoch:05d}-{position.step:08d}.arrays", arrays)
         for old in self._newest_first()[CHECKPOINTS_KEPT:]:
             old.unlink(missing_ok=True)
@@ -85,15 +92,14 @@ class Checkpoints:
             try:
                 arrays = files.read_arrays(path)
                 values = [arrays[name] for name in self._variables]
-                text = json.loads(arrays["state"].tobytes())
-                counts = {kind: int(count) for kind, count in text["rows"].items()}
-                state = State(Position(**text["position"]), dict(text["metrics"]), arrays["order"], counts)
+                state = read_state(arrays)
+                counts = state.rows
                 lost = [kind for kind, count in counts.items() if count > rows[kind]]
                 if lost:
                     logger.warning("checkpoint %s is ignored: rows were lost from %s", path.name, lost)
                     continue
-                for variable, value in zip(self._variables.values(), values, strict=True):
-                    variable.assign(value)
+                self._values = values
+                self.assign()
             except RecordError as error:
                 logger.warning("checkpoint %s is damaged and ignored: %s", path.name, error.received)
             except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -101,3 +107,12 @@ class Checkpoints:
             else:
                 return state
         return None
+
+
+def read_state(arrays: Mapping[str, np.ndarray]) -> State:
+    """Return the state in the arrays of a checkpoint."""
+    text = json.loads(arrays["state"].tobytes())
+    counts = {kind: int(count) for kind, count in text["rows"].items()}
+    feed = {name.removeprefix("feed/"): array for name, array in arrays.items() if name.startswith("feed/")}
+    numbered = [arrays[f"loop/{number}"] for number in range(sum(name.startswith("loop/") for name in arrays))]
+    return State(Position(**text["position"]), counts, dict(text["loop"]), numbered, feed)

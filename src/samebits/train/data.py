@@ -25,31 +25,60 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """The inputs and labels of the training or validation rows.
+    """Inputs, labels and sample weights of some rows.
+
+    Each is an array with one entry per row, or a dict, tuple or list of such arrays.
 
     Attributes:
-        inputs: Any dtype [rows, ...], the input of the model.
-        labels: int32[rows].
+        inputs: The input of the model: any dtype [rows, ...].
+        labels: What the loss compares the outputs with; None: nothing.
+        sample_weight: float[rows]; None: all rows weigh the same.
     """
 
-    inputs: np.ndarray
-    labels: np.ndarray
+    inputs: Any
+    labels: Any = None
+    sample_weight: Any = None
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return len(next(iter(named_leaves(self).values())))
+
+
+def named_leaves(split: Split) -> dict[str, np.ndarray]:
+    """Return the arrays of a split by name: "inputs", or "inputs/age" of a dict, "inputs/0" of a tuple."""
+    parts = ("inputs", "labels", "sample_weight")
+    return {name: leaf for part in parts for name, leaf in leaves(getattr(split, part), part).items()}
+
+
+def leaves(part: Any, name: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a nested structure by name, which starts with `name`."""
+    if part is None:
+        return {}
+    if isinstance(part, Mapping):
+        return {key: leaf for inner in sorted(part) for key, leaf in leaves(part[inner], f"{name}/{inner}").items()}
+    if isinstance(part, tuple | list):
+        return {key: leaf for i, inner in enumerate(part) for key, leaf in leaves(inner, f"{name}/{i}").items()}
+    return {name: part}
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The return value of a data function: training rows and validation rows."""
+    """The return value of a data function: training rows, and possibly validation and test rows."""
 
     train: Split
-    validation: Split
+    validation: Split | None = None
+    test: Split | None = None
+
+    def splits(self) -> dict[str, Split]:
+        """Return the splits that exist, by name."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in named.items() if split is not None}
 
     def digests(self) -> dict[str, str]:
         """Return the digest of each array, by name."""
         arrays = {
-            "train/inputs": self.train.inputs,
-            "train/labels": self.train.labels,
-            "validation/inputs": self.validation.inputs,
-            "validation/labels": self.validation.labels,
+            f"{name}/{leaf}": array for name, split in self.splits().items() for leaf, array in named_leaves(split).items()
         }
         return {name: array_digest(name, array) for name, array in arrays.items()}
 
@@ -261,6 +290,32 @@ def check_same_data(first: dict[str, str], now: dict[str, str]) -> None:
         )
 
 
+def class_weights(split: Split, weights: Mapping[Any, float] | None) -> Split:
+    """Return the split with the weight of each row's class as its sample weight, as Keras's `class_weight` does.
+
+    Args:
+        split: The training rows; the labels are class numbers, or one value per class.
+        weights: Class number -> weight; classes that it lacks weigh 1. None: nothing changes.
+
+    Raises:
+        ConfigError: The split has sample weights, or labels of several outputs.
+    """
+    if weights is None:
+        return split
+    if split.sample_weight is not None or not isinstance(split.labels, np.ndarray):
+        raise ConfigError(
+            "training.class_weight", expected="data with one label array and without sample weights",
+            received="sample weights" if split.sample_weight is not None else "labels of several outputs or none",
+            fix="remove class_weight, and give sample weights in the data function",
+        )  # fmt: skip
+    labels = split.labels
+    if labels.ndim > 1:
+        labels = labels.argmax(-1) if labels.shape[-1] != 1 else labels[..., 0]
+    by_class = {int(number): float(weight) for number, weight in weights.items()}
+    rows = np.array([by_class.get(int(label), 1.0) for label in np.round(labels).tolist()], np.float32)
+    return Split(split.inputs, split.labels, rows)
+
+
 def check_batch_size(training: TrainingConfig, rows: int) -> None:
     """Check that the batch is not larger than the training data.
 
@@ -274,44 +329,3 @@ def check_batch_size(training: TrainingConfig, rows: int) -> None:
             received=training.batch_size,
             fix="choose a smaller batch_size",
         )
-
-
-class Batches:
-    """Chooses the training rows of each step: a pure function of (seed, epoch, step).
-
-    Args:
-        split: The training rows.
-        seeds: Uses data/order.
-        settings: `batch_size` and `steps_per_epoch`.
-
-    Attributes:
-        steps: Steps per epoch.
-        order: int64[rows], the order of the current epoch. Saved in checkpoints.
-    """
-
-    def __init__(self, split: Split, seeds: Seeds, settings: TrainingConfig) -> None:
-        self._split, self._seeds, self._size = split, seeds, settings.batch_size
-        steps = math.ceil(len(split.labels) / self._size)
-        self.steps = min(steps, settings.steps_per_epoch or steps)
-        self.start_epoch(1)
-
-    def start_epoch(self, epoch: int) -> None:
-        """Shuffle the rows for an epoch, counted from 1."""
-        self.order = epoch_order(self._seeds, epoch, len(self._split.labels))
-
-    def rows(self, step: int, count: int = 1) -> np.ndarray:
-        """Return the rows of the `count` steps after `step` steps: int64[rows]. The last batch may be smaller."""
-        return self.order[step * self._size : (step + count) * self._size]
-
-    def full_batches_left(self, step: int) -> int:
-        """Return how many full batches remain after `step` steps."""
-        return len(self.order) // self._size - step
-
-    def digests(self, rows: np.ndarray) -> dict[str, str]:
-        """Return the trace of one step: the digests of its row numbers and of their contents."""
-        contents = array_digest("batch", self._split.inputs[rows]) + array_digest("labels", self._split.labels[rows])
-        return {"order": array_digest("order", rows), "batch": contents}
-
-    def order_digest(self) -> str:
-        """Return the digest of the order of the current epoch."""
-        return array_digest("order", self.order)

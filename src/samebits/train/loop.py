@@ -1,24 +1,26 @@
-"""The training loop: decides when to train, evaluate, record and save.
+"""The training loop: Keras's `fit`, that can stop at any step and resume with the same bits and the same rows.
 
-A run that stops at any step resumes from its newest checkpoint, and ends with the same bits and the same rows. `steps`
-computes, `data` chooses the rows, `recorder` and `checkpoints` write. Each is an argument, so a test can replace it.
+Epochs, callbacks, validation and `stop_training` mean what they mean in Keras. `steps` computes, the feed gives the
+batches, `recorder` and `checkpoints` write. Each is an argument, so a test can replace it.
 """
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
+import keras
 
 from samebits.core.config import TraceConfig, TrainingConfig
-from samebits.core.digest import float_bits
-from samebits.core.errors import StopRequestedError
+from samebits.core.digest import arrays_digest, float_bits
+from samebits.core.errors import StopRequestedError, TrainingError
 from samebits.runs.folder import TRACE
+from samebits.train.callbacks import Callbacks
 from samebits.train.checkpoints import Checkpoints, Position, State
-from samebits.train.data import Batches, check_same_data
+from samebits.train.data import check_same_data
 from samebits.train.draws import GeneratorWatch
 from samebits.train.recorder import Recorder
-from samebits.train.steps import EpochMetrics, StepResult, Steps, check_finite
+from samebits.train.steps import Logs, Steps
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +28,11 @@ CALL_S = 0.2  # target duration of a call of several steps; between calls Python
 
 
 class Training:
-    """One training, from its start or its newest checkpoint to its last epoch.
+    """One training, from its start or its newest checkpoint to its end.
 
     Args:
         steps: Computes the steps.
-        batches: Chooses the rows of each step.
+        callbacks: The callbacks.
         recorder: Writes rows and progress, and has the clock.
         checkpoints: Writes and restores checkpoints.
         settings: Epochs, and how often to log and to save.
@@ -39,12 +41,15 @@ class Training:
         start: The first row of the trace: generators, data, operations that run Python code.
         data_seeded: Whether every start loads the same data.
         stop_requested: Called after every call of steps. True stops the training with a checkpoint.
+
+    Attributes:
+        values: The metrics of the last epoch.
     """
 
     def __init__(
         self,
         steps: Steps,
-        batches: Batches,
+        callbacks: Callbacks,
         recorder: Recorder,
         checkpoints: Checkpoints,
         settings: TrainingConfig,
@@ -55,11 +60,14 @@ class Training:
         data_seeded: bool,
         stop_requested: Callable[[], bool],
     ) -> None:
-        self.steps, self.batches, self.recorder, self.checkpoints = steps, batches, recorder, checkpoints
+        self.steps, self.callbacks, self.recorder, self.checkpoints = steps, callbacks, recorder, checkpoints
         self.settings, self.trace, self.watch = settings, trace, watch
         self.start, self.data_seeded, self.stop_requested = start, data_seeded, stop_requested
-        self.position, self.metrics = Position(), EpochMetrics()
-        self.logits: np.ndarray | None = None  # of the last evaluation
+        self.feed, self.model = steps.train_feed, steps.model
+        self.position = Position()
+        self.values: dict[str, float] = {}
+        self.logs: Logs = {}  # of the last step
+        self.steps_done = 0
         self.steps_per_call = 1
 
     def run(self) -> dict[str, int] | None:
@@ -75,10 +83,9 @@ class Training:
             UncoveredDrawError: A global generator was used.
         """
         resumed_at = self.begin()
-        while self.position.epoch <= self.settings.epochs:
-            while self.position.step < self.batches.steps:
-                self.take_steps()
-            self.end_epoch()
+        while self.position.epoch <= self.settings.epochs and not self.model.stop_training:
+            self.train_epoch()
+        self.finish()
         return resumed_at
 
     def begin(self) -> dict[str, int] | None:
@@ -90,44 +97,81 @@ class Training:
                 logger.warning("the run restarts: its data is unseeded and differs from its first start")
             self.checkpoints.remove()
         state = self.checkpoints.restore({kind: len(rows) for kind, rows in written.items()})
+        self.model.stop_training = False
         if state is None:
             recorder.keep({})
             with recorder.timed("record_s"):
                 recorder.append_trace({"epoch": 0}, self.start, self.steps.weight_digests())
+            self.callbacks.begin(None, ())
+            self.feed.start_epoch(1)
             return None
         check_same_data(first or {}, data)
         recorder.keep(state.rows)
-        self.position, self.metrics = state.position, EpochMetrics.from_state(state.metrics)
-        self.batches.order = state.order
+        self.restore(state)
         epoch, step = state.position.epoch, state.position.step
         recorder.progress.start_at(epoch, step)
-        recorder.progress.say(f"resumes after epoch {epoch}, step {step} of {self.batches.steps}")
+        recorder.progress.say(f"resumes after epoch {epoch}, step {step} of {self.feed.steps}")
         return {"epoch": epoch, "step": step}
+
+    def restore(self, state: State) -> None:
+        """Continue from the state of a checkpoint. The variables are restored already, and callbacks may read them."""
+        self.callbacks.begin(state.loop, state.arrays)
+        self.checkpoints.assign()  # on_train_begin may have changed them
+        self.position = state.position
+        self.steps_done = state.loop["steps_done"]
+        self.model.stop_training = state.loop["stop_training"]
+        self.values, self.logs = (
+            {name: float.fromhex(bits) for name, bits in state.loop[each].items()} for each in ("values", "logs")
+        )
+        self.feed.restore(state.position.epoch, dict(state.feed))
+
+    def train_epoch(self) -> None:
+        """Train an epoch from its start or in its middle, evaluate, record and save."""
+        if self.position.step == 0:
+            self.model.reset_metrics()
+            self.callbacks.call("on_epoch_begin", self.position.epoch - 1)
+        while self.position.step < self.feed.steps and not self.model.stop_training:
+            self.take_steps()
+        self.end_epoch()
 
     def take_steps(self) -> None:
         """Train on the next batches, and record, save and check for a stop as needed.
 
-        The result is a pure function of the state before and the order of the epoch. The number of steps per call
+        The result is a pure function of the state before and the batches of the epoch. The number of steps per call
         depends on the duration of the last call, and does not change bits.
         """
         position, recorder = self.position, self.recorder
-        count, began = self.count_next(), recorder.clock()
-        rows = self.batches.rows(position.step, count)
+        count, began, at = self.count_next(), recorder.clock(), self.position.step
+        if self.callbacks.on_batches:
+            self.callbacks.call("on_train_batch_begin", at)
+        gradients: Mapping[str, Any] = {}
         with recorder.timed_once("first_step_s"):
-            results = [self.steps.train_one(rows)] if self.is_watched() else self.steps.train_many(rows, count)
+            if self.is_watched():
+                one, gradients = self.steps.train_one(at)
+                results = [one]
+            else:
+                results = self.steps.train_many(at, count)
         self.steps_per_call = max(1, round(CALL_S * count / max(recorder.clock() - began, 1e-9)))
-        for result in results:
+        for logs in results:
             position.step += 1
-            self.metrics.add(result)
-            check_finite(result.loss, f"loss in epoch {position.epoch}, step {position.step}")
-            recorder.progress.show(position.epoch, position.step, self.metrics.values())
+            self.steps_done += 1
+            self.check_finite(logs, f"in epoch {position.epoch}, step {position.step}")
+            recorder.progress.show(position.epoch, position.step, logs)
+        self.logs = results[-1]
+        if self.callbacks.on_batches:
+            self.callbacks.call("on_train_batch_end", at, logs=self.logs)
         self.watch.check(position.epoch, position.step)
-        is_last = position.step == self.batches.steps
+        self.record_steps(at, gradients)
+
+    def record_steps(self, at: int, gradients: Mapping[str, Any]) -> None:
+        """Record the steps of a call, stop if requested, and save if it is time."""
+        position, recorder = self.position, self.recorder
+        is_last = position.step == self.feed.steps
         with recorder.timed("record_s"):
             if self.is_traced():
-                self.record_step(rows, results[0])
+                self.trace_step(at, gradients)
             if position.step % self.settings.log_every == 0 and not is_last:
-                recorder.append_metrics(position.epoch, position.step, self.metrics.values())
+                recorder.append_metrics(position.epoch, position.step, self.logs)
         if self.stop_requested():
             self.save()
             raise StopRequestedError
@@ -139,50 +183,112 @@ class Training:
         return self.trace.level != "epoch" and self.trace.epoch in (0, self.position.epoch)
 
     def is_watched(self) -> bool:
-        """Return whether each step needs its own call, because it is traced or runs Python code."""
-        return self.is_traced() or bool(self.steps.opaque)
+        """Return whether each step needs its own call: it is traced, runs Python code, or a callback sees each batch."""
+        return self.is_traced() or bool(self.steps.opaque) or self.callbacks.on_batches
 
     def count_next(self) -> int:
-        """Return the number of steps of the next call. It ends at the next record and has only full batches."""
+        """Return the number of steps of the next call. It ends at the next record and has batches of one shape."""
         if self.is_watched():
             return 1
         step = self.position.step
         intervals = self.settings.log_every, self.settings.checkpoint_every
         until = (every - step % every for every in intervals)
-        return max(1, min(self.steps_per_call, self.batches.steps - step, self.batches.full_batches_left(step), *until))
+        return max(1, min(self.steps_per_call, self.feed.steps - step, self.feed.equal_batches(step), *until))
 
-    def record_step(self, rows: np.ndarray, result: StepResult) -> None:
+    def trace_step(self, at: int, gradients: Mapping[str, Any]) -> None:
         """Append one step to the trace, in the order of events."""
-        evidence: dict[str, Any] = {**self.batches.digests(rows), "loss": float_bits(result.loss)}
+        evidence: dict[str, Any] = {**self.feed.digests(at), "loss": as_bits(self.logs)}
         if self.trace.level == "stage":
-            evidence["gradients"] = self.steps.gradient_digests(result.gradients)
+            evidence["gradients"] = self.steps.gradient_digests(gradients)
         place = {"epoch": self.position.epoch, "step": self.position.step}
         self.recorder.append_trace(place, evidence, self.steps.weight_digests())
 
     def end_epoch(self) -> None:
         """Evaluate, record metrics and trace, and save a checkpoint at the start of the next epoch."""
         position, recorder = self.position, self.recorder
-        with recorder.timed("evaluate_s"):
-            validation, self.logits = self.steps.evaluate()
-        check_finite(validation["loss"], f"validation loss after epoch {position.epoch}")
+        values = self.steps.results(self.logs)
+        values |= self.evaluate()
+        self.check_finite(values, f"after epoch {position.epoch}")
+        self.values = values
+        self.callbacks.call("on_epoch_end", position.epoch - 1, logs=values)
         self.watch.check(position.epoch, position.step)
-        values = self.metrics.values() | {f"val_{name}": value for name, value in validation.items()}
         with recorder.timed("record_s"):
             recorder.append_metrics(position.epoch, position.step, values)
-            evidence = {
-                "order": self.batches.order_digest(),
-                "bits": {name: float_bits(value) for name, value in values.items()},
-                "optimizer": self.steps.optimizer_digest(),
-            }
-            recorder.append_trace({"epoch": position.epoch}, evidence, self.steps.weight_digests())
+            self.trace_end({"epoch": position.epoch}, values)
         recorder.progress.end_epoch(position.epoch, values)
-        self.position, self.metrics = Position(position.epoch + 1), EpochMetrics()
-        self.batches.start_epoch(self.position.epoch)
+        self.position = Position(position.epoch + 1)
+        self.feed.start_epoch(self.position.epoch)
         self.save()
+
+    def trace_end(self, place: dict[str, int], values: Mapping[str, float]) -> None:
+        """Append the end of an epoch, or of the training, to the trace."""
+        evidence = {
+            "order": self.feed.order_digest(),
+            "bits": as_bits(values),
+            "optimizer": self.steps.optimizer_digest(),
+        }
+        self.recorder.append_trace(place, evidence, self.steps.weight_digests())
+
+    def evaluate(self) -> dict[str, float]:
+        """Return the metrics of the validation rows, named val_…, and call the hooks of an evaluation."""
+        if self.steps.validation_feed is None:
+            return {}
+        with self.recorder.timed("evaluate_s"):
+            self.callbacks.call("on_test_begin")
+            on_batch = self.test_batch if self.callbacks.on_test_batches else None
+            found = self.steps.evaluate(on_batch)
+            self.callbacks.call("on_test_end", logs=found)
+        return {f"val_{name}": value for name, value in found.items()}
+
+    def test_batch(self, step: int, logs: Logs) -> None:
+        """Call the hooks of one batch of an evaluation."""
+        self.callbacks.call("on_test_batch_begin", step)
+        self.callbacks.call("on_test_batch_end", step, logs=logs)
+
+    def finish(self) -> None:
+        """Do what Keras does at the end of `fit`. If this changes the weights, evaluate and record them anew."""
+        before = arrays_digest(self.steps.weight_digests())
+        optimizer = self.model.optimizer
+        if isinstance(optimizer, keras.optimizers.Optimizer):
+            optimizer.finalize_variable_values(self.model.trainable_weights)
+        self.callbacks.call("on_train_end", logs=self.values)
+        if arrays_digest(self.steps.weight_digests()) == before:
+            return
+        self.values |= self.evaluate()
+        with self.recorder.timed("record_s"):
+            self.trace_end({"epoch": self.position.epoch - 1, "end": 1}, self.values)
+
+    def check_finite(self, values: Mapping[str, float], where: str) -> None:
+        """Check that every loss is finite, unless the user has a callback for that.
+
+        Raises:
+            TrainingError: One is not. The message has its name and the step.
+        """
+        if self.callbacks.has(keras.callbacks.TerminateOnNaN):
+            return
+        for name, value in values.items():
+            if name.endswith("loss") and not math.isfinite(value):
+                raise TrainingError(
+                    f"the {name.replace('val_', 'validation ')} is not finite {where}.",
+                    expected="a finite loss",
+                    received=value,
+                    fix="lower the learning rate, or check the data for invalid values.",
+                )
 
     def save(self) -> None:
         """Write a checkpoint, after the rows that it counts are on the disk."""
         with self.recorder.timed("record_s"):
             self.recorder.sync()
-            state = State(self.position, self.metrics.state(), self.batches.order, self.recorder.counts)
-            self.checkpoints.save(state)
+            state, arrays = self.callbacks.state()
+            state |= {
+                "steps_done": self.steps_done,
+                "stop_training": bool(self.model.stop_training),
+                "values": as_bits(self.values),
+                "logs": as_bits(self.logs),
+            }
+            self.checkpoints.save(State(self.position, self.recorder.counts, state, arrays, self.feed.state()))
+
+
+def as_bits(values: Mapping[str, float]) -> dict[str, str]:
+    """Return each number with its exact bits."""
+    return {name: float_bits(value) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Trains a Keras model: connects steps, batches, recorder, checkpoints and the loop."""
+"""Trains a Keras model: connects data, steps, callbacks, recorder, checkpoints and the loop."""
 
 import contextlib
 import pathlib
@@ -6,27 +6,35 @@ from typing import Any
 
 import keras
 
+from samebits.core import files
 from samebits.core.config import Config
+from samebits.core.digest import arrays_digest
 from samebits.core.files import storage_error
 from samebits.core.seeds import Seeds
 from samebits.core.terminal import TrainingProgress
 from samebits.runs.predictions import write_predictions
 from samebits.runtime.pins import generator_state_digests
+from samebits.train.callbacks import Callbacks, make_callbacks
 from samebits.train.checkpoints import Checkpoints
-from samebits.train.data import Batches, Dataset, check_batch_size
-from samebits.train.draws import GeneratorWatch, check_layers_seeded
+from samebits.train.compiling import check_activations, compile_model, is_savable, output_kind
+from samebits.train.data import Dataset, Split, check_batch_size, class_weights, epoch_order, leaves
+from samebits.train.draws import GeneratorWatch
+from samebits.train.feeds import ArrayFeed, Feed
 from samebits.train.loop import Training
 from samebits.train.recorder import Recorder
 from samebits.train.steps import Steps
 from samebits.train.stop import StopRequests
+
+EVALUATION_BATCH_SIZE = 250  # if the user sets none; constant, because bits depend on it
+MODEL, WEIGHTS = "model.keras", "weights.arrays"
 
 
 class Network:
     """Trains a Keras model with the loop; see `samebits.train.worker.Trainer`.
 
     Args:
-        model: The built model, which outputs logits.
-        dataset: Training and validation rows.
+        model: The model, compiled or not.
+        dataset: Training rows, and possibly validation and test rows.
         config: The run's configuration.
         seeds: Uses data/order.
         attempt: The run's folder.
@@ -46,29 +54,56 @@ class Network:
         self.seeds, self.attempt, self.stop = seeds, attempt, stop
 
     def check(self) -> None:
-        """Check that the batch is not larger than the training data."""
-        check_batch_size(self.config.training, len(self.dataset.train.labels))
+        """Compile and check the model, and trace a step, so that everything that can fail fails before training."""
+        settings = self.config.training
+        check_batch_size(settings, self.dataset.train.rows)
+        compile_model(self.model, settings)
+        self.watch, self.generators = GeneratorWatch(self.seeds), generator_state_digests()
+        train = self.make_feed(self.dataset.train, is_training=True)
+        validation = None if self.dataset.validation is None else self.make_feed(self.dataset.validation)
+        if self.model.built and self.model.optimizer is not None:
+            self.model.optimizer.build(self.model.trainable_variables)
+        check_activations(self.model)
+        self.callbacks = make_callbacks(settings.callbacks, self.attempt)
+        self.steps = Steps(
+            self.model, train, validation, self.config.runtime.promise,
+            allow_python=settings.allow_python_operations,
+        )  # fmt: skip
+        self.validation_outputs = None if validation is None else self.steps.trace_predictions(validation)
+        self.is_savable = is_savable(self.model)
+
+    def make_feed(self, split: Split, *, is_training: bool = False) -> Feed:
+        """Return the batches of a split: shuffled for training if the settings say so, else in order."""
+        settings = self.config.training
+        if not is_training:
+            size = settings.validation_batch_size or fixed_batch_size(self.model) or EVALUATION_BATCH_SIZE
+            return ArrayFeed(split, size)
+        order = None
+        if settings.shuffle:
+            order = lambda epoch: epoch_order(self.seeds, epoch, split.rows)  # noqa: E731
+        weighted = class_weights(split, settings.class_weight)
+        return ArrayFeed(weighted, settings.batch_size, order, settings.steps_per_epoch)
 
     def take_seeds(self) -> None:
-        """Use data/order. If all model points are seeded, check that every layer has a seed."""
-        self.seeds.take("data/order")
-        if self.seeds.all_seeded("model/"):
-            check_layers_seeded(self.model)
+        """Use data/order, or mark it as unused."""
+        if self.config.training.shuffle:
+            self.seeds.take("data/order")
+        else:
+            self.seeds.mark_unused("data/order", because="training.shuffle is false")
 
-    def make_training(self, batches: Batches, recorder: Recorder) -> Training:
+    def make_training(self, recorder: Recorder) -> Training:
         """Return the training, with traced and checked functions."""
-        watch, generators = GeneratorWatch(self.seeds), generator_state_digests()
-        with recorder.timed("prepare_s"):
-            steps = Steps(self.model, self.dataset, self.config.training, self.config.runtime.promise)
+        settings = self.config.training
+        params = {"epochs": settings.epochs, "steps": self.steps.train_feed.steps, "verbose": 0}
         return Training(
-            steps,
-            batches,
+            self.steps,
+            Callbacks(self.callbacks, self.model, params),
             recorder,
-            Checkpoints(self.attempt, self.model, steps.optimizer),
-            self.config.training,
+            Checkpoints(self.attempt, self.steps.variables()),
+            settings,
             trace=self.config.trace,
-            watch=watch,
-            start={"generators": generators, "data": self.dataset.digests(), "opaque": steps.opaque},
+            watch=self.watch,
+            start={"generators": self.generators, "data": self.dataset.digests(), "opaque": self.steps.opaque},
             data_seeded=self.seeds.all_seeded("data/"),
             stop_requested=self.stop.requested,
         )
@@ -77,37 +112,54 @@ class Network:
         """Train to the end.
 
         Returns:
-            The metrics of the last epoch, the digests of weights and optimizer, and where the run was resumed.
+            The metrics of the trained model, the digests of weights and optimizer, and where the run was resumed.
         """
-        settings, validation = self.config.training, self.dataset.validation
-        batches = Batches(self.dataset.train, self.seeds, settings)
-        with contextlib.closing(TrainingProgress(settings.epochs, batches.steps)) as progress:
+        with contextlib.closing(TrainingProgress(self.config.training.epochs, self.steps.train_feed.steps)) as progress:
             recorder = Recorder(self.attempt, progress)
-            training = self.make_training(batches, recorder)
+            training = self.make_training(recorder)
             self.stop.wait_for_checkpoint()
             resumed_at = training.run()
-        last = recorder.read_complete_trace()[-1]
-        logits = training.logits
-        if logits is None:  # the run was stopped after its last epoch
-            logits = training.steps.evaluate()[1]
+            metrics = training.values | self.test()
+        recorder.read_complete_trace()
         return {
-            "metrics": {name: float.fromhex(bits) for name, bits in last["bits"].items()},
-            "weights_digest": last["weights"],
-            "optimizer_digest": last["optimizer"],
-            "predictions_digest": write_predictions(self.attempt, {"labels": validation.labels, "logits": logits}),
-            "steps": batches.steps * settings.epochs,
+            "metrics": metrics,
+            "weights_digest": arrays_digest(self.steps.weight_digests()),
+            "optimizer_digest": self.steps.optimizer_digest(),
+            "predictions_digest": self.predict(),
+            "steps": training.steps_done,
+            "epochs": training.position.epoch - 1,
+            "stopped_early": bool(self.model.stop_training),
             "resumed_at": resumed_at,
-            "unmeasured_operations": training.steps.unmeasured,
+            "unmeasured_operations": self.steps.unmeasured,
             "phases": recorder.phases(),
         }
 
+    def test(self) -> dict[str, float]:
+        """Return the metrics of the test rows, named test_…, if there are any."""
+        if self.dataset.test is None:
+            return {}
+        found = self.steps.evaluate_on(self.make_feed(self.dataset.test))
+        return {f"test_{name}": value for name, value in found.items()}
+
+    def predict(self) -> str | None:
+        """Write the outputs for the validation rows, and return their digest; None if the model has none."""
+        if self.validation_outputs is None or self.dataset.validation is None:
+            return None
+        outputs = self.steps.predict(self.validation_outputs, self.make_feed(self.dataset.validation))
+        arrays = leaves(outputs, output_kind(self.model)) | leaves(self.dataset.validation.labels, "labels")
+        return write_predictions(self.attempt, arrays)
+
     def save_model(self) -> None:
-        """Write the model in Keras's format, first to a temporary name.
+        """Write the model in Keras's format, or its weights if Keras cannot save it, first to a temporary name.
 
         Raises:
             RecordError: The disk is full or the folder is missing.
         """
-        path, partial = self.attempt / "model.keras", self.attempt / ".partial.keras"
+        if not self.is_savable:
+            weights = {variable.path: variable.numpy() for variable in self.model.weights}
+            files.write_arrays(self.attempt / WEIGHTS, weights)
+            return
+        path, partial = self.attempt / MODEL, self.attempt / ".partial.keras"
         try:
             self.model.save(partial)
             partial.replace(path)
@@ -115,3 +167,9 @@ class Network:
             raise storage_error(path, error) from error
         finally:
             partial.unlink(missing_ok=True)
+
+
+def fixed_batch_size(model: keras.Model) -> int | None:
+    """Return the number of rows that a model was built for, or None if it takes any number."""
+    sizes = {tensor.shape[0] for tensor in getattr(model, "inputs", None) or []}
+    return next(iter(sizes)) if len(sizes) == 1 else None

@@ -1,309 +1,333 @@
-"""Computes a training: loss, metrics, and the traced functions of a step and of an evaluation.
+"""Computes a training: the traced functions around Keras's own `train_step` and `test_step`, and digests of the state.
 
-Does not know the order of rows, epochs or files. `loop` decides when to take a step, `data` chooses the rows, and
-`recorder` writes the results.
+Does not know the order of rows, epochs or files. `loop` decides when to take a step, and a feed gives the batches.
 """
 
-import functools
-import importlib
-import inspect
+import contextlib
+import gc
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self, cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from samebits.core.config import TrainingConfig
-from samebits.core.digest import array_digest, arrays_digest, float_bits
-from samebits.core.errors import ConfigError, TrainingError
-from samebits.core.short_names import LOSSES, OPTIMIZERS
+from samebits.core.digest import array_digest, arrays_digest
+from samebits.core.errors import TrainingError, first_line
 from samebits.portable import graph_check
-from samebits.train.data import Dataset, Split
+from samebits.train.compiling import loss_name, optimizers_of
 from samebits.train.draws import check_graph_draws, graph_nodes, opaque_operations
+from samebits.train.feeds import Feed
 
 logger = logging.getLogger(__name__)
 
-EVALUATION_BATCH_SIZE = 250  # constant, because bits depend on it
-
-RowLosses = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-TrainStep = Callable[[np.ndarray], tuple[tf.Tensor, tf.Tensor, list[Any]]]
-TrainSteps = Callable[[np.ndarray], tuple[tf.Tensor, tf.Tensor]]
-EvaluationStep = Callable[[np.ndarray], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
-
-
-# --- losses and optimizers by name ---
+Logs = dict[str, Any]
+# Operations that only read a variable, so that its value stays the one of its construction.
+READERS = frozenset(("ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp"))
+# Operations that change state which is no variable.
+WRITERS = ("LookupTableInsert", "LookupTableImport", "LookupTableRemove", "QueueEnqueue", "StackPush", "TensorArrayV1")
 
 
-def find_named(key: str, name: str, short_names: Mapping[str, str]) -> Any:
-    """Return a loss or an optimizer by its short name or package.module.name.
+@contextlib.contextmanager
+def captured_gradients(optimizers: list[keras.optimizers.Optimizer]) -> Iterator[dict[str, Any]]:
+    """Collect the gradients that the optimizers get while a step is traced, by the path of their weight."""
+    found: dict[str, Any] = {}
+    graph = tf.compat.v1.get_default_graph()
 
-    Raises:
-        ConfigError: There is none with this name.
-    """
-    module, _, attribute = short_names.get(name, name).rpartition(".")
+    def spy(optimizer: Any) -> Callable[..., Any]:
+        apply = optimizer.apply
+
+        def apply_and_keep(grads: Any, trainable_variables: Any = None) -> Any:
+            variables = optimizer._trainable_variables if trainable_variables is None else trainable_variables  # noqa: SLF001  no public name (Keras 3.15)
+            for gradient, variable in zip(list(grads), variables, strict=True):
+                if gradient is not None and tf.nest.flatten(gradient, expand_composites=True)[0].graph is graph:
+                    again = sum(name.partition("#")[0] == variable.path for name in found)
+                    found[f"{variable.path}#{again + 1}" if again else variable.path] = gradient
+            return apply(grads, trainable_variables)
+
+        return apply_and_keep
+
+    for optimizer in optimizers:
+        object.__setattr__(optimizer, "apply", spy(optimizer))
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            key,
-            expected=", ".join(short_names) + " or package.module.name",
-            received=f"{name} ({error})",
-            fix="fix the typo",
-        ) from error
+        yield found
+    finally:
+        for optimizer in optimizers:
+            object.__delattr__(optimizer, "apply")
 
 
-def find_loss(name: str) -> RowLosses:
-    """Return a function that computes the loss of each row from labels[rows] and the model's logits.
+def trace_step(method: Callable[[Any], Logs], feed: Feed, optimizers: list[keras.optimizers.Optimizer]) -> Any:
+    """Return the traced function of one step: argument of the feed -> (logs, gradients by weight).
 
-    Args:
-        name: A short name, or package.module.name of a function (labels, outputs) or of a Keras loss class. It gets
-            from_logits=True if it has that parameter.
+    It is never inlined into a caller, so that a single step and several steps per call run exactly the same graph.
     """
-    named: Any = find_named("training.loss", name, LOSSES)
-    options: dict[str, Any] = {"from_logits": True} if "from_logits" in inspect.signature(named).parameters else {}
-    is_class = inspect.isclass(named)
-    function: RowLosses = named(reduction=None, **options) if is_class else functools.partial(named, **options)
-
-    def row_losses(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-        with tf.name_scope(graph_check.LOSS_SCOPE):
-            return function(labels[:, None] if outputs.shape[-1] == 1 else labels, outputs)
-
-    return row_losses
-
-
-def make_optimizer(settings: TrainingConfig) -> keras.optimizers.Optimizer:
-    """Return the optimizer of the settings, with its learning rate."""
-    return find_named("training.optimizer", settings.optimizer, OPTIMIZERS)(learning_rate=settings.learning_rate)
-
-
-# --- metrics ---
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """The result of a step: number of rows, mean loss, number of correct rows, and possibly the gradients."""
-
-    rows: int
-    loss: float
-    correct: int
-    gradients: Sequence[Any] = ()
-
-
-@dataclass
-class EpochMetrics:
-    """The sums of all metrics over the steps of an epoch so far. Only this class defines the metrics."""
-
-    loss_sum: float = 0.0
-    correct: int = 0
-    rows: int = 0
-
-    def add(self, result: StepResult) -> None:
-        """Add one step."""
-        self.rows += result.rows
-        self.loss_sum += result.loss * result.rows
-        self.correct += result.correct
-
-    def values(self) -> dict[str, float]:
-        """Return each metric of the epoch so far, by name."""
-        return {"loss": self.loss_sum / self.rows, "accuracy": self.correct / self.rows}
-
-    def state(self) -> dict[str, Any]:
-        """Return the exact sums as plain data, for a checkpoint."""
-        return {"loss_sum": float_bits(self.loss_sum), "correct": self.correct, "rows": self.rows}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """Return the sums from the result of `state`."""
-        return cls(float.fromhex(state["loss_sum"]), state["correct"], state["rows"])
-
-
-def count_correct(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Return how many rows are classified correctly: int32[].
-
-    A single output is the logit of class 1. Several outputs are one logit per class.
-    """
-    if logits.shape[-1] == 1:
-        predicted = tf.cast(tf.reshape(logits, [-1]) > 0.0, labels.dtype)
-    else:
-        predicted = tf.cast(tf.argmax(logits, -1), labels.dtype)
-    return tf.reduce_sum(tf.cast(tf.equal(predicted, labels), tf.int32))
-
-
-def check_finite(loss: float, which: str) -> None:
-    """Check that a loss is finite.
-
-    Raises:
-        TrainingError: It is not.
-    """
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"the {which} is not finite.",
-            expected="a finite loss",
-            received=loss,
-            fix="lower training.learning_rate, or check the data for invalid values.",
-        )
-
-
-# --- traced functions ---
-
-
-def make_train_step(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, row_losses: RowLosses, train: Split
-) -> TrainStep:
-    """Return the traced function of one step.
-
-    It always returns the gradients, and is never inlined into a caller. So a detailed trace and `make_train_steps` run
-    exactly the same graph.
-
-    Returns:
-        A function from int32[batch] row numbers to (mean loss float32[], correct int32[], gradients by weight).
-    """
-    inputs, labels = tf.constant(train.inputs), tf.constant(train.labels, tf.float32)
-    optimizer.build(model.trainable_variables)
-
     whole = {"_noinline": True}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], jit_compile=False, experimental_attributes=whole)
-    def train_step(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[Any]]:
-        batch, truth = tf.gather(inputs, rows), tf.gather(labels, rows)
-        with tf.GradientTape() as tape:
-            logits = model(batch, training=True)
-            mean_loss = tf.add_n([tf.reduce_mean(row_losses(truth, logits)), *model.losses])
-        gradients = tape.gradient(mean_loss, [variable.value for variable in model.trainable_variables])
-        with tf.name_scope(graph_check.OPTIMIZER_SCOPE):
-            optimizer.apply(gradients, model.trainable_variables)
-        return mean_loss, count_correct(truth, logits), gradients
+    @tf.function(input_signature=[feed.signature], jit_compile=False, experimental_attributes=whole, autograph=False)
+    def step(argument: Any) -> tuple[Logs, dict[str, Any]]:
+        with captured_gradients(optimizers) as gradients:
+            logs = method(feed.fetch(argument))
+        return {name: tf.convert_to_tensor(value) for name, value in (logs or {}).items()}, dict(gradients)
 
-    return cast("TrainStep", train_step)  # tf.function is untyped
+    return step
 
 
-def make_train_steps(train_step: TrainStep) -> TrainSteps:
+def trace_steps(step: Any, feed: Feed) -> Any:
     """Return a traced function that takes several steps in one call.
 
     Returns:
-        A function from int32[steps, batch] row numbers to (mean losses float32[steps], correct int32[steps]).
+        A function from stacked arguments of the feed to float64[steps, logs]; `scalar_logs` has the names.
     """
+    names = scalar_logs(step)
+    stacked = keras.tree.map_structure(lambda spec: tf.TensorSpec([None, *spec.shape], spec.dtype), feed.signature)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)], jit_compile=False)
-    def train_steps(batches: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        count = tf.shape(batches)[0]
-        losses, corrects = tf.TensorArray(tf.float32, count), tf.TensorArray(tf.int32, count)
+    @tf.function(input_signature=[stacked], jit_compile=False)
+    def steps(arguments: Any) -> tf.Tensor:
+        count = tf.shape(keras.tree.flatten(arguments)[0])[0]
+        written = tf.TensorArray(tf.float64, count, element_shape=[len(names)])
         for number in tf.range(count):
-            loss, correct, _ = train_step(batches[number])
-            losses, corrects = losses.write(number, loss), corrects.write(number, correct)
-        return losses.stack(), corrects.stack()
+            logs, _ = step(keras.tree.map_structure(lambda each: each[number], arguments))  # noqa: B023  traced at once
+            written = written.write(number, [tf.cast(logs[name], tf.float64) for name in names])
+        return written.stack()
 
-    return cast("TrainSteps", train_steps)  # tf.function is untyped
+    return steps
 
 
-def make_evaluation_step(model: keras.Model, row_losses: RowLosses, split: Split) -> EvaluationStep:
-    """Return the traced function that evaluates one batch.
+def scalar_logs(step: Any) -> list[str]:
+    """Return the names of the values that a traced step logs as single numbers."""
+    logs, _ = step.get_concrete_function().structured_outputs
+    return [name for name, tensor in logs.items() if tensor.shape.rank == 0]
 
-    Returns:
-        A function from int32[batch] row numbers to (losses float32[batch], correct int32[], logits).
+
+def all_variables(model: keras.Model, optimizers: list[keras.optimizers.Optimizer]) -> list[Any]:
+    """Return all state of a training that Keras knows, each variable once.
+
+    That is: weights, seed generators, metrics and optimizers.
     """
-    inputs, labels = tf.constant(split.inputs), tf.constant(split.labels, tf.float32)
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], jit_compile=False)
-    def evaluate_batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        truth = tf.gather(labels, rows)
-        logits = model(tf.gather(inputs, rows), training=False)
-        return row_losses(truth, logits), count_correct(truth, logits), logits
-
-    return cast("EvaluationStep", evaluate_batch)  # tf.function is untyped
+    groups = [model.variables, model.metrics_variables, *(optimizer.variables for optimizer in optimizers)]
+    return list({id(variable): variable for group in groups for variable in group}.values())
 
 
-def evaluate(step: EvaluationStep, rows_count: int) -> tuple[dict[str, float], np.ndarray]:
-    """Return (loss and accuracy, logits) over all rows of a split. The sum of losses is exact and rounded once."""
-    rows = np.arange(rows_count, dtype=np.int32)
-    collected: list[float] = []
-    logits: list[np.ndarray] = []
-    correct = 0
-    for start in range(0, len(rows), EVALUATION_BATCH_SIZE):
-        batch_losses, batch_correct, batch_logits = step(rows[start : start + EVALUATION_BATCH_SIZE])
-        collected += batch_losses.numpy().tolist()
-        correct += int(batch_correct)
-        logits.append(batch_logits.numpy())
-    return {"loss": math.fsum(collected) / len(rows), "accuracy": correct / len(rows)}, np.concatenate(logits)
+def check_captured_state(step: Any, known: list[Any]) -> None:
+    """Check that a traced step changes no state that a checkpoint would lose.
+
+    Args:
+        step: The traced step.
+        known: The variables that checkpoints save.
+
+    Raises:
+        TrainingError: It does. The message has the variable.
+    """
+    concrete = step.get_concrete_function()
+    handles = {id(variable.value.handle) for variable in known}
+    lost = []
+    for outer, inner in concrete.graph.captures:
+        if outer.dtype == tf.resource and id(outer) not in handles:
+            writers = {operation.type for operation in inner.consumers()} - READERS
+            variable = _variable_of(outer)
+            if writers and variable is not None:
+                lost.append(f"{variable.name.partition(':')[0]} (shape {tuple(variable.shape)})")
+    lost += [node.name for node in graph_nodes(concrete) if node.op.startswith(WRITERS)]
+    if lost:
+        raise TrainingError(
+            f"the step changes state that Keras does not know: {', '.join(lost)}.",
+            expected="state in Keras weights, metrics, seed generators and optimizers that are attributes of the model",
+            received="a tf.Variable, a generator of a plain object or a table, which no checkpoint would hold",
+            fix="make it self.add_weight(..., trainable=False) of a layer, or an attribute of a layer or of the model",
+        )
+
+
+def _variable_of(handle: Any) -> Any:
+    """Return the variable with this handle, or None if it belongs to something else, such as a table."""
+    for found in gc.get_objects():
+        if isinstance(found, tf.Variable) and getattr(found, "_handle", None) is handle:
+            return found
+    return None
+
+
+def check_no_python(nodes: list[Any], *, allowed: bool) -> list[str]:
+    """Return the operations of a step that run Python code.
+
+    Raises:
+        TrainingError: There are any, unless they are allowed.
+    """
+    opaque = opaque_operations(nodes)
+    if opaque and not allowed:
+        raise TrainingError(
+            f"the step runs Python code: {', '.join(opaque)}.",
+            expected="TensorFlow or Keras operations only",
+            received="tf.numpy_function or tf.py_function, whose state (such as a random generator) no checkpoint holds",
+            fix="use keras.ops and keras.random with a SeedGenerator, or move it to the data. If the function has no "
+            "state at all, set training.allow_python_operations=true",
+        )
+    return opaque
 
 
 class Steps:
-    """Trains and evaluates the model, and returns digests of its state.
+    """Trains and evaluates a compiled model, and returns digests of its state.
 
     Args:
-        model: The built model, which outputs logits.
-        dataset: Training and validation rows.
-        settings: Loss, optimizer and learning rate.
+        model: The compiled and built model.
+        train: The training batches.
+        validation: The validation batches, or None.
         promise: The runtime level. Under "portable", anything that is not portable raises an error.
+        allow_python: Whether the step may run Python code.
 
     Attributes:
         model: The model.
-        optimizer: Its optimizer.
         opaque: "type in layer" of each operation that runs Python code.
         unmeasured: Types of operations that are not among the tested operations.
 
     Raises:
         NotPortableError: Something is not portable, under "portable".
         UncoveredDrawError: The step uses a stateful generator.
+        TrainingError: The step changes state that a checkpoint would lose.
     """
 
-    def __init__(self, model: keras.Model, dataset: Dataset, settings: TrainingConfig, promise: str) -> None:
-        self.model, self.optimizer = model, make_optimizer(settings)
-        row_losses = find_loss(settings.loss)
-        self._train_step = make_train_step(model, self.optimizer, row_losses, dataset.train)
-        self._train_steps = make_train_steps(self._train_step)
-        self._evaluation_step = make_evaluation_step(model, row_losses, dataset.validation)
-        self._evaluation_rows = len(dataset.validation.labels)
-        nodes = self._check_draws()
-        self.opaque = opaque_operations(nodes)
-        evaluation: Any = self._evaluation_step
-        nodes += graph_nodes(evaluation.get_concrete_function())
+    def __init__(
+        self, model: keras.Model, train: Feed, validation: Feed | None, promise: str, *, allow_python: bool = False
+    ) -> None:
+        self.model, self.train_feed, self.validation_feed = model, train, validation
+        self._train_step = trace_step(model.train_step, train, optimizers_of(model))
+        self._train_step.get_concrete_function()  # makes what a custom step makes at its first call
+        self.optimizers = optimizers_of(model)
+        self._test_step = None if validation is None else trace_step(model.test_step, validation, [])
+        nodes = self._check(allow_python=allow_python)
         self.unmeasured = graph_check.unmeasured_operations(nodes)
         if promise == "portable":
-            self._check_portable(nodes, settings)
+            self._check_portable(nodes)
+        self._train_steps = trace_steps(self._train_step, train)
+        self._test_steps = None if validation is None else trace_steps(self._test_step, validation)
 
-    def _check_draws(self) -> list[Any]:
-        """Check that the step uses no stateful generator. Return the nodes of its graph."""
-        traced: Any = self._train_step
-        step = traced.get_concrete_function()
-        nodes = graph_nodes(step)
-        check_graph_draws(step, nodes)
+    def _check(self, *, allow_python: bool) -> list[Any]:
+        """Check draws and state of the traced steps. Return the nodes of their graphs."""
+        nodes: list[Any] = []
+        for step in (self._train_step, self._test_step):
+            if step is not None:
+                found = graph_nodes(step.get_concrete_function())
+                check_graph_draws(step.get_concrete_function(), found)
+                nodes += found
+        self.opaque = check_no_python(nodes, allowed=allow_python)
+        for step in (self._train_step, self._test_step):
+            if step is not None:
+                check_captured_state(step, self.variables())
         return nodes
 
-    def _check_portable(self, nodes: list[Any], settings: TrainingConfig) -> None:
-        operations = graph_check.inexact_operations(nodes, self.model, settings.loss, settings.optimizer)
+    def _check_portable(self, nodes: list[Any]) -> None:
+        scopes = {optimizer.name: f"optimizer {type(optimizer).__name__}" for optimizer in self.optimizers}
+        scopes[graph_check.LOSS_SCOPE] = f"loss {loss_name(self.model)}"
+        operations = graph_check.inexact_operations(nodes, self.model, scopes)
         graph_check.check_portable([*graph_check.inexact_initializers(self.model), *operations])
         if self.unmeasured:
             logger.warning("portable was never tested with these operations: %s", ", ".join(self.unmeasured))
 
-    def train_one(self, rows: np.ndarray) -> StepResult:
-        """Take one step on these rows, int[batch]. The result has the gradients."""
-        loss, correct, gradients = self._train_step(rows.astype(np.int32))
-        return StepResult(len(rows), float(loss), int(correct), gradients)
+    def variables(self) -> list[Any]:
+        """Return all variables that a checkpoint must hold."""
+        return all_variables(self.model, self.optimizers)
 
-    def train_many(self, rows: np.ndarray, count: int) -> list[StepResult]:
-        """Take several steps of equal size in one call, with the same bits as one by one. Returns no gradients."""
-        losses, corrects = self._train_steps(rows.astype(np.int32).reshape(count, -1))
-        pairs = zip(losses.numpy().tolist(), corrects.numpy().tolist(), strict=True)
-        return [StepResult(len(rows) // count, loss, correct) for loss, correct in pairs]
+    def train_one(self, step: int) -> tuple[Logs, dict[str, Any]]:
+        """Take the step after `step` steps. Returns (logs, gradients by weight)."""
+        logs, gradients = self._train_step(self.train_feed.take(step))
+        return numbers(logs), gradients
 
-    def evaluate(self) -> tuple[dict[str, float], np.ndarray]:
-        """Return (metrics, logits) of the validation rows."""
-        return evaluate(self._evaluation_step, self._evaluation_rows)
+    def train_many(self, step: int, count: int) -> list[Logs]:
+        """Take several steps in one call, with the same bits as one by one. Returns the logs of each."""
+        if count == 1:
+            return [self.train_one(step)[0]]
+        return self._split(self._train_steps(self.train_feed.take(step, count)), self._train_step)
+
+    @staticmethod
+    def _split(stacked: tf.Tensor, step: Any) -> list[Logs]:
+        """Return the logs of each step."""
+        names = scalar_logs(step)
+        return [dict(zip(names, row, strict=True)) for row in stacked.numpy().tolist()]
+
+    def evaluate(self, on_batch: Callable[[int, Logs], None] | None = None) -> dict[str, float]:
+        """Return the metrics of the validation rows, as Keras's `evaluate` does.
+
+        Args:
+            on_batch: Called after each batch, then each batch has a call of its own.
+        """
+        if self.validation_feed is None:
+            return {}
+        return self._evaluate(self.validation_feed, self._test_step, None if on_batch else self._test_steps, on_batch)
+
+    def evaluate_on(self, feed: Feed) -> dict[str, float]:
+        """Return the metrics of other rows."""
+        return self._evaluate(feed, trace_step(self.model.test_step, feed, []), None, None)
+
+    def _evaluate(
+        self, feed: Feed, test_step: Any, test_steps: Any, on_batch: Callable[[int, Logs], None] | None
+    ) -> dict[str, float]:
+        self.model.reset_metrics()
+        logs: Logs = {}
+        step = 0
+        feed.start_epoch(1)
+        while step < feed.steps:
+            count = min(feed.equal_batches(step), feed.steps - step) if test_steps else 1
+            if count == 1:
+                logs = numbers(test_step(feed.take(step))[0])
+            else:
+                logs = self._split(test_steps(feed.take(step, count)), test_step)[-1]
+            step += count
+            if on_batch:
+                on_batch(step - 1, logs)
+        return self.results(logs)
+
+    def results(self, logs: Mapping[str, Any]) -> dict[str, float]:
+        """Return the metrics of an epoch, given the logs of its last step, as Keras does."""
+        found = self.model._get_metrics_result_or_logs(dict(logs))  # noqa: SLF001  no public name (Keras 3.15)
+        return numbers(found)
+
+    def trace_predictions(self, feed: Feed) -> Any:
+        """Return the traced function of the outputs of one batch, or None if the model cannot predict."""
+
+        @tf.function(input_signature=[feed.signature], jit_compile=False, autograph=False)
+        def predict(argument: Any) -> Any:
+            return self.model.predict_step(feed.fetch(argument))
+
+        try:
+            predict.get_concrete_function()
+        except Exception as error:  # noqa: BLE001  a model for a train_step of its own need not have outputs
+            logger.info("no predictions will be written, because the model has no outputs: %s", first_line(error))
+            return None
+        return predict
+
+    @staticmethod
+    def predict(traced: Any, feed: Feed) -> Any:
+        """Return the outputs of the model for all rows of a feed: [rows, ...], possibly nested."""
+        feed.start_epoch(1)
+        parts = [keras.tree.map_structure(lambda t: t.numpy(), traced(feed.take(step))) for step in range(feed.steps)]
+        return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
     def weight_digests(self) -> dict[str, str]:
         """Return the digest of each weight by its path, without seed generators."""
-        return {variable.path: array_digest(variable.path, variable.numpy()) for variable in self.model.weights}
+        return path_digests(self.model.weights)
 
     def optimizer_digest(self) -> str:
-        """Return one digest of the optimizer state."""
-        return arrays_digest({v.path: array_digest(v.path, v.numpy()) for v in self.optimizer.variables})
+        """Return one digest of the state of all optimizers."""
+        return arrays_digest(path_digests([v for optimizer in self.optimizers for v in optimizer.variables]))
 
-    def gradient_digests(self, gradients: Sequence[Any]) -> dict[str, str]:
+    @staticmethod
+    def gradient_digests(gradients: Mapping[str, Any]) -> dict[str, str]:
         """Return the digest of each gradient by the path of its weight."""
-        pairs = zip(self.model.trainable_variables, gradients, strict=True)
-        return {v.path: array_digest(v.path, tf.convert_to_tensor(g).numpy()) for v, g in pairs}
+        return {path: array_digest(path, tf.convert_to_tensor(g).numpy()) for path, g in gradients.items()}
+
+
+def path_digests(variables: list[Any]) -> dict[str, str]:
+    """Return the digest of each variable by its path. Variables with the same path get a number."""
+    digests: dict[str, str] = {}
+    for variable in variables:
+        name, number = variable.path, 1
+        while name in digests:
+            number += 1
+            name = f"{variable.path}#{number}"
+        digests[name] = array_digest(name, variable.numpy())
+    return digests
+
+
+def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Return the logged values that are single numbers, as floats."""
+    values = {name: np.asarray(value) for name, value in logs.items()}
+    return {name: float(value) for name, value in values.items() if value.size == 1}

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from samebits.core import files
 from samebits.core.config import Config, from_dict, split_target
 from samebits.core.digest import bytes_digest, changed_names, json_digest
-from samebits.core.errors import ConfigError, RecordError, SamebitsError, StopRequestedError
+from samebits.core.errors import ConfigError, RecordError, SamebitsError, StopRequestedError, first_line
 from samebits.core.old_names import import_advice
 from samebits.core.seeds import Seeds, resolve_points
 from samebits.runs.folder import (
@@ -86,12 +86,13 @@ def choose_trainer(
     return Forest(model, dataset, config.training, seeds, attempt)
 
 
-def find_function(key: str, tree: dict[str, Any]) -> Callable[[Any], Any]:
+def find_function(key: str, tree: dict[str, Any], offered: dict[str, Any] | None = None) -> Callable[[Any], Any]:
     """Return the function that the configuration names, with all arguments except the first.
 
     Args:
         key: "data" or "model", for the message.
         tree: That part of the configuration.
+        offered: Arguments that the function gets if it has parameters with these names.
 
     Raises:
         ConfigError: The function does not exist, or has other parameters.
@@ -105,6 +106,7 @@ def find_function(key: str, tree: dict[str, Any]) -> Callable[[Any], Any]:
             f"{key}._target_", expected="package.module.function", received=f"{target} ({error})",
             fix=import_advice(error) or "fix the typo",
         ) from error  # fmt: skip
+    arguments |= given_arguments(function, offered or {})
     try:
         inspect.signature(function).bind(None, **arguments)
     except TypeError as error:
@@ -113,6 +115,12 @@ def find_function(key: str, tree: dict[str, Any]) -> Callable[[Any], Any]:
             key, expected="the keys " + ", ".join(takes), received=str(error), fix="fix the keys"
         ) from error
     return functools.partial(function, **arguments)
+
+
+def given_arguments(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+    """Return the offered arguments for which a function has a parameter."""
+    parameters = inspect.signature(function).parameters
+    return {name: value for name, value in offered.items() if name in parameters}
 
 
 def apply_runtime(config: Config, seeds: Seeds, attempt: pathlib.Path, root: pathlib.Path) -> str:
@@ -182,9 +190,9 @@ def load_dataset(config: Config, seeds: Seeds, root: pathlib.Path) -> "Dataset":
     return dataset
 
 
-def build_model(config: Config, seeds: Seeds) -> Any:
-    """Return the result of the model function of the configuration."""
-    return find_function("model", config.model)(seeds.for_model())
+def build_model(config: Config, seeds: Seeds, dataset: "Dataset") -> Any:
+    """Return the result of the model function of the configuration. It gets the dataset if it has that parameter."""
+    return find_function("model", config.model, {"dataset": dataset})(seeds.for_model())
 
 
 def run(attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests) -> None:
@@ -197,7 +205,7 @@ def run(attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests) -> None:
     data_began = time.monotonic()
     dataset = load_dataset(config, seeds, root)
     data_s = time.monotonic() - data_began
-    model = build_model(config, seeds)
+    model = build_model(config, seeds, dataset)
     check_code(config, attempt, root)
     trainer = choose_trainer(model, dataset, config, seeds, attempt, stop)
     trainer.check()
@@ -234,12 +242,10 @@ def wait_for_predecessor(attempt: pathlib.Path) -> None:
 
 def describe_exception(error: Exception) -> str:
     """Return the line for the terminal about an error that is not one of this project."""
-    name = type(error).__name__
-    lines = str(error).splitlines()
+    name, cause = type(error).__name__, first_line(error)
     if name in OUT_OF_MEMORY:
-        what = f"out of memory ({lines[0] if lines else name})"
-        return f"{name}: {what}; fix: use a smaller model, training.batch_size or data set, or more memory"
-    return f"{name}: {lines[0] if lines else 'no message'}; the traceback is in {LOG}"
+        return f"{name}: out of memory ({cause}); fix: use a smaller model, training.batch_size or data set, or more memory"
+    return f"{name}: {cause}; the traceback is in {LOG}"
 
 
 def main() -> int:

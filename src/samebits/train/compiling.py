@@ -1,0 +1,291 @@
+"""Compiles a model with the loss, optimizer and metrics of the configuration, and checks a compiled model.
+
+A name is a short name, package.module.name, or a mapping with `class` and arguments, such as
+`{class: keras.optimizers.AdamW, weight_decay: 0.01}`. Does not know data or steps.
+"""
+
+import importlib
+import inspect
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+
+from samebits.core.config import TrainingConfig
+from samebits.core.errors import ConfigError, first_line
+from samebits.core.old_names import import_advice
+from samebits.core.short_names import LOSSES, OPTIMIZERS
+
+logger = logging.getLogger(__name__)
+
+COMPILED_KEYS = ("loss", "optimizer", "learning_rate", "metrics")  # of `training`; null if the model is compiled
+CROSSENTROPIES = {
+    "binary_crossentropy": "sigmoid",
+    "binary_focal_crossentropy": "sigmoid",
+    "categorical_crossentropy": "softmax",
+    "categorical_focal_crossentropy": "softmax",
+    "sparse_categorical_crossentropy": "softmax",
+}
+
+
+def find_named(key: str, named: Any, short_names: Mapping[str, str], registry: Any = None) -> tuple[Any, dict[str, Any]]:
+    """Return what a name in the configuration refers to, and its arguments.
+
+    Args:
+        key: The key of the configuration, for messages.
+        named: The name, possibly with arguments.
+        short_names: Short name -> dotted name.
+        registry: The Keras module whose `get` knows more short names, e.g. keras.losses.
+
+    Raises:
+        ConfigError: There is nothing with this name. The message has the key.
+    """
+    arguments, name = {}, named
+    if isinstance(named, Mapping):
+        arguments = {part: _argument(f"{key}.{part}", value) for part, value in named.items() if part != "class"}
+        name = named.get("class")
+    expected = ", ".join([*short_names, "package.module.name"]) + " or {class: package.module.name, argument: value}"
+    if not isinstance(name, str):
+        raise ConfigError(key, expected=expected, received=repr(named), fix="name a class or a function")
+    module, _, attribute = short_names.get(name, name).rpartition(".")
+    try:
+        if not module and registry is not None:
+            found = registry.get(name)
+            return (found if inspect.isfunction(found) or inspect.isclass(found) else type(found)), arguments
+        return getattr(importlib.import_module(module), attribute), arguments
+    except (ImportError, AttributeError, ValueError) as error:
+        fix, received = import_advice(error) or "fix the typo", f"{name} ({' '.join(str(error).split())[:200]})"
+        raise ConfigError(key, expected=expected, received=received, fix=fix) from error
+
+
+def _argument(key: str, value: Any) -> Any:
+    """Return an argument; a mapping with `class` becomes an object, e.g. a learning rate schedule."""
+    return make_named(key, value) if isinstance(value, Mapping) and "class" in value else value
+
+
+def make_named(
+    key: str, named: Any, short_names: Mapping[str, str] | None = None, registry: Any = None, **defaults: Any
+) -> Any:
+    """Return the object of a class, or the result of a function, that the configuration names.
+
+    Args:
+        key: The key of the configuration, for messages.
+        named: The name, possibly with arguments.
+        short_names: Short name -> dotted name.
+        registry: The Keras module whose `get` knows more short names.
+        defaults: Arguments for it, if it has these parameters and the configuration does not set them.
+
+    Raises:
+        ConfigError: There is nothing with this name, or it has other arguments.
+    """
+    function, arguments = find_named(key, named, short_names or {}, registry)
+    return call_named(key, function, arguments, **defaults)
+
+
+def call_named(key: str, function: Any, arguments: Mapping[str, Any], **defaults: Any) -> Any:
+    """Call a class or function with arguments of the configuration, and with those defaults for which it has parameters.
+
+    Raises:
+        ConfigError: It has other parameters, or refuses a value.
+    """
+    parameters = inspect.signature(function).parameters
+    given = {name: value for name, value in defaults.items() if name in parameters or has_any_keyword(parameters)}
+    try:
+        return function(**{**given, **arguments})
+    except (TypeError, ValueError) as error:
+        received = f"{dict(arguments)} ({' '.join(str(error).split())[:200]})"
+        name = getattr(function, "__name__", "function")
+        raise ConfigError(key, expected=f"arguments of {name}", received=received, fix="fix the arguments") from error
+
+
+def has_any_keyword(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Return whether a function takes keyword arguments with any name."""
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def make_loss(named: Any) -> Any:
+    """Return the loss that `training.loss` names. A loss that can use logits uses them, if nothing else is set.
+
+    Args:
+        named: The name of a Keras loss class, or of a function (labels, outputs), possibly with arguments; or a mapping
+            with one of these per output of the model.
+    """
+    if isinstance(named, Mapping) and "class" not in named:
+        return {output: make_loss(part) for output, part in named.items()}
+    function, arguments = find_named("training.loss", named, LOSSES, keras.losses)
+    if "from_logits" in inspect.signature(function).parameters:
+        arguments = {"from_logits": True, **arguments}
+    if inspect.isclass(function):
+        return call_named("training.loss", function, arguments)
+    from keras.src.losses.losses import LossFunctionWrapper  # noqa: PLC0415  no public name (Keras 3.15)
+
+    return LossFunctionWrapper(function, name=function.__name__, **arguments)
+
+
+def make_optimizer(settings: TrainingConfig) -> keras.optimizers.Optimizer:
+    """Return the optimizer of the settings, with its learning rate."""
+    defaults = {} if settings.learning_rate is None else {"learning_rate": settings.learning_rate}
+    optimizer: keras.optimizers.Optimizer = make_named(
+        "training.optimizer", settings.optimizer, OPTIMIZERS, keras.optimizers, **defaults
+    )
+    return optimizer
+
+
+def make_metrics(named: Any, loss: Any) -> Any:
+    """Return the metrics that `training.metrics` names: a list, or a mapping with one list per output.
+
+    "accuracy" is Keras's accuracy for the shape of the output. Of a single logit it has the threshold 0.
+    """
+    if isinstance(named, Mapping) and "class" not in named:
+        return {output: make_metrics(part, loss.get(output) if isinstance(loss, dict) else loss) for output, part in named.items()}
+    if isinstance(named, list):
+        return [make_metrics(part, loss) for part in named]
+    if named == "accuracy":
+        is_logit = reads_logits(loss) == ("sigmoid", True)
+        return keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0) if is_logit else "accuracy"
+    if isinstance(named, str) and "." not in named:
+        return named
+    return make_named("training.metrics", named)
+
+
+def compile_model(model: keras.Model, settings: TrainingConfig) -> None:
+    """Compile the model with the settings, unless it is compiled.
+
+    Raises:
+        ConfigError: The model is compiled and the settings say how to compile it, or neither does.
+    """
+    given = [f"training.{key}" for key in COMPILED_KEYS if getattr(settings, key) not in (None, [], {})]
+    if model.compiled:
+        if given:
+            raise ConfigError(
+                ", ".join(given), expected="null, because the model function returns a compiled model",
+                received="a loss, an optimizer or metrics in the configuration too",
+                fix="remove these keys from conf/ and the command line, or do not compile the model",
+            )  # fmt: skip
+        check_compiled(model)
+        return
+    for key in ("loss", "optimizer"):
+        if getattr(settings, key) is None:
+            raise ConfigError(
+                f"training.{key}", expected="a name, because the model function returns a model that is not compiled",
+                received="null", fix=f"compile the model in the model function, or set training.{key} in conf/model/",
+            )  # fmt: skip
+    loss = make_loss(settings.loss)
+    model.compile(make_optimizer(settings), loss, metrics=make_metrics(settings.metrics, loss), jit_compile=False)
+
+
+def check_compiled(model: keras.Model) -> None:
+    """Check that a compiled model is trained as the user wrote it.
+
+    Raises:
+        ConfigError: It asks for something that has other bits or no meaning here.
+    """
+    if model.run_eagerly:
+        raise ConfigError(
+            "model.compile", expected="run_eagerly=False: the step is traced once", received="run_eagerly=True",
+            fix="remove run_eagerly",
+        )  # fmt: skip
+
+
+def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
+    """Return the optimizers of a model and of the models in it, each once: the compiled one and all attributes."""
+    found: dict[int, keras.optimizers.Optimizer] = {}
+    for layer in [model, *model._flatten_layers()]:  # noqa: SLF001  no public name (Keras 3.15)
+        for value in _members(list(vars(layer).values())):
+            if isinstance(value, keras.optimizers.Optimizer):
+                found.setdefault(id(value), value)
+    return list(found.values())
+
+
+def _members(value: Any) -> Iterator[Any]:
+    """Yield what lists, tuples and dicts hold, at any depth."""
+    if isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _members(part)
+    else:
+        yield value
+
+
+def _losses_by_output(model: keras.Model) -> list[tuple[Any, Any]]:
+    """Return (output tensor, loss) of a functional model whose losses can be assigned to its outputs."""
+    loss, outputs = model.loss, getattr(model, "outputs", None)
+    if not outputs or loss is None:
+        return []
+    if isinstance(loss, Mapping):
+        names = dict(zip(model.output_names, outputs, strict=False))
+        return [(names[name], part) for name, part in loss.items() if name in names]
+    parts = loss if isinstance(loss, list | tuple) else [loss] * len(outputs)
+    return list(zip(outputs, parts, strict=False))
+
+
+def reads_logits(loss: Any) -> tuple[str, bool] | None:
+    """Return the activation that a cross-entropy expects in a model, and whether it reads logits; else None."""
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    name = getattr(getattr(loss, "fn", loss), "__name__", "")
+    if name not in CROSSENTROPIES:
+        return None
+    options = {**getattr(loss, "_fn_kwargs", {})}
+    return CROSSENTROPIES[name], bool(options.get("from_logits", False))
+
+
+def check_activations(model: keras.Model) -> None:
+    """Check that the last activation and the loss agree: logits for a loss that reads logits, else probabilities.
+
+    Raises:
+        ConfigError: They do not. The message has the layer and the loss.
+    """
+    for output, loss in _losses_by_output(model):
+        expected, layer = reads_logits(loss), output._keras_history.operation  # noqa: SLF001  no public name (Keras 3.15)
+        activation = getattr(layer, "activation", None)
+        if isinstance(layer, keras.layers.Softmax):
+            activation = keras.activations.softmax
+        if expected is None or activation is None:
+            continue
+        wanted, from_logits = expected
+        has = getattr(activation, "__name__", "")
+        name = getattr(loss, "name", loss)
+        if from_logits and has in ("sigmoid", "softmax"):
+            raise ConfigError(
+                f"layer {layer.name}", expected=f"no activation, because the loss {name} has from_logits=True",
+                received=f"activation {has}: the loss would read its probabilities as logits",
+                fix=f"remove the activation, or use the loss with from_logits=False, e.g. "
+                f"training.loss={{class: keras.losses.{_class_name(loss)}, from_logits: false}}",
+            )  # fmt: skip
+        if not from_logits and has == "linear":
+            raise ConfigError(
+                f"layer {layer.name}", expected=f"probabilities, because the loss {name} has from_logits=False",
+                received="no activation: the loss would read logits as probabilities",
+                fix=f"use the loss with from_logits=True, or activation={wanted!r} in layer {layer.name}",
+            )  # fmt: skip
+
+
+def _class_name(loss: Any) -> str:
+    name = getattr(getattr(loss, "fn", loss), "__name__", str(loss))
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def loss_name(model: keras.Model) -> str:
+    """Return the names of a model's losses, for messages."""
+    losses = [part for part in _members(getattr(model, "loss", None)) if part is not None]
+    return ", ".join(dict.fromkeys(str(getattr(loss, "name", None) or getattr(loss, "__name__", loss)) for loss in losses))
+
+
+def output_kind(model: keras.Model) -> str:
+    """Return what the outputs of a model are for its loss: "logits" or "probabilities" of classes, else "outputs"."""
+    kinds = {reads_logits(loss) for _, loss in _losses_by_output(model)} or {reads_logits(model.loss)}
+    if len(kinds) != 1 or None in kinds:
+        return "outputs"
+    ((_, from_logits),) = kinds
+    return "logits" if from_logits else "probabilities"
+
+
+def is_savable(model: keras.Model) -> bool:
+    """Return whether Keras can save the model. If not, log the cause."""
+    try:
+        keras.saving.serialize_keras_object(model)
+    except Exception as error:  # noqa: BLE001  it calls the user's get_config
+        logger.warning("Keras cannot save this model, so the run saves its weights only: %s", first_line(error))
+        return False
+    return True

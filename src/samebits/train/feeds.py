@@ -1,0 +1,127 @@
+"""Gives the batches of a split to a traced function.
+
+A feed decides which rows a step sees: a pure function of (seed, epoch, step). Knows neither models nor files.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from samebits.core.digest import array_digest, arrays_digest
+from samebits.train.data import Split, named_leaves
+
+
+class Feed(Protocol):
+    """The batches of one split.
+
+    Attributes:
+        steps: Number of batches in the current epoch.
+        signature: What the traced function gets for one step: tf.TensorSpec, possibly nested.
+    """
+
+    steps: int
+    signature: Any
+
+    def start_epoch(self, epoch: int) -> None:
+        """Start an epoch, counted from 1."""
+
+    def take(self, step: int, count: int = 1) -> Any:
+        """Return the argument of the traced function for the batch after `step` steps.
+
+        With `count` above 1: the arguments of `count` batches of the same shape, stacked.
+        """
+
+    def equal_batches(self, step: int) -> int:
+        """Return how many batches after `step` steps have the same shape, at least 1."""
+
+    def fetch(self, argument: Any) -> Any:
+        """Return the batch, as Keras's `train_step` gets it. Called while the function is traced."""
+
+    def digests(self, step: int) -> dict[str, str]:
+        """Return the trace of the batch after `step` steps."""
+
+    def order_digest(self) -> str:
+        """Return the digest of the order of the current epoch."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what a checkpoint needs to continue in the middle of an epoch."""
+
+    def restore(self, epoch: int, state: dict[str, np.ndarray]) -> None:
+        """Continue in the middle of an epoch."""
+
+
+Order = Callable[[int], np.ndarray]  # epoch -> int64[rows]
+
+
+def pack(split: Split) -> Any:
+    """Return (inputs, labels, sample weights) as Keras packs them for `train_step`."""
+    return keras.utils.pack_x_y_sample_weight(split.inputs, split.labels, split.sample_weight)
+
+
+class ArrayFeed:
+    """Batches of arrays in memory. The traced function gets row numbers, and gathers the rows itself.
+
+    Args:
+        split: The arrays.
+        batch_size: Rows per batch; the last batch may be smaller.
+        order: Returns the order of the rows in an epoch; None: as they are.
+        max_steps: Maximum batches per epoch; None: all.
+    """
+
+    signature = tf.TensorSpec([None], tf.int32)
+
+    def __init__(
+        self, split: Split, batch_size: int, order: Order | None = None, max_steps: int | None = None
+    ) -> None:
+        self._split, self._size, self._make_order = split, batch_size, order
+        self._rows = split.rows
+        steps = math.ceil(self._rows / batch_size)
+        self.steps = min(steps, max_steps or steps)
+        self._tensors = keras.tree.map_structure(as_tensor, pack(split))
+        self.order = np.arange(self._rows)
+        self.start_epoch(1)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Shuffle the rows for an epoch."""
+        if self._make_order is not None:
+            self.order = self._make_order(epoch)
+
+    def take(self, step: int, count: int = 1) -> np.ndarray:
+        """Return the rows of a batch: int32[batch]; of several batches: int32[count, batch]."""
+        rows = self.order[step * self._size : (step + count) * self._size].astype(np.int32)
+        return rows if count == 1 else rows.reshape(count, -1)
+
+    def equal_batches(self, step: int) -> int:
+        """Return how many full batches are left, at least 1."""
+        return max(1, min(self._rows // self._size, self.steps) - step)
+
+    def fetch(self, argument: Any) -> Any:
+        """Return the rows with these numbers."""
+        return keras.tree.map_structure(lambda tensor: tf.gather(tensor, argument), self._tensors)
+
+    def digests(self, step: int) -> dict[str, str]:
+        """Return the digests of the row numbers and of their contents."""
+        rows = self.order[step * self._size : (step + 1) * self._size]
+        contents = {name: array_digest(name, array[rows]) for name, array in named_leaves(self._split).items()}
+        return {"order": array_digest("order", rows), "batch": arrays_digest(contents)}
+
+    def order_digest(self) -> str:
+        """Return the digest of the order of the current epoch."""
+        return array_digest("order", self.order)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the order of the current epoch."""
+        return {"order": self.order}
+
+    def restore(self, epoch: int, state: dict[str, np.ndarray]) -> None:  # noqa: ARG002  the order has it all
+        """Take the order of the checkpoint."""
+        self.order = state["order"]
+
+
+def as_tensor(array: np.ndarray) -> tf.Tensor:
+    """Return an array as Keras's `fit` would give it to the model: float64 becomes Keras's float type."""
+    return tf.constant(array, keras.config.floatx() if array.dtype == np.float64 else None)

@@ -5,6 +5,8 @@ SEEDS ?= 1..20
 OVERRIDES ?=
 RUNS ?=
 A ?= last~1
+RUN ?= last
+SPLIT ?= validation
 B ?= last
 TESTS ?=
 DEST ?=
@@ -17,7 +19,7 @@ IMAGE = PYTHONPATH=src $(PYTHON) -m samebits image
 BUILD = --engine='$(ENGINE)' --base='$(BASE_IMAGE)'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train test test-all lint format verify explain study report image docker-train docker-test new clean
+.PHONY: help setup setup-dev train test test-all lint format verify predict explain study report image docker-train docker-test new clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -46,6 +48,9 @@ format: setup-dev ## reformat the code
 
 verify: setup ## train the same run twice under different conditions and compare: make verify [RUNS=3]
 	@$(SAMEBITS) verify --runs '$(or $(RUNS),2)' 'seed.root=$(SEED)' $(OVERRIDES)
+
+predict: setup ## write a run's predictions: make predict [RUN=last SPLIT=validation]
+	@$(SAMEBITS) predict '$(RUN)' --split '$(SPLIT)'
 
 explain: setup ## show why two runs differ: make explain [A=last~1 B=last]
 	@$(SAMEBITS) explain '$(A)' '$(B)'

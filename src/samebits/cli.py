@@ -211,6 +211,29 @@ def run_resume(given: argparse.Namespace, root: pathlib.Path) -> int:
 
 
 @command(
+    "predict",
+    "daily",
+    "write what the model of a run outputs for a split, or for new data of the same data function",
+    "samebits predict last --split test",
+    [
+        RUN,
+        argument("data", nargs="*", metavar="data.key=value", help="other arguments of the data function"),
+        argument("--split", default="validation", choices=("train", "validation", "test"), help="default: validation"),
+        argument("--out", type=pathlib.Path, metavar="FILE", help=".csv or .npz (default: a .csv in the run's folder)"),
+    ],
+)
+def run_predict(given: argparse.Namespace, root: pathlib.Path) -> int:
+    """Predict with the model of one run."""
+    from samebits.launch import predict
+
+    words = given.data
+    if "=" in given.run:  # no run was given
+        words, given.run = [given.run, *words], "last"
+    (attempt,) = find_attempts(root, given.run)
+    return predict.predict(attempt, root, given.split, predict.parse_data(words), given.out)
+
+
+@command(
     "explain",
     "daily",
     "show why two runs differ: the input, epoch, step and tensor",

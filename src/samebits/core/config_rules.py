@@ -70,7 +70,11 @@ def _one_of(*options: object) -> Callable[[object], bool]:
 
 def _is_named_or_null(value: object) -> bool:
     if isinstance(value, dict):
-        return all(_is_named_or_null(part) for part in value.values()) if "class" not in value else _is_name(value["class"])
+        return (
+            all(_is_named_or_null(part) for part in value.values())
+            if "class" not in value
+            else _is_name(value["class"])
+        )
     return value is None or _is_name(value)
 
 

@@ -24,14 +24,11 @@ def project_environment(root: pathlib.Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": import_path(root)}
 
 
-def child_command(
-    config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None
-) -> tuple[list[str], dict[str, str]]:
-    """Return the command of the training process and its whole environment.
+def pinned_environment(config: Config, root: pathlib.Path, source: pathlib.Path | None = None) -> dict[str, str]:
+    """Return the whole environment of a process with the fixed settings of a run.
 
     Args:
         config: The configuration, which decides the environment.
-        attempt: The folder with config.yaml.
         root: The project's folder.
         source: Folder of the code to run; None: the code of the project.
     """
@@ -39,8 +36,23 @@ def child_command(
     hash_point = points.get("python/hash")
     environment = child_environment(config.runtime, hash_point.value if hash_point else None, os.environ)
     environment["PYTHONPATH"] = str(source) if source else import_path(root)
+    return environment
+
+
+def child_command(
+    config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command of the training process and its whole environment.
+
+    Args:
+        config: The configuration.
+        attempt: The folder with config.yaml.
+        root: The project's folder.
+        source: Folder of the code to run; None: the code of the project.
+    """
     # The child stops when its parent is no longer this process.
-    return [sys.executable, "-m", "samebits.train.worker", str(attempt), str(root), str(os.getpid())], environment
+    command = [sys.executable, "-m", "samebits.train.worker", str(attempt), str(root), str(os.getpid())]
+    return command, pinned_environment(config, root, source)
 
 
 def run_child(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None) -> int:

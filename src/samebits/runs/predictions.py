@@ -6,16 +6,18 @@ Exponentials and logarithms come from the standard library's decimal module, whi
 an average has the same bits on every machine. Does not use TensorFlow.
 """
 
+import csv
 import decimal
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from samebits.core.digest import array_digest, arrays_digest
 from samebits.core.errors import RecordError
-from samebits.core.files import read_arrays, write_arrays
+from samebits.core.files import read_arrays, storage_error, write_arrays
 from samebits.runs.folder import PREDICTIONS, RESULT, read_json
 
 FLOOR = 1e-7  # minimum probability in a loss, as in Keras, because a forest can predict 0
@@ -93,3 +95,48 @@ def score(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     losses = [-float(EXACT.ln(decimal.Decimal(value))) for value in np.maximum(right, FLOOR).tolist()]
     correct = int((probabilities.argmax(1) == labels).sum())
     return math.fsum(losses) / len(losses), correct / len(labels)
+
+
+def write_table(path: pathlib.Path, kind: str, outputs: Any, labels: Any) -> None:
+    """Write the outputs of a model for some rows, with their labels: a CSV file, or arrays if the path ends in .npz.
+
+    Args:
+        path: The file.
+        kind: What the outputs are: "logits", "probabilities" or "outputs". Probabilities are added to logits.
+        outputs: float[rows, ...], or a dict, tuple or list of such arrays.
+        labels: The same for the labels; None: there are none.
+
+    Raises:
+        RecordError: The file could not be written.
+    """
+    arrays = named_arrays(outputs, kind) | named_arrays(labels, "labels")
+    if "logits" in arrays and arrays["logits"].ndim == 2:  # noqa: PLR2004  one row per sample
+        arrays["probabilities"] = to_probabilities(arrays["logits"])
+    try:
+        if path.suffix == ".npz":
+            np.savez(path, allow_pickle=False, **arrays)
+            return
+        columns: dict[str, list[Any]] = {}
+        for name, array in arrays.items():
+            flat = array.reshape(len(array), -1)
+            for number, column in enumerate(flat.T):
+                columns[name if flat.shape[1] == 1 else f"{name}/{number}"] = column.tolist()
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["row", *columns])
+            writer.writerows([number, *row] for number, row in enumerate(zip(*columns.values(), strict=True)))
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def named_arrays(part: Any, name: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a nested structure by name: `name`, or `name`/key of a dict, `name`/0 of a tuple."""
+    if part is None:
+        return {}
+    if isinstance(part, Mapping):
+        return {
+            key: leaf for inner in sorted(part) for key, leaf in named_arrays(part[inner], f"{name}/{inner}").items()
+        }
+    if isinstance(part, tuple | list):
+        return {key: leaf for i, inner in enumerate(part) for key, leaf in named_arrays(inner, f"{name}/{i}").items()}
+    return {name: part}

@@ -29,7 +29,9 @@ CROSSENTROPIES = {
 }
 
 
-def find_named(key: str, named: Any, short_names: Mapping[str, str], registry: Any = None) -> tuple[Any, dict[str, Any]]:
+def find_named(
+    key: str, named: Any, short_names: Mapping[str, str], registry: Any = None
+) -> tuple[Any, dict[str, Any]]:
     """Return what a name in the configuration refers to, and its arguments.
 
     Args:
@@ -138,7 +140,10 @@ def make_metrics(named: Any, loss: Any) -> Any:
     "accuracy" is Keras's accuracy for the shape of the output. Of a single logit it has the threshold 0.
     """
     if isinstance(named, Mapping) and "class" not in named:
-        return {output: make_metrics(part, loss.get(output) if isinstance(loss, dict) else loss) for output, part in named.items()}
+        return {
+            output: make_metrics(part, loss.get(output) if isinstance(loss, dict) else loss)
+            for output, part in named.items()
+        }
     if isinstance(named, list):
         return [make_metrics(part, loss) for part in named]
     if named == "accuracy":
@@ -269,7 +274,9 @@ def _class_name(loss: Any) -> str:
 def loss_name(model: keras.Model) -> str:
     """Return the names of a model's losses, for messages."""
     losses = [part for part in _members(getattr(model, "loss", None)) if part is not None]
-    return ", ".join(dict.fromkeys(str(getattr(loss, "name", None) or getattr(loss, "__name__", loss)) for loss in losses))
+    return ", ".join(
+        dict.fromkeys(str(getattr(loss, "name", None) or getattr(loss, "__name__", loss)) for loss in losses)
+    )
 
 
 def output_kind(model: keras.Model) -> str:

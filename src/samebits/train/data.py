@@ -19,6 +19,7 @@ from samebits.core.config import HARNESS_DATA_KEYS, TrainingConfig
 from samebits.core.digest import array_digest, arrays_digest, bytes_digest, changed_names, json_digest
 from samebits.core.errors import ConfigError, DataError, RecordError
 from samebits.core.seeds import Seeds
+from samebits.runs.predictions import named_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -48,18 +49,7 @@ class Split:
 def named_leaves(split: Split) -> dict[str, np.ndarray]:
     """Return the arrays of a split by name: "inputs", or "inputs/age" of a dict, "inputs/0" of a tuple."""
     parts = ("inputs", "labels", "sample_weight")
-    return {name: leaf for part in parts for name, leaf in leaves(getattr(split, part), part).items()}
-
-
-def leaves(part: Any, name: str) -> dict[str, np.ndarray]:
-    """Return the arrays of a nested structure by name, which starts with `name`."""
-    if part is None:
-        return {}
-    if isinstance(part, Mapping):
-        return {key: leaf for inner in sorted(part) for key, leaf in leaves(part[inner], f"{name}/{inner}").items()}
-    if isinstance(part, tuple | list):
-        return {key: leaf for i, inner in enumerate(part) for key, leaf in leaves(inner, f"{name}/{i}").items()}
-    return {name: part}
+    return {name: leaf for part in parts for name, leaf in named_arrays(getattr(split, part), part).items()}
 
 
 @dataclass(frozen=True)
@@ -78,7 +68,9 @@ class Dataset:
     def digests(self) -> dict[str, str]:
         """Return the digest of each array, by name."""
         arrays = {
-            f"{name}/{leaf}": array for name, split in self.splits().items() for leaf, array in named_leaves(split).items()
+            f"{name}/{leaf}": array
+            for name, split in self.splits().items()
+            for leaf, array in named_leaves(split).items()
         }
         return {name: array_digest(name, array) for name, array in arrays.items()}
 

@@ -74,9 +74,7 @@ class ArrayFeed:
 
     signature = tf.TensorSpec([None], tf.int32)
 
-    def __init__(
-        self, split: Split, batch_size: int, order: Order | None = None, max_steps: int | None = None
-    ) -> None:
+    def __init__(self, split: Split, batch_size: int, order: Order | None = None, max_steps: int | None = None) -> None:
         self._split, self._size, self._make_order = split, batch_size, order
         self._rows = split.rows
         steps = math.ceil(self._rows / batch_size)

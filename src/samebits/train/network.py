@@ -7,17 +7,18 @@ from typing import Any
 import keras
 
 from samebits.core import files
-from samebits.core.config import Config
+from samebits.core.config import Config, TrainingConfig
 from samebits.core.digest import arrays_digest
 from samebits.core.files import storage_error
 from samebits.core.seeds import Seeds
 from samebits.core.terminal import TrainingProgress
-from samebits.runs.predictions import write_predictions
+from samebits.runs.folder import MODEL, WEIGHTS
+from samebits.runs.predictions import named_arrays, write_predictions
 from samebits.runtime.pins import generator_state_digests
 from samebits.train.callbacks import Callbacks, make_callbacks
 from samebits.train.checkpoints import Checkpoints
 from samebits.train.compiling import check_activations, compile_model, is_savable, output_kind
-from samebits.train.data import Dataset, Split, check_batch_size, class_weights, epoch_order, leaves
+from samebits.train.data import Dataset, Split, check_batch_size, class_weights, epoch_order
 from samebits.train.draws import GeneratorWatch
 from samebits.train.feeds import ArrayFeed, Feed
 from samebits.train.loop import Training
@@ -26,7 +27,6 @@ from samebits.train.steps import Steps
 from samebits.train.stop import StopRequests
 
 EVALUATION_BATCH_SIZE = 250  # if the user sets none; constant, because bits depend on it
-MODEL, WEIGHTS = "model.keras", "weights.arrays"
 
 
 class Network:
@@ -69,15 +69,14 @@ class Network:
             self.model, train, validation, self.config.runtime.promise,
             allow_python=settings.allow_python_operations,
         )  # fmt: skip
-        self.validation_outputs = None if validation is None else self.steps.trace_predictions(validation)
+        self.validation_outputs = None if validation is None else Steps.trace_predictions(self.model, validation)
         self.is_savable = is_savable(self.model)
 
     def make_feed(self, split: Split, *, is_training: bool = False) -> Feed:
         """Return the batches of a split: shuffled for training if the settings say so, else in order."""
         settings = self.config.training
         if not is_training:
-            size = settings.validation_batch_size or fixed_batch_size(self.model) or EVALUATION_BATCH_SIZE
-            return ArrayFeed(split, size)
+            return ArrayFeed(split, evaluation_batch_size(self.model, settings))
         order = None
         if settings.shuffle:
             order = lambda epoch: epoch_order(self.seeds, epoch, split.rows)  # noqa: E731
@@ -145,8 +144,8 @@ class Network:
         """Write the outputs for the validation rows, and return their digest; None if the model has none."""
         if self.validation_outputs is None or self.dataset.validation is None:
             return None
-        outputs = self.steps.predict(self.validation_outputs, self.make_feed(self.dataset.validation))
-        arrays = leaves(outputs, output_kind(self.model)) | leaves(self.dataset.validation.labels, "labels")
+        outputs = Steps.predict(self.validation_outputs, self.make_feed(self.dataset.validation))
+        arrays = named_arrays(outputs, output_kind(self.model)) | named_arrays(self.dataset.validation.labels, "labels")
         return write_predictions(self.attempt, arrays)
 
     def save_model(self) -> None:
@@ -167,6 +166,11 @@ class Network:
             raise storage_error(path, error) from error
         finally:
             partial.unlink(missing_ok=True)
+
+
+def evaluation_batch_size(model: keras.Model, settings: TrainingConfig) -> int:
+    """Return the number of rows per batch when a model is evaluated or predicts."""
+    return settings.validation_batch_size or fixed_batch_size(model) or EVALUATION_BATCH_SIZE
 
 
 def fixed_batch_size(model: keras.Model) -> int | None:

@@ -280,12 +280,13 @@ class Steps:
         found = self.model._get_metrics_result_or_logs(dict(logs))  # noqa: SLF001  no public name (Keras 3.15)
         return numbers(found)
 
-    def trace_predictions(self, feed: Feed) -> Any:
+    @staticmethod
+    def trace_predictions(model: keras.Model, feed: Feed) -> Any:
         """Return the traced function of the outputs of one batch, or None if the model cannot predict."""
 
         @tf.function(input_signature=[feed.signature], jit_compile=False, autograph=False)
         def predict(argument: Any) -> Any:
-            return self.model.predict_step(feed.fetch(argument))
+            return model.predict_step(feed.fetch(argument))
 
         try:
             predict.get_concrete_function()

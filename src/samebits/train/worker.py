@@ -123,13 +123,9 @@ def given_arguments(function: Callable[..., Any], offered: dict[str, Any]) -> di
     return {name: value for name, value in offered.items() if name in parameters}
 
 
-def apply_runtime(config: Config, seeds: Seeds, attempt: pathlib.Path, root: pathlib.Path) -> str:
-    """Fix and check the settings, seed the global generators and record the machine.
-
-    Returns:
-        The arithmetic fingerprint.
-    """
-    from samebits.runtime import machine, pins  # noqa: PLC0415  after the environment is fixed
+def fix_settings(config: Config, seeds: Seeds) -> dict[str, Any]:
+    """Fix and check the settings of this process, and seed the global generators. Returns the settings in effect."""
+    from samebits.runtime import pins  # noqa: PLC0415  after the environment is fixed
 
     hash_seed = seeds.take("python/hash")
     pins.check_machine(config.runtime)
@@ -137,6 +133,18 @@ def apply_runtime(config: Config, seeds: Seeds, attempt: pathlib.Path, root: pat
     effective = pins.effective_settings()
     pins.check_pins(config.runtime, hash_seed, effective)
     pins.seed_global_generators(seeds)
+    return effective
+
+
+def apply_runtime(config: Config, seeds: Seeds, attempt: pathlib.Path, root: pathlib.Path) -> str:
+    """Fix the settings of this process and record the machine.
+
+    Returns:
+        The arithmetic fingerprint.
+    """
+    from samebits.runtime import machine  # noqa: PLC0415  after the environment is fixed
+
+    effective = fix_settings(config, seeds)
     described = machine.describe_machine(root)
     fingerprint = machine.arithmetic_fingerprint(described, effective, config.runtime.promise)
     arithmetic = {"promise": config.runtime.promise, "fingerprint": fingerprint, "settings": effective}

@@ -1,0 +1,96 @@
+"""The prediction process: writes what the trained model of a run outputs for the rows of a split.
+
+`samebits predict` starts it as `python -m samebits.train.predict ATTEMPT ROOT REQUEST`, with the code and the settings of
+the run. The model function builds the model, and the weights of the run replace its initial ones. Trains nothing.
+"""
+
+import json
+import os
+import pathlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from samebits.core import files
+from samebits.core.config import Config, from_dict
+from samebits.core.errors import ConfigError, RecordError, report_errors
+from samebits.core.seeds import Seeds, resolve_points
+from samebits.runs.folder import CONFIG, MODEL, WEIGHTS, read_yaml
+from samebits.runs.predictions import write_table
+from samebits.runtime.pins import end_process
+from samebits.train.worker import build_model, fix_settings, load_dataset
+
+if TYPE_CHECKING:
+    from samebits.train.data import Dataset, Split
+
+
+def load_weights(model: Any, attempt: pathlib.Path) -> None:
+    """Give a built model the weights of a run.
+
+    Raises:
+        RecordError: The run has no saved model, or another one.
+    """
+    try:
+        if (attempt / MODEL).exists():
+            model.load_weights(attempt / MODEL)
+            return
+        weights = files.read_arrays(attempt / WEIGHTS)
+        for variable in model.weights:
+            variable.assign(weights[variable.path])
+    except (KeyError, ValueError) as error:
+        raise RecordError(
+            f"the weights of {attempt} do not fit its model function.", expected="the same layers as in the training",
+            received=str(error), fix="restore the code of the run; a copy is in source/ beside it",
+        ) from error  # fmt: skip
+
+
+def choose_split(dataset: "Dataset", name: str) -> "Split":
+    """Return a split of a dataset.
+
+    Raises:
+        ConfigError: The data function returns no such split.
+    """
+    splits = dataset.splits()
+    if name not in splits:
+        raise ConfigError("--split", expected=", ".join(splits), received=name, fix="choose one of these")
+    return splits[name]
+
+
+def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: dict[str, Any]) -> None:
+    """Write the outputs for the rows of a split; see `runs.predictions.write_table`."""
+    seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+    fix_settings(config, seeds)
+    from samebits.train.compiling import compile_model, output_kind  # noqa: PLC0415  after the pins
+    from samebits.train.feeds import ArrayFeed  # noqa: PLC0415
+    from samebits.train.network import evaluation_batch_size  # noqa: PLC0415
+    from samebits.train.steps import Steps  # noqa: PLC0415
+
+    dataset = load_dataset(config, seeds, root)
+    model = build_model(config, seeds, dataset)
+    if request["data"]:
+        config.data |= request["data"]
+        again = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+        dataset = load_dataset(config, again, root)
+    split = choose_split(dataset, request["split"])
+    compile_model(model, config.training)
+    feed = ArrayFeed(split, evaluation_batch_size(model, config.training))
+    traced = Steps.trace_predictions(model, feed)
+    if traced is None:
+        raise RecordError(
+            f"the model of {attempt} cannot predict.", expected="a model with outputs", received="a model without call()",
+            fix="give the class a call() method",
+        )  # fmt: skip
+    load_weights(model, attempt)
+    write_table(pathlib.Path(request["out"]), output_kind(model), Steps.predict(traced, feed), split.labels)
+
+
+def main() -> int:
+    """Predict as the command line says."""
+    attempt, root = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+    config = from_dict(read_yaml(attempt / CONFIG))
+    os.chdir(root)
+    predict(config, attempt, root, json.loads(sys.argv[3]))
+    return 0
+
+
+if __name__ == "__main__":
+    end_process(report_errors(main))

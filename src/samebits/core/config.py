@@ -34,7 +34,8 @@ class TrainingConfig:
     """How the model is trained.
 
     `loss`, `optimizer`, `learning_rate` and `metrics` compile a model that the model function has not compiled. Each is
-    a name, or a mapping with `class` and arguments. `steps_per_epoch` limits the steps of an epoch (None: all samples).
+    a name, or a mapping with `class` and arguments. A stage in `stages` has a name, other values of these settings, and
+    possibly `data` and `model`. `init_from` is a run whose weights the model starts with. `steps_per_epoch` limits the steps of an epoch (None: all samples).
     `checkpoint_every` and `log_every` count steps and do not change bits.
     """
 
@@ -50,6 +51,8 @@ class TrainingConfig:
     validation_batch_size: int | None = None
     steps_per_epoch: int | None = None
     allow_python_operations: bool = False
+    stages: list[Any] = field(default_factory=list)
+    init_from: str | None = None
     checkpoint_every: int = 500
     log_every: int = 50
 

@@ -15,6 +15,7 @@ from samebits.core.config import (
     TRACE_LEVELS,
     Config,
     RuntimeConfig,
+    TrainingConfig,
     flatten,
 )
 from samebits.core.errors import ConfigError
@@ -148,6 +149,32 @@ def _check_runtime(runtime: RuntimeConfig) -> None:
         _require("runtime", settings, expected, holds=holds)
 
 
+def _check_stages(config: Config) -> None:
+    """Raise an error for a stage without a name or epochs of its own, or with unknown keys."""
+    allowed = {"name", "data", "model", *(part.name for part in dataclasses.fields(TrainingConfig))} - {
+        "stages",
+        "init_from",
+    }
+    names: list[object] = []
+    for number, stage in enumerate(config.training.stages):
+        key = f"training.stages[{number}]"
+        unknown = ", ".join(sorted(set(stage) - allowed)) if isinstance(stage, dict) else repr(stage)
+        _require(key, unknown, "a mapping with the keys " + ", ".join(sorted(allowed)), holds=not unknown)
+        name = stage.get("name")
+        _require(
+            f"{key}.name", name, "a name of its own", holds=isinstance(name, str) and bool(name) and name not in names
+        )
+        names.append(name)
+        part = dataclasses.replace(
+            config.training, stages=[], **{k: v for k, v in stage.items() if k not in ("name", "data", "model")}
+        )
+        for rule in RULES:
+            section, _, field = rule.key.partition(".")
+            if section == "training":
+                value = getattr(part, field)
+                _require(f"{key}.{field}", value, rule.expected, holds=rule.holds(value))
+
+
 def _check_fold(folds: int, fold: Any) -> None:
     """Raise an error for a fold that `data.folds` does not have."""
     if folds and fold is None:
@@ -171,6 +198,7 @@ def check(config: Config) -> None:
         _require(rule.key, value, rule.expected, holds=rule.holds(value))
     for key, value in flatten({"data": config.data, "model": config.model}).items():
         _require(key, value, "a finite number", holds=not isinstance(value, float) or math.isfinite(value))
+    _check_stages(config)
     _check_runtime(config.runtime)
     folds: Any = _value(config, "data.folds")
     _check_fold(folds, _value(config, "data.fold"))

@@ -9,6 +9,7 @@ Never imports TensorFlow.
 
 import contextlib
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from rich.console import Console
 
 from samebits.core.config import Config, PathsConfig, flatten, from_dict, to_dict
 from samebits.core.config_rules import check
+from samebits.core.digest import bytes_digest
 from samebits.core.errors import ConfigError, RecordError
 from samebits.core.files import hold_lock, make_folder, write_yaml
 from samebits.launch.process import run_child
@@ -187,6 +189,28 @@ def show_result(attempt: pathlib.Path, root: pathlib.Path, comparison: Compariso
     return broken
 
 
+def name_weights(config: Config, root: pathlib.Path) -> None:
+    """Add the digest of the weights to `training.init_from`, so that it is part of the run's name.
+
+    Raises:
+        UsageError: There is no such run or file.
+    """
+    place = config.training.init_from
+    if place is None or re.fullmatch(r".*@[0-9a-f]{64}", place):
+        return
+    path = root / place
+    if path.is_file():
+        config.training.init_from = f"{place}@{bytes_digest(path.read_bytes())}"
+        return
+    attempt = find_attempt(root / config.paths.runs, place)
+    if not is_finished(attempt):
+        raise ConfigError(
+            "training.init_from", expected="a finished run or a file", received=f"{place}, which is not finished",
+            fix="finish it first: samebits resume " + place,
+        )  # fmt: skip
+    config.training.init_from = f"{attempt.parent.name}/{attempt.name}@{read_json(attempt / RESULT)['weights_digest']}"
+
+
 def run(config: Config, root: pathlib.Path) -> Outcome:
     """Train once: check the configuration, claim a folder, start the training process, compare the result.
 
@@ -198,6 +222,7 @@ def run(config: Config, root: pathlib.Path) -> Outcome:
         UsageError: The configuration, the folder or the machine is wrong. Nothing was started.
     """
     check(config)
+    name_weights(config, root)
     check_machine(config.runtime)
     folder = prepare_inputs_folder(config, root)
     clear_leftovers(folder)

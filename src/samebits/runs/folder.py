@@ -57,7 +57,8 @@ SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
 
 def list_leftovers(attempt: pathlib.Path) -> list[pathlib.Path]:
     """Return the leftover files of an attempt: incomplete files, and checkpoints of a finished run."""
-    return sorted([*attempt.glob(".*partial*"), *(attempt.glob("checkpoint-*.arrays") if is_finished(attempt) else [])])
+    used = ("checkpoint-*.arrays", "stage-*.arrays") if is_finished(attempt) else ()
+    return sorted([*attempt.glob(".*partial*"), *(path for pattern in used for path in attempt.glob(pattern))])
 
 
 def remove_leftovers(attempt: pathlib.Path) -> None:

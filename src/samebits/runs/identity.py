@@ -19,7 +19,7 @@ ARITHMETIC_MODULES = (
     "core/digest", "core/seeds", "core/short_names", "portable/initializers", "portable/layers", "portable/losses",
     "portable/lstm", "portable/ops", "portable/optimizers", "runs/predictions", "runtime/pins",
     "train/callbacks", "train/checkpoints", "train/compiling", "train/data", "train/feeds", "train/forest", "train/loop", "train/network",
-    "train/steps", "train/worker",
+    "train/stages", "train/steps", "train/weights", "train/worker",
 )  # fmt: skip
 DIGITS = 16  # of the inputs digest in the name of a folder
 

@@ -71,9 +71,10 @@ def row_differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[Divergence
         yield Divergence(a["epoch"], a.get("step"), stage, names)
 
 
-def _place(row: dict[str, Any]) -> tuple[int, int]:
+def _place(row: dict[str, Any]) -> tuple[int, int, int]:
+    """Return epoch, step, and which of the rows after the end of an epoch it is."""
     step = row.get("step")
-    return row["epoch"], 2**62 if step is None else step
+    return row["epoch"], 2**62 if step is None else step, row.get("part", 0)
 
 
 def differences(

@@ -17,6 +17,11 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS_KEPT = 2
 
 
+def end_of_stage(number: int) -> str:
+    """Return the name of the file with the state at the end of a stage."""
+    return f"stage-{number:05d}.arrays"
+
+
 @dataclass
 class Position:
     """The progress of a training: `step` steps of `epoch` (counted from 1) are done."""
@@ -50,10 +55,11 @@ class Checkpoints:
     Args:
         attempt: The run's folder.
         variables: The variables, in the same order at every start.
+        stage: The number of the stage. Checkpoints of other stages are ignored.
     """
 
-    def __init__(self, attempt: pathlib.Path, variables: Sequence[Any]) -> None:
-        self._attempt = attempt
+    def __init__(self, attempt: pathlib.Path, variables: Sequence[Any], stage: int = 0) -> None:
+        self._attempt, self._stage = attempt, stage
         self._variables = {f"variable/{number}/{v.path}": v for number, v in enumerate(variables)}
         self._values: list[np.ndarray] = []  # of the restored checkpoint
 
@@ -68,14 +74,26 @@ class Checkpoints:
     def save(self, state: State) -> None:
         """Write a checkpoint, and remove all but the newest two."""
         position = state.position
+        self._write(self._attempt / f"checkpoint-{position.epoch:05d}-{position.step:08d}.arrays", state)
+        for old in self._newest_first()[CHECKPOINTS_KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def save_end(self, state: State) -> None:
+        """Write the state at the end of the stage, which stays until the end of the run."""
+        self._write(self._attempt / end_of_stage(self._stage), state)
+
+    def restore_end(self) -> State | None:
+        """Restore the end of the stage, and return its state, or None if the stage has not ended."""
+        path = self._attempt / end_of_stage(self._stage)
+        return self._read(path) if path.exists() else None
+
+    def _write(self, path: pathlib.Path, state: State) -> None:
         arrays: dict[str, Any] = {name: variable.numpy for name, variable in self._variables.items()}
         arrays |= {f"feed/{name}": array for name, array in state.feed.items()}
         arrays |= {f"loop/{number}": array for number, array in enumerate(state.arrays)}
-        text = json.dumps({"position": asdict(position), "rows": state.rows, "loop": state.loop})
-        arrays["state"] = np.frombuffer(text.encode(), np.uint8)
-        files.write_arrays(self._attempt / f"checkpoint-{position.epoch:05d}-{position.step:08d}.arrays", arrays)
-        for old in self._newest_first()[CHECKPOINTS_KEPT:]:
-            old.unlink(missing_ok=True)
+        plain = {"stage": self._stage, "position": asdict(state.position), "rows": state.rows, "loop": state.loop}
+        arrays["state"] = np.frombuffer(json.dumps(plain).encode(), np.uint8)
+        files.write_arrays(path, arrays)
 
     def remove(self) -> None:
         """Remove all checkpoints, so that the run restarts."""
@@ -89,23 +107,30 @@ class Checkpoints:
             rows: How many rows each file of the record has. A checkpoint that counts more is ignored.
         """
         for path in self._newest_first():
-            try:
-                arrays = files.read_arrays(path)
-                values = [arrays[name] for name in self._variables]
-                state = read_state(arrays)
-                counts = state.rows
-                lost = [kind for kind, count in counts.items() if count > rows[kind]]
-                if lost:
-                    logger.warning("checkpoint %s is ignored: rows were lost from %s", path.name, lost)
-                    continue
-                self._values = values
-                self.assign()
-            except RecordError as error:
-                logger.warning("checkpoint %s is damaged and ignored: %s", path.name, error.received)
-            except (KeyError, ValueError, TypeError, AttributeError) as error:
-                logger.warning("checkpoint %s does not fit this model and is ignored: %s", path.name, error)
-            else:
+            state = self._read(path, rows)
+            if state is not None:
                 return state
+        return None
+
+    def _read(self, path: pathlib.Path, rows: Mapping[str, int] | None = None) -> State | None:
+        """Give the variables the values of a file, and return its state, or None if it cannot be used."""
+        try:
+            arrays = files.read_arrays(path)
+            if json.loads(arrays["state"].tobytes())["stage"] != self._stage:
+                return None
+            self._values = [arrays[name] for name in self._variables]
+            state = read_state(arrays)
+            lost = [kind for kind, count in state.rows.items() if rows is not None and count > rows[kind]]
+            if lost:
+                logger.warning("checkpoint %s is ignored: rows were lost from %s", path.name, lost)
+                return None
+            self.assign()
+        except RecordError as error:
+            logger.warning("checkpoint %s is damaged and ignored: %s", path.name, error.received)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            logger.warning("checkpoint %s does not fit this model and is ignored: %s", path.name, error)
+        else:
+            return state
         return None
 
 

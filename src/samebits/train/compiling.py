@@ -6,18 +6,15 @@ A name is a short name, package.module.name, or a mapping with `class` and argum
 
 import importlib
 import inspect
-import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 
 from samebits.core.config import TrainingConfig
-from samebits.core.errors import ConfigError, first_line
+from samebits.core.errors import ConfigError
 from samebits.core.old_names import import_advice
 from samebits.core.short_names import LOSSES, OPTIMIZERS
-
-logger = logging.getLogger(__name__)
 
 COMPILED_KEYS = ("loss", "optimizer", "learning_rate", "metrics")  # of `training`; null if the model is compiled
 CROSSENTROPIES = {
@@ -286,13 +283,3 @@ def output_kind(model: keras.Model) -> str:
         return "outputs"
     ((_, from_logits),) = kinds
     return "logits" if from_logits else "probabilities"
-
-
-def is_savable(model: keras.Model) -> bool:
-    """Return whether Keras can save the model. If not, log the cause."""
-    try:
-        keras.saving.serialize_keras_object(model)
-    except Exception as error:  # noqa: BLE001  it calls the user's get_config
-        logger.warning("Keras cannot save this model, so the run saves its weights only: %s", first_line(error))
-        return False
-    return True

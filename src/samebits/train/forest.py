@@ -7,6 +7,7 @@ so it has no checkpoints, and a stopped fit restarts. Does not know processes, t
 import contextlib
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,7 @@ class Forest:
         self, model: Any, dataset: Dataset, settings: TrainingConfig, seeds: Seeds, attempt: pathlib.Path
     ) -> None:
         self.model, self.dataset, self.settings, self.seeds, self.attempt = model, dataset, settings, seeds, attempt
+        self.rows: Mapping[str, int] = {}
 
     def check(self) -> None:
         """Check the model and its settings; see `check_forest`."""
@@ -103,7 +105,16 @@ class Forest:
         """Mark data/order as unused."""
         self.seeds.mark_unused("data/order", because="a forest uses all samples at once")
 
-    def run(self) -> dict[str, Any]:
+    def end_stage(self) -> None:
+        """Do nothing: a forest has no stages."""
+
+    def init_from(self, runs: pathlib.Path) -> None:
+        """Do nothing: a forest has no initial weights."""
+
+    def continue_from(self, previous: Any) -> None:
+        """Do nothing: a forest has no stages."""
+
+    def run(self, before: Mapping[str, int] | None = None) -> dict[str, Any]:  # noqa: ARG002  a forest has no stages
         """Fit all trees and record them.
 
         Returns:

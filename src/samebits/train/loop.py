@@ -24,6 +24,7 @@ from samebits.train.steps import Logs, Steps
 
 logger = logging.getLogger(__name__)
 
+AFTER_TRAINING, NEXT_STAGE = 1, 2  # `part` of a row of the trace that follows the end of an epoch
 CALL_S = 0.2  # target duration of a call of several steps; between calls Python checks signals and generators
 
 
@@ -41,9 +42,11 @@ class Training:
         start: The first row of the trace: generators, data, operations that run Python code.
         data_seeded: Whether every start loads the same data.
         stop_requested: Called after every call of steps. True stops the training with a checkpoint.
+        epochs_before: Epochs of earlier stages. Callbacks count the epochs of this one alone.
 
     Attributes:
         values: The metrics of the last epoch.
+        was_skipped: Whether an earlier process trained this stage to its end.
     """
 
     def __init__(
@@ -59,16 +62,18 @@ class Training:
         start: dict[str, Any],
         data_seeded: bool,
         stop_requested: Callable[[], bool],
+        epochs_before: int = 0,
     ) -> None:
         self.steps, self.callbacks, self.recorder, self.checkpoints = steps, callbacks, recorder, checkpoints
         self.settings, self.trace, self.watch = settings, trace, watch
         self.start, self.data_seeded, self.stop_requested = start, data_seeded, stop_requested
         self.feed, self.model = steps.train_feed, steps.model
-        self.position = Position()
+        self.epochs_before, self.position = epochs_before, Position(epochs_before + 1)
         self.values: dict[str, float] = {}
         self.logs: Logs = {}  # of the last step
         self.steps_done = 0
         self.steps_per_call = 1
+        self.was_skipped = False
 
     def run(self) -> dict[str, int] | None:
         """Train to the end.
@@ -82,28 +87,42 @@ class Training:
             TrainingError: The loss is not finite.
             UncoveredDrawError: A global generator was used.
         """
+        ended = self.checkpoints.restore_end()
+        if ended is not None:
+            self.skip(ended)
+            return None
         resumed_at = self.begin()
-        while self.position.epoch <= self.settings.epochs and not self.model.stop_training:
+        while self.position.epoch <= self.epochs_before + self.settings.epochs and not self.model.stop_training:
             self.train_epoch()
         self.finish()
         return resumed_at
 
+    def skip(self, ended: State) -> None:
+        """Continue after the end of a stage that an earlier process trained."""
+        self.was_skipped = True
+        self.recorder.counts = dict(ended.rows)
+        self.position, self.steps_done = ended.position, ended.loop["steps_done"]
+        self.values = from_bits(ended.loop["values"])
+
     def begin(self) -> dict[str, int] | None:
         """Start, or resume from the newest checkpoint. Returns its epoch and step, or None."""
         written, data, recorder = self.recorder.read(), self.start["data"], self.recorder
-        first = written[TRACE][0].get("data") if written[TRACE] else None
+        before = dict(recorder.counts)  # rows of earlier stages
+        rows = written[TRACE][before[TRACE] :]
+        first = rows[0].get("data") if rows else None
         if first != data and not self.data_seeded:
-            if written[TRACE]:
+            if rows:
                 logger.warning("the run restarts: its data is unseeded and differs from its first start")
             self.checkpoints.remove()
         state = self.checkpoints.restore({kind: len(rows) for kind, rows in written.items()})
         self.model.stop_training = False
         if state is None:
-            recorder.keep({})
+            recorder.keep(before)
+            place = {"epoch": self.epochs_before} | ({"part": NEXT_STAGE} if self.epochs_before else {})
             with recorder.timed("record_s"):
-                recorder.append_trace({"epoch": 0}, self.start, self.steps.weight_digests())
+                recorder.append_trace(place, self.start, self.steps.weight_digests())
             self.callbacks.begin(None, ())
-            self.feed.start_epoch(1)
+            self.feed.start_epoch(self.position.epoch)
             return None
         check_same_data(first or {}, data)
         recorder.keep(state.rows)
@@ -120,19 +139,21 @@ class Training:
         self.position = state.position
         self.steps_done = state.loop["steps_done"]
         self.model.stop_training = state.loop["stop_training"]
-        self.values, self.logs = (
-            {name: float.fromhex(bits) for name, bits in state.loop[each].items()} for each in ("values", "logs")
-        )
+        self.values, self.logs = from_bits(state.loop["values"]), from_bits(state.loop["logs"])
         self.feed.restore(state.position.epoch, dict(state.feed))
 
     def train_epoch(self) -> None:
         """Train an epoch from its start or in its middle, evaluate, record and save."""
         if self.position.step == 0:
             self.model.reset_metrics()
-            self.callbacks.call("on_epoch_begin", self.position.epoch - 1)
+            self.callbacks.call("on_epoch_begin", self.epoch_index())
         while self.position.step < self.feed.steps and not self.model.stop_training:
             self.take_steps()
         self.end_epoch()
+
+    def epoch_index(self) -> int:
+        """Return the number of the epoch that callbacks get: counted from 0 in each stage."""
+        return self.position.epoch - self.epochs_before - 1
 
     def take_steps(self) -> None:
         """Train on the next batches, and record, save and check for a stop as needed.
@@ -210,7 +231,7 @@ class Training:
         values |= self.evaluate()
         self.check_finite(values, f"after epoch {position.epoch}")
         self.values = values
-        self.callbacks.call("on_epoch_end", position.epoch - 1, logs=values)
+        self.callbacks.call("on_epoch_end", self.epoch_index(), logs=values)
         self.watch.check(position.epoch, position.step)
         with recorder.timed("record_s"):
             recorder.append_metrics(position.epoch, position.step, values)
@@ -256,7 +277,7 @@ class Training:
             return
         self.values |= self.evaluate()
         with self.recorder.timed("record_s"):
-            self.trace_end({"epoch": self.position.epoch - 1, "end": 1}, self.values)
+            self.trace_end({"epoch": self.position.epoch - 1, "part": AFTER_TRAINING}, self.values)
 
     def check_finite(self, values: Mapping[str, float], where: str) -> None:
         """Check that every loss is finite, unless the user has a callback for that.
@@ -278,17 +299,26 @@ class Training:
     def save(self) -> None:
         """Write a checkpoint, after the rows that it counts are on the disk."""
         with self.recorder.timed("record_s"):
-            self.recorder.sync()
-            state, arrays = self.callbacks.state()
-            state |= {
-                "steps_done": self.steps_done,
-                "stop_training": bool(self.model.stop_training),
-                "values": as_bits(self.values),
-                "logs": as_bits(self.logs),
-            }
-            self.checkpoints.save(State(self.position, self.recorder.counts, state, arrays, self.feed.state()))
+            self.checkpoints.save(self.state())
+
+    def state(self) -> State:
+        """Return the state of the training, after the rows that it counts are on the disk."""
+        self.recorder.sync()
+        state, arrays = self.callbacks.state()
+        state |= {
+            "steps_done": self.steps_done,
+            "stop_training": bool(self.model.stop_training),
+            "values": as_bits(self.values),
+            "logs": as_bits(self.logs),
+        }
+        return State(self.position, dict(self.recorder.counts), state, arrays, self.feed.state())
 
 
 def as_bits(values: Mapping[str, float]) -> dict[str, str]:
     """Return each number with its exact bits."""
     return {name: float_bits(value) for name, value in values.items()}
+
+
+def from_bits(bits: Mapping[str, str]) -> dict[str, float]:
+    """Return the numbers from the result of `as_bits`."""
+    return {name: float.fromhex(text) for name, text in bits.items()}

@@ -2,29 +2,29 @@
 
 import contextlib
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-from samebits.core import files
-from samebits.core.config import Config, TrainingConfig
+from samebits.core.config import TrainingConfig
 from samebits.core.digest import arrays_digest
-from samebits.core.files import storage_error
 from samebits.core.seeds import Seeds
 from samebits.core.terminal import TrainingProgress
-from samebits.runs.folder import MODEL, WEIGHTS
 from samebits.runs.predictions import named_arrays, write_predictions
 from samebits.runtime.pins import generator_state_digests
 from samebits.train.callbacks import Callbacks, make_callbacks
 from samebits.train.checkpoints import Checkpoints
-from samebits.train.compiling import check_activations, compile_model, is_savable, output_kind
+from samebits.train.compiling import check_activations, compile_model, output_kind
 from samebits.train.data import Dataset, Split, check_batch_size, class_weights, epoch_order
 from samebits.train.draws import GeneratorWatch
 from samebits.train.feeds import ArrayFeed, Feed
 from samebits.train.loop import Training
 from samebits.train.recorder import Recorder
+from samebits.train.stages import Stage
 from samebits.train.steps import Steps
 from samebits.train.stop import StopRequests
+from samebits.train.weights import is_savable, load_weights, save_model, source_of_weights
 
 EVALUATION_BATCH_SIZE = 250  # if the user sets none; constant, because bits depend on it
 
@@ -35,7 +35,7 @@ class Network:
     Args:
         model: The model, compiled or not.
         dataset: Training rows, and possibly validation and test rows.
-        config: The run's configuration.
+        stage: The stage, with its configuration.
         seeds: Uses data/order.
         attempt: The run's folder.
         stop: Knows whether a stop was requested.
@@ -45,12 +45,12 @@ class Network:
         self,
         model: keras.Model,
         dataset: Dataset,
-        config: Config,
+        stage: Stage,
         seeds: Seeds,
         attempt: pathlib.Path,
         stop: StopRequests,
     ) -> None:
-        self.model, self.dataset, self.config = model, dataset, config
+        self.model, self.dataset, self.stage, self.config = model, dataset, stage, stage.config
         self.seeds, self.attempt, self.stop = seeds, attempt, stop
 
     def check(self) -> None:
@@ -71,6 +71,22 @@ class Network:
         )  # fmt: skip
         self.validation_outputs = None if validation is None else Steps.trace_predictions(self.model, validation)
         self.is_savable = is_savable(self.model)
+
+    def init_from(self, runs: pathlib.Path) -> None:
+        """Start with the weights that `training.init_from` names: "run@weights digest" or "file@SHA-256".
+
+        Raises:
+            RecordError: They changed since the run was named, or do not fit the model.
+        """
+        place, _, digest = str(self.config.training.init_from).rpartition("@")
+        load_weights(self.model, source_of_weights(runs, place, digest))
+
+    def continue_from(self, previous: Any) -> None:
+        """Start with the weights and the seed generators of another model, where both have the same paths."""
+        before = {variable.path: variable for variable in previous.variables}
+        for variable in self.model.variables:
+            if variable.path in before:
+                variable.assign(before[variable.path])
 
     def make_feed(self, split: Split, *, is_training: bool = False) -> Feed:
         """Return the batches of a split: shuffled for training if the settings say so, else in order."""
@@ -98,28 +114,35 @@ class Network:
             self.steps,
             Callbacks(self.callbacks, self.model, params),
             recorder,
-            Checkpoints(self.attempt, self.steps.variables()),
+            Checkpoints(self.attempt, self.steps.variables(), self.stage.number),
             settings,
             trace=self.config.trace,
             watch=self.watch,
             start={"generators": self.generators, "data": self.dataset.digests(), "opaque": self.steps.opaque},
             data_seeded=self.seeds.all_seeded("data/"),
             stop_requested=self.stop.requested,
+            epochs_before=self.stage.epochs_before,
         )
 
-    def run(self) -> dict[str, Any]:
-        """Train to the end.
+    def run(self, before: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """Train the stage to its end.
+
+        Args:
+            before: How many rows earlier stages have in each file of the record.
 
         Returns:
             The metrics of the trained model, the digests of weights and optimizer, and where the run was resumed.
         """
-        with contextlib.closing(TrainingProgress(self.config.training.epochs, self.steps.train_feed.steps)) as progress:
+        with contextlib.closing(TrainingProgress(self.stage.last_epoch, self.steps.train_feed.steps)) as progress:
             recorder = Recorder(self.attempt, progress)
+            recorder.counts |= before or {}
             training = self.make_training(recorder)
             self.stop.wait_for_checkpoint()
             resumed_at = training.run()
             metrics = training.values | self.test()
-        recorder.read_complete_trace()
+        if not training.was_skipped:
+            recorder.read_complete_trace()
+        self.training, self.rows = training, dict(recorder.counts)
         return {
             "metrics": metrics,
             "weights_digest": arrays_digest(self.steps.weight_digests()),
@@ -132,6 +155,10 @@ class Network:
             "unmeasured_operations": self.steps.unmeasured,
             "phases": recorder.phases(),
         }
+
+    def end_stage(self) -> None:
+        """Save the end of the stage, so that a resumed run continues with the next one."""
+        self.training.checkpoints.save_end(self.training.state())
 
     def test(self) -> dict[str, float]:
         """Return the metrics of the test rows, named test_…, if there are any."""
@@ -149,23 +176,12 @@ class Network:
         return write_predictions(self.attempt, arrays)
 
     def save_model(self) -> None:
-        """Write the model in Keras's format, or its weights if Keras cannot save it, first to a temporary name.
+        """Write the model in Keras's format, or its weights if Keras cannot save it.
 
         Raises:
             RecordError: The disk is full or the folder is missing.
         """
-        if not self.is_savable:
-            weights = {variable.path: variable.numpy() for variable in self.model.weights}
-            files.write_arrays(self.attempt / WEIGHTS, weights)
-            return
-        path, partial = self.attempt / MODEL, self.attempt / ".partial.keras"
-        try:
-            self.model.save(partial)
-            partial.replace(path)
-        except OSError as error:
-            raise storage_error(path, error) from error
-        finally:
-            partial.unlink(missing_ok=True)
+        save_model(self.model, self.attempt, whole=self.is_savable)
 
 
 def evaluation_batch_size(model: keras.Model, settings: TrainingConfig) -> int:

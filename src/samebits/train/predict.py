@@ -10,37 +10,17 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from samebits.core import files
 from samebits.core.config import Config, from_dict
 from samebits.core.errors import ConfigError, RecordError, report_errors
 from samebits.core.seeds import Seeds, resolve_points
-from samebits.runs.folder import CONFIG, MODEL, WEIGHTS, read_yaml
+from samebits.runs.folder import CONFIG, read_yaml
 from samebits.runs.predictions import write_table
 from samebits.runtime.pins import end_process
+from samebits.train.stages import list_stages
 from samebits.train.worker import build_model, fix_settings, load_dataset
 
 if TYPE_CHECKING:
     from samebits.train.data import Dataset, Split
-
-
-def load_weights(model: Any, attempt: pathlib.Path) -> None:
-    """Give a built model the weights of a run.
-
-    Raises:
-        RecordError: The run has no saved model, or another one.
-    """
-    try:
-        if (attempt / MODEL).exists():
-            model.load_weights(attempt / MODEL)
-            return
-        weights = files.read_arrays(attempt / WEIGHTS)
-        for variable in model.weights:
-            variable.assign(weights[variable.path])
-    except (KeyError, ValueError) as error:
-        raise RecordError(
-            f"the weights of {attempt} do not fit its model function.", expected="the same layers as in the training",
-            received=str(error), fix="restore the code of the run; a copy is in source/ beside it",
-        ) from error  # fmt: skip
 
 
 def choose_split(dataset: "Dataset", name: str) -> "Split":
@@ -55,6 +35,16 @@ def choose_split(dataset: "Dataset", name: str) -> "Split":
     return splits[name]
 
 
+def build_last_stage(config: Config, seeds: Seeds, root: pathlib.Path, dataset: "Dataset") -> Any:
+    """Return the model of the last stage, built as in the training, with initial weights."""
+    model = None
+    stages = list_stages(config)
+    for stage in stages:
+        own = dataset if stage is stages[-1] else load_dataset(stage.config, seeds, root)
+        model = build_model(stage.config, seeds, own, stage.name, model)
+    return model
+
+
 def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: dict[str, Any]) -> None:
     """Write the outputs for the rows of a split; see `runs.predictions.write_table`."""
     seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
@@ -63,9 +53,11 @@ def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: 
     from samebits.train.feeds import ArrayFeed  # noqa: PLC0415
     from samebits.train.network import evaluation_batch_size  # noqa: PLC0415
     from samebits.train.steps import Steps  # noqa: PLC0415
+    from samebits.train.weights import load_weights, weights_file  # noqa: PLC0415
 
-    dataset = load_dataset(config, seeds, root)
-    model = build_model(config, seeds, dataset)
+    stage = list_stages(config)[-1]
+    dataset = load_dataset(stage.config, seeds, root)
+    model = build_last_stage(config, seeds, root, dataset)
     if request["data"]:
         config.data |= request["data"]
         again = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
@@ -79,7 +71,7 @@ def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: 
             f"the model of {attempt} cannot predict.", expected="a model with outputs", received="a model without call()",
             fix="give the class a call() method",
         )  # fmt: skip
-    load_weights(model, attempt)
+    load_weights(model, weights_file(attempt))
     write_table(pathlib.Path(request["out"]), output_kind(model), Steps.predict(traced, feed), split.labels)
 
 

@@ -5,6 +5,7 @@ fixed before Python started. Exit codes: 0: done. 1: failed. 2: wrong input, not
 SIGINT, by SIGTERM or by the end of the parent, after a checkpoint.
 """
 
+import contextlib
 import faulthandler
 import fcntl
 import functools
@@ -16,7 +17,7 @@ import pathlib
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from samebits.core import files
@@ -40,6 +41,7 @@ from samebits.runs.folder import (
 )
 from samebits.runs.identity import source_files
 from samebits.runtime.pins import end_process
+from samebits.train.stages import Stage, list_stages
 from samebits.train.stop import StopRequests
 
 if TYPE_CHECKING:
@@ -52,7 +54,15 @@ OUT_OF_MEMORY = ("MemoryError", "_ArrayMemoryError", "ResourceExhaustedError")  
 
 
 class Trainer(Protocol):
-    """Trains a model. Implemented for Keras networks and scikit-learn forests."""
+    """Trains a model. Implemented for Keras networks and scikit-learn forests.
+
+    Attributes:
+        model: The model.
+        rows: How many rows each file of the record has at the end.
+    """
+
+    model: Any
+    rows: Mapping[str, int]
 
     def check(self) -> None:
         """Check the settings and the model.
@@ -64,15 +74,28 @@ class Trainer(Protocol):
     def take_seeds(self) -> None:
         """Use the seed points of the training, or mark them as unused."""
 
-    def run(self) -> dict[str, Any]:
-        """Train to the end. Returns metrics and digests for result.json."""
+    def run(self, before: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """Train to the end. Returns metrics and digests for result.json.
+
+        Args:
+            before: How many rows earlier stages have in each file of the record.
+        """
+
+    def end_stage(self) -> None:
+        """Save the end of a stage that is not the only one."""
+
+    def init_from(self, runs: pathlib.Path) -> None:
+        """Start with the weights of the run or file that the settings name."""
+
+    def continue_from(self, previous: Any) -> None:
+        """Start with the weights of the model of the previous stage."""
 
     def save_model(self) -> None:
         """Write the trained model into the folder of the run."""
 
 
 def choose_trainer(
-    model: Any, dataset: Any, config: Config, seeds: Seeds, attempt: pathlib.Path, stop: StopRequests
+    model: Any, dataset: Any, stage: Stage, seeds: Seeds, attempt: pathlib.Path, stop: StopRequests
 ) -> Trainer:
     """Return the trainer for a model."""
     import keras  # noqa: PLC0415  after the pins
@@ -80,10 +103,10 @@ def choose_trainer(
     if isinstance(model, keras.Model):
         from samebits.train.network import Network  # noqa: PLC0415
 
-        return Network(model, dataset, config, seeds, attempt, stop)
+        return Network(model, dataset, stage, seeds, attempt, stop)
     from samebits.train.forest import Forest  # noqa: PLC0415  takes a second, which networks do not need
 
-    return Forest(model, dataset, config.training, seeds, attempt)
+    return Forest(model, dataset, stage.config.training, seeds, attempt)
 
 
 def find_function(key: str, tree: dict[str, Any], offered: dict[str, Any] | None = None) -> Callable[[Any], Any]:
@@ -115,6 +138,12 @@ def find_function(key: str, tree: dict[str, Any], offered: dict[str, Any] | None
             key, expected="the keys " + ", ".join(takes), received=str(error), fix="fix the keys"
         ) from error
     return functools.partial(function, **arguments)
+
+
+def takes(key: str, tree: dict[str, Any], name: str) -> bool:
+    """Return whether the function that the configuration names has a parameter."""
+    function: Any = find_function(key, tree)
+    return name in inspect.signature(function.func).parameters
 
 
 def given_arguments(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
@@ -198,46 +227,94 @@ def load_dataset(config: Config, seeds: Seeds, root: pathlib.Path) -> "Dataset":
     return dataset
 
 
-def build_model(config: Config, seeds: Seeds, dataset: "Dataset") -> Any:
-    """Return the result of the model function of the configuration. It gets the dataset if it has that parameter."""
-    return find_function("model", config.model, {"dataset": dataset})(seeds.for_model())
+def build_model(config: Config, seeds: Seeds, dataset: "Dataset", stage: str = "", previous: Any = None) -> Any:
+    """Return the result of the model function of the configuration.
+
+    It gets the dataset, the name of the stage and the model of the previous stage (None in the first), if it has
+    parameters named `dataset`, `stage` and `previous`. Without `previous`, the weights of the previous stage are copied.
+    """
+    offered = {"dataset": dataset, "stage": stage, "previous": previous}
+    return find_function("model", config.model, offered)(seeds.for_model())
 
 
-def run(attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests) -> None:
-    """Train with the config.yaml of the attempt, and write result.json last."""
-    began = time.monotonic()
-    config = from_dict(read_yaml(attempt / CONFIG))
-    seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
-    fingerprint = apply_runtime(config, seeds, attempt, root)
+class Run:
+    """One run: its stages, one after another, and its result.
 
-    data_began = time.monotonic()
-    dataset = load_dataset(config, seeds, root)
-    data_s = time.monotonic() - data_began
-    model = build_model(config, seeds, dataset)
-    check_code(config, attempt, root)
-    trainer = choose_trainer(model, dataset, config, seeds, attempt, stop)
-    trainer.check()
-    trainer.take_seeds()
-    seeds.check_consumed()
-    files.write_json(attempt / SEEDS, {"root": config.seed.root, "policy": config.seed.policy, "points": seeds.table()})
+    Args:
+        config: The configuration of the run.
+        attempt: The run's folder.
+        root: The project's folder.
+        stop: Knows whether a stop was requested.
+    """
 
-    # --- training ---
-    training_began = time.monotonic()
-    outcome = trainer.run()
-    training_s = time.monotonic() - training_began
+    def __init__(self, config: Config, attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests) -> None:
+        self.config, self.attempt, self.root, self.stop = config, attempt, root, stop
+        self.seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+        self.stages = list_stages(config)
+        self.timing = {"start_s": 0.0, "data_s": 0.0, "training_s": 0.0}
 
-    # --- result ---
-    trainer.save_model()
-    timing = {"start_s": data_began - began, "data_s": data_s, "training_s": training_s}
-    result = {
-        **outcome,
-        "promise": config.runtime.promise,
-        "fingerprint": fingerprint,
-        "data_digest": dataset.digest(),
-        "timing": timing,
-    }
-    files.write_json(attempt / RESULT, result)
-    remove_leftovers(attempt)
+    def run(self) -> None:
+        """Train all stages, and write result.json last."""
+        with self.timed("start_s"):
+            fingerprint = apply_runtime(self.config, self.seeds, self.attempt, self.root)
+        trainer, dataset, outcomes = None, None, []
+        for stage in self.stages:
+            dataset = self.load(stage, dataset)
+            previous = None if trainer is None else trainer.model
+            rows = None if trainer is None else trainer.rows
+            trainer = self.prepare(stage, dataset, previous)
+            with self.timed("training_s"):
+                outcomes.append(trainer.run() if rows is None else trainer.run(rows))
+                if len(self.stages) > 1:
+                    trainer.end_stage()
+        trainer.save_model()
+        result = {
+            **outcomes[-1],
+            "stages": [{"name": stage.name, "metrics": each["metrics"], "weights_digest": each["weights_digest"]}
+                       for stage, each in zip(self.stages, outcomes, strict=True) if stage.name],
+            "promise": self.config.runtime.promise,
+            "fingerprint": fingerprint,
+            "data_digest": dataset.digest(),
+            "timing": self.timing,
+        }  # fmt: skip
+        files.write_json(self.attempt / RESULT, result)
+        remove_leftovers(self.attempt)
+
+    def load(self, stage: Stage, before: "Dataset | None") -> "Dataset":
+        """Return the dataset of a stage: the one of the stage before, if both have the same configuration of the data."""
+        if before is not None and stage.config.data == self.stages[stage.number - 1].config.data:
+            return before
+        with self.timed("data_s"):
+            return load_dataset(stage.config, self.seeds, self.root)
+
+    def prepare(self, stage: Stage, dataset: "Dataset", previous: Any) -> Trainer:
+        """Build and check the model of a stage, and check that every seed point is used."""
+        from keras.src.utils.naming import reset_uids  # noqa: PLC0415  no public name (Keras 3.15)
+
+        continues = previous is not None and not takes("model", stage.config.model, "previous")
+        if continues:
+            reset_uids()  # so that layers without a name get the same names again
+        model = build_model(stage.config, self.seeds, dataset, stage.name, previous)
+        check_code(self.config, self.attempt, self.root)
+        trainer = choose_trainer(model, dataset, stage, self.seeds, self.attempt, self.stop)
+        trainer.check()
+        trainer.take_seeds()
+        if continues:
+            trainer.continue_from(previous)
+        if stage.number == 0 and stage.config.training.init_from is not None:
+            trainer.init_from(self.root / self.config.paths.runs)
+        if stage is self.stages[-1]:
+            self.seeds.check_consumed()
+        points = {"root": self.config.seed.root, "policy": self.config.seed.policy, "points": self.seeds.table()}
+        files.write_json(self.attempt / SEEDS, points)
+        return trainer
+
+    @contextlib.contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the duration of the block to a part of the timing."""
+        began = time.monotonic()
+        yield
+        self.timing[part] += time.monotonic() - began
 
 
 def wait_for_predecessor(attempt: pathlib.Path) -> None:
@@ -276,7 +353,7 @@ def main() -> int:
     try:
         if stop.requested():
             raise StopRequestedError  # noqa: TRY301  handled below, like a stop during the training
-        run(attempt, root, stop)
+        Run(from_dict(read_yaml(attempt / CONFIG)), attempt, root, stop).run()
     except SamebitsError as error:
         text = f"{type(error).__name__}: {error}"
         logger.error(text)  # noqa: TRY400  the message is for a user; a traceback would hide it

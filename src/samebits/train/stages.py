@@ -1,0 +1,54 @@
+"""The stages of a training, such as pretraining and fine-tuning: each has its own settings, and possibly data and model.
+
+Epochs are numbered on from stage to stage. Knows no Keras.
+"""
+
+import copy
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from samebits.core.config import Config, TrainingConfig
+
+SETTINGS = tuple(field.name for field in fields(TrainingConfig) if field.name not in ("stages", "init_from"))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        number: Counted from 0.
+        name: Its name; "" if the configuration has no stages.
+        config: The configuration of the stage: `training.epochs` are those of this stage alone.
+        epochs_before: Epochs of all earlier stages.
+    """
+
+    number: int
+    name: str
+    config: Config
+    epochs_before: int
+
+    @property
+    def last_epoch(self) -> int:
+        """The number of its last epoch."""
+        return self.epochs_before + self.config.training.epochs
+
+
+def list_stages(config: Config) -> list[Stage]:
+    """Return the stages of a configuration: one without a name, or those of `training.stages`."""
+    found: list[Stage] = []
+    for number, options in enumerate(config.training.stages or [{"name": ""}]):
+        settings = {key: value for key, value in options.items() if key in SETTINGS}
+        own = replace(
+            config,
+            training=replace(config.training, stages=[], **settings),
+            data=_merged(config.data, options.get("data", {})),
+            model=_merged(config.model, options.get("model", {})),
+        )
+        before = found[-1].last_epoch if found else 0
+        found.append(Stage(number, options["name"], own, before))
+    return found
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return {**copy.deepcopy(base), **changes}

@@ -217,6 +217,7 @@ def test_a_stop_in_the_first_instants(project: pathlib.Path) -> None:
     assert 0 == train(project, *LONG).returncode
 
 
+@pytest.mark.full
 def test_ctrl_c_in_a_terminal(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """Ctrl-C in a real terminal gives a checkpoint, exit code 130 and no traceback."""
     words = [sys.executable, str(project / "scripts" / "train.py"), "experiment=smoke", "tracker=none", *LONG]

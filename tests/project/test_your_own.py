@@ -69,8 +69,9 @@ def test_the_example_verifies_green(verified: tuple[pathlib.Path, Result]) -> No
 
 def test_the_trained_model_is_used_as_the_document_shows(verified: tuple[pathlib.Path, Result]) -> None:
     """The document's last Python block recognizes five digits with the newest model."""
-    programs = re.findall(r"```python\n(.*?)^```$", (ROOT / "docs" / "your-own.md").read_text(), re.DOTALL | re.MULTILINE)
-    done = run_words(verified[0], [sys.executable, "-c", programs[-1]], {}, None)
+    text = (ROOT / "docs" / "your-own.md").read_text()
+    program = re.findall(r"```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[-1]
+    done = run_words(verified[0], [sys.executable, "-c", program], {}, None)
 
     assert 0 == done.returncode, done.stderr
     assert "[0 1 2 3 4]" in done.stdout

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import QUIET, ROOT, copy_project
+from conftest import QUIET, ROOT, copy_project, run_words
 
 from samebits import cli
 
@@ -130,6 +130,16 @@ def test_the_documented_commands_work(workshop: pathlib.Path) -> None:
 
         assert 0 == done.returncode, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         assert said in done.stdout, f"{command}\n{done.stdout[-3000:]}"
+    assert "[[" in use_the_model(workshop)
+
+
+def use_the_model(root: pathlib.Path) -> str:
+    """Run the README's Python, which loads the newest model of the example, and return its output."""
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    done = run_words(root, [sys.executable, "-c", program], {}, None)
+
+    assert 0 == done.returncode, done.stderr[-3000:]
+    return done.stdout
 
 
 @pytest.mark.full

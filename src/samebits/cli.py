@@ -697,13 +697,17 @@ def takes_settings(arguments: Sequence[Argument]) -> bool:
 USAGE = "samebits [--root FOLDER] COMMAND …"
 
 
+def summaries(names: Sequence[str]) -> list[str]:
+    """Return a line for each command: its name and its summary."""
+    width = max(map(len, COMMANDS))
+    return [f"  {name:{width}}  {COMMANDS[name].summary}" for name in names]
+
+
 def overview() -> str:
     """Return the text of `samebits --help`."""
-    width = max(map(len, COMMANDS))
     lines = [f"usage: {USAGE}", "", "Same seed, same bits: train, and prove it."]
     for group, title in GROUPS.items():
-        lines += ["", f"{title}:"]
-        lines += [f"  {one.name:{width}}  {one.summary}" for one in COMMANDS.values() if one.group == group]
+        lines += ["", f"{title}:", *summaries([one.name for one in COMMANDS.values() if one.group == group])]
     lines += [
         "",
         "samebits COMMAND --help   options of a command, with an example",
@@ -716,6 +720,11 @@ def overview() -> str:
 def is_command(words: Sequence[str], place: int) -> bool:
     """Return whether the word at a place is a command, not an option or the folder of --root."""
     return not words[place].startswith("-") and words[place - 1 : place] != ["--root"]
+
+
+def names_after(word: str) -> list[str]:
+    """Return the commands of two words that start with a word, such as "image"."""
+    return [name for name in COMMANDS if name.startswith(f"{word} ")]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -732,7 +741,7 @@ def find_command(words: Sequence[str]) -> Command:
     for name in (" ".join(words[:2]), words[0]):
         if name in COMMANDS:
             return COMMANDS[name]
-    named = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    named = names_after(words[0])
     likely = named or difflib.get_close_matches(words[0], COMMANDS, n=1)
     raise UsageError(
         "command",
@@ -765,6 +774,9 @@ def dispatch(words: list[str], root: pathlib.Path | None) -> int:
     """
     if words[0] == "complete":  # called by the completion scripts
         return complete(" ".join(words[1:]), root)
+    if names_after(words[0]) and words[1:] in (["--help"], ["-h"]):
+        print("\n".join([f"usage: samebits {words[0]} COMMAND …", "", *summaries(names_after(words[0]))]))
+        return 0
     chosen = find_command(words)
     given = chosen.parse(words[len(chosen.name.split()) :])
     if chosen.group != "container":  # those run the Python of the image

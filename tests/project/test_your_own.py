@@ -3,9 +3,10 @@
 import pathlib
 import re
 import shutil
+import sys
 
 import pytest
-from conftest import ROOT, Result, copy_project, digest, finished, run_command, run_script
+from conftest import ROOT, Result, copy_project, digest, finished, run_command, run_script, run_words
 
 pytestmark = pytest.mark.full  # whole trainings, one after another
 
@@ -64,6 +65,16 @@ def test_the_example_verifies_green(verified: tuple[pathlib.Path, Result]) -> No
     assert "VERIFIED: 2 runs of digits" in done.stdout
     assert digest(first) == digest(second)
     assert "never measured" not in done.stdout + done.stderr
+
+
+def test_the_trained_model_is_used_as_the_document_shows(verified: tuple[pathlib.Path, Result]) -> None:
+    """The document's last Python block recognizes five digits with the newest model."""
+    text = (ROOT / "docs" / "your-own.md").read_text()
+    program = re.findall(r"```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[-1]
+    done = run_words(verified[0], [sys.executable, "-c", program], {}, None)
+
+    assert 0 == done.returncode, done.stderr
+    assert "[0 1 2 3 4]" in done.stdout
 
 
 @pytest.mark.full

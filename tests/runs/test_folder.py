@@ -5,7 +5,7 @@ import pathlib
 import re
 
 import pytest
-from processes import start_python
+from processes import start_at_once
 
 from samebits.core.errors import FolderError, RecordError
 from samebits.core.files import append_row
@@ -125,14 +125,7 @@ def test_cutting_back_a_missing_file_makes_none(tmp_path: pathlib.Path) -> None:
 
 def test_processes_at_once_get_distinct_attempts(tmp_path: pathlib.Path) -> None:
     """Three processes that create attempts at the same time get different numbers, without gaps."""
-    children = [start_python(ATTEMPTS, tmp_path, 60) for _ in range(3)]
-    for child in children:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("go\n")
-        child.stdin.flush()
+    children = start_at_once(ATTEMPTS, 3, tmp_path, 60)
     made = [name for child in children for name in child.communicate(timeout=60)[0].split()]
 
     assert [child.returncode for child in children] == [0, 0, 0]

@@ -1,16 +1,13 @@
 """Data: splits, resampling, shuffling, batches and cache. Each has its own seed point."""
 
 import logging
-import os
 import pathlib
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from processes import start_at_once
 
 from samebits.core import files
 from samebits.core.digest import array_digest
@@ -448,20 +445,8 @@ def test_a_full_disk_costs_the_cache_only_a_warning(
 def test_two_processes_share_a_cache(tmp_path: pathlib.Path) -> None:
     """Two processes that compute the same entries at the same time get and leave whole entries."""
     script, cache = tmp_path / "script.py", tmp_path / "cache"
-    script.write_text(CACHED)
-    command = [sys.executable, str(script), str(cache)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    pipe = subprocess.PIPE
-    children = [
-        subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)
-    ]
-    for child in children:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("go\n")
-        child.stdin.flush()
+    script.write_text(CACHED)  # a cache's name depends on the file of its function
+    children = start_at_once("import runpy, sys; runpy.run_path(sys.argv[2])", 2, cache, script)
 
     assert [child.communicate(timeout=60)[1] for child in children] == ["", ""]
     assert [child.returncode for child in children] == [0, 0]

@@ -18,7 +18,7 @@ HARNESS = pathlib.Path(__file__).resolve().parent.parent  # the folder from whic
 ARITHMETIC_MODULES = (
     "core/digest", "core/seeds", "core/short_names", "portable/initializers", "portable/layers", "portable/losses",
     "portable/lstm", "portable/ops", "portable/optimizers", "runs/predictions", "runtime/pins", "train/checkpoints",
-    "train/data", "train/forest", "train/loop", "train/network", "train/steps", "train/worker",
+    "train/data", "train/forest", "train/loop", "train/network", "train/seeding", "train/steps", "train/worker",
 )  # fmt: skip
 DIGITS = 16  # of the inputs digest in the name of a folder
 

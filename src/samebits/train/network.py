@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import time
 from typing import Any
 
 import keras
@@ -14,7 +15,7 @@ from samebits.runs.predictions import write_predictions
 from samebits.runtime.pins import generator_state_digests
 from samebits.train.checkpoints import Checkpoints
 from samebits.train.data import Batches, Dataset, check_batch_size
-from samebits.train.draws import GeneratorWatch, check_layers_seeded
+from samebits.train.draws import GeneratorWatch
 from samebits.train.loop import Training
 from samebits.train.recorder import Recorder
 from samebits.train.steps import Steps
@@ -49,26 +50,25 @@ class Network:
         """Check that the batch is not larger than the training data."""
         check_batch_size(self.config.training, len(self.dataset.train.labels))
 
-    def take_seeds(self) -> None:
-        """Use data/order. If all model points are seeded, check that every layer has a seed."""
+    def prepare(self) -> None:
+        """Trace and check the functions of the training, and use data/order."""
+        began = time.monotonic()
         self.seeds.take("data/order")
-        if self.seeds.all_seeded("model/"):
-            check_layers_seeded(self.model)
+        self.watch, self.generators = GeneratorWatch(self.seeds), generator_state_digests()
+        self.steps = Steps(self.model, self.dataset, self.config.training, self.config.runtime.promise)
+        self.prepare_s = time.monotonic() - began
 
     def make_training(self, batches: Batches, recorder: Recorder) -> Training:
-        """Return the training, with traced and checked functions."""
-        watch, generators = GeneratorWatch(self.seeds), generator_state_digests()
-        with recorder.timed("prepare_s"):
-            steps = Steps(self.model, self.dataset, self.config.training, self.config.runtime.promise)
+        """Return the training."""
         return Training(
-            steps,
+            self.steps,
             batches,
             recorder,
-            Checkpoints(self.attempt, self.model, steps.optimizer),
+            Checkpoints(self.attempt, self.model, self.steps.optimizer),
             self.config.training,
             trace=self.config.trace,
-            watch=watch,
-            start={"generators": generators, "data": self.dataset.digests(), "opaque": steps.opaque},
+            watch=self.watch,
+            start={"generators": self.generators, "data": self.dataset.digests(), "opaque": self.steps.opaque},
             data_seeded=self.seeds.all_seeded("data/"),
             stop_requested=self.stop.requested,
         )
@@ -98,7 +98,7 @@ class Network:
             "steps": batches.steps * settings.epochs,
             "resumed_at": resumed_at,
             "unmeasured_operations": training.steps.unmeasured,
-            "phases": recorder.phases(),
+            "phases": recorder.phases() | {"prepare_s": self.prepare_s},
         }
 
     def save_model(self) -> None:

@@ -24,7 +24,7 @@ from samebits.core.config import Config, from_dict, split_target
 from samebits.core.digest import bytes_digest, changed_names, json_digest
 from samebits.core.errors import ConfigError, RecordError, SamebitsError, StopRequestedError
 from samebits.core.old_names import import_advice
-from samebits.core.seeds import Seeds, resolve_points
+from samebits.core.seeds import Seeds
 from samebits.runs.folder import (
     CONFIG,
     INPUTS,
@@ -44,6 +44,7 @@ from samebits.train.stop import StopRequests
 
 if TYPE_CHECKING:
     from samebits.train.data import Dataset
+    from samebits.train.seeding import Seeding
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,8 @@ class Trainer(Protocol):
             ConfigError: A setting or the model is wrong. The message has the key.
         """
 
-    def take_seeds(self) -> None:
-        """Use the seed points of the training, or mark them as unused."""
+    def prepare(self) -> None:
+        """Trace the step, and use the seed points of the training or mark them as unused."""
 
     def run(self) -> dict[str, Any]:
         """Train to the end. Returns metrics and digests for result.json."""
@@ -182,33 +183,41 @@ def load_dataset(config: Config, seeds: Seeds, root: pathlib.Path) -> "Dataset":
     return dataset
 
 
-def build_model(config: Config, seeds: Seeds) -> Any:
-    """Return the result of the model function of the configuration."""
-    return find_function("model", config.model)(seeds.for_model())
+def build_model(config: Config, seeds: Seeds, seeding: "Seeding") -> Any:
+    """Return the result of the model function of the configuration. Its weights and layers have their seeds."""
+    import keras  # noqa: PLC0415  after the pins
+
+    model = find_function("model", config.model)(seeds.for_model())
+    if isinstance(model, keras.Model):
+        seeding.place_all(model)
+    return model
 
 
 def run(attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests) -> None:
     """Train with the config.yaml of the attempt, and write result.json last."""
     began = time.monotonic()
     config = from_dict(read_yaml(attempt / CONFIG))
-    seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+    seeds = Seeds.of(config.seed)
     fingerprint = apply_runtime(config, seeds, attempt, root)
+    from samebits.train.seeding import seed_by_path  # noqa: PLC0415  after the pins
 
-    data_began = time.monotonic()
-    dataset = load_dataset(config, seeds, root)
-    data_s = time.monotonic() - data_began
-    model = build_model(config, seeds)
-    check_code(config, attempt, root)
-    trainer = choose_trainer(model, dataset, config, seeds, attempt, stop)
-    trainer.check()
-    trainer.take_seeds()
-    seeds.check_consumed()
-    files.write_json(attempt / SEEDS, {"root": config.seed.root, "policy": config.seed.policy, "points": seeds.table()})
+    with seed_by_path(seeds, exact_initializers=config.runtime.promise == "portable") as seeding:
+        data_began = time.monotonic()
+        dataset = load_dataset(config, seeds, root)
+        data_s = time.monotonic() - data_began
+        model = build_model(config, seeds, seeding)
+        check_code(config, attempt, root)
+        trainer = choose_trainer(model, dataset, config, seeds, attempt, stop)
+        trainer.check()
+        trainer.prepare()
+        seeds.check_consumed()
+        points = {"root": config.seed.root, "policy": config.seed.policy, "points": seeds.table()}
+        files.write_json(attempt / SEEDS, points)
 
-    # --- training ---
-    training_began = time.monotonic()
-    outcome = trainer.run()
-    training_s = time.monotonic() - training_began
+        # --- training ---
+        training_began = time.monotonic()
+        outcome = trainer.run()
+        training_s = time.monotonic() - training_began
 
     # --- result ---
     trainer.save_model()

@@ -7,7 +7,7 @@ from samebits import DataContext, Dataset
 from samebits.compose import compose
 from samebits.core.config import Config
 from samebits.core.seeds import Seeds
-from samebits.train.worker import build_model, find_function
+from samebits.train.worker import find_function
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -29,5 +29,5 @@ def build(root_seed: int) -> Any:
     config, seeds = configure(root_seed)
     from samebits.train.seeding import seed_by_path
 
-    with seed_by_path(seeds) as seeding:
-        return build_model(config, seeds, seeding)
+    with seed_by_path(seeds):
+        return find_function("model", config.model)(seeds.for_model())

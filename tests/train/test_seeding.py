@@ -110,7 +110,7 @@ def test_every_weight_and_layer_has_its_own_point(zoo: Built) -> None:
 
     assert {f"model/{path}" for path in {*drawing, *zoo.weights()}} == set(zoo.rows)
     assert "weight attention/key/kernel" == zoo.rows["model/attention/key/kernel"]["consumer"]
-    assert "layer dropout: seed_generator" == zoo.rows["model/dropout/seed_generator"]["consumer"]
+    assert "draws of layer dropout: seed_generator" == zoo.rows["model/dropout/seed_generator"]["consumer"]
     assert all(row["value"] == derive_seed(56, point) for point, row in zoo.rows.items())
 
 
@@ -221,7 +221,7 @@ def test_an_explicit_seed_is_what_keras_makes_of_it() -> None:
     plain = build(lambda path: derive_seed(56, f"model/{path}"))
 
     assert [v.numpy().tobytes() for v in plain.weights] == [v.numpy().tobytes() for v in built.model.weights]
-    assert "layer net/drop: seed_generator" == built.rows["model/drop/dropout"]["consumer"]
+    assert "draws of layer net/drop: seed_generator" == built.rows["model/drop/dropout"]["consumer"]
     assert {"model/out/kernel", "model/drop/dropout"} == set(built.rows)
     keras.utils.set_random_seed(0)
     inputs = np.random.RandomState(0).rand(2, 6, 4).astype("float32")

@@ -152,8 +152,8 @@ def inside(overrides: list[str]) -> None:
 
     from samebits.train.seeding import seed_by_path  # noqa: PLC0415
 
-    with seed_by_path(seeds) as seeding:
-        pieces = measure_pieces(tf, build_model(config, seeds, seeding), config)
+    with seed_by_path(seeds):
+        pieces = measure_pieces(tf, build_model(config, seeds), config)
     print(json.dumps({"rates": measure_rates(tf), "pieces": [asdict(piece) for piece in pieces]}))
 
 

@@ -7,7 +7,7 @@ theirs when they are used. None means unseeded on purpose; zero is a seed. Pure:
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from samebits.core.errors import SeedError
 ROOT_SEED_END = 2**32
 POINT_SEED_END = 2**31 - 2  # Keras takes seeds modulo this number, so seeds below it are distinct (Keras 3.15)
 MODEL = "model/"  # weights and layers create the points below it when they are used
+WEIGHT, DRAWS = "weight ", "draws of layer "  # start the consumer of a point of a model, when Keras has used it
 POLICIES = ("derived", "data_only", "root_everywhere", "unseeded")
 CONSUMERS = {
     "python/hash": "PYTHONHASHSEED of the training process",
@@ -273,6 +274,15 @@ class Seeds:
     def all_seeded(self, prefix: str) -> bool:
         """Return whether every listed point below a prefix has a seed."""
         return all(point.value is not None for name, point in self._points.items() if name.startswith(prefix))
+
+    def table_with(self, recorded: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return the table with the points and consumers that a run with other seeds recorded."""
+        for row in recorded:
+            if row["source"] == "literal":
+                self.note_literal(row["point"], row["value"], row["consumer"])
+            elif row["consumed"]:
+                self.take(row["point"], row["consumer"])
+        return self.table()
 
     def table(self) -> list[dict[str, Any]]:
         """Return one row per point: point, value, source, consumer, and why it is unused (`rests`, empty if used).

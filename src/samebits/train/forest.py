@@ -99,7 +99,7 @@ class Forest:
         """Check the model and its settings; see `check_forest`."""
         check_forest(self.model, self.settings)
 
-    def prepare(self) -> None:
+    def take_seeds(self) -> None:
         """Mark data/order as unused."""
         self.seeds.mark_unused("data/order", because="a forest uses all samples at once")
 

@@ -46,14 +46,14 @@ class Network:
         self.model, self.dataset, self.config = model, dataset, config
         self.seeds, self.attempt, self.stop = seeds, attempt, stop
 
-    def check(self) -> None:
-        """Check that the batch is not larger than the training data."""
-        check_batch_size(self.config.training, len(self.dataset.train.labels))
-
-    def prepare(self) -> None:
-        """Trace and check the functions of the training, and use data/order."""
-        began = time.monotonic()
+    def take_seeds(self) -> None:
+        """Use data/order."""
         self.seeds.take("data/order")
+
+    def check(self) -> None:
+        """Check that the batch is not larger than the training data, and trace and check the functions of a step."""
+        check_batch_size(self.config.training, len(self.dataset.train.labels))
+        began = time.monotonic()
         self.watch, self.generators = GeneratorWatch(self.seeds), generator_state_digests()
         self.steps = Steps(self.model, self.dataset, self.config.training, self.config.runtime.promise)
         self.prepare_s = time.monotonic() - began

@@ -23,10 +23,8 @@ from keras.src.backend.tensorflow import image as keras_image
 from keras.src.backend.tensorflow import random as keras_random
 from keras.src.random import seed_generator
 
-from samebits.core.seeds import MODEL, PointSeed, Seeds
+from samebits.core.seeds import DRAWS, MODEL, WEIGHT, PointSeed, Seeds
 from samebits.portable.initializers import exact_version
-
-WEIGHT = "weight "  # starts the consumer of a point that decides initial values
 
 
 class KerasChoice(int):
@@ -118,10 +116,10 @@ class Seeding:
 
     # --- generators of layers ---
 
-    def place_all(self, layer: keras.Layer, parent: str = "", seen: set[int] | None = None) -> None:
-        """Seed the generators of a layer and of the layers in it, also of those that were not called yet."""
+    def place_all(self, layer: object, parent: str = "", seen: set[int] | None = None) -> None:
+        """Seed the generators of a model and of the layers in it, also of those that were not called yet."""
         seen = set() if seen is None else seen
-        if id(layer) in seen:
+        if id(layer) in seen or not isinstance(layer, keras.Layer):
             return
         seen.add(id(layer))
         scope = layer._parent_path  # noqa: SLF001
@@ -163,7 +161,7 @@ class Seeding:
                 self.search(generator)
             point, path = self._generators[generator]
             owner, _, name = path.rpartition("/")
-            self.use(generator._initial_seed, point, f"layer {owner}: {name}")  # noqa: SLF001
+            self.use(generator._initial_seed, point, f"{DRAWS}{owner}: {name}")  # noqa: SLF001
         return advance(generator, *args, **named)
 
     def search(self, generator: keras.random.SeedGenerator) -> None:

@@ -44,7 +44,6 @@ from samebits.train.stop import StopRequests
 
 if TYPE_CHECKING:
     from samebits.train.data import Dataset
-    from samebits.train.seeding import Seeding
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +61,8 @@ class Trainer(Protocol):
             ConfigError: A setting or the model is wrong. The message has the key.
         """
 
-    def prepare(self) -> None:
-        """Trace the step, and use the seed points of the training or mark them as unused."""
+    def take_seeds(self) -> None:
+        """Use the seed points of the training, or mark them as unused."""
 
     def run(self) -> dict[str, Any]:
         """Train to the end. Returns metrics and digests for result.json."""
@@ -183,14 +182,9 @@ def load_dataset(config: Config, seeds: Seeds, root: pathlib.Path) -> "Dataset":
     return dataset
 
 
-def build_model(config: Config, seeds: Seeds, seeding: "Seeding") -> Any:
-    """Return the result of the model function of the configuration. Its weights and layers have their seeds."""
-    import keras  # noqa: PLC0415  after the pins
-
-    model = find_function("model", config.model)(seeds.for_model())
-    if isinstance(model, keras.Model):
-        seeding.place_all(model)
-    return model
+def build_model(config: Config, seeds: Seeds) -> Any:
+    """Return the result of the model function of the configuration."""
+    return find_function("model", config.model)(seeds.for_model())
 
 
 def run(attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests) -> None:
@@ -205,11 +199,12 @@ def run(attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests) -> None:
         data_began = time.monotonic()
         dataset = load_dataset(config, seeds, root)
         data_s = time.monotonic() - data_began
-        model = build_model(config, seeds, seeding)
+        model = build_model(config, seeds)
+        seeding.place_all(model)
         check_code(config, attempt, root)
         trainer = choose_trainer(model, dataset, config, seeds, attempt, stop)
         trainer.check()
-        trainer.prepare()
+        trainer.take_seeds()
         seeds.check_consumed()
         points = {"root": config.seed.root, "policy": config.seed.policy, "points": seeds.table()}
         files.write_json(attempt / SEEDS, points)

@@ -2,11 +2,13 @@
 
 import hashlib
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from samebits.core.config import SeedConfig
 from samebits.core.errors import SeedError
@@ -179,6 +181,19 @@ def test_a_named_layer_keeps_its_seed_when_another_is_inserted(named: bool) -> N
     assert named == (
         before.model.layers[-1].kernel.numpy().tobytes() == after.model.layers[-1].kernel.numpy().tobytes()
     )
+
+
+def test_the_document_names_the_points_of_its_example() -> None:
+    """The model in docs/seeds.md has exactly the points that the text below it names."""
+    import keras
+
+    text = (ROOT / "docs" / "seeds.md").read_text()
+    code = re.search(r"```python\n(.*?)```\n\nhas (.*?)\.", text, re.DOTALL)
+    assert code is not None
+    names: dict[str, Any] = {"keras": keras, "Seed": Any}
+    exec(code[1], names)  # noqa: S102  the document of this project
+
+    assert set(re.findall(r"`(model/\S+)`", code[2])) == set(Built(names["build"]).rows)
 
 
 # --- explicit seeds ---

@@ -92,7 +92,7 @@ def test_threads_that_follow_the_cache_are_told_apart(tmp_path: pathlib.Path) ->
 @needs_emulator
 @pytest.mark.full
 def test_a_block_size_by_the_cache_is_told_apart(project: pathlib.Path) -> None:
-    """Negative control: if Keras's orthogonal initializer is not replaced, the CPU with a 48 KB cache differs at the start."""
+    """Negative control: with Keras's own orthogonal initializer, the CPU with a 48 KB cache differs at the start."""
     model = project / "src" / PACKAGE / "model.py"
     model.write_text(model.read_text().replace("=Orthogonal(", "=keras.initializers.Orthogonal("))
     worker = project / "src" / "samebits" / "train" / "worker.py"

@@ -358,6 +358,18 @@ def test_a_point_can_be_typed(path: str, point: str) -> None:
     assert point == point_of(path)
 
 
+@pytest.mark.parametrize(("policy", "is_same"), [("derived", True), ("root_everywhere", True), ("unseeded", False)])
+def test_keras_draws_from_pythons_generator_only_if_the_model_is_unseeded(policy: str, is_same: bool) -> None:
+    """A layer may be created while a step is traced, when a draw from Python's generator is an error."""
+    import keras
+
+    random.seed(3)
+    before = random.getstate()
+    Built(lambda _: sequential(keras.layers.LSTM(2, dropout=0.5)), policy, python_seed=3)
+
+    assert is_same == (before == random.getstate())
+
+
 def test_a_wrapped_keras_is_unwrapped() -> None:
     """After the block Keras is as before, also if the block fails."""
     import keras

@@ -9,6 +9,7 @@ with a seed, the name scope of a layer, and the draw from a SeedGenerator.
 import contextlib
 import functools
 import itertools
+import random
 import re
 import weakref
 from collections.abc import Callable, Iterator
@@ -74,6 +75,14 @@ class Seeding:
         self._generators: weakref.WeakKeyDictionary[keras.random.SeedGenerator, tuple[str, str]] = (
             weakref.WeakKeyDictionary()
         )  # generator -> its point and its path
+        # Keras may create layers while a step is traced, when a draw from Python's generator is an error.
+        self._choices = random.Random()  # noqa: S311
+        self._choices.setstate(random.getstate())
+        self._is_seeded = seeds.find(MODEL).value is not None
+
+    def choose(self, choose: Callable[[], int]) -> int:
+        """Return a seed that Keras chooses, from Python's global generator only if the model is unseeded."""
+        return KerasChoice(self._choices.randint(1, 10**9) if self._is_seeded else choose())
 
     def claim(self, seed: int | None, path: str) -> str:
         """Return the point of a weight or generator with a Keras path: the first free one."""
@@ -191,7 +200,7 @@ def seed_by_path(seeds: Seeds, *, exact_initializers: bool = False) -> Iterator[
         for module in (seed_generator, keras_random, keras_image):
             wrap(module, "draw_seed", seeding.draw)
         for module in (seed_generator, keras_random):
-            wrap(module, "make_default_seed", lambda choose: KerasChoice(choose()))
+            wrap(module, "make_default_seed", seeding.choose)
         wrap(keras.Variable, "_initialize_with_initializer", seeding.create)
         wrap(keras.Layer, "_open_name_scope", seeding.enter)
         wrap(keras.random.SeedGenerator, "next", seeding.advance)

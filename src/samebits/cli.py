@@ -291,15 +291,19 @@ def run_seeds(given: argparse.Namespace, root: pathlib.Path) -> int:
     from rich.table import Table
 
     from samebits.core.config_rules import check
-    from samebits.core.seeds import describe_consumer, resolve_points
+    from samebits.core.seeds import Seeds
     from samebits.core.terminal import print_table
+    from samebits.runs.identity import recorded_points
 
     config = composer(root, given.overrides)([])
     check(config)
+    recorded = recorded_points(config, root)
     table = Table("seed point", "value", "source", "consumer", title=f"root seed {config.seed.root}")
-    for name, point in resolve_points(config.seed.root, config.seed.policy, config.seed.points).items():
-        table.add_row(name, "-" if point.value is None else str(point.value), point.source, describe_consumer(name))
+    for row in Seeds.of(config.seed).table_with(recorded):
+        table.add_row(row["point"], "-" if row["value"] is None else str(row["value"]), row["source"], row["consumer"])
     print_table(table)
+    if not recorded:
+        print("No run of this code and configuration is recorded: its weights and layers may have more seed points.")
     return 0
 
 

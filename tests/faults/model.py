@@ -18,7 +18,7 @@ def abort(seed: Seed, **arguments: Any) -> keras.Model:
 
 
 def add_unseeded_dropout(seed: Seed, **arguments: Any) -> keras.Model:
-    """Have a layer that draws numbers without a seed."""
+    """Have a layer that gets no seed from the code, which is not wrong."""
     first, *others = build_model(seed, **arguments).layers
     return keras.Sequential([first, keras.layers.Dropout(0.1, name="loose"), *others], name="imdb_cnn_lstm")
 

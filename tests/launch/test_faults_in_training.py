@@ -211,7 +211,6 @@ WRONG = {  # override: exit code and message
     "data._target_=faults.data.leave": (1, "the data or model function called sys.exit(2)"),
     "data._target_=faults.data.save_code": (2, "received changes in faults/data.py; fix: run the"),
     "model._target_=faults.model.abort": (1, "killed by SIGABRT; log: "),
-    "model._target_=faults.model.add_unseeded_dropout": (1, "layer loose draws random numbers without a seed point"),
     "data._target_=faults.data.limit_memory model.embedding_dim=2000000000": (1, "out of memory"),
 }
 

@@ -278,6 +278,24 @@ def resume(attempt: pathlib.Path, root: pathlib.Path) -> Outcome:
     return run(config, root)
 
 
+def train_aside(config: Config, folder: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
+    """Train a configuration in a folder of its own, whose old contents are deleted, and return the folder.
+
+    Raises:
+        RecordError: The training did not finish. An incomplete record proves nothing.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder)
+    write_yaml(folder / CONFIG, to_dict(config))
+    code = run_child(config, folder, root)
+    if code or not is_finished(folder):
+        raise RecordError(
+            f"the run in {folder} did not finish, so the command stops.", expected="a finished run",
+            received=f"exit code {code}", fix="read its log.txt.",
+        )  # fmt: skip
+    return folder
+
+
 def run_again(attempt: pathlib.Path, folder: pathlib.Path, root: pathlib.Path, epoch: int) -> int:
     """Repeat an attempt with its own code and configuration up to an epoch, and trace that epoch by stage.
 

@@ -1,25 +1,27 @@
 """The identity of a run, which is everything that decides its bits except the machine, and the folder named by it."""
 
 import ast
+import contextlib
 import os
 import pathlib
 import site
+from collections.abc import Iterator
 from typing import Any
 
-from samebits.core.config import Config, named_code, split_target, to_dict
+from samebits.core.config import Config, flatten, named_code, split_target, to_dict
 from samebits.core.digest import bytes_digest, json_digest
-from samebits.core.errors import ConfigError
+from samebits.core.errors import ConfigError, RecordError
 from samebits.core.files import make_folder, write_bytes, write_json
 from samebits.runs.effects import COMMAND_KEYS, RECORD_KEYS
-from samebits.runs.folder import INPUTS, SOURCE
+from samebits.runs.folder import INPUTS, SEEDS, SOURCE, list_attempts, read_json
 
 HARNESS = pathlib.Path(__file__).resolve().parent.parent  # the folder from which this process imports samebits
 # The modules of the harness that can change the bits of a training, by path.
 ARITHMETIC_MODULES = (
     "core/digest", "core/seeds", "core/short_names", "portable/initializers", "portable/layers", "portable/losses",
-    "portable/lstm", "portable/ops", "portable/optimizers", "runs/predictions", "runtime/pins",
-    "train/callbacks", "train/checkpoints", "train/compiling", "train/data", "train/feeds", "train/forest", "train/loop", "train/network",
-    "train/stages", "train/steps", "train/weights", "train/worker",
+    "portable/lstm", "portable/ops", "portable/optimizers", "runs/predictions", "runtime/pins", "train/callbacks",
+    "train/checkpoints", "train/compiling", "train/data", "train/feeds", "train/forest", "train/loop", "train/network",
+    "train/seeding", "train/stages", "train/steps", "train/weights", "train/worker",
 )  # fmt: skip
 DIGITS = 16  # of the inputs digest in the name of a folder
 
@@ -144,6 +146,35 @@ def describe_inputs(config: Config, root: pathlib.Path, sources: dict[str, bytes
 def name_inputs(config: Config, root: pathlib.Path) -> str:
     """Return the folder name of a run, which is the start of the digest of its inputs."""
     return json_digest(describe_inputs(config, root, source_files(config, root)))[:DIGITS]
+
+
+def similar_attempts(config: Config, root: pathlib.Path, but_for: tuple[str, ...]) -> Iterator[pathlib.Path]:
+    """Yield the attempts with an equal configuration, apart from the keys that start with one of `but_for`."""
+
+    def kept(tree: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in flatten(tree).items() if not key.startswith(but_for)}
+
+    wanted = kept(identity(config))
+    for inputs in sorted((root / config.paths.runs / config.name).glob("*")):
+        with contextlib.suppress(RecordError):
+            if kept(read_json(inputs / INPUTS)["config"]) == wanted:
+                yield from list_attempts(inputs)
+
+
+def recorded_points(config: Config, root: pathlib.Path) -> list[dict[str, Any]]:
+    """Return the seed points of the newest run with this code and configuration, apart from seeds and training.
+
+    Only a run knows which points the weights and layers of a model create. Empty: there is no such run.
+    """
+    code = describe_inputs(config, root, source_files(config, root))["code"]
+    found = [
+        attempt / SEEDS
+        for attempt in similar_attempts(config, root, ("seed.", "training."))
+        if (attempt / SEEDS).exists() and read_json(attempt.parent / INPUTS)["code"] == code
+    ]
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    points: list[dict[str, Any]] = read_json(newest)["points"] if newest else []
+    return points
 
 
 def prepare_inputs_folder(config: Config, root: pathlib.Path) -> pathlib.Path:

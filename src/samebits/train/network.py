@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,7 +56,7 @@ class Network:
 
     def check(self) -> None:
         """Compile and check the model, and trace a step, so that everything that can fail fails before training."""
-        settings = self.config.training
+        settings, began = self.config.training, time.monotonic()
         check_batch_size(settings, self.dataset.train.rows)
         compile_model(self.model, settings)
         self.watch, self.generators = GeneratorWatch(self.seeds), generator_state_digests()
@@ -71,6 +72,7 @@ class Network:
         )  # fmt: skip
         self.validation_outputs = None if validation is None else Steps.trace_predictions(self.model, validation)
         self.is_savable = is_savable(self.model)
+        self.prepare_s = time.monotonic() - began
 
     def init_from(self, runs: pathlib.Path) -> None:
         """Start with the weights that `training.init_from` names: "run@weights digest" or "file@SHA-256".
@@ -153,7 +155,7 @@ class Network:
             "stopped_early": bool(self.model.stop_training),
             "resumed_at": resumed_at,
             "unmeasured_operations": self.steps.unmeasured,
-            "phases": recorder.phases(),
+            "phases": recorder.phases() | {"prepare_s": self.prepare_s},
         }
 
     def end_stage(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from samebits.core.config import Config, from_dict
 from samebits.core.errors import ConfigError, RecordError, report_errors
-from samebits.core.seeds import Seeds, resolve_points
+from samebits.core.seeds import Seeds
 from samebits.runs.folder import CONFIG, read_yaml
 from samebits.runs.predictions import write_table
 from samebits.runtime.pins import end_process
@@ -47,7 +47,7 @@ def build_last_stage(config: Config, seeds: Seeds, root: pathlib.Path, dataset: 
 
 def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: dict[str, Any]) -> None:
     """Write the outputs for the rows of a split; see `runs.predictions.write_table`."""
-    seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+    seeds = Seeds.of(config.seed)
     fix_settings(config, seeds)
     from samebits.train.compiling import compile_model, output_kind  # noqa: PLC0415  after the pins
     from samebits.train.feeds import ArrayFeed  # noqa: PLC0415
@@ -60,7 +60,7 @@ def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: 
     model = build_last_stage(config, seeds, root, dataset)
     if request["data"]:
         config.data |= request["data"]
-        again = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+        again = Seeds.of(config.seed)
         dataset = load_dataset(config, again, root)
     split = choose_split(dataset, request["split"])
     compile_model(model, config.training)

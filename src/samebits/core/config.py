@@ -34,9 +34,10 @@ class TrainingConfig:
     """How the model is trained.
 
     `loss`, `optimizer`, `learning_rate` and `metrics` compile a model that the model function has not compiled. Each is
-    a name, or a mapping with `class` and arguments. A stage in `stages` has a name, other values of these settings, and
-    possibly `data` and `model`. `init_from` is a run whose weights the model starts with. `steps_per_epoch` limits the steps of an epoch (None: all samples).
-    `checkpoint_every` and `log_every` count steps and do not change bits.
+    a name, or a mapping with `class` and arguments. `steps_per_epoch` limits the steps of an epoch (None: all samples).
+    `checkpoint_every` and `log_every` count steps and do not change bits. Summaries rank by `monitor`; `monitor_mode`
+    ("min" or "max") says which values are better if the metric's name does not. A stage in `stages` has a name, other
+    values of these settings, and possibly `data` and `model`. `init_from` is a run whose weights the model starts with.
     """
 
     epochs: int = 2
@@ -45,6 +46,8 @@ class TrainingConfig:
     optimizer: Any = None
     learning_rate: float | None = None
     metrics: Any = None
+    monitor: str = "val_loss"
+    monitor_mode: str | None = None
     class_weight: Any = None
     shuffle: bool = True
     callbacks: list[Any] = field(default_factory=list)

@@ -159,6 +159,10 @@ def fix_settings(config: Config, seeds: Seeds) -> dict[str, Any]:
     hash_seed = seeds.take("python/hash")
     pins.check_machine(config.runtime)
     pins.apply_pins(config.runtime)
+    if config.runtime.promise == "portable":
+        from samebits.portable import exact  # noqa: PLC0415  imports TensorFlow
+
+        exact.install()
     effective = pins.effective_settings()
     pins.check_pins(config.runtime, hash_seed, effective)
     pins.seed_global_generators(seeds)

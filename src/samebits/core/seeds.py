@@ -32,6 +32,7 @@ CONSUMERS = {
     "data/oversample": "copies of minority-class training rows",
     "data/bootstrap": "bootstrap sample of the training rows",
     "data/order": "batches of each epoch",
+    "data/augment": "draws of a row source, PyDataset or tf.data pipeline in each batch",
     "algorithm/forest": "bootstrap samples and features of a random forest",
 }
 

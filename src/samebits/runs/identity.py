@@ -5,7 +5,7 @@ import contextlib
 import os
 import pathlib
 import site
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from samebits.core.config import Config, flatten, named_code, split_target, to_dict
@@ -19,9 +19,10 @@ HARNESS = pathlib.Path(__file__).resolve().parent.parent  # the folder from whic
 # The modules of the harness that can change the bits of a training, by path.
 ARITHMETIC_MODULES = (
     "core/digest", "core/seeds", "core/short_names", "portable/initializers", "portable/layers", "portable/losses",
-    "portable/lstm", "portable/ops", "portable/optimizers", "runs/predictions", "runtime/pins", "train/callbacks",
-    "train/checkpoints", "train/compiling", "train/data", "train/feeds", "train/forest", "train/loop", "train/network",
-    "train/seeding", "train/stages", "train/steps", "train/weights", "train/worker",
+    "portable/lstm", "portable/ops", "portable/optimizers", "runs/predictions", "runtime/pins", "train/arrays",
+    "train/callbacks", "train/checkpoints", "train/compiling", "train/data", "train/feeds", "train/forest", "train/loop",
+    "train/network", "train/seeding", "train/sources", "train/splitting", "train/stages", "train/steps",
+    "train/streams", "train/weights", "train/worker",
 )  # fmt: skip
 DIGITS = 16  # of the inputs digest in the name of a folder
 
@@ -123,13 +124,39 @@ def source_files(config: Config, root: pathlib.Path) -> dict[str, bytes]:
                 fix="put the package into src/ and set this key as conf/data/ and conf/model/ do",
             )
         waiting.add(package)
-    found = {"samebits"}
+    return dict(sorted(files["samebits"].items())) | imported_code(waiting, lambda package: files.get(package, {}))
+
+
+def imported_code(packages: set[str], read: Callable[[str], dict[str, bytes]]) -> dict[str, bytes]:
+    """Return the code of packages and of the packages that they import, without samebits, by path.
+
+    Args:
+        packages: Names of top-level packages.
+        read: Returns the code of a package by path; empty if it is not one of the project's.
+    """
+    found: dict[str, dict[str, bytes]] = {}
+    waiting = set(packages)
     while waiting:
         package = waiting.pop()
-        found.add(package)
-        imported = {name for code in files[package].values() for name in imported_packages(code)}
-        waiting |= (imported & files.keys()) - found
-    return {path: code for package in sorted(found) for path, code in sorted(files[package].items())}
+        found[package] = read(package)
+        imported = {name for code in found[package].values() for name in imported_packages(code)}
+        waiting |= imported - found.keys() - {"samebits"}
+    return {path: code for package in sorted(found) for path, code in sorted(found[package].items())}
+
+
+def project_modules(path: pathlib.Path) -> dict[str, bytes]:
+    """Return the code of a module, of its package, and of the packages beside it that these import, by path."""
+    source = path.parent
+    while (source / "__init__.py").exists():
+        source = source.parent
+
+    def read(package: str) -> dict[str, bytes]:
+        files = code_files(source / package) if (source / package / "__init__.py").exists() else []
+        files += [module for module in (source / f"{package}.py",) if module.exists()]
+        return {file.relative_to(source).as_posix(): file.read_bytes() for file in files}
+
+    own = path.relative_to(source)
+    return {own.as_posix(): path.read_bytes()} | imported_code({own.parts[0].removesuffix(".py")}, read)
 
 
 def describe_inputs(config: Config, root: pathlib.Path, sources: dict[str, bytes]) -> dict[str, Any]:

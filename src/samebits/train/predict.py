@@ -20,10 +20,10 @@ from samebits.train.stages import list_stages
 from samebits.train.worker import build_model, fix_settings, load_dataset
 
 if TYPE_CHECKING:
-    from samebits.train.data import Dataset, Split
+    from samebits.train.data import Dataset
 
 
-def choose_split(dataset: "Dataset", name: str) -> "Split":
+def choose_split(dataset: "Dataset", name: str) -> Any:
     """Return a split of a dataset.
 
     Raises:
@@ -50,9 +50,8 @@ def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: 
     seeds = Seeds.of(config.seed)
     fix_settings(config, seeds)
     from samebits.train.compiling import compile_model, output_kind  # noqa: PLC0415  after the pins
-    from samebits.train.feeds import ArrayFeed  # noqa: PLC0415
-    from samebits.train.network import evaluation_batch_size  # noqa: PLC0415
     from samebits.train.steps import Steps  # noqa: PLC0415
+    from samebits.train.streams import make_feed  # noqa: PLC0415
     from samebits.train.weights import load_weights, weights_file  # noqa: PLC0415
 
     stage = list_stages(config)[-1]
@@ -64,7 +63,7 @@ def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: 
         dataset = load_dataset(config, again, root)
     split = choose_split(dataset, request["split"])
     compile_model(model, config.training)
-    feed = ArrayFeed(split, evaluation_batch_size(model, config.training))
+    feed = make_feed(split, request["split"], seeds, config.training, model)
     traced = Steps.trace_predictions(model, feed)
     if traced is None:
         raise RecordError(
@@ -72,7 +71,7 @@ def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: 
             fix="give the class a call() method",
         )  # fmt: skip
     load_weights(model, weights_file(attempt))
-    write_table(pathlib.Path(request["out"]), output_kind(model), Steps.predict(traced, feed), split.labels)
+    write_table(pathlib.Path(request["out"]), output_kind(model), *Steps.predict(traced, feed))
 
 
 def main() -> int:

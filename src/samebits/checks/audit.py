@@ -58,7 +58,7 @@ def expected_start(point: str, consumer: str) -> tuple[str, str]:
     if kind == "algorithm":
         return "the first tree, nothing before it", "weights"
     if consumer.startswith(DRAWS) or rest.endswith("dropout"):
-        return "a step, no order or batch and nothing before it", "step"
+        return "a step, and nothing before it", "step"
     return (
         f"initial weights of {consumer.removeprefix(WEIGHT) if consumer.startswith(WEIGHT) else 'one tensor'}",
         "initial",

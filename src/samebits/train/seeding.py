@@ -76,7 +76,7 @@ class Seeding:
             weakref.WeakKeyDictionary()
         )  # generator -> its point and its path
         # Keras may create layers while a step is traced, when a draw from Python's generator is an error.
-        self._choices = random.Random()  # noqa: S311
+        self._choices = random.Random(0)  # noqa: S311  it continues like the global one
         self._choices.setstate(random.getstate())
         self._is_seeded = seeds.find(MODEL).value is not None
 

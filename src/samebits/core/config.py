@@ -32,7 +32,8 @@ class TrainingConfig:
     """How the model is trained.
 
     `steps_per_epoch` limits the steps of an epoch (None: all samples). `checkpoint_every` and `log_every` count steps
-    and do not change bits.
+    and do not change bits. Summaries rank by `monitor`; `monitor_mode` ("min" or "max") says which values are better if
+    the metric's name does not.
     """
 
     epochs: int = 2
@@ -40,6 +41,8 @@ class TrainingConfig:
     loss: str = "binary_crossentropy"
     optimizer: str = "adam"
     learning_rate: float = 0.001
+    monitor: str = "val_loss"
+    monitor_mode: str | None = None
     steps_per_epoch: int | None = None
     checkpoint_every: int = 500
     log_every: int = 50

@@ -18,6 +18,7 @@ from samebits.core.config import (
     flatten,
 )
 from samebits.core.errors import ConfigError
+from samebits.core.metrics import MODES, Monitor
 from samebits.core.seeds import resolve_points
 from samebits.core.short_names import LOSSES, OPTIMIZERS
 
@@ -83,6 +84,8 @@ RULES = (
     Rule("training.learning_rate", lambda rate: 0 < rate < math.inf, "a number above 0"),
     Rule("training.loss", _one_of_or_dotted(LOSSES), ", ".join(LOSSES) + " or package.module.name"),
     Rule("training.optimizer", _one_of_or_dotted(OPTIMIZERS), ", ".join(OPTIMIZERS) + " or package.module.name"),
+    Rule("training.monitor", bool, "the name of a metric, e.g. val_loss"),
+    Rule("training.monitor_mode", _one_of(*MODES, None), " or ".join(MODES) + ", or null: the metric's name decides"),
     Rule("trace.level", _one_of(*TRACE_LEVELS), " or ".join(TRACE_LEVELS)),
     Rule("trace.epoch", lambda epoch: _is_int(epoch, 0), "an epoch from 1, or 0 for all"),
     Rule("runtime.promise", _one_of(*PROMISES), " or ".join(PROMISES)),
@@ -151,6 +154,7 @@ def check(config: Config) -> None:
     for key, value in flatten({"data": config.data, "model": config.model}).items():
         _require(key, value, "a finite number", holds=not isinstance(value, float) or math.isfinite(value))
     _check_runtime(config.runtime)
+    Monitor(config.training.monitor, config.training.monitor_mode).check()
     folds: Any = _value(config, "data.folds")
     _check_fold(folds, _value(config, "data.fold"))
     resolve_points(config.seed.root, config.seed.policy, config.seed.points)

@@ -32,6 +32,8 @@ KINDS = {
     "initializer": "Initializers",
 }
 
+PROGRAM = ("-m", "zoo.cases")  # what each process of the zoo runs; a test can put its own
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -188,7 +190,7 @@ def zoo(root: pathlib.Path, names: list[str], pattern: str = "", *, write: bool 
         make_folder(folder / machine.folder)
         for number, start in enumerate(range(0, len(cases), CHUNK)):
             output = folder / machine.folder / f"{number}.jsonl"
-            command = [*machine.prefix, sys.executable, "-m", "zoo.cases", str(output)]
+            command = [*machine.prefix, sys.executable, *PROGRAM, str(output)]
             title = f"{machine.name}, part {number + 1}"
             jobs.append(Job(title, [*command, *cases[start : start + CHUNK]], environment, output.with_suffix(".txt")))
     print(f"{len(cases)} cases on {len(machines)} CPUs in {len(jobs)} parts", flush=True)

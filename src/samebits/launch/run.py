@@ -194,7 +194,7 @@ def show_result(attempt: pathlib.Path, root: pathlib.Path, comparison: Compariso
     line, broken = describe_comparison(comparison, result["promise"])
     _show("   ".join([*describe_metrics(result["metrics"], training), f"{sum(result['timing'].values()):.0f} s"]))
     held_out = {name: result["metrics"][name] for name in held_out_names(result["metrics"])}
-    for text in (describe_values(held_out, "   "), describe_end(result, training["epochs"])):
+    for text in (describe_values(held_out, "   "), describe_end(result, training.get("epochs"))):
         if text:
             _show(text)
     _show(f"weights {result['weights_digest'][:12]}…   {line}", red=broken)

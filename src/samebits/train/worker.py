@@ -126,6 +126,10 @@ def apply_runtime(config: Config, seeds: Seeds, attempt: pathlib.Path, root: pat
     hash_seed = seeds.take("python/hash")
     pins.check_machine(config.runtime)
     pins.apply_pins(config.runtime)
+    if config.runtime.promise == "portable":
+        from samebits.portable import exact  # noqa: PLC0415  imports TensorFlow
+
+        exact.install()
     effective = pins.effective_settings()
     pins.check_pins(config.runtime, hash_seed, effective)
     pins.seed_global_generators(seeds)

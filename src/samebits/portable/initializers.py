@@ -69,3 +69,10 @@ class Orthogonal(keras.initializers.Initializer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for Keras's serialization."""
         return {"gain": self.gain, "seed": self._init_seed}
+
+
+def exact_version(initializer: Any) -> Any:
+    """Return our `Orthogonal` for Keras's, with its gain and seed. Every other initializer is returned as it is."""
+    if type(initializer) is keras.initializers.Orthogonal:
+        return Orthogonal(initializer.gain, initializer.seed)
+    return initializer

@@ -16,8 +16,8 @@ from samebits.runs.folder import INPUTS, SOURCE
 HARNESS = pathlib.Path(__file__).resolve().parent.parent  # the folder from which this process imports samebits
 # The modules of the harness that can change the bits of a training, by path.
 ARITHMETIC_MODULES = (
-    "core/digest", "core/seeds", "core/short_names", "portable/initializers", "portable/layers", "portable/losses",
-    "portable/lstm", "portable/ops", "portable/optimizers", "runs/predictions", "runtime/pins", "train/checkpoints",
+    "core/digest", "core/seeds", "core/short_names", "portable/exact", "portable/initializers", "portable/layers",
+    "portable/losses", "portable/lstm", "portable/optimizers", "runs/predictions", "runtime/pins", "train/checkpoints",
     "train/data", "train/forest", "train/loop", "train/network", "train/steps", "train/worker",
 )  # fmt: skip
 DIGITS = 16  # of the inputs digest in the name of a folder

@@ -7,11 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from faults.data import install_at_row, replace_everywhere
-from imdb_cnn_lstm import model as own_model
+from faults.data import install_at_row
 from imdb_cnn_lstm.model import build_model
 from samebits import Seed
-from samebits.portable import graph_check
 
 
 def abort(seed: Seed, **arguments: Any) -> keras.Model:
@@ -63,13 +61,6 @@ def seed_by_cores(seed: Seed, **arguments: Any) -> keras.Model:
         return (value or 0) + len(os.sched_getaffinity(0)) if point == "output/kernel" else value
 
     return build_model(moved, **arguments)
-
-
-def decompose_a_matrix(seed: Seed, **arguments: Any) -> keras.Model:
-    """Have an initializer whose bits depend on the size of the CPU's cache, and hide it from the check."""
-    replace_everywhere(graph_check.inexact_initializers, lambda _: [])
-    vars(own_model)["Orthogonal"] = keras.initializers.Orthogonal
-    return build_model(seed, **arguments)
 
 
 def nudge(model: keras.Model) -> None:

@@ -22,7 +22,6 @@ from samebits.runtime.pins import check_machine, child_environment
 
 DEFAULT_MACHINES = (*CACHES_KIB, "EPYC-Milan")
 CHUNK = 48  # cases per process
-PROGRAM = ("-m", "zoo.cases")
 OURS = "samebits "
 TABLE = "docs/zoo.md"
 MEASURED = "src/samebits/portable/measured_operations.json"

@@ -7,11 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from faults.data import install_at_row, replace_everywhere
-from imdb_cnn_lstm import model as own_model
+from faults.data import install_at_row
 from imdb_cnn_lstm.model import build_model
 from samebits import Seed
-from samebits.portable import graph_check
 
 
 def abort(seed: Seed, **arguments: Any) -> keras.Model:
@@ -65,13 +63,6 @@ def seed_by_cores(seed: Seed, **arguments: Any) -> keras.Model:
     return build_model(moved, **arguments)
 
 
-def decompose_a_matrix(seed: Seed, **arguments: Any) -> keras.Model:
-    """Have an initializer whose bits depend on the size of the CPU's cache, and hide it from the check."""
-    replace_everywhere(graph_check.inexact_initializers, lambda _: [])
-    vars(own_model)["Orthogonal"] = keras.initializers.Orthogonal
-    return build_model(seed, **arguments)
-
-
 def nudge(model: keras.Model) -> None:
     """Move one number of the convolution's kernel by one ulp."""
     kernel = next(weight for weight in model.weights if "conv/kernel" in weight.path)
@@ -104,10 +95,42 @@ def add_noise(seed: Seed, **arguments: Any) -> keras.Model:
     def add(x: Any) -> Any:
         return x + tf.ensure_shape(tf.numpy_function(draw, [], tf.float32), [])
 
-    noise = keras.layers.Lambda(add, output_shape=lambda shape: shape, name="noise")
+    return insert(keras.layers.Lambda(add, output_shape=lambda shape: shape, name="noise"), "lstm", seed, arguments)
+
+
+def insert(layer: keras.Layer, before: str, seed: Seed, arguments: dict[str, Any]) -> keras.Model:
+    """Return the model with one more layer before another."""
     layers = []
-    for layer in build_model(seed, **arguments).layers:
-        layers += [layer, noise] if layer.name == "pool" else [layer]
+    for each in build_model(seed, **arguments).layers:
+        layers += [layer, each] if each.name == before else [each]
     return keras.Sequential(
         [keras.Input((arguments["sequence_length"],), dtype="int32"), *layers], name="imdb_cnn_lstm"
     )
+
+
+def normalize(seed: Seed, **arguments: Any) -> keras.Model:
+    """Have Keras's batch normalization and gelu, which only exact operations make portable."""
+    gelu = keras.layers.Activation("gelu", name="gelu")
+    return insert(keras.Sequential([keras.layers.BatchNormalization(name="norm"), gelu]), "pool", seed, arguments)
+
+
+def decompose(seed: Seed, **arguments: Any) -> keras.Model:
+    """Have a layer with a decomposition, which is not portable."""
+
+    def add(x: Any) -> Any:
+        return x + keras.ops.mean(keras.ops.stop_gradient(keras.ops.qr(x)[0]))
+
+    return insert(keras.layers.Activation(add, name="decomposition"), "pool", seed, arguments)
+
+
+def decompose_at_the_start(seed: Seed, **arguments: Any) -> keras.Model:
+    """Decompose a matrix while the model is built, where no graph shows it."""
+    model = build_model(seed, **arguments)
+    kernel = model.get_layer("lstm").cell.recurrent_kernel
+    kernel.assign(keras.initializers.Orthogonal(seed=7)(kernel.shape))
+    return model
+
+
+def use_a_rare_operation(seed: Seed, **arguments: Any) -> keras.Model:
+    """Have an operation that no case of the zoo has."""
+    return insert(keras.layers.Activation(keras.ops.arcsinh, name="rare"), "pool", seed, arguments)

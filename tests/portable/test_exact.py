@@ -2,7 +2,7 @@
 
 import gc
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,21 +38,6 @@ CALLS: dict[str, Callable[[Any, Any, Any], Any]] = {
         tf.reshape(x[:64], (4, 4, 4)) + 3 * tf.eye(4), tf.reshape(x[:32], (4, 4, 2)), adjoint=True
     ),
 }
-
-
-@pytest.fixture
-def installed() -> Iterator[None]:
-    """Install the exact operations, and give TensorFlow its own back after the test."""
-    from samebits.portable import exact
-
-    exact.install()
-    yield
-    for function in gc.get_referrers(exact._redirect.__code__):
-        if isinstance(function, types.FunctionType) and function is not exact._redirect:
-            partial: Any = (function.__kwdefaults__ or {})["exact"]
-            function.__code__ = exact._originals[partial.args[0]].__code__
-            function.__kwdefaults__ = None
-    exact._originals.clear()
 
 
 def traced(call: Callable[[Any, Any, Any], Any]) -> tuple[np.ndarray, set[str]]:
@@ -98,7 +83,7 @@ def creators(operations: set[str]) -> dict[str, str]:
 def test_a_call_is_exact_after_the_installation(name: str, request: pytest.FixtureRequest) -> None:
     """Before the installation the traced call contains an operation, after it none; the values differ by a few ulps."""
     expected, refused_before = traced(CALLS[name])
-    request.getfixturevalue("installed")
+    request.getfixturevalue("exact_operations")
     actual, refused = traced(CALLS[name])
 
     assert refused_before
@@ -106,7 +91,7 @@ def test_a_call_is_exact_after_the_installation(name: str, request: pytest.Fixtu
     np.testing.assert_allclose(actual, expected, rtol=3e-6, atol=1e-6)
 
 
-def test_divisions_are_exactly_rounded(installed: None) -> None:
+def test_divisions_are_exactly_rounded(exact_operations: None) -> None:
     """Reciprocal and reciprocal root have the bits of NumPy's division and square root."""
     import tensorflow as tf
 
@@ -118,13 +103,13 @@ def test_divisions_are_exactly_rounded(installed: None) -> None:
 def test_a_name_that_was_bound_before_is_exact(request: pytest.FixtureRequest) -> None:
     """The functions themselves are changed: a name that a module took before has the exact version too."""
     bound = bound_before()
-    request.getfixturevalue("installed")
+    request.getfixturevalue("exact_operations")
     expected = np.float32(1) / np.sqrt(POINTS)
 
     assert [expected.tobytes()] * 3 == [function(POINTS).numpy().tobytes() for function in bound]
 
 
-def test_no_function_creates_an_operation_any_more(installed: None) -> None:
+def test_no_function_creates_an_operation_any_more(exact_operations: None) -> None:
     """No function in memory, but the kept originals, creates one: a new one of another TensorFlow would be found."""
     import keras  # noqa: F401
 
@@ -133,7 +118,7 @@ def test_no_function_creates_an_operation_any_more(installed: None) -> None:
     assert {} == creators(set(exact.EXACT))
 
 
-def test_a_function_that_creates_an_operation_is_found(installed: None) -> None:
+def test_a_function_that_creates_an_operation_is_found(exact_operations: None) -> None:
     """Negative control: a function of a new module is found, and so are the other operations of TensorFlow."""
     from tensorflow.python.framework import op_def_library
 
@@ -145,7 +130,7 @@ def test_a_function_that_creates_an_operation_is_found(installed: None) -> None:
     assert {"Qr"} == set(creators({"Qr"}).values())
 
 
-def test_a_second_installation_changes_nothing(installed: None) -> None:
+def test_a_second_installation_changes_nothing(exact_operations: None) -> None:
     """The originals stay the originals."""
     from samebits.portable import exact
 
@@ -165,13 +150,13 @@ def test_every_approximate_operation_has_an_exact_version() -> None:
     assert {name for name in approximate if not name.startswith("FusedBatchNorm")} == approximate & set(exact.EXACT)
 
 
-def test_what_has_no_exact_version_is_tensorflows_own(installed: None) -> None:
+def test_what_has_no_exact_version_is_tensorflows_own(exact_operations: None) -> None:
     """Complex numbers and large matrices use TensorFlow's operation, which the check of the graph refuses."""
     assert {"Rsqrt"} == traced(lambda tf, _, x: tf.math.real(tf.math.rsqrt(tf.complex(x, x))))[1]
     assert {"MatrixInverse"} == traced(lambda tf, _, x: tf.linalg.inv(tf.reshape(x[:81], (9, 9)) + tf.eye(9)))[1]
 
 
-def test_other_kinds_of_tensors_are_taken(installed: None) -> None:
+def test_other_kinds_of_tensors_are_taken(exact_operations: None) -> None:
     """Ragged tensors, half precision, NumPy arrays and plain numbers work as they do in TensorFlow."""
     import tensorflow as tf
 
@@ -183,7 +168,7 @@ def test_other_kinds_of_tensors_are_taken(installed: None) -> None:
     assert [1.0, 0.5] == tf.map_fn(tf.math.rsqrt, tf.constant([1.0, 4.0])).numpy().tolist()
 
 
-def test_a_singular_matrix_has_no_finite_inverse(installed: None) -> None:
+def test_a_singular_matrix_has_no_finite_inverse(exact_operations: None) -> None:
     """Rows that depend on each other give no finite numbers; rows in another order are pivoted."""
     import tensorflow as tf
 

@@ -111,14 +111,3 @@ def test_the_example_becomes_golden(verified: tuple[pathlib.Path, Result]) -> No
     assert (1, True) == (none.returncode, "no experiment has a file in golden/." in none.stderr)
     assert 0 == update.returncode, update.stderr
     assert (0, True) == (done.returncode, "GOLDEN digits: seed 56" in done.stdout), done.stdout
-
-
-def test_keras_own_normalisation_is_refused_by_name(tmp_path: pathlib.Path) -> None:
-    """With Keras's BatchNormalization the example is refused under portable; the error names the replacement."""
-    root = own_project(tmp_path)
-    path = root / "src" / "digits" / "model.py"
-    path.write_text(path.read_text().replace("from samebits.portable.layers import", "from keras.layers import"))
-    done = run_script(root, "train.py", *DIGITS)
-
-    assert 2 == done.returncode
-    assert "use samebits.portable.layers.BatchNormalization for layer norm" in done.stderr + done.stdout

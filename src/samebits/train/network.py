@@ -21,7 +21,7 @@ from samebits.train.compiling import check_activations, compile_model, output_ki
 from samebits.train.data import Dataset, Split
 from samebits.train.draws import GeneratorWatch
 from samebits.train.loop import Training
-from samebits.train.recorder import Recorder
+from samebits.train.recorder import Recorder, finite
 from samebits.train.stages import Stage
 from samebits.train.steps import Steps
 from samebits.train.stop import StopRequests
@@ -146,7 +146,7 @@ class Network:
             training = self.make_training(recorder)
             self.stop.wait_for_checkpoint()
             resumed_at = training.run()
-            metrics = training.values | self.test()
+            metrics = finite(training.values | self.test())
         if not training.was_skipped:
             recorder.read_complete_trace()
         self.training, self.rows = training, dict(recorder.counts)

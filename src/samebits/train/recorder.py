@@ -5,6 +5,7 @@ inject a fault there.
 """
 
 import contextlib
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -72,8 +73,8 @@ class Recorder:
         self.counts[kind] += 1
 
     def append_metrics(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Append the metrics of the epoch so far."""
-        self.append(METRICS, {"epoch": epoch, "step": step, **values})
+        """Append the metrics of the epoch so far. One that is not a finite number is left out."""
+        self.append(METRICS, {"epoch": epoch, "step": step, **finite(values)})
 
     def append_trace(
         self, place: Mapping[str, int], evidence: Mapping[str, Any], tensors: dict[str, str], weights: str | None = None
@@ -109,3 +110,8 @@ class Recorder:
                     fix="run the same command again with resume=never.",
                 )
         return written[TRACE]
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics that are finite numbers. A correlation, for example, may have none in the first epoch."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -19,6 +19,7 @@ from samebits.core.config import (
     flatten,
 )
 from samebits.core.errors import ConfigError
+from samebits.core.metrics import MODES, Monitor
 from samebits.core.seeds import resolve_points
 
 MAX_THREADS = 1024
@@ -83,6 +84,10 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and all(part.isidentifier() for part in value.split("."))
 
 
+def _are_named(values: list[object]) -> bool:
+    return all(_is_name(value.get("class") if isinstance(value, dict) else value) for value in values)
+
+
 def _is_class_weight(value: object) -> bool:
     if value is None:
         return True
@@ -104,7 +109,11 @@ RULES = (
     Rule("training.learning_rate", lambda rate: rate is None or 0 < rate < math.inf, "a number above 0, or null"),
     Rule("training.loss", _is_named_or_null, NAMED),
     Rule("training.optimizer", _is_named_or_null, NAMED),
+    Rule("training.callbacks", _are_named, "a list of package.module.name or {class: package.module.name, …}"),
     Rule("training.class_weight", _is_class_weight, "a mapping from class numbers to weights, or null"),
+    Rule("training.monitor", bool, "the name of a metric, e.g. val_loss"),
+    Rule("training.monitor_mode", _one_of(*MODES, None), " or ".join(MODES) + ", or null: the metric's name decides"),
+    Rule("training.keep_best", _is_bool, "true or false"),
     Rule("trace.level", _one_of(*TRACE_LEVELS), " or ".join(TRACE_LEVELS)),
     Rule("trace.epoch", lambda epoch: _is_int(epoch, 0), "an epoch from 1, or 0 for all"),
     Rule("runtime.promise", _one_of(*PROMISES), " or ".join(PROMISES)),
@@ -200,6 +209,7 @@ def check(config: Config) -> None:
         _require(key, value, "a finite number", holds=not isinstance(value, float) or math.isfinite(value))
     _check_stages(config)
     _check_runtime(config.runtime)
+    Monitor(config.training.monitor, config.training.monitor_mode).check()
     folds: Any = _value(config, "data.folds")
     _check_fold(folds, _value(config, "data.fold"))
     resolve_points(config.seed.root, config.seed.policy, config.seed.points)

@@ -6,7 +6,6 @@ Does not know file formats.
 
 import inspect
 import logging
-import math
 import pathlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -11,16 +11,17 @@ from samebits.core.config import TrainingConfig
 from samebits.core.digest import arrays_digest
 from samebits.core.seeds import Seeds
 from samebits.core.terminal import TrainingProgress
+from samebits.runs.folder import CALLBACKS
 from samebits.runs.predictions import named_arrays, write_predictions
 from samebits.runtime.pins import generator_state_digests
 from samebits.train.callbacks import Callbacks, make_callbacks
 from samebits.train.checkpoints import Checkpoints
-from samebits.train.compiling import check_activations, compile_model, output_kind
+from samebits.train.compiling import check_activations, compile_model, explain_missing_loss, output_kind
 from samebits.train.data import Dataset, Split, check_batch_size, class_weights, epoch_order
 from samebits.train.draws import GeneratorWatch
 from samebits.train.feeds import ArrayFeed, Feed
 from samebits.train.loop import Training
-from samebits.train.recorder import Recorder
+from samebits.train.recorder import Recorder, finite
 from samebits.train.stages import Stage
 from samebits.train.steps import Steps
 from samebits.train.stop import StopRequests
@@ -63,12 +64,17 @@ class Network:
         validation = None if self.dataset.validation is None else self.make_feed(self.dataset.validation)
         if self.model.built and self.model.optimizer is not None:
             self.model.optimizer.build(self.model.trainable_variables)
+        offered = {
+            "folder": self.attempt / CALLBACKS / self.stage.name,
+            "seed": lambda name: self.seeds.take(f"callbacks/{name}"),
+        }
+        self.callbacks = make_callbacks(settings, offered)
+        promise, allow_python = self.config.runtime.promise, settings.allow_python_operations
+        try:
+            self.steps = Steps(self.model, train, validation, promise, allow_python=allow_python)
+        except ValueError as error:
+            raise explain_missing_loss(error) from error
         check_activations(self.model)
-        self.callbacks = make_callbacks(settings.callbacks, self.attempt)
-        self.steps = Steps(
-            self.model, train, validation, self.config.runtime.promise,
-            allow_python=settings.allow_python_operations,
-        )  # fmt: skip
         self.validation_outputs = None if validation is None else Steps.trace_predictions(self.model, validation)
         self.is_savable = is_savable(self.model)
 
@@ -110,11 +116,12 @@ class Network:
         """Return the training, with traced and checked functions."""
         settings = self.config.training
         params = {"epochs": settings.epochs, "steps": self.steps.train_feed.steps, "verbose": 0}
+        variables = self.steps.variables()
         return Training(
             self.steps,
-            Callbacks(self.callbacks, self.model, params),
+            Callbacks(self.callbacks, self.model, params, variables),
             recorder,
-            Checkpoints(self.attempt, self.steps.variables(), self.stage.number),
+            Checkpoints(self.attempt, variables, self.stage.number),
             settings,
             trace=self.config.trace,
             watch=self.watch,
@@ -143,14 +150,16 @@ class Network:
         if not training.was_skipped:
             recorder.read_complete_trace()
         self.training, self.rows = training, dict(recorder.counts)
+        epochs = training.position.epoch - 1
         return {
-            "metrics": metrics,
+            "metrics": finite(metrics),
+            "epochs_done": epochs,
+            "stopped_early": epochs < self.stage.last_epoch,
+            "best_epoch": training.best_epoch,
             "weights_digest": arrays_digest(self.steps.weight_digests()),
             "optimizer_digest": self.steps.optimizer_digest(),
             "predictions_digest": self.predict(),
             "steps": training.steps_done,
-            "epochs": training.position.epoch - 1,
-            "stopped_early": bool(self.model.stop_training),
             "resumed_at": resumed_at,
             "unmeasured_operations": self.steps.unmeasured,
             "phases": recorder.phases(),
@@ -158,7 +167,8 @@ class Network:
 
     def end_stage(self) -> None:
         """Save the end of the stage, so that a resumed run continues with the next one."""
-        self.training.checkpoints.save_end(self.training.state())
+        if not self.training.was_skipped:
+            self.training.checkpoints.save_end(self.training.state())
 
     def test(self) -> dict[str, float]:
         """Return the metrics of the test rows, named test_…, if there are any."""

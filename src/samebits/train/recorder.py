@@ -5,6 +5,7 @@ inject a fault there.
 """
 
 import contextlib
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,11 @@ from samebits.runs.folder import METRICS, TRACE, keep_rows, read_rows
 
 # Timed separately from the steps: tracing the functions, the first step, the evaluations, writing the record.
 PHASES = ("prepare_s", "first_step_s", "evaluate_s", "record_s")
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the values that JSON can hold."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 class Recorder:
@@ -72,8 +78,8 @@ class Recorder:
         self.counts[kind] += 1
 
     def append_metrics(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Append the metrics of the epoch so far."""
-        self.append(METRICS, {"epoch": epoch, "step": step, **values})
+        """Append the metrics of the epoch so far, without those that are not finite."""
+        self.append(METRICS, {"epoch": epoch, "step": step, **finite(values)})
 
     def append_trace(
         self, place: Mapping[str, int], evidence: Mapping[str, Any], tensors: dict[str, str], weights: str | None = None

@@ -403,6 +403,7 @@ def assert_complete(told: Told, attempt: pathlib.Path) -> None:
     others = {
         "random seed": 56,
         "promise": "portable",
+        "monitor": "val_accuracy",
         "inputs digest": attempt.parent.name,
         "attempt": attempt.name,
         "weights digest": result["weights_digest"],

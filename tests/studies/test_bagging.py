@@ -13,7 +13,7 @@ from samebits.core.files import read_arrays, write_json
 from samebits.core.seeds import resolve_points
 from samebits.runs.compare import first_difference
 from samebits.runs.folder import PREDICTIONS, read_json, read_rows
-from samebits.runs.predictions import read_predictions, write_predictions
+from samebits.runs.predictions import read_class_probabilities, write_predictions
 from samebits.studies.bagging import ENSEMBLE, make_ensemble, make_runs
 
 pytestmark = pytest.mark.full  # whole trainings, one after another
@@ -82,13 +82,13 @@ def test_the_ensemble_is_the_average(bagged: tuple[pathlib.Path, str]) -> None:
     root, said = bagged
     study = read_study(root)
     arrays = read_arrays(next((root / "runs" / "studies").glob(f"bagging-*/{ENSEMBLE}")))
-    mean = np.mean([read_predictions(attempt)[0] for attempt in finished(root)], axis=0)
+    mean = np.mean([read_class_probabilities(attempt)[0] for attempt in finished(root)], axis=0)
     accuracy = float(np.mean(arrays["probabilities"].argmax(1) == arrays["labels"]))
     ensemble: dict[str, object] = study["ensemble"]  # type: ignore[assignment]
 
     assert np.allclose(mean, arrays["probabilities"], rtol=1e-15, atol=0)
-    assert (3, accuracy) == (ensemble["members"], ensemble["val_accuracy"])
-    assert f"val_accuracy: ensemble {accuracy:.4f}, single models" in said
+    assert (3, accuracy) == (ensemble["members"], ensemble["accuracy"])
+    assert f"accuracy on the validation samples: ensemble {accuracy:.4f}, single models" in said
     assert str(ensemble["digest"])[:12] in said
 
 
@@ -98,11 +98,11 @@ def test_again_nothing_is_trained_and_the_ensemble_is_the_same(bagged: tuple[pat
     root, said = bagged
     again = run_command(root, "bagging", "--bags=3", "--launcher=basic", *TINY)
     attempts = finished(root)
-    swapped = make_ensemble([attempts[2], attempts[0], attempts[1]])["probabilities"]
+    swapped = make_ensemble([attempts[2], attempts[0], attempts[1]])[0]["probabilities"]
 
     assert "3 bags: 0 started, 3 already finished" in again.stdout
     assert said.splitlines()[-3:] == again.stdout.splitlines()[-3:]
-    assert make_ensemble(attempts)["probabilities"].tobytes() == swapped.tobytes()
+    assert make_ensemble(attempts)[0]["probabilities"].tobytes() == swapped.tobytes()
 
 
 def test_verify_compares_predictions(bagged: tuple[pathlib.Path, str], tmp_path: pathlib.Path) -> None:
@@ -140,10 +140,10 @@ def test_a_bag_without_the_rarest_class_counts_as_nothing_for_it(tmp_path: pathl
         folder = tmp_path / str(number)
         folder.mkdir()
         digest = write_predictions(folder, {"labels": labels, "probabilities": member})
-        write = {"metrics": {"val_accuracy": 1.0, "val_loss": 0.5}, "timing": {}, "resumed_at": None}
+        write = {"metrics": {"loss": 0.5}, "timing": {}, "resumed_at": None}
         names = ("weights_digest", "optimizer_digest", "data_digest", "promise", "fingerprint")
         write_json(folder / "result.json", write | dict.fromkeys(names, "x") | {"predictions_digest": digest})
-    found = make_ensemble([tmp_path / "0", tmp_path / "1"])["probabilities"]
+    found = make_ensemble([tmp_path / "0", tmp_path / "1"])[0]["probabilities"]
 
     assert [[0.5, 0.25, 0.25], [0.125, 0.875, 0.0]] == found.tolist()
 
@@ -153,7 +153,6 @@ def test_a_bag_without_the_rarest_class_counts_as_nothing_for_it(tmp_path: pathl
     [
         ("--bags=1", "--bags: expected a number, 2 to 10000, received '1'"),
         ("--bags=many", "--bags: "),
-        ("training.loss=keras.losses.Huber", "training.loss: expected a loss on probabilities"),
         ("seed=none", "seed.policy: expected a policy that fixes the split"),
     ],
 )

@@ -46,7 +46,7 @@ def make_run(
             "name": "made",
             "seed": {"root": seed, "policy": "derived", "points": {"data": {"order": None}}},
             "model": {"dropout_rate": value},
-            "training": {"epochs": epochs},
+            "training": {"epochs": epochs, "monitor": "val_accuracy"},
             "runtime": {"promise": promise},
         },
         "code": {"digest": "c0de" * 16, "files": {"samebits/train/loop.py": "ab" * 32}},
@@ -193,7 +193,7 @@ def test_the_table_is_readable_without_javascript(tmp_path: pathlib.Path) -> Non
     rows = [row for row in parser.rows if row]
 
     assert 5 == len(rows)
-    assert ["✓ held", "✓ held", "· alone", "· alone", "· alone"] == [row[9] for row in rows]
+    assert ["✓ held", "✓ held", "· alone", "· alone", "· alone"] == [row[7] for row in rows]
     assert ["0.7333", "0.6000"] == rows[0][2:4]
 
 
@@ -221,7 +221,7 @@ def test_a_damaged_run_is_listed_and_the_others_are_shown(tmp_path: pathlib.Path
     make_run(runs, 1)
     (make_run(runs, 2) / "result.json").write_text('{"metrics": {"val_')
     (make_run(runs, 3) / "metrics.jsonl").unlink()
-    (make_run(runs, 4) / "metrics.jsonl").write_text('{"epoch": 1, "step": 1, "loss": NaN, "accuracy": 1.0}\n')
+    (make_run(runs, 4) / "metrics.jsonl").write_text('{"epoch": 1, "step": 1, "loss": "low", "accuracy": 1.0}\n')
     (make_run(runs, 5) / "machine.json").write_bytes(b"\xff\x00")
     data = data_of(page_of(runs, tmp_path))
     reasons = [reason for _, reason in data["unreadable"]]
@@ -229,7 +229,7 @@ def test_a_damaged_run_is_listed_and_the_others_are_shown(tmp_path: pathlib.Path
     assert [1] == [row["seed"] for row in data["runs"]]
     assert [True] * 4 == [
         part in reason
-        for part, reason in zip(("result.json", "metrics.jsonl", "nan", "machine.json"), reasons, strict=True)
+        for part, reason in zip(("result.json", "is missing or empty", '"low"', "machine.json"), reasons, strict=True)
     ]
     assert not any(str(tmp_path) in reason for reason in reasons)
 
@@ -452,7 +452,7 @@ def check_curves(dom: str, runs: int) -> None:
     """Check that each of the four charts has one line per run."""
     charts = re.findall(r'<svg[^>]*data-chart="(\w*(?:loss|accuracy))"[^>]*>(.*?)</svg>', dom, re.DOTALL)
 
-    assert ["accuracy", "loss", "val_accuracy", "val_loss"] == sorted(name for name, _ in charts)
+    assert ["accuracy", "val_accuracy", "loss", "val_loss"] == [name for name, _ in charts]
     assert [runs] * 4 == [len(re.findall(r'<polyline[^>]* points="[-\d., ]+"', body)) for _, body in charts]
 
 

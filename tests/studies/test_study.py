@@ -1,5 +1,6 @@
 """A study: parsing of seeds, reuse of finished runs, equal digests with every launcher, a streaming summary."""
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -11,11 +12,13 @@ from conftest import QUIET, ROOT, digest, finished, run_command
 from samebits import compose
 from samebits.core.errors import ConfigError
 from samebits.core.files import hold_lock
+from samebits.core.metrics import Monitor
 from samebits.runs.identity import name_inputs
 from samebits.studies.execute import LOCK, LauncherOptions, train
 from samebits.studies.plan import Record, Run, Study
-from samebits.studies.study import METRICS, compare_samples, conclude, parse_seeds, write_study
+from samebits.studies.study import compare_samples, conclude, parse_seeds, write_study
 
+CONCLUDE = functools.partial(conclude, monitor=Monitor("val_accuracy"))
 TINY = ("experiment=smoke", "tracker=none", "training.epochs=1", "training.steps_per_epoch=5")
 
 
@@ -48,13 +51,14 @@ def test_bad_usage_ends_with_two_and_leaves_nothing(project: pathlib.Path) -> No
 
 def make_record(seed: int, variant: str = "base") -> Record:
     """Return a made-up finished run."""
-    return Record(variant, seed, "0" * 16, "1", 0.8 + seed % 7 / 100, 0.4 - seed % 5 / 100, "0" * 64)
+    metrics = {"val_accuracy": 0.8 + seed % 7 / 100, "val_loss": 0.4 - seed % 5 / 100}
+    return Record(variant, seed, "0" * 16, "1", metrics, "0" * 64)
 
 
 def test_study_json_has_every_run_and_the_summary(tmp_path: pathlib.Path) -> None:
     """Failed runs are listed and not counted."""
     records = [make_record(1), make_record(2), Record("base", 3, "0" * 16, None, failure="killed")]
-    _, failed = write_study(tmp_path / "study.json", "s", records, conclude)
+    _, failed = write_study(tmp_path / "study.json", "s", records, CONCLUDE)
     study = json.loads((tmp_path / "study.json").read_text())
 
     assert [1, 2, 3] == [run["seed"] for run in study["runs"]]
@@ -71,18 +75,18 @@ def test_ten_thousand_records_are_read_once_each(tmp_path: pathlib.Path) -> None
             asked.append(seed)
             yield make_record(seed)
 
-    samples, _ = write_study(tmp_path / "study.json", "s", records(), conclude)  # type: ignore[arg-type]
+    samples, _ = write_study(tmp_path / "study.json", "s", records(), CONCLUDE)  # type: ignore[arg-type]
 
     assert list(range(10_000)) == asked
-    assert 10_000 == len(samples["base"].seeds)
+    assert 10_000 == samples["base"].runs
     assert 10_000 == len(json.loads((tmp_path / "study.json").read_text())["runs"])
 
 
 def test_only_seeds_that_both_finished_are_compared(tmp_path: pathlib.Path) -> None:
     """A seed that only one configuration has is not compared."""
     records = [make_record(1), make_record(2), make_record(2, "other"), make_record(3, "other")]
-    samples, _ = write_study(tmp_path / "study.json", "s", records, conclude)
-    comparison = compare_samples(samples["base"], samples["other"], next(iter(METRICS)))
+    samples, _ = write_study(tmp_path / "study.json", "s", records, CONCLUDE)
+    comparison = compare_samples(samples["base"], samples["other"], "val_loss", higher_is_better=False)
 
     assert comparison is not None
     assert (1, 1) == (comparison.n, comparison.ties)
@@ -100,7 +104,7 @@ def test_a_study_names_runs_as_training_does(tmp_path: pathlib.Path) -> None:
 
 
 COUNT = """
-import collections, json, pathlib, sys
+import collections, functools, json, pathlib, sys
 from samebits import compose
 from samebits.studies.study import conclude, write_study
 from samebits.studies.plan import Run, Study
@@ -111,8 +115,9 @@ made = [Run("base", seed, base) for seed in range(count)]
 sys.addaudithook(lambda event, words: opened.update([event]) if event in ("open", "os.scandir", "os.listdir") else None)
 study = Study("s", made, root)
 missing = study.missing()
-samples, failed = write_study(runs / "study.json", "s", study.records(), conclude)
-print(json.dumps([len(missing), len(samples["base"].seeds), sum(opened.values())]))
+summarize = functools.partial(conclude, monitor=study.monitor)
+samples, failed = write_study(runs / "study.json", "s", study.records(), summarize)
+print(json.dumps([len(missing), samples["base"].runs, sum(opened.values())]))
 """
 
 

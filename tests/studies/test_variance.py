@@ -23,6 +23,13 @@ from samebits.studies.variance import (
     sources_of,
 )
 
+METRICS = ("val_accuracy", "val_loss")
+
+
+def sample_of(seeds: list[int], values: list[float]) -> Sample:
+    """Return a sample with the same values for each metric."""
+    return Sample(len(seeds), {metric: dict(zip(seeds, values, strict=True)) for metric in METRICS})
+
 
 @pytest.fixture
 def config() -> Config:
@@ -69,9 +76,9 @@ def test_points_that_are_not_derived_cannot_be_held(config: Config) -> None:
 def test_a_share_is_a_ratio_of_variances(tmp_path: pathlib.Path) -> None:
     """Half the standard deviation is a quarter of the variance; the same runs draw the same picture bytes."""
     values, seeds = [0.0, 1.0, 2.0, 4.0, 8.0], [1, 2, 3, 4, 5]
-    whole = Sample(seeds, {"val_accuracy": values, "val_loss": values})
+    whole = sample_of(seeds, values)
     half = [value / 2 for value in values]
-    deviations = measure_deviations({"data/order": Sample(seeds, dict.fromkeys(whole.values, half)), ALL: whole})
+    deviations = measure_deviations({"data/order": sample_of(seeds, half), ALL: whole}, METRICS)
     pictures = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -88,33 +95,32 @@ def test_a_share_is_a_ratio_of_variances(tmp_path: pathlib.Path) -> None:
 
 def test_few_seeds_have_no_shares(capsys: pytest.CaptureFixture[str]) -> None:
     """Two runs per source are too few for shares, and a line says how many are needed."""
-    two = Sample([1, 2], {"val_accuracy": [0.5, 0.9], "val_loss": [0.5, 0.9]})
-    five = Sample([1, 2, 3, 4, 5], {key: [0.5, 0.6, 0.7, 0.8, 0.85] for key in two.values})
+    two, five = sample_of([1, 2], [0.5, 0.9]), sample_of([1, 2, 3, 4, 5], [0.5, 0.6, 0.7, 0.8, 0.85])
     for samples in ({"data/order": two, ALL: two}, {"data/order": two, ALL: five}, {"data/order": five, ALL: two}):
-        show(measure_deviations(samples))
+        show(measure_deviations(samples, METRICS))
         said = capsys.readouterr().out
 
         assert "%" not in said.replace("95 %", "")
         assert "2 runs per source are too few for shares" in said
-    show(measure_deviations({"data/order": five, ALL: five}))
+    show(measure_deviations({"data/order": five, ALL: five}, METRICS))
 
     assert "100% (" in capsys.readouterr().out
 
 
 def test_one_run_has_no_spread() -> None:
     """One run has no standard deviation."""
-    deviations = measure_deviations({ALL: Sample([1], {"val_accuracy": [0.5], "val_loss": [0.5]})})
+    deviations = measure_deviations({ALL: sample_of([1], [0.5])}, METRICS)
 
     assert (None, None) == (deviations[ALL]["val_accuracy"].sd, deviations[ALL]["val_accuracy"].share)
 
 
 def test_the_report_reads_what_is_written(tmp_path: pathlib.Path) -> None:
     """The report's reader finds every source and metric with a standard deviation in study.json."""
-    sample = Sample([1, 2, 3], {"val_accuracy": [0.5, 0.75, 1.0], "val_loss": [0.25, 0.5, 1.0]})
+    sample = sample_of([1, 2, 3], [0.5, 0.75, 1.0])
     samples = {"data/order": sample, ALL: sample}
     folder = tmp_path / "studies" / "one"
     folder.mkdir(parents=True)
-    rows = list_deviations(measure_deviations(samples), samples)
+    rows = list_deviations(measure_deviations(samples, METRICS), samples)
     (folder / "study.json").write_text(json.dumps({"variance": rows}))
     found = read_variance(tmp_path)
 

@@ -25,7 +25,7 @@ def make_training(runs: pathlib.Path, *, age_s: float = 3600) -> pathlib.Path:
     (attempt / "config.yaml").write_text(json.dumps(config | {"training": {"epochs": 4}}))
     (attempt / LOCK).touch()
     rows = [
-        {"epoch": 1, "step": 15, "loss": 0.7, "accuracy": 0.5},
+        {"epoch": 1, "step": 15, "loss": 0.7, "accuracy": 0.5, "val_loss": 0.8},
         {"epoch": 2, "step": 5, "loss": 0.25, "accuracy": 0.9},
     ]
     (attempt / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"epoch": 2, "st')
@@ -43,7 +43,8 @@ def test_a_training_whose_lock_is_held_is_shown(tmp_path: pathlib.Path) -> None:
     with hold_lock(attempt / LOCK):
         (found,) = watch.find_trainings(tmp_path)
     assert ("made/0123456789abcdef/1", "2/4", "5/15") == (found.key, found.epoch, found.step)
-    assert (0.25, 0.9, "31 steps/s") == (found.loss, found.accuracy, found.rate)
+    assert ({"loss": 0.25, "accuracy": 0.9}, "31 steps/s") == (found.values, found.rate)
+    assert "val_loss 0.8000 (epoch 1)" == found.monitored
     assert 3600 <= (found.age_s or 0) < 3700
 
 
@@ -74,7 +75,7 @@ def test_damaged_files_end_nothing(tmp_path: pathlib.Path) -> None:
 
     with hold_lock(attempt / LOCK):
         (found,) = watch.find_trainings(tmp_path)
-    assert ("", "", None) == (found.epoch, found.step, found.loss)
+    assert ("", "", {}, "") == (found.epoch, found.step, found.values, found.monitored)
 
 
 def test_it_takes_no_lock(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

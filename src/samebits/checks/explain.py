@@ -1,6 +1,7 @@
 """Explains why two runs differ: the inputs that differ, then the first trace entry that differs."""
 
 import difflib
+import math
 import pathlib
 from dataclasses import dataclass
 from typing import Any
@@ -9,16 +10,30 @@ from rich.table import Table
 
 from samebits.core.config import flatten
 from samebits.core.files import make_folder
+from samebits.core.metrics import VALIDATION, order_names
 from samebits.core.plots import Line, draw_lines
 from samebits.core.seeds import resolve_points
 from samebits.core.terminal import print_table
 from samebits.launch.run import run_again
 from samebits.runs.compare import list_differences
 from samebits.runs.effects import DOES_NOT, effect_of, machine_items
-from samebits.runs.folder import CONFIG, INPUTS, MACHINE, METRICS, SEEDS, SOURCE, TRACE, read_json, read_rows, read_yaml
+from samebits.runs.folder import (
+    CONFIG,
+    INPUTS,
+    MACHINE,
+    SEEDS,
+    SOURCE,
+    TRACE,
+    metric_values,
+    read_json,
+    read_metrics,
+    read_rows,
+    read_yaml,
+)
 from samebits.runs.trace_diff import Divergence, first_divergence
 
 MAX_DIFF_LINES = 60
+MAX_CURVES = 4  # metrics, those of training first
 MAX_WIDTH = 60  # of a value
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -127,18 +142,21 @@ def sparkline(values: list[float], low: float, high: float) -> str:
 
 
 def show_curves(a: pathlib.Path, b: pathlib.Path, picture: pathlib.Path) -> None:
-    """Draw loss and accuracy of both runs in the terminal and in a PNG file."""
-    rows = {name: read_rows(attempt / METRICS) for name, attempt in (("A", a), ("B", b))}
+    """Draw the metrics of both runs, at most `MAX_CURVES`, in the terminal and in a PNG file."""
+    rows = {name: read_metrics(attempt) for name, attempt in (("A", a), ("B", b))}
+    names = order_names((name for side in rows.values() for row in side for name in metric_values(row)), "loss")
     panels: dict[str, list[Line]] = {}
-    for metric in ("loss", "accuracy"):
-        values = {name: [row[metric] for row in side] for name, side in rows.items()}
-        everything = [value for side in values.values() for value in side]
-        for name, line in values.items():
-            if everything:
-                print(f"  {metric:>8} {name} {sparkline(line, min(everything), max(everything))}")
-        styles = {"A": "-", "B": "--"}
-        panels[metric] = [(f"{n} {metric}", range(1, len(line) + 1), line, styles[n]) for n, line in values.items()]
-    draw_lines(picture, panels, x_label="record")
+    for metric in sorted(names, key=lambda name: name.startswith(VALIDATION))[:MAX_CURVES]:
+        drawn = {name: [row for row in side if math.isfinite(row.get(metric, math.nan))] for name, side in rows.items()}
+        everything = [row[metric] for side in drawn.values() for row in side]
+        panels[metric] = []
+        for name, side in drawn.items():
+            line = [row[metric] for row in side]
+            shape = sparkline(line, min(everything), max(everything)) if line else "not recorded"
+            print(f"  {metric:>8} {name} {shape}")
+            style = {"A": "-", "B": "--"}[name]
+            panels[metric].append((f"{name} {metric}", [row["global_step"] for row in side], line, style))
+    draw_lines(picture, panels, x_label="step")
     print(f"  curves: {picture}")
 
 

@@ -14,7 +14,7 @@ from samebits.core.files import make_folder, write_yaml
 from samebits.core.terminal import print_table
 from samebits.launch.process import child_command
 from samebits.runs.compare import first_difference
-from samebits.runs.folder import CONFIG, RESULT, make_attempt, read_json
+from samebits.runs.folder import CONFIG, RESULT, is_finished, make_attempt, read_json
 from samebits.runtime.emulators import (
     CACHES_KIB,
     MODELS,
@@ -88,7 +88,7 @@ def portability(config: Config, root: pathlib.Path, names: list[str], *, full: b
         full: Train to the end, and compare with the golden digest if there is one for this seed.
 
     Returns:
-        0: the same digest on all machines; 1: different digests, or a run failed.
+        0: the same digest on all machines; 1: different digests, or a run did not finish, which is no verdict on bits.
     """
     check(config)
     check_machine(config.runtime)
@@ -107,12 +107,13 @@ def portability(config: Config, root: pathlib.Path, names: list[str], *, full: b
     golden = _golden_digest(config, root) if full else None
     table = Table("CPU", "instruction sets", "L1 data, L2 cache", "steps", "weights", "compared with the first")
     verdicts: list[str] = []
+    unfinished: list[str] = []
     reference: pathlib.Path | None = None
     for machine, attempt in attempts.items():
         seen = probe(machine)
         facts = machine.name, " ".join(seen["sets"]), seen["caches"]
-        if codes[machine.name] != 0:
-            verdicts.append(f"{machine.name} did not finish (exit code {codes[machine.name]}; {attempt / 'log.txt'})")
+        if codes[machine.name] != 0 or not is_finished(attempt):
+            unfinished.append(f"{machine.name} did not finish (exit code {codes[machine.name]}; {attempt / 'log.txt'})")
             table.add_row(*facts, "-", "-", "did not finish")
             continue
         reference = reference or attempt
@@ -127,8 +128,9 @@ def portability(config: Config, root: pathlib.Path, names: list[str], *, full: b
         table.add_row(*facts, str(result["steps"]), result["weights_digest"][:12], said)
     print_table(table)
     native_only = f" ({missing})" if missing else ""
-    if verdicts:
-        print(f"NOT PORTABLE: {'; '.join(verdicts)}{native_only}; records: {folder}")
+    if verdicts or unfinished:
+        word = "NOT PORTABLE" if verdicts else "NOT DECIDED"  # a run that crashed says nothing about bits
+        print(f"{word}: {'; '.join([*verdicts, *unfinished])}{native_only}; records: {folder}")
         return 1
     shutil.rmtree(folder)
     equal = ", equal to the golden digest" if golden is not None else ""

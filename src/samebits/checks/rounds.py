@@ -8,9 +8,10 @@ from typing import Any
 from rich.table import Table
 
 from samebits.core.config import Config
-from samebits.core.terminal import print_table
+from samebits.core.metrics import table_names
+from samebits.core.terminal import describe_value, print_table
 from samebits.launch import run
-from samebits.runs.folder import METRICS, RESULT, is_finished, read_json, read_rows
+from samebits.runs.folder import RESULT, is_finished, read_json, read_metrics
 
 RUNS_PER_ROUND = 2
 
@@ -61,6 +62,12 @@ def judge(part: Round, digests: list[str]) -> tuple[str, bool]:
     return f"{said}, expected {'the same' if part.must_agree else 'different'}", False
 
 
+def points(rows: list[dict[str, Any]], metric: str) -> tuple[list[int], list[float]]:
+    """Return the steps and values of a metric in the rows that have it."""
+    drawn = [row for row in rows if metric in row]
+    return [row["global_step"] for row in drawn], [row[metric] for row in drawn]
+
+
 def draw(trained: Runs, picture: pathlib.Path) -> None:
     """Draw training loss and validation loss of every run, one panel per round."""
     from matplotlib.figure import Figure  # noqa: PLC0415  slow to import
@@ -69,34 +76,38 @@ def draw(trained: Runs, picture: pathlib.Path) -> None:
     axes = figure.subplots(1, len(trained), sharey=True)
     for axis, (part, attempts) in zip(axes, trained, strict=True):
         for number, attempt in enumerate(attempts):
-            rows = read_rows(attempt / METRICS)
+            rows, run_name = read_metrics(attempt), f"run {number + 1}"
             style: dict[str, Any] = {"linestyle": ("-", (0, (4, 3)))[number], "linewidth": (3.0, 1.5)[number]}
-            axis.plot(range(1, len(rows) + 1), [row["loss"] for row in rows], label=f"run {number + 1}", **style)
-            ends = [(place, row["val_loss"]) for place, row in enumerate(rows, 1) if "val_loss" in row]
-            marker = ("o", "x")[number]
-            axis.plot([x for x, _ in ends], [y for _, y in ends], marker, label=f"run {number + 1}, validation")
+            axis.plot(*points(rows, "loss"), label=run_name, **style)
+            axis.plot(*points(rows, "val_loss"), ("o", "x")[number], label=f"{run_name}, validation")
         axis.set_title(part.name, fontsize=10)
-        axis.set_xlabel("record (every 50 steps)")
+        axis.set_xlabel("step")
     axes[0].set_ylabel("loss")
     axes[-1].legend(fontsize=8)
     figure.savefig(picture, dpi=110, metadata={"Software": None})
 
 
-def show(trained: Runs) -> int:
-    """Print the table and the verdict; returns 0 if every round is as expected, else 1."""
-    table = Table("round", "run", "val_accuracy", "val_loss", "weights", "range of val_accuracy", "verdict")
+def show(trained: Runs, monitor: str) -> int:
+    """Print the table and the verdict; returns 0 if every round is as expected, else 1.
+
+    Args:
+        trained: The attempts of each round.
+        monitor: The metric whose range is shown.
+    """
+    results = {part: [read_json(attempt / RESULT) for attempt in attempts] for part, attempts in trained}
+    names = table_names((name for runs in results.values() for run in runs for name in run["metrics"]), monitor)
+    table = Table("round", "run", *names, "weights", f"range of {monitor}", "verdict")
     wrong = []
-    for part, attempts in trained:
-        results = [read_json(attempt / RESULT) for attempt in attempts]
-        accuracies = [result["metrics"]["val_accuracy"] for result in results]
-        said, is_right = judge(part, [result["weights_digest"] for result in results])
+    for part, runs in results.items():
+        said, is_right = judge(part, [result["weights_digest"] for result in runs])
         if not is_right:
             wrong.append(part.name)
-        for number, result in enumerate(results):
-            metrics = result["metrics"]
-            numbers = (f"{metrics['val_accuracy']:.4f}", f"{metrics['val_loss']:.4f}", result["weights_digest"][:12])
-            tail = (f"{max(accuracies) - min(accuracies):.4f}", said) if number == 0 else ("", "")
-            table.add_row(part.name if number == 0 else "", str(number + 1), *numbers, *tail)
+        values = [run["metrics"][monitor] for run in runs if monitor in run["metrics"]]
+        spread = describe_value(max(values) - min(values)) if values else "not recorded"
+        for number, result in enumerate(runs):
+            numbers = (*(describe_value(result["metrics"].get(name)) for name in names), result["weights_digest"][:12])
+            ends = (spread, said) if number == 0 else ("", "")
+            table.add_row(part.name if number == 0 else "", str(number + 1), *numbers, *ends)
     print_table(table)
     if wrong:
         print(f"NOT AS PROMISED: round {'; round '.join(wrong)}")
@@ -122,6 +133,6 @@ def rounds(compose: Callable[[list[str]], Config], root: pathlib.Path, picture: 
         return 1
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw(trained, picture)
-    code = show(trained)
+    code = show(trained, compose([]).training.monitor)
     print(f"figure: {picture}")
     return code

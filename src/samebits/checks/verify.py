@@ -124,16 +124,17 @@ def verify(config: Config, root: pathlib.Path, runs: int) -> int:
             return 1
         attempts.append((conditions, new[-1]))
 
-    first = attempts[0][1]
-    table = Table("run", "conditions", "weights", "optimizer", "val_loss (bits)", "compared with the first")
+    first, monitor = attempts[0][1], config.training.monitor
+    table = Table("run", "conditions", "weights", "optimizer", "monitored (bits)", "compared with the first")
     verdicts = []
     for conditions, attempt in attempts:
         result, last = read_json(attempt / RESULT), read_rows(attempt / TRACE)[-1]
         difference = first_difference(first, attempt) if attempt != first else ""
         verdicts.append(difference)
         said = difference or ("every record bit-identical" if attempt != first else "-")
-        digests = (result["weights_digest"][:12], result["optimizer_digest"][:12], last["bits"]["val_loss"])
-        table.add_row(attempt.name, conditions.name, *digests, said)
+        digests = (result["weights_digest"][:12], result["optimizer_digest"][:12])
+        bits = f"{monitor} {(last.get('bits') or {}).get(monitor, 'not recorded')}"
+        table.add_row(attempt.name, conditions.name, *digests, bits, said)
     print_table(table)
     different = next((difference for difference in verdicts if difference), "")
     records = len(read_rows(first / TRACE)) + len(read_rows(first / METRICS))

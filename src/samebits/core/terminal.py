@@ -15,6 +15,7 @@ from rich.text import Text
 
 logger = logging.getLogger("samebits.core.terminal")
 LINES_PER_EPOCH = 5
+MAX_ON_BAR = 4  # metrics; the lines have all
 WIDTH_ELSEWHERE = 160  # characters
 
 
@@ -28,9 +29,22 @@ def shown_path(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
     return path.relative_to(root) if path.is_relative_to(root) else path
 
 
-def describe_values(values: Mapping[str, float]) -> str:
+def describe_value(value: float | None, sign: str = "") -> str:
+    """Return a metric's value with four decimals, or four digits where these show too little. None: there is none.
+
+    Args:
+        value: The value.
+        sign: "+": with a sign, for a difference.
+    """
+    if value is None:
+        return "-"
+    fits = value == 0 or 0.01 <= abs(value) < 100_000  # noqa: PLR2004
+    return format(value, f"{sign}.4{'f' if fits else 'g'}")
+
+
+def describe_values(values: Mapping[str, float], separator: str = "  ") -> str:
     """Return metrics as readable text."""
-    return "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+    return separator.join(f"{name} {describe_value(value)}" for name, value in values.items())
 
 
 class _RateColumn(ProgressColumn):
@@ -65,7 +79,8 @@ class TrainingProgress:
         """Show that `step` steps of `epoch` (counted from 1) are done, with the metrics of the epoch so far."""
         done = (epoch - 1) * self._steps + step
         if self._bar is not None:
-            text = f"epoch {epoch}/{self._epochs}  {describe_values(values)}"
+            shown = dict(list(values.items())[:MAX_ON_BAR])
+            text = f"epoch {epoch}/{self._epochs}  {describe_values(shown)}"
             self._bar.update(self._task, completed=done, description=text)
         if step % self._line_every == 0 and step < self._steps:
             elapsed_s = max(time.monotonic() - self._began, 1e-9)

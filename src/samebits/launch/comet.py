@@ -21,8 +21,9 @@ from typing import Any, NoReturn, Self, TypeVar
 from samebits.core.config import Config, flatten
 from samebits.core.errors import RecordError, TrackerError
 from samebits.core.files import make_folder, write_json
+from samebits.core.metrics import held_out_names
 from samebits.core.seeds import resolve_points
-from samebits.runs.folder import INPUTS, MACHINE, RESULT, SEEDS, SOURCE, is_finished, read_json
+from samebits.runs.folder import INPUTS, MACHINE, RESULT, SEEDS, SOURCE, is_finished, metric_values, read_json
 from samebits.runtime.machine import remote_has_credentials
 
 logger = logging.getLogger(__name__)
@@ -202,6 +203,7 @@ def log_inputs(experiment: Any, attempt: pathlib.Path, config: Config) -> None:
     """Log seeds, configuration and code, which are known before the training. A second call replaces the first."""
     experiment.log_other("random seed", config.seed.root)
     experiment.log_other("promise", config.runtime.promise)
+    experiment.log_other("monitor", config.training.monitor)
     experiment.log_other("inputs digest", attempt.parent.name)
     experiment.log_other("attempt", attempt.name)
     if config.tracker.group is not None:
@@ -228,6 +230,8 @@ def log_end(experiment: Any, attempt: pathlib.Path) -> None:
         result = read_json(attempt / RESULT)
         experiment.log_other("weights digest", result["weights_digest"])
         experiment.log_other("data digest", result["data_digest"])
+        for name in held_out_names(result["metrics"]):
+            experiment.log_other(name, result["metrics"][name])
     experiment.log_other("ended", "finished" if finished else "without a result: killed, stopped or failed")
     experiment.log_image(str(attempt / CURVES), name="curves", overwrite=True)
 
@@ -387,8 +391,7 @@ class CometTracker:
         """Log rows of metrics that the server does not have yet. The step counts over all epochs."""
         for row in rows:
             step = row["global_step"]
-            values = {name: value for name, value in row.items() if name not in ("epoch", "step", "global_step")}
-            missing = {name: value for name, value in values.items() if (name, step) not in self._uploaded}
+            missing = {name: value for name, value in metric_values(row).items() if (name, step) not in self._uploaded}
             if missing:
                 self._experiment.log_metrics(missing, step=step, epoch=row["epoch"])
 

@@ -25,6 +25,8 @@ from samebits.core.config_rules import check
 from samebits.core.digest import bytes_digest
 from samebits.core.errors import ConfigError, RecordError
 from samebits.core.files import hold_lock, make_folder, write_yaml
+from samebits.core.metrics import Monitor, held_out_names, table_names
+from samebits.core.terminal import describe_values
 from samebits.launch.process import run_child
 from samebits.runs.compare import Comparison, compare_with_siblings, describe_comparison
 from samebits.runs.effects import COMMAND_KEYS, is_below
@@ -35,6 +37,7 @@ from samebits.runs.folder import (
     RESULT,
     SOURCE,
     TRACE,
+    describe_end,
     find_attempt,
     is_finished,
     list_attempts,
@@ -177,13 +180,23 @@ def _show(text: str, *, red: bool = False) -> None:
     Console(highlight=False, soft_wrap=True, markup=False).print(text, style="bold red" if red else None)
 
 
+def describe_metrics(metrics: dict[str, float], training: dict[str, Any]) -> list[str]:
+    """Return the metrics of a finished run as texts, the monitored one first, which may be missing."""
+    monitor = Monitor.of(training).name
+    shown = describe_values({name: metrics[name] for name in table_names(metrics, monitor)}, "\n").splitlines()
+    return shown if monitor in metrics else [f"no {monitor} (training.monitor)", *shown]
+
+
 def show_result(attempt: pathlib.Path, root: pathlib.Path, comparison: Comparison) -> bool:
     """Print the result of a run. Returns whether a promise was broken."""
     result = read_json(attempt / RESULT)
-    metrics = result["metrics"]
+    training = read_yaml(attempt / CONFIG)["training"]
     line, broken = describe_comparison(comparison, result["promise"])
-    duration_s = sum(result["timing"].values())
-    _show(f"val_accuracy {metrics['val_accuracy']:.4f}   val_loss {metrics['val_loss']:.4f}   {duration_s:.0f} s")
+    _show("   ".join([*describe_metrics(result["metrics"], training), f"{sum(result['timing'].values()):.0f} s"]))
+    held_out = {name: result["metrics"][name] for name in held_out_names(result["metrics"])}
+    for text in (describe_values(held_out, "   "), describe_end(result, training["epochs"])):
+        if text:
+            _show(text)
     _show(f"weights {result['weights_digest'][:12]}…   {line}", red=broken)
     _show(str(attempt.relative_to(root) if attempt.is_relative_to(root) else attempt))
     return broken

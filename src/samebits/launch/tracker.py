@@ -12,37 +12,28 @@ import pathlib
 import select
 import sys
 import time
-from typing import Any
 
 from samebits.core.config import Config, from_dict
 from samebits.core.errors import SamebitsError
 from samebits.core.files import hold_lock
-from samebits.core.plots import draw_lines
+from samebits.core.metrics import VALIDATION, base_name, order_names
+from samebits.core.plots import Line, draw_lines
 from samebits.launch.comet import CURVES, POLL_S, CometTracker
-from samebits.runs.folder import CONFIG, LOCK, METRICS, is_finished, read_rows, read_yaml
+from samebits.runs.folder import CONFIG, LOCK, is_finished, metric_values, read_metrics, read_yaml
 from samebits.runtime.pins import end_process
 
 logger = logging.getLogger(__name__)
 
 
-def metric_rows(attempt: pathlib.Path) -> list[dict[str, Any]]:
-    """Return the rows of metrics with `global_step`, which counts steps over all epochs."""
-    rows = read_rows(attempt / METRICS)
-    lengths = [row["step"] for row in rows if "val_loss" in row]
-    steps = lengths[0] if lengths else 0
-    return [{**row, "global_step": (row["epoch"] - 1) * steps + row["step"]} for row in rows]
-
-
 def draw_curves(attempt: pathlib.Path) -> None:
-    """Plot loss and accuracy by step into curves.png of the attempt."""
-    rows = metric_rows(attempt)
-    panels = {
-        name: [
-            (key, [row["global_step"] for row in rows if key in row], [row[key] for row in rows if key in row], style)
-            for key, style in ((name, "-"), (f"val_{name}", "o-"))
-        ]
-        for name in ("loss", "accuracy")
-    }
+    """Plot each metric by step, with its validation values, into curves.png of the attempt."""
+    rows = read_metrics(attempt)
+    panels: dict[str, list[Line]] = {}
+    for key in order_names((name for row in rows for name in metric_values(row)), "loss"):
+        drawn = [row for row in rows if key in row]
+        style = "o-" if key.startswith(VALIDATION) else "-"
+        line = key, [row["global_step"] for row in drawn], [row[key] for row in drawn], style
+        panels.setdefault(base_name(key), []).append(line)
     draw_lines(attempt / CURVES, panels, x_label="step")
 
 
@@ -68,7 +59,7 @@ def follow(tracker: CometTracker, attempt: pathlib.Path, config: Config, *, live
     ended = False
     while not ended:
         ended = not live or _input_ended(POLL_S) or is_finished(attempt)  # the result is written last
-        rows = metric_rows(attempt)  # a run that resumes from a checkpoint writes some rows again
+        rows = read_metrics(attempt)  # a run that resumes from a checkpoint writes some rows again
         tracker.log_rows(rows[logged:])
         logged = max(logged, len(rows))
     draw_curves(attempt)

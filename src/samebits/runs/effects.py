@@ -14,6 +14,8 @@ CHANGES, MAY, OWN, DOES_NOT = "changes bits", "may change bits", "only if your d
 
 COMMAND_KEYS = ("paths", "resume", "confirm")  # belong to one command; a resumed run keeps all other settings
 RECORD_KEYS = ("tracker", "trace", "training.checkpoint_every", "training.log_every")  # say what is recorded
+# Only where the run keeps its best weights, or stops early.
+MONITOR_KEYS = ("training.monitor", "training.monitor_mode")
 WITHOUT_EFFECT = (*COMMAND_KEYS, *RECORD_KEYS, "package", "name")  # the functions of the package are in data and model
 BITS_PACKAGES = (
     "keras", "ml-dtypes", "numpy", "opt-einsum", "scikit-learn", "scipy", "tensorflow", "tensorflow-cpu",
@@ -49,7 +51,7 @@ def effect_of(item: str, values: Iterable[Any] = (), *, portable: bool = False) 
     if measured or item in WITHOUT_SIGNIFICANCE or (kind == "config" and is_below(name, WITHOUT_EFFECT)):
         return DOES_NOT
     if kind == "config":
-        return MAY if is_below(name, ("runtime",)) and name != "runtime.intra_op_threads" else CHANGES
+        return MAY if is_below(name, ("runtime", *MONITOR_KEYS)) and name != "runtime.intra_op_threads" else CHANGES
     if kind == "seed":
         return MAY if name.startswith(GLOBAL_GENERATORS) else CHANGES
     if kind == "data":

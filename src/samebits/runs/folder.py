@@ -33,20 +33,21 @@ LOCK = "running.lock"
 WORKER_LOCK = "worker.lock"
 
 # The keys and types that readers of a run's files rely on. A dot separates nested keys.
-OPTIONAL_INT, OPTIONAL_DICT = (int, type(None)), (dict, type(None))
+NUMBER, OPTIONAL_INT, OPTIONAL_DICT = (int, float), (int, type(None)), (dict, type(None))
 SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
     INPUTS: {"name": str, "config": dict, "code.digest": str, "code.files": dict, "code.files.*": str, "lock": str},
     RESULT: {
-        "metrics.val_accuracy": float, "metrics.val_loss": float, "weights_digest": str, "optimizer_digest": str,
+        "metrics": dict, "metrics.*": float, "stopped_early": (bool, type(None)), "epochs_done": OPTIONAL_INT,
+        "best_epoch": OPTIONAL_INT, "weights_digest": str, "optimizer_digest": str,
         "data_digest": str, "promise": str, "fingerprint": str, "timing": dict,
-        "timing.*": (int, float), "resumed_at": (dict, type(None)),
+        "timing.*": NUMBER, "resumed_at": (dict, type(None)),
     },
     MACHINE: {
         "arithmetic.promise": str, "arithmetic.fingerprint": str, "arithmetic.settings": dict, "cpu": dict,
         "git": dict, "packages": dict,
     },
     SEEDS: {"points": list, "points.*.point": str, "points.*.rests": str},
-    METRICS: {"epoch": int, "step": int, "loss": float, "accuracy": float},
+    METRICS: {"epoch": int, "step": int, "*": NUMBER},
     TRACE: {
         "epoch": int, "step": OPTIONAL_INT, "data": OPTIONAL_DICT, "data.*": str, "generators": OPTIONAL_DICT,
         "gradients": OPTIONAL_DICT, "gradients.*": str, "bits": OPTIONAL_DICT, "bits.*": str, "weights": str,
@@ -154,6 +155,42 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
             ) from error
         rows.append(row)
     return rows
+
+
+def read_metrics(attempt: pathlib.Path) -> list[dict[str, Any]]:
+    """Return an attempt's rows of metrics with `global_step`, which counts steps over all epochs.
+
+    Every epoch ends with a row. A row has the metrics that Keras gave until then: not each row has each metric.
+
+    Raises:
+        RecordError: The file is damaged.
+    """
+    rows = read_rows(attempt / METRICS)
+    before, epoch, step = 0, 0, 0  # steps before this epoch; the last row's epoch and step
+    for row in rows:
+        if row["epoch"] != epoch:
+            before, epoch = before + step, row["epoch"]
+        step = row["step"]
+        row["global_step"] = before + step
+    return rows
+
+
+def metric_values(row: dict[str, Any]) -> dict[str, float]:
+    """Return the metrics of a row, without its place."""
+    return {name: value for name, value in row.items() if name not in ("epoch", "step", "global_step")}
+
+
+def describe_end(result: dict[str, Any], epochs: int) -> str:
+    """Return where an early-stopped training ended and which epoch was its best, in words; "" if it did not stop early.
+
+    Args:
+        result: The contents of result.json.
+        epochs: The number of epochs in the configuration.
+    """
+    if not result.get("stopped_early"):
+        return ""
+    best = result.get("best_epoch")
+    return f"stopped at epoch {result.get('epochs_done')} of {epochs}" + ("" if best is None else f", best {best}")
 
 
 def keep_rows(path: pathlib.Path, count: int) -> None:

@@ -1,6 +1,7 @@
 """Saves the predictions of a model on the validation rows, and averages predictions with the same bits everywhere.
 
-    predictions.arrays      labels int32[rows]; logits float32[rows, outputs] or probabilities float64[rows, classes]
+    predictions.arrays      "labels" and the model's outputs by name; of a classifier "logits" float32[rows, outputs]
+                            or "probabilities" float[rows, classes]
 
 Exponentials and logarithms come from the standard library's decimal module, which rounds correctly. Sums are exact. So
 an average has the same bits on every machine. Does not use TensorFlow.
@@ -20,6 +21,7 @@ from samebits.core.errors import RecordError
 from samebits.core.files import read_arrays, storage_error, write_arrays
 from samebits.runs.folder import PREDICTIONS, RESULT, read_json
 
+SLACK = 1e-4  # of the sum of a row of float32 probabilities
 FLOOR = 1e-7  # minimum probability in a loss, as in Keras, because a forest can predict 0
 EXACT = decimal.Context(prec=20, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[decimal.InvalidOperation])
 
@@ -29,7 +31,7 @@ def write_predictions(attempt: pathlib.Path, arrays: dict[str, np.ndarray]) -> s
 
     Args:
         attempt: The run's folder.
-        arrays: "labels" and "logits", or "labels" and "probabilities".
+        arrays: "labels", and "logits", "probabilities" or other outputs.
 
     Raises:
         RecordError: They could not be written.
@@ -38,8 +40,8 @@ def write_predictions(attempt: pathlib.Path, arrays: dict[str, np.ndarray]) -> s
     return arrays_digest({name: array_digest(name, array) for name, array in arrays.items()})
 
 
-def read_predictions(attempt: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the probabilities, float64[rows, classes], and labels, int32[rows], of a finished run.
+def read_predictions(attempt: pathlib.Path) -> dict[str, np.ndarray]:
+    """Return the labels and outputs of a finished run, by name.
 
     Raises:
         RecordError: They are missing or damaged, or do not match the result of the run.
@@ -58,8 +60,50 @@ def read_predictions(attempt: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
             received=received,
             fix=f"remove {attempt} and run the same command again.",
         )
-    found = arrays["probabilities"] if "probabilities" in arrays else to_probabilities(arrays["logits"])
-    return found, arrays["labels"]
+    return arrays
+
+
+def class_labels(labels: np.ndarray) -> np.ndarray:
+    """Return labels as class numbers, int64[rows]; also of whole numbers as floats, one column, or one-hot rows.
+
+    Returns:
+        No rows: the labels are not of one class per row.
+    """
+    none = np.empty(0, np.int64)
+    if labels.dtype.kind not in "buif":
+        return none
+    if labels.ndim == 2 and labels.shape[1] > 1 and np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all():  # noqa: PLR2004
+        return np.asarray(labels.argmax(1))
+    numbers = labels.ravel().astype(np.float64)
+    is_class = labels.shape[:1] == numbers.shape and (numbers >= 0).all() and (numbers == np.floor(numbers)).all()
+    return numbers.astype(np.int64) if is_class else none
+
+
+def read_class_probabilities(attempt: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probabilities, float64[rows, classes], and labels, int64[rows], of a finished run.
+
+    One column of probabilities is that of class 1. If all are 1, it is class 0, the only one that a forest saw.
+
+    Raises:
+        RecordError: As of `read_predictions`, or the predictions are not those of one class per row.
+    """
+    arrays = read_predictions(attempt)
+    outputs = arrays.get("logits", arrays.get("probabilities", np.empty(0)))
+    found, labels = np.empty((0, 0)), class_labels(arrays.get("labels", np.empty(0)))
+    if outputs.ndim == 2 and labels.shape == outputs.shape[:1] and np.isfinite(outputs).all():  # noqa: PLR2004
+        found = to_probabilities(outputs) if "logits" in arrays else outputs.astype(np.float64)
+        if found.shape[1] == 1 and not (found == 1).all():
+            found = np.concatenate([1 - found, found], axis=1)
+    sums = np.abs(found.sum(1) - 1)
+    if not found.size or found.min() < 0 or sums.max() > SLACK or labels.max() >= max(2, found.shape[1]):
+        described = (f"{key} {array.dtype.name}{list(array.shape)}" for key, array in arrays.items())
+        raise RecordError(
+            f"the predictions of {attempt} are not probabilities of classes.",
+            expected="labels of one class per row, and logits or probabilities [rows, classes] that sum to 1",
+            received=", ".join(described),
+            fix="average the predictions.arrays of the runs yourself.",
+        )
+    return found, labels
 
 
 def to_probabilities(logits: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ the same for all bags.
 Source: Breiman (1996), "Bagging predictors".
 """
 
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -20,33 +21,28 @@ from samebits.core.digest import array_digest
 from samebits.core.errors import ConfigError, RecordError
 from samebits.core.files import write_arrays
 from samebits.core.seeds import derive_seed, dotted_key
-from samebits.core.short_names import LOSSES
-from samebits.core.terminal import shown_path
-from samebits.runs.predictions import average, read_predictions, score
+from samebits.core.terminal import describe_value, shown_path
+from samebits.runs.predictions import average, read_class_probabilities, score
 from samebits.studies.execute import LauncherOptions, train
 from samebits.studies.plan import Run, Study
-from samebits.studies.study import BASE, METRICS, STUDY, show_failed, show_records, write_summary
+from samebits.studies.study import BASE, STUDY, show_failed, show_records, write_summary
 
 ENSEMBLE = "ensemble.arrays"
 POINT = "data/bootstrap"
 MAX_BAGS = 10_000
+SCORES = ("cross_entropy", "accuracy")  # as `score` returns them
 
 
 def make_runs(config: Config, bags: str) -> list[Run]:
     """Return one run per bag.
 
     Raises:
-        ConfigError: Fewer than two bags, a loss without probabilities, or no seeds, so that the split would change.
+        ConfigError: Fewer than two bags, or no seeds, so that the split would change.
     """
     if not bags.isdecimal() or not 2 <= int(bags) <= MAX_BAGS:  # noqa: PLR2004  one bag is not an ensemble
         raise ConfigError(
             "--bags", expected=f"a number, 2 to {MAX_BAGS}", received=repr(bags), fix="samebits bagging --bags 10"
         )
-    if config.training.loss not in LOSSES:
-        raise ConfigError(
-            "training.loss", expected=f"a loss on probabilities: {' or '.join(LOSSES)}", received=config.training.loss,
-            fix="use samebits study, and average predictions.arrays of its runs yourself",
-        )  # fmt: skip
     if config.seed.policy == "unseeded":
         raise ConfigError("seed.policy", expected="a policy that fixes the split", received="unseeded", fix="seed=all")
     return [
@@ -61,13 +57,18 @@ def make_runs(config: Config, bags: str) -> list[Run]:
     ]
 
 
-def make_ensemble(attempts: list[pathlib.Path]) -> dict[str, np.ndarray]:
-    """Return the average of finished runs: "probabilities" float64[rows, classes] and "labels" int32[rows].
+def make_ensemble(attempts: list[pathlib.Path]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the average of finished runs and its entry in study.json.
+
+    Returns:
+        "probabilities" float64[rows, classes] and "labels" int[rows]; the number of models, their mean scores, those of
+        the average, and the digest of its probabilities.
 
     Raises:
-        RecordError: A run's predictions are damaged, or the runs validated on different samples.
+        RecordError: A run's predictions are damaged or are not probabilities of classes, or the runs validated on
+            different samples.
     """
-    members, labels = zip(*(read_predictions(attempt) for attempt in attempts), strict=True)
+    members, labels = zip(*(read_class_probabilities(attempt) for attempt in attempts), strict=True)
     for attempt, other in zip(attempts, labels, strict=True):
         if not np.array_equal(other, labels[0]):
             raise RecordError(
@@ -78,21 +79,21 @@ def make_ensemble(attempts: list[pathlib.Path]) -> dict[str, np.ndarray]:
             )
     widest = max(each.shape[1] for each in members)  # a bag without the rarest class has no column for it
     padded = [np.pad(each, ((0, 0), (0, widest - each.shape[1]))) for each in members]
-    return {"probabilities": average(padded), "labels": labels[0]}
-
-
-def describe_ensemble(arrays: dict[str, np.ndarray], members: int) -> dict[str, Any]:
-    """Return the ensemble's entry in study.json: number of models, metrics, and digest of the probabilities."""
-    loss, accuracy = score(arrays["probabilities"], arrays["labels"])
+    arrays = {"probabilities": average(padded), "labels": labels[0]}
+    singles = zip(*(score(each, labels[0]) for each in padded), strict=True)
+    means = {f"single_{name}": math.fsum(values) / len(padded) for name, values in zip(SCORES, singles, strict=True)}
+    scores = dict(zip(SCORES, score(**arrays), strict=True))
     digest = array_digest("probabilities", arrays["probabilities"])
-    return {"members": members, "val_accuracy": accuracy, "val_loss": loss, "digest": digest}
+    return arrays, {"members": len(padded), **scores, **means, "digest": digest}
 
 
-def show_ensemble(ensemble: dict[str, Any], summary: dict[str, Any]) -> None:
-    """Print the metrics of the ensemble and of its members."""
-    for metric in METRICS:
-        gain = ensemble[metric] - summary[metric]["mean"]
-        print(f"{metric}: ensemble {ensemble[metric]:.4f}, single models {summary[metric]['mean']:.4f} ({gain:+.4f})")
+def show_ensemble(ensemble: dict[str, Any]) -> None:
+    """Print the scores of the ensemble and the mean scores of its members."""
+    for name in SCORES:
+        whole, single = ensemble[name], ensemble[f"single_{name}"]
+        gain = describe_value(whole - single, "+")
+        values = f"ensemble {describe_value(whole)}, single models {describe_value(single)} ({gain})"
+        print(f"{name.replace('_', ' ')} on the validation samples: {values}")
     print(f"ensemble of {ensemble['members']}: probabilities {ensemble['digest'][:12]}…")
 
 
@@ -110,7 +111,7 @@ def run_bagging(compose: Callable[[list[str]], Config], root: pathlib.Path, bags
 
     Raises:
         ConfigError: Bags, launcher or configuration are wrong; nothing was started.
-        RecordError: The predictions of a run are damaged.
+        RecordError: The predictions of a run are damaged or are not probabilities of classes. study.json has the runs.
     """
     config = compose([])
     runs = make_runs(config, bags)
@@ -118,16 +119,12 @@ def run_bagging(compose: Callable[[list[str]], Config], root: pathlib.Path, bags
     started = train(study, options)
     print(f"{len(runs)} bags: {started} started, {len(runs) - started} already finished")
     records = list(study.records())
-    found = [study.finished(number) for number in range(len(runs))]
-    attempts = [attempt for attempt in found if attempt is not None]
-    ensemble: dict[str, Any] = {}
-    if len(attempts) == len(runs):
-        arrays = make_ensemble(attempts)
-        write_arrays(study.folder / ENSEMBLE, arrays)
-        ensemble = describe_ensemble(arrays, len(runs))
-    concluded, failed = write_summary(study, records, {"ensemble": ensemble})
+    concluded, failed = write_summary(study, records, {"ensemble": {}})
     show_records(records, concluded)
-    if ensemble:
-        show_ensemble(ensemble, concluded["summary"][BASE])
+    if not failed:  # a run that did not finish has no predictions to average
+        arrays, ensemble = make_ensemble([study.inputs_folder(i) / str(each.attempt) for i, each in enumerate(records)])
+        write_arrays(study.folder / ENSEMBLE, arrays)
+        write_summary(study, records, {"ensemble": ensemble})
+        show_ensemble(ensemble)
     print(f"bagging: {shown_path(study.folder / STUDY, root)}")
     return show_failed(failed, len(runs))

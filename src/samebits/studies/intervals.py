@@ -38,6 +38,7 @@ class Summary:
         sd: Standard deviation with n - 1 (None: one value).
         interquartile_mean: Mean without the lowest and the highest quarter.
         interval: 95 % bootstrap interval of the mean (None: one value).
+        best_seed: The seed of the best value (None: it is not known whether higher is better); so is worst_seed.
         three_seeds: Share of three-seed subsets whose mean lies in the interval (None: fewer than four values).
     """
 
@@ -47,8 +48,8 @@ class Summary:
     median: float
     interquartile_mean: float
     interval: Interval | None
-    best_seed: int
-    worst_seed: int
+    best_seed: int | None
+    worst_seed: int | None
     three_seeds: float | None
 
 
@@ -188,13 +189,13 @@ def triple_means(values: Sequence[float]) -> np.ndarray:
     return np.asarray(sample[chosen].mean(axis=1))
 
 
-def summarize(values: Sequence[float], seeds: Sequence[int], *, higher_is_better: bool = True) -> Summary:
+def summarize(values: Sequence[float], seeds: Sequence[int], *, higher_is_better: bool | None = True) -> Summary:
     """Return the statistics of a sample.
 
     Args:
         values: float64[n], one per seed.
         seeds: The seed of each value.
-        higher_is_better: Decides which seed is the best. Among equal values it is the smallest seed.
+        higher_is_better: Decides which seed is the best (None: unknown). Among equal values it is the smallest seed.
 
     Raises:
         ConfigError: There are no values, or not one per seed.
@@ -223,8 +224,8 @@ def summarize(values: Sequence[float], seeds: Sequence[int], *, higher_is_better
         median=float(np.median(sample)),
         interquartile_mean=float(stats.trim_mean(sample, TRIM)),
         interval=interval,
-        best_seed=seeds[order[0]],
-        worst_seed=seeds[worst],
+        best_seed=None if higher_is_better is None else seeds[order[0]],
+        worst_seed=None if higher_is_better is None else seeds[worst],
         three_seeds=truth,
     )
 

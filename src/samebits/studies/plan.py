@@ -6,9 +6,10 @@
 The runs are stored where `samebits train` stores them. So a study reuses runs that are already finished.
 """
 
+import math
 import pathlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from samebits.core.config import Config, from_dict, to_dict
@@ -16,11 +17,14 @@ from samebits.core.config_rules import check
 from samebits.core.digest import json_digest
 from samebits.core.errors import ConfigError, RecordError
 from samebits.core.files import write_yaml
+from samebits.core.metrics import Monitor, order_names, table_names
+from samebits.core.terminal import describe_values
 from samebits.runs.folder import RESULT, is_finished, list_attempts, read_json
 from samebits.runs.identity import DIGITS, describe_inputs, source_files
 from samebits.runtime.pins import check_machine
 
 FOLDER = "studies"
+MAX_IN_A_LINE = 3  # metrics
 
 
 def with_settings(tree: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -65,14 +69,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Record:
-    """A run's entry in study.json. If `attempt` is None, the run did not finish and `failure` gives the reason."""
+    """A run's entry in study.json. If `attempt` is None, the run did not finish and `failure` gives the reason.
+
+    Attributes:
+        metrics: The finite metrics of the result, the monitored one first.
+    """
 
     variant: str
     seed: int
     inputs: str
     attempt: str | None
-    val_accuracy: float | None = None
-    val_loss: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
     weights_digest: str | None = None
     failure: str = ""
     varied: str = "seed"
@@ -118,6 +125,9 @@ class Study:
         runs: The runs. Two with equal inputs are trained once.
         root: The project's folder.
 
+    Attributes:
+        monitor: The metric that ranks the runs: that of the first run's configuration.
+
     Raises:
         ConfigError: There is no run, or a configuration is wrong.
     """
@@ -127,6 +137,8 @@ class Study:
             raise ConfigError("study", expected="at least one run", received="none", fix="samebits study --seeds 1..20")
         self.runs, self.root, self.inputs = list(runs), root, name_runs(runs, root)
         rows = [[run.variant, run.seed, inputs] for run, inputs in zip(self.runs, self.inputs, strict=True)]
+        training = runs[0].base.training
+        self.monitor = Monitor(training.monitor, training.monitor_mode)
         self.name = f"{name}-{json_digest(rows)[:DIGITS]}"
         self.folder = root / runs[0].base.paths.runs / FOLDER / self.name
         self._finished: dict[str, str] = {}  # inputs -> attempt: a finished run stays finished
@@ -163,9 +175,10 @@ class Study:
             result = read_json(attempt / RESULT)
         except RecordError as error:
             return Record(run.variant, run.seed, inputs, None, failure=" ".join(str(error).split()), varied=run.varied)
-        accuracy, loss = (float(result["metrics"][key]) for key in ("val_accuracy", "val_loss"))
-        digest = result["weights_digest"]
-        return Record(run.variant, run.seed, inputs, attempt.name, accuracy, loss, digest, varied=run.varied)
+        values, digest = result["metrics"], result["weights_digest"]
+        names = order_names((name for name in values if math.isfinite(values[name])), self.monitor.name)
+        metrics = {name: values[name] for name in names}
+        return Record(run.variant, run.seed, inputs, attempt.name, metrics, digest, varied=run.varied)
 
     def describe_failure(self, number: int) -> str:
         """Return the reason why a run did not finish, in one line."""
@@ -196,5 +209,6 @@ def describe_record(record: Record) -> str:
     title = f"{record.variant}  {record.varied} {record.seed}"
     if record.attempt is None or record.weights_digest is None:
         return f"{title}  FAILED: {record.failure}"
-    numbers = f"val_accuracy {record.val_accuracy:.4f}  val_loss {record.val_loss:.4f}"
-    return f"{title}  {numbers}  weights {record.weights_digest[:12]}"
+    names = table_names(record.metrics, next(iter(record.metrics), ""))[:MAX_IN_A_LINE]
+    numbers = describe_values({name: record.metrics[name] for name in names})
+    return f"{title}  {numbers or 'no metrics'}  weights {record.weights_digest[:12]}"

@@ -9,6 +9,7 @@ from typing import Any
 from samebits.core.config import flatten
 from samebits.core.digest import json_digest
 from samebits.core.errors import SamebitsError
+from samebits.core.metrics import VALIDATION, Monitor
 from samebits.runs.compare import PROMISED, Comparison, compare_with_siblings
 from samebits.runs.effects import PLACES, machine_items
 from samebits.runs.folder import (
@@ -18,14 +19,15 @@ from samebits.runs.folder import (
     METRICS,
     RESULT,
     SEEDS,
+    describe_end,
     is_finished,
     list_all_attempts,
+    metric_values,
     read_json,
+    read_metrics,
 )
-from samebits.runs.folder import read_rows as read_metric_rows
 
 POINTS = "seed.points."
-METRIC_NAMES = ("val_accuracy", "val_loss", "accuracy", "loss")
 FIGURES = 6  # significant digits of a curve's numbers
 
 
@@ -36,7 +38,9 @@ class Run:
     Attributes:
         key: "<name>/<inputs digest>/<attempt>", the end of the run's folder.
         seed: The root seed.
-        metrics: The last values, not rounded.
+        metrics: The last finite values, not rounded.
+        monitor: The metric that ranks the run.
+        not_finite: The metrics with a value that is not a finite number, which is not shown.
         verdict: "held", "broken", "alone", "elsewhere", "same" or "differs" (nothing promised), or "unknown".
         verdict_text: The verdict in words.
         configuration: Digest of the inputs without the seeds' values, but with the names of separately set points.
@@ -48,6 +52,8 @@ class Run:
     key: str
     seed: Any
     metrics: dict[str, float]
+    monitor: Monitor
+    not_finite: list[str]
     verdict: str
     verdict_text: str
     configuration: str
@@ -135,22 +141,23 @@ def thin(points: list[list[float]], most: int) -> list[list[float]]:
 
 
 def read_curves(rows: list[dict[str, Any]]) -> dict[str, list[list[float]]]:
-    """Return the points of each metric: training by total step, validation by epoch.
+    """Return the finite points of each metric: training by step over all epochs, validation by epoch.
+
+    Args:
+        rows: As of `read_metrics`. A row may lack a metric.
 
     Raises:
-        ValueError: There are no rows, or a row lacks a number.
+        ValueError: There are no rows.
     """
     if not rows:
         raise ValueError(f"{METRICS} is missing or empty")
-    steps = max(int(_figure(row.get("step"))) for row in rows)
-    curves: dict[str, list[list[float]]] = {name: [] for name in METRIC_NAMES}
+    curves: dict[str, list[list[float]]] = {}
     for row in rows:
-        for name in METRIC_NAMES:
-            if name.startswith("val_"):
-                if name in row:
-                    curves[name].append([row["epoch"], _figure(row[name])])
-            else:
-                curves[name].append([(row["epoch"] - 1) * steps + row["step"], _figure(row.get(name))])
+        for name, value in metric_values(row).items():
+            place = row["epoch"] if name.startswith(VALIDATION) else row["global_step"]
+            points = curves.setdefault(name, [])
+            if math.isfinite(value):
+                points.append([place, _figure(value)])
     return curves
 
 
@@ -167,7 +174,7 @@ def _read(attempt: pathlib.Path) -> Run:
     machine, seeds = read_json(attempt / MACHINE), read_json(attempt / SEEDS)
     if not (attempt / CONFIG).is_file():
         raise ValueError(f"{CONFIG} is missing")
-    rows = read_metric_rows(attempt / METRICS)
+    rows = read_metrics(attempt)
     verdict, words = _judge(attempt, result["promise"])
     config = flatten(inputs["config"])
     fixed = {key: as_text(value) for key, value in config.items() if not key.startswith(("seed.root", POINTS))}
@@ -175,14 +182,14 @@ def _read(attempt: pathlib.Path) -> Run:
     alone = [key for key, value in config.items() if key.startswith(POINTS) and value is not None]
     fixed["seed.alone"] = " ".join(key.removeprefix(POINTS) for key in alone) or "none"
     fixed |= {"code": inputs["code"]["digest"][:8], "requirements.lock": inputs["lock"][:8]}
-    metrics = {name: float(result["metrics"][name]) for name in METRIC_NAMES}
-    if not all(math.isfinite(value) for value in metrics.values()):
-        raise ValueError(f"{RESULT} has a metric that is not a finite number")
+    values = [pair for each in (*rows, result["metrics"]) for pair in metric_values(each).items()]
     cpu = machine["cpu"]
     return Run(
         key=run_key(attempt),
         seed=config.get("seed.root"),
-        metrics=metrics,
+        metrics={name: value for name, value in result["metrics"].items() if math.isfinite(value)},
+        monitor=Monitor.of(inputs["config"]["training"]),
+        not_finite=list(dict.fromkeys(name for name, value in values if not math.isfinite(value))),
         verdict=verdict,
         verdict_text=_without_folder(words, attempt),
         configuration=json_digest(fixed)[:12],
@@ -195,6 +202,7 @@ def _read(attempt: pathlib.Path) -> Run:
             "data": result["data_digest"],
             "fingerprint": result["fingerprint"],
             "epochs": max(row["epoch"] for row in rows),
+            "stopped": describe_end(result, inputs["config"]["training"]["epochs"]),
             "steps": result.get("steps"),
             "resumed": result["resumed_at"] is not None,
             "training_s": result["timing"].get("training_s"),

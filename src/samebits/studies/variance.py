@@ -9,7 +9,7 @@ Source: Bouthillier et al. (2021), "Accounting for variance in machine learning 
 import copy
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ from rich.table import Table
 
 from samebits.core.config import Config
 from samebits.core.errors import ConfigError
+from samebits.core.metrics import TEST
 from samebits.core.seeds import derive_seed, dotted_key, resolve_points
-from samebits.core.terminal import print_table, shown_path
+from samebits.core.terminal import describe_value, print_table, shown_path
 from samebits.studies.execute import LauncherOptions, train
 from samebits.studies.intervals import (
     MIN_FOR_A_SHARE,
@@ -28,8 +29,8 @@ from samebits.studies.intervals import (
     standard_deviation,
     variance_ratio,
 )
-from samebits.studies.plan import Record, Run, Study
-from samebits.studies.study import METRICS, STUDY, Sample, parse_seeds, show_failed, write_study
+from samebits.studies.plan import Run, Study
+from samebits.studies.study import STUDY, Sample, choose_metrics, parse_seeds, show_failed, show_notes, write_study
 
 ALL = "all together"
 PICTURES = ("variance.svg", "variance.png")
@@ -95,13 +96,18 @@ def make_runs(config: Config, seeds: list[int]) -> list[Run]:
     ]
 
 
-def measure_deviations(samples: dict[str, Sample]) -> dict[str, dict[str, Deviation]]:
-    """Return source -> metric -> standard deviation, with its share of the variance of all sources together."""
+def measure_deviations(samples: dict[str, Sample], metrics: Sequence[str]) -> dict[str, dict[str, Deviation]]:
+    """Return source -> metric -> standard deviation, with its share of the variance of all sources together.
+
+    Args:
+        samples: The finished runs of each source.
+        metrics: The metrics to measure. A run may lack one.
+    """
     found: dict[str, dict[str, Deviation]] = {}
     for source, sample in samples.items():
         found[source] = {}
-        for metric in METRICS:
-            values = sample.values[metric]
+        for metric in metrics:
+            values = sample.of(metric)
             interval = bootstrap_interval(values, standard_deviation)
             sd = None if interval is None else float(standard_deviation(np.sort(values)))
             found[source][metric] = Deviation(len(values), sd, interval)
@@ -109,7 +115,7 @@ def measure_deviations(samples: dict[str, Sample]) -> dict[str, dict[str, Deviat
         for metric, deviation in deviations.items():
             if source == ALL or ALL not in samples:
                 continue
-            ratio = variance_ratio(samples[source].values[metric], samples[ALL].values[metric])
+            ratio = variance_ratio(samples[source].of(metric), samples[ALL].of(metric))
             if ratio:
                 deviations[metric] = dataclasses.replace(deviation, share=ratio[0], share_interval=ratio[1])
     return found
@@ -121,7 +127,7 @@ def list_deviations(deviations: dict[str, dict[str, Deviation]], samples: dict[s
         {
             "source": source, "metric": metric, "sd": one.sd, "low": one.interval and one.interval[0],
             "high": one.interval and one.interval[1], "share": one.share, "share_interval": one.share_interval,
-            "values": samples[source].values[metric],
+            "values": samples[source].of(metric),
         }
         for source, by in deviations.items()
         for metric, one in by.items()
@@ -133,10 +139,13 @@ def draw(deviations: dict[str, dict[str, Deviation]], folder: pathlib.Path) -> N
     import matplotlib as mpl  # noqa: PLC0415  slow to import
     from matplotlib.figure import Figure  # noqa: PLC0415
 
+    metrics = list(next(iter(deviations.values()), {}))
+    if not metrics:
+        return
     with mpl.rc_context({"svg.hashsalt": "samebits"}):  # so the same runs give the same bytes
-        figure = Figure(figsize=(10, 3.2), layout="constrained")
-        axes = figure.subplots(1, len(METRICS), sharey=True)
-        for axis, metric in zip(axes, METRICS, strict=True):
+        figure = Figure(figsize=(5 * len(metrics), 3.2), layout="constrained")
+        axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+        for axis, metric in zip(axes, metrics, strict=True):
             rows = [(source, one[metric]) for source, one in reversed(deviations.items()) if one[metric].sd is not None]
             for source, deviation in rows:
                 axis.barh(source, deviation.sd, color="#9aa7b8" if source == ALL else "#3b6ea5")
@@ -154,8 +163,8 @@ def show(deviations: dict[str, dict[str, Deviation]]) -> None:
     table = Table("varied alone", "metric", "runs", "standard deviation", "95 % interval", title)
     for source, metrics in deviations.items():
         for metric, one in metrics.items():
-            sd = "-" if one.sd is None else f"{one.sd:.5f}"
-            interval = "-" if one.interval is None else "{:.5f} to {:.5f}".format(*one.interval)
+            sd = describe_value(one.sd)
+            interval = "-" if one.interval is None else " to ".join(map(describe_value, one.interval))
             share = "-"
             if one.share is not None and one.share_interval is not None:
                 share = "{:.0%} ({:.0%} to {:.0%})".format(one.share, *one.share_interval)
@@ -187,14 +196,23 @@ def run_variance(
     runs = make_runs(config, parse_seeds(seeds))
     study = Study(f"variance-{config.name}", runs, root)
     train(study, options)
+    monitor = study.monitor.name
     deviations: dict[str, dict[str, Deviation]] = {}
 
-    def conclude(samples: dict[str, Sample], _failed: list[Record]) -> dict[str, Any]:
-        deviations.update(measure_deviations(samples))
-        return {"variance": list_deviations(deviations, samples)}
+    notes: list[str] = []
+
+    def conclude(samples: dict[str, Sample]) -> dict[str, Any]:
+        done = {source: sample for source, sample in samples.items() if sample.runs}
+        metrics = [name for name in choose_metrics(done.values(), monitor) if not name.startswith(TEST)]
+        deviations.update(measure_deviations(done, metrics))
+        wanted = dict.fromkeys([monitor, *metrics])
+        notes.extend(text for source, sample in done.items() for text in sample.missing(source, wanted))
+        return {"monitor": monitor, "variance": list_deviations(deviations, samples), "notes": notes}
 
     _, failed = write_study(study.folder / STUDY, study.name, study.records(), conclude)
     show(deviations)
+    show_notes(notes)
     draw(deviations, study.folder)
-    print(f"variance: {shown_path(study.folder / STUDY, root)}, {', '.join(PICTURES)}")
+    pictures = ", ".join(PICTURES) if any(deviations.values()) else "no picture: no run has metrics"
+    print(f"variance: {shown_path(study.folder / STUDY, root)}, {pictures}")
     return show_failed(failed, len(runs))

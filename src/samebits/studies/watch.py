@@ -1,11 +1,13 @@
 """Shows the running trainings. Only reads their folders and takes no lock, so it does not affect them."""
 
+import contextlib
 import json
 import os
 import pathlib
 import re
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,25 +16,32 @@ from rich.live import Live
 from rich.table import Table
 
 from samebits.core.errors import SamebitsError
-from samebits.core.terminal import print_table
-from samebits.runs.folder import CONFIG, LOCK, LOG, METRICS, is_finished, list_all_attempts, read_yaml
+from samebits.core.metrics import VALIDATION, Monitor, base_name, order_names
+from samebits.core.terminal import describe_value, describe_values, print_table
+from samebits.runs.folder import CONFIG, LOCK, LOG, METRICS, is_finished, list_all_attempts, metric_values, read_yaml
 from samebits.studies.read_runs import run_key
 
 REFRESH_S = 1.0
-TAIL_BYTES = 8192
+TAIL_BYTES = 65_536
+MAX_SHOWN = 3  # metrics of training
 LOCKS = pathlib.Path("/proc/locks")
 RECENT_S = 60.0  # without a visible lock, a run with a row younger than this counts as running
 
 
 @dataclass(frozen=True)
 class Training:
-    """The newest records of a running training; None or "": not recorded yet."""
+    """The newest records of a running training; None or "": not recorded yet.
+
+    Attributes:
+        values: The metrics of training in the last row.
+        monitored: The newest value of the monitored metric, in words.
+    """
 
     key: str
     epoch: str
     step: str
-    loss: float | None
-    accuracy: float | None
+    values: dict[str, float]
+    monitored: str
     age_s: float | None
     rate: str
 
@@ -57,16 +66,26 @@ def tail(path: pathlib.Path) -> list[str]:
         return []
 
 
-def last_row(path: pathlib.Path) -> dict[str, Any]:
-    """Return the last complete row of metrics; empty if there is none."""
+def newest_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Yield the last complete rows of metrics, newest first."""
     for line in reversed(tail(path)):
-        try:
+        with contextlib.suppress(ValueError):
             row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            return row
-    return {}
+            if isinstance(row, dict):
+                yield row
+
+
+def describe_monitored(rows: Sequence[dict[str, Any]], monitor: str) -> str:
+    """Return the newest value of the monitored metric, in words.
+
+    Args:
+        rows: The last rows, newest first. Only the last row of an epoch has validation metrics.
+        monitor: The metric.
+    """
+    row = next((row for row in rows if isinstance(row.get(monitor), float)), None)
+    if row is None:
+        return f"no {monitor} in the last rows" if rows else ""
+    return f"{monitor} {describe_value(row[monitor])} (epoch {row.get('epoch')})"
 
 
 def is_running(attempt: pathlib.Path, locked: set[tuple[int, int, int]], now: float) -> bool:
@@ -84,22 +103,24 @@ def is_running(attempt: pathlib.Path, locked: set[tuple[int, int, int]], now: fl
 
 def read_training(attempt: pathlib.Path, now: float) -> Training:
     """Return the newest records of a training."""
-    row, log = last_row(attempt / METRICS), "\n".join(tail(attempt / LOG))
-    epochs: Any = "?"
+    rows, log = list(newest_rows(attempt / METRICS)), "\n".join(tail(attempt / LOG))
+    row, epochs, monitor = rows[0] if rows else {}, "?", Monitor().name
     try:
-        epochs = read_yaml(attempt / CONFIG)["training"]["epochs"]
+        training = read_yaml(attempt / CONFIG)["training"]
+        epochs, monitor = training["epochs"], Monitor.of(training).name
         age_s = now - (attempt / METRICS).stat().st_mtime
     except (SamebitsError, OSError, KeyError, TypeError):
         age_s = None
     steps = re.findall(r"step \d+/(\d+)", log)[-1:]
     rates = re.findall(r"(\d+ steps/s)", log)[-1:]
-    loss, accuracy = (row.get(name) if isinstance(row.get(name), float) else None for name in ("loss", "accuracy"))
+    values = {name: value for name, value in metric_values(row).items() if isinstance(value, float)}
+    names = [name for name in order_names(values, base_name(monitor)) if not name.startswith(VALIDATION)]
     return Training(
         key=run_key(attempt),
         epoch=f"{row['epoch']}/{epochs}" if "epoch" in row else "",
         step=f"{row['step']}/{steps[0] if steps else '?'}" if "step" in row else "",
-        loss=loss,
-        accuracy=accuracy,
+        values={name: values[name] for name in names[:MAX_SHOWN]},
+        monitored=describe_monitored(rows, monitor),
         age_s=age_s,
         rate=rates[0] if rates else "",
     )
@@ -113,22 +134,11 @@ def find_trainings(runs: pathlib.Path) -> list[Training]:
 
 def make_table(trainings: list[Training]) -> Table:
     """Return the table of running trainings."""
-    table = Table("run", "epoch", "step", "loss", "accuracy", "last row", "rate", title=f"{len(trainings)} running")
-
-    def number(value: float | None, form: str) -> str:
-        return "" if value is None else format(value, form)
-
+    heads = ("run", "epoch", "step", "training", "monitored", "last row", "rate")
+    table = Table(*heads, title=f"{len(trainings)} running")
     for row in trainings:
-        age = f"{number(row.age_s, '.0f')} s ago" if row.age_s is not None else "none yet"
-        table.add_row(
-            row.key,
-            row.epoch,
-            row.step,
-            number(row.loss, ".4f"),
-            number(row.accuracy, ".4f"),
-            age,
-            row.rate,
-        )
+        age = f"{row.age_s:.0f} s ago" if row.age_s is not None else "none yet"
+        table.add_row(row.key, row.epoch, row.step, describe_values(row.values), row.monitored, age, row.rate)
     return table
 
 

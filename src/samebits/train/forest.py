@@ -32,6 +32,7 @@ NODE_FIELDS = (
     "feature", "threshold", "children_left", "children_right", "value", "missing_go_to_left", "impurity",
     "n_node_samples", "weighted_n_node_samples",
 )  # fmt: skip
+HARMLESS = ("checkpoint_every", "log_every", "monitor", "monitor_mode")  # settings without effect on a forest
 WITHOUT_MEANING = TrainingConfig(epochs=1)  # the required settings of the loop for a model without a loop
 
 
@@ -50,7 +51,7 @@ def check_forest(model: Any, settings: TrainingConfig) -> None:
         )
     for field in dataclasses.fields(TrainingConfig):
         value, idle = getattr(settings, field.name), getattr(WITHOUT_MEANING, field.name)
-        if value != idle and field.name not in ("checkpoint_every", "log_every"):
+        if value != idle and field.name not in HARMLESS:
             raise ConfigError(
                 f"training.{field.name}",
                 expected=f"{idle}: a forest has no epochs, batches, loss, optimizer or learning rate",

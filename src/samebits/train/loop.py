@@ -75,7 +75,8 @@ class Training:
         self.logs: Logs = {}  # of the last step
         self.steps_done = 0
         self.steps_per_call = 1
-        self.was_skipped, self.best_epoch = False, None
+        self.was_skipped = False
+        self.best_epoch: int | None = None
 
     def run(self) -> dict[str, int] | None:
         """Train to the end.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from samebits.studies.intervals import describe_sample
-from samebits.studies.read_runs import METRIC_NAMES, Run
+from samebits.studies.read_runs import Run
 
 MAX_KEYS = 4  # in a configuration's label
 MAX_LABEL = 140
@@ -16,8 +16,9 @@ def _rank(key: str) -> tuple[int, str]:
 
 
 def distribution(runs: Sequence[Run], metric: str) -> dict[str, Any]:
-    """Return one metric's statistics over seeds. Repetitions with the same bits count once."""
-    once = {(run.key.rsplit("/", 1)[0], run.facts["weights"]): run.metrics[metric] for run in runs}
+    """Return the statistics over seeds of a metric that runs may lack. Repetitions with the same bits count once."""
+    having = (run for run in runs if metric in run.metrics)
+    once = {(run.key.rsplit("/", 1)[0], run.facts["weights"]): run.metrics[metric] for run in having}
     return describe_sample(sorted(once.values()))
 
 
@@ -48,13 +49,10 @@ def configurations(runs: Sequence[Run]) -> list[dict[str, Any]]:
         groups.setdefault(run.configuration, []).append(index)
     items = {name: runs[members[0]].configuration_items for name, members in groups.items()}
     apart = distinguishing_keys(list(items.values()))
-    found = [
-        {
-            "name": name,
-            "label": label(items[name], apart),
-            "runs": members,
-            "metrics": {metric: distribution([runs[i] for i in members], metric) for metric in METRIC_NAMES},
-        }
-        for name, members in groups.items()
-    ]
+    found = []
+    for name, places in groups.items():
+        members = [runs[place] for place in places]
+        metrics = dict.fromkeys(metric for run in members for metric in run.metrics)
+        distributions = {metric: distribution(members, metric) for metric in metrics}
+        found.append({"name": name, "label": label(items[name], apart), "runs": places, "metrics": distributions})
     return sorted(found, key=lambda group: (group["label"], group["name"]))

@@ -2,11 +2,15 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
-  const metrics = { loss: "training loss", accuracy: "training accuracy", val_loss: "validation loss", val_accuracy: "validation accuracy" };
+  const baseName = (metric) => metric.replace(/^(val|test)_/, "");
+  const splitOf = (metric) => (metric.startsWith("val_") ? "validation" : metric.startsWith("test_") ? "test" : "training");
+  const title = (metric) => `${splitOf(metric)} ${baseName(metric)}`;
+  const curved = data.metrics.filter((metric) => data.runs.some((run) => run.curves[metric]));
+  const measured = data.metrics.filter((metric) => data.runs.some((run) => metric in run.metrics));
   const AT_FIRST = 40; // runs drawn by default
   const COLOURS = 8;
   const themes = ["auto", "light", "dark"];
-  const state = { sort: null, down: false, theme: "auto", drawn: new Set(), a: 0, b: Math.min(1, data.runs.length - 1), one: 0, metric: "val_accuracy" };
+  const state = { sort: null, down: false, theme: "auto", drawn: new Set(), a: 0, b: Math.min(1, data.runs.length - 1), one: 0, metric: measured[0] };
   const errors = [];
   const note = (text) => { errors.push(text); document.body.dataset.errors = errors.join("; "); };
   window.addEventListener("error", (event) => note(event.message));
@@ -70,20 +74,22 @@
   const chart = (metric, width) => {
     const shown = order(), colour = colours(), height = Math.round(Math.max(190, Math.min(260, width * 0.5)));
     const left = 46, right = 10, top = 8, bottom = 34;
-    const points = shown.flatMap((index) => data.runs[index].curves[metric]);
-    const caption = make("figcaption", {}, metrics[metric]);
+    const curveOf = (index) => data.runs[index].curves[metric] || [];
+    const points = shown.flatMap(curveOf), without = shown.filter((index) => curveOf(index).length === 0).length;
+    const caption = make("figcaption", {}, title(metric) + (without ? ` (${without} of ${shown.length} runs have none)` : ""));
     const tip = make("div", { class: "tip", "aria-live": "off" });
     if (points.length === 0) return make("figure", {}, caption, make("p", { class: "note" }, "nothing to draw"));
     const [x0, x1] = extent(points.map((point) => point[0]), 0.02), [y0, y1] = extent(points.map((point) => point[1]), 0.06);
     const x = (value) => left + (value - x0) / (x1 - x0) * (width - left - right);
     const y = (value) => height - bottom - (value - y0) / (y1 - y0) * (height - top - bottom);
-    const byEpoch = metric.startsWith("val_");
-    const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${metrics[metric]} of ${shown.length} runs`, "data-chart": metric, class: shown.length > COLOURS ? "many" : "few" });
+    const byEpoch = splitOf(metric) === "validation";
+    const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title(metric)} of ${shown.length - without} runs`, "data-chart": metric, class: shown.length > COLOURS ? "many" : "few" });
     for (const value of ticks(y0, y1, 5)) svg.append(draw("line", { x1: left, x2: width - right, y1: y(value), y2: y(value), class: "grid" }), draw("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, String(value)));
     for (const value of ticks(x0, x1, width < 400 ? 4 : 6)) if (value >= 0 && (!byEpoch || Number.isInteger(value))) svg.append(draw("text", { x: x(value), y: height - bottom + 16, "text-anchor": "middle" }, String(value)));
     svg.append(draw("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, byEpoch ? "epoch" : "step"));
     for (const index of shown) {
-      const curve = data.runs[index].curves[metric];
+      const curve = curveOf(index);
+      if (curve.length === 0) continue;
       svg.append(draw("polyline", { class: `s${colour.get(index)}`, "data-run": index, points: curve.map((point) => `${x(point[0]).toFixed(1)},${y(point[1]).toFixed(1)}`).join(" ") }, draw("title", {}, label(index))));
       if (curve.length <= 12 && shown.length <= AT_FIRST) for (const point of curve) svg.append(draw("circle", { class: `f${colour.get(index)}`, cx: x(point[0]), cy: y(point[1]), r: 2.4 }));
     }
@@ -93,7 +99,7 @@
       const box = svg.getBoundingClientRect(), scale = width / box.width;
       const px = (event.clientX - box.left) * scale, py = (event.clientY - box.top) * scale;
       let best = null, least = Infinity;
-      for (const index of shown) for (const point of data.runs[index].curves[metric]) {
+      for (const index of shown) for (const point of curveOf(index)) {
         const distance = (x(point[0]) - px) ** 2 + (y(point[1]) - py) ** 2;
         if (distance < least) { least = distance; best = [index, point]; }
       }
@@ -109,7 +115,9 @@
 
   const drawCurves = () => {
     const space = widthOf("curves", 1160), each = space >= 894 ? (space - 14) / 2 : space;
-    byId("curves").replaceChildren(...Object.keys(metrics).map((metric) => chart(metric, Math.floor(each))));
+    const bases = [...new Set(curved.map(baseName))]; // one row per metric: training, then validation
+    byId("curves").replaceChildren(...bases.map((base) => make("div", { class: "charts pair-of-charts" },
+      ...[base, `val_${base}`].filter((metric) => curved.includes(metric)).map((metric) => chart(metric, Math.floor(each))))));
     const colour = colours(), shown = order(), few = shown.length <= COLOURS;
     const swatch = (place) => draw("svg", { viewBox: "0 0 18 10", "aria-hidden": "true" }, draw("line", { x1: 1, x2: 17, y1: 5, y2: 5, class: `s${place}`, "stroke-width": 3 }));
     const groups = [...new Set(shown.map((index) => data.runs[index].group))].sort((p, q) => p - q);
@@ -119,23 +127,26 @@
 
   const drawStrips = () => {
     const width = widthOf("strips", 1160), row = 52, left = 12, right = 12, bottom = 22;
-    const found = data.groups.map((group) => group.metrics[state.metric]);
+    const places = data.groups.map((_, place) => place).filter((place) => state.metric in data.groups[place].metrics);
+    const found = places.map((place) => data.groups[place].metrics[state.metric]), nameOf = (place) => `C${places[place] + 1} ${data.groups[places[place]].label}`;
+    const without = data.groups.map((_, place) => place).filter((place) => !places.includes(place));
+    byId("without").textContent = without.length ? `Without ${state.metric}: ${without.map((place) => `C${place + 1}`).join(", ")}.` : "";
     const height = row * found.length + bottom;
     const [x0, x1] = extent(found.flatMap((each) => [...each.values, ...(each.interval || [])]), 0.06);
     const x = (value) => left + (value - x0) / (x1 - x0) * (width - left - right);
-    const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${metrics[state.metric]} over seeds, by configuration`, "data-chart": "strips" });
+    const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title(state.metric)} over seeds, by configuration`, "data-chart": "strips" });
     for (const value of ticks(x0, x1, width < 400 ? 4 : 8)) svg.append(draw("line", { x1: x(value), x2: x(value), y1: 0, y2: height - bottom, class: "grid" }), draw("text", { x: x(value), y: height - 6, "text-anchor": "middle" }, String(value)));
     found.forEach((each, place) => {
-      const middle = place * row + 34, name = `C${place + 1} ${data.groups[place].label}`, most = Math.floor(width / 6.6);
+      const middle = place * row + 34, name = nameOf(place), most = Math.floor(width / 6.6);
       svg.append(draw("text", { x: left, y: place * row + 14, class: "strong" }, name.length > most ? `${name.slice(0, most - 1)}…` : name));
-      for (const value of each.values) svg.append(draw("circle", { class: `dot f${place % COLOURS}`, cx: x(value), cy: middle, r: 5 }, draw("title", {}, String(value))));
+      for (const value of each.values) svg.append(draw("circle", { class: `dot f${places[place] % COLOURS}`, cx: x(value), cy: middle, r: 5 }, draw("title", {}, String(value))));
       const mean = x(each.mean);
       if (each.interval) for (const [p, q, v, w] of [[each.interval[0], each.interval[1], 0, 0], [each.interval[0], each.interval[0], -6, 6], [each.interval[1], each.interval[1], -6, 6]]) svg.append(draw("line", { class: "span", x1: x(p), x2: x(q), y1: middle + v, y2: middle + w }));
       if (each.values.length > 1) svg.append(draw("path", { class: "mean", d: `M${mean} ${middle - 7}l6 7l-6 7l-6-7z` }, draw("title", {}, `mean ${each.mean}`)));
     });
     byId("strips").replaceChildren(svg);
     table("spread", ["configuration", "seeds", "mean", "95 % interval of the mean", "standard deviation", "min", "max"], found.map((each, place) => [
-      `C${place + 1} ${data.groups[place].label}`, each.values.length, figure(each.mean), each.interval ? `${figure(each.interval[0])} to ${figure(each.interval[1])}` : "needs 3 seeds", figure(each.sd), figure(each.values[0]), figure(each.values[each.values.length - 1])]));
+      nameOf(place), each.values.length, figure(each.mean), each.interval ? `${figure(each.interval[0])} to ${figure(each.interval[1])}` : "needs 3 seeds", figure(each.sd), figure(each.values[0]), figure(each.values[each.values.length - 1])]));
   };
 
   const drawVariance = () => {
@@ -170,7 +181,7 @@
   };
   const drawOne = () => {
     const run = data.runs[state.one];
-    const facts = { run: run.key, "did the promise hold?": `${run.promise}: ${run.verdict}; ${run.verdict_text}`, weights: run.weights, data: run.data, "arithmetic fingerprint": run.fingerprint, machine: data.machines[run.machine], "resumed after a stop": run.resumed ? "yes" : "no" };
+    const facts = { run: run.key, "did the promise hold?": `${run.promise}: ${run.verdict}; ${run.verdict_text}`, weights: run.weights, data: run.data, "arithmetic fingerprint": run.fingerprint, machine: data.machines[run.machine], "resumed after a stop": run.resumed ? "yes" : "no", epochs: run.stopped || run.epochs };
     byId("facts").replaceChildren(...Object.entries(facts).flatMap(([name, text]) => [make("dt", {}, name), make("dd", {}, String(text))]));
     table("points", ["seed point", "value", "source", "consumer"], Object.entries(data.consumers[run.consumers]).map(([point, [source, consumer, rests]]) => [point, inputOf(`seed ${point}`, state.one), source, rests ? `${consumer} (unused: ${rests})` : consumer]));
     table("inputs", ["input", "value"], [...Object.keys(data.equal), ...Object.keys(data.varying)].sort().map((item) => [item, inputOf(item, state.one)]));
@@ -216,7 +227,7 @@
     const pair = (wanted.get("diff") || "").split(",").map((name) => (name ? find(name) : -1));
     if (pair[0] >= 0) state.a = pair[0];
     if (pair[1] >= 0) state.b = pair[1];
-    if (metrics[wanted.get("metric")]) state.metric = wanted.get("metric");
+    if (measured.includes(wanted.get("metric"))) state.metric = wanted.get("metric");
     if (wanted.get("runs") === "all") data.runs.forEach((_, index) => state.drawn.add(index));
   };
 
@@ -239,18 +250,18 @@
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
     showTheme();
     if (data.runs.length === 0) return;
-    byId("metric").append(...Object.entries(metrics).map(([name, text]) => make("option", { value: name }, text)));
+    byId("metric").append(...measured.map((metric) => make("option", { value: metric }, title(metric))));
     for (const [id, redraw] of [["a", drawDiff], ["b", drawDiff], ["one", drawOne]]) {
       byId(id).append(...data.runs.map((_, index) => make("option", { value: index }, label(index))));
       byId(id).addEventListener("change", (event) => { state[id] = Number(event.target.value); redraw(); remember(); });
     }
     byId("metric").addEventListener("change", (event) => { state.metric = event.target.value; drawStrips(); });
     const choose = () => { for (const id of ["a", "b", "one", "metric"]) byId(id).value = state[id]; };
-    const redraw = () => { drawCurves(); drawStrips(); drawVariance(); };
-    choose(); showDrawn(); drawStrips(); drawVariance(); drawDiff(); drawOne();
+    const redraw = () => { drawCurves(); if (measured.length) drawStrips(); drawVariance(); };
+    choose(); showDrawn(); if (measured.length) drawStrips(); drawVariance(); drawDiff(); drawOne();
     let width = document.body.clientWidth;
     window.addEventListener("resize", () => { if (document.body.clientWidth !== width) { width = document.body.clientWidth; redraw(); } });
-    window.addEventListener("hashchange", () => { follow(); choose(); showTheme(); showDrawn(); drawStrips(); drawDiff(); });
+    window.addEventListener("hashchange", () => { follow(); choose(); showTheme(); showDrawn(); if (measured.length) drawStrips(); drawDiff(); });
   };
   start();
   document.body.dataset.width = document.documentElement.scrollWidth; // a test checks that nothing overflows

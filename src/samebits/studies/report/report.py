@@ -5,6 +5,7 @@ report.html, report.css and report.js. The table of runs is HTML; the script dra
 """
 
 import base64
+import collections
 import hashlib
 import html
 import json
@@ -15,10 +16,11 @@ from typing import Any
 
 from samebits.core.errors import UsageError
 from samebits.core.files import storage_error, write_bytes
+from samebits.core.metrics import held_out_names, order_names, table_names
+from samebits.core.terminal import describe_value
 from samebits.runs.effects import effect_of
 from samebits.runs.folder import find_attempt, is_finished
 from samebits.studies.read_runs import (
-    METRIC_NAMES,
     Run,
     Unreadable,
     finished_attempts,
@@ -31,16 +33,15 @@ from samebits.studies.report.configurations import configurations
 
 FOLDER = pathlib.Path(__file__).parent
 MAX_RUNS = 1000
-MAX_POINTS = 50_000  # of all curves of one metric: about 1 MB of the page
+MAX_POINTS = 200_000  # of all curves: about 4 MB of the page
 MIN_PER_CURVE, MAX_PER_CURVE = 20, 400  # points per curve
 NOWHERE = "base-uri 'none'; form-action 'none'"
 COLUMNS = (
-    ("run", "run"), ("seed", "seed"), ("val_accuracy", "val accuracy"), ("val_loss", "val loss"),
-    ("accuracy", "accuracy"), ("loss", "loss"), ("epochs", "epochs"), ("training_s", "time s"), ("promise", "promise"),
-    ("verdict", "did it hold?"), ("weights", "weights"), ("configuration", "conf."), ("machine", "machine"),
+    ("epochs", "epochs"), ("training_s", "time s"), ("promise", "promise"), ("verdict", "did it hold?"),
+    ("weights", "weights"), ("configuration", "conf."), ("machine", "machine"),
 )  # fmt: skip
-FACTS = ("promise", "weights", "fingerprint", "data", "epochs", "steps", "resumed", "training_s")
-NUMBERS, NUMBER = ("seed", *METRIC_NAMES, "epochs", "training_s"), ' class="number"'
+FACTS = ("promise", "weights", "fingerprint", "data", "epochs", "stopped", "steps", "resumed", "training_s")
+TEXTS, NUMBER = ("run", "promise", "verdict", "weights", "configuration", "machine"), ' class="number"'
 SIGNS = {"held": "✓", "broken": "✗", "alone": "·", "elsewhere": "·", "same": "=", "differs": "≠", "unknown": "?"}
 
 
@@ -63,7 +64,11 @@ def split_inputs(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, dict[st
 
 def page_data(runs: Sequence[Run], unreadable: Sequence[Unreadable], variance: list[dict[str, Any]]) -> dict[str, Any]:
     """Return all data for the page's script."""
-    most = max(MIN_PER_CURVE, min(MAX_PER_CURVE, MAX_POINTS // max(1, len(runs))))
+    curves = sum(len(run.curves) for run in runs)
+    most = max(MIN_PER_CURVE, min(MAX_PER_CURVE, MAX_POINTS // max(1, curves)))
+    monitors = [name for name, _ in collections.Counter(run.monitor.name for run in runs).most_common()]
+    names = [name for run in runs for name in (*run.metrics, *run.curves)]
+    ordered = order_names([*(each for each in monitors if each in names), *names], next(iter(monitors), ""))
     equal, varying = split_inputs(runs)
     machines = sorted({run.facts["machine"] for run in runs})
     consumers = sorted({json.dumps(run.facts["consumers"]) for run in runs})
@@ -73,7 +78,9 @@ def page_data(runs: Sequence[Run], unreadable: Sequence[Unreadable], variance: l
     rows = [
         {
             "key": run.key, "seed": run.seed, "verdict": run.verdict, "verdict_text": run.verdict_text,
-            "group": group_of[index], "machine": machines.index(run.facts["machine"]), **run.metrics,
+            "group": group_of[index], "machine": machines.index(run.facts["machine"]),
+            "metrics": run.metrics, "not_finite": run.not_finite,
+            "monitor": run.monitor.name, "higher_is_better": run.monitor.higher_is_better(run.monitor.name),
             **{key: run.facts[key] for key in FACTS},
             "consumers": places[json.dumps(run.facts["consumers"])],
             "curves": {name: thin(points, most) for name, points in run.curves.items()},
@@ -82,7 +89,7 @@ def page_data(runs: Sequence[Run], unreadable: Sequence[Unreadable], variance: l
     ]  # fmt: skip
     thinned = any(len(points) > most for run in runs for points in run.curves.values())
     return {
-        "runs": rows, "groups": groups, "machines": machines, "equal": equal, "varying": varying,
+        "runs": rows, "metrics": ordered, "groups": groups, "machines": machines, "equal": equal, "varying": varying,
         "consumers": [json.loads(text) for text in consumers], "variance": variance,
         "unreadable": [[each.key, each.reason] for each in unreadable], "thinned": most if thinned else 0,
     }  # fmt: skip
@@ -107,12 +114,25 @@ def short_key(key: str) -> str:
     return f"{name}/{digest[:8]}/{attempt}"
 
 
-def _row(index: int, row: dict[str, Any]) -> str:
+def _metric_cells(row: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """Return the cells of a run's metrics. A run without one has a dash, which sorts first."""
+    cells = []
+    for name in names:
+        value = row["metrics"].get(name)
+        title = "" if value is not None else "not a finite number" if name in row["not_finite"] else "not recorded"
+        cells.append(_cell(describe_value(value), "" if value is None else repr(value), "number", title))
+    return cells
+
+
+def _run_cells(row: dict[str, Any]) -> list[str]:
+    return [_cell(short_key(row["key"]), row["key"], "run", row["key"]), _cell(row["seed"], row["seed"], "number")]
+
+
+def _row(index: int, row: dict[str, Any], names: Sequence[str]) -> str:
     seconds = row["training_s"]
     cells = [
-        _cell(short_key(row["key"]), row["key"], "run", row["key"]), _cell(row["seed"], row["seed"], "number"),
-        *(_cell(f"{row[name]:.4f}", repr(row[name]), "number") for name in METRIC_NAMES),
-        _cell(row["epochs"], row["epochs"], "number"),
+        *_run_cells(row), *_metric_cells(row, names),
+        _cell(row["epochs"], row["epochs"], "number", row["stopped"]),
         _cell(f"{seconds:.1f}" if isinstance(seconds, int | float) else "", seconds, "number"), _cell(row["promise"]),
         _cell(f"{SIGNS[row['verdict']]} {row['verdict']}", None, f"verdict {row['verdict']}", row["verdict_text"]),
         _cell(row["weights"][:12], row["weights"], "digest", row["weights"]),
@@ -120,6 +140,37 @@ def _row(index: int, row: dict[str, Any]) -> str:
         _cell(f"M{row['machine'] + 1}", row["machine"]),
     ]  # fmt: skip
     return f'<tr data-run="{index}">{"".join(cells)}</tr>'
+
+
+def _test_split(data: dict[str, Any]) -> str:
+    """Return the table of the metrics of the test split; empty if no run has any."""
+    names = held_out_names(data["metrics"])
+    if not names:
+        return ""
+    heads = "".join(f'<th scope="col"{NUMBER}>{html.escape(name)}</th>' for name in names)
+    rows = "".join(
+        f"<tr>{''.join([*_run_cells(row), *_metric_cells(row, names)])}</tr>"
+        for row in data["runs"]
+        if any(name in row["metrics"] for name in names)
+    )
+    return (
+        '<section aria-labelledby="h-test"><h2 id="h-test">Test split</h2>'
+        '<p class="note">Evaluated once, after the training. No run was chosen by these values.</p>'
+        f'<div class="scroll"><table id="test"><thead><tr><th scope="col">run</th><th scope="col"{NUMBER}>seed</th>'
+        f"{heads}</tr></thead><tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _monitor_notes(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return which metric ranks the runs, and which runs lack it or have values that cannot be drawn."""
+    rows, notes = data["runs"], []
+    for (name, higher), count in collections.Counter((row["monitor"], row["higher_is_better"]) for row in rows).items():
+        without = sum(row["monitor"] == name and name not in row["metrics"] for row in rows)
+        text = f"of {count} runs" + (f"; {without} of them have no such value" if without else "")
+        better = {True: "higher is better", False: "lower is better", None: "which is better is unknown"}[higher]
+        notes.append((name, f"{text}; {better}"))
+    odd = [(short_key(row["key"]), f"not finite: {', '.join(row['not_finite'])}") for row in rows if row["not_finite"]]
+    return notes + odd
 
 
 def _list(title: str, rows: Sequence[tuple[str, str]]) -> str:
@@ -147,12 +198,15 @@ def render(data: dict[str, Any]) -> str:
         "held": sum(row["verdict"] == "held" for row in data["runs"]),
         "broken": sum(row["verdict"] == "broken" for row in data["runs"]), "machines": len(data["machines"]),
     }  # fmt: skip
+    names = table_names(data["metrics"], next(iter(data["metrics"]), ""))
+    columns = (("run", "run"), ("seed", "seed"), *((name, name) for name in names), *COLUMNS)
     heads = "".join(
-        f'<th scope="col" aria-sort="none"{NUMBER if name in NUMBERS else ""}>'
-        f'<button type="button" data-column="{name}">{title}</button></th>'
-        for name, title in COLUMNS
+        f'<th scope="col" aria-sort="none"{"" if name in TEXTS else NUMBER}>'
+        f'<button type="button" data-column="{html.escape(name)}">{html.escape(title)}</button></th>'
+        for name, title in columns
     )
-    notes = _list("Configurations", [(f"C{i + 1}", each["label"]) for i, each in enumerate(data["groups"])])
+    notes = _list("Monitored metric", _monitor_notes(data))
+    notes += _list("Configurations", [(f"C{i + 1}", each["label"]) for i, each in enumerate(data["groups"])])
     notes += _list("Machines", [(f"M{i + 1}", text) for i, text in enumerate(data["machines"])])
     notes += _list(
         "Broken promises", [(short_key(r["key"]), r["verdict_text"]) for r in data["runs"] if r["verdict"] == "broken"]
@@ -162,7 +216,8 @@ def render(data: dict[str, Any]) -> str:
         "STYLE": style, "SCRIPT": script, "DATA": embed(data), "HEADLINE": html.escape(_headline(data)), "HEADS": heads,
         "STATE": "bad" if tiles["broken"] else "good" if tiles["held"] else "plain",
         "TILES": "".join(f"<li><strong>{count}</strong> {name}</li>" for name, count in tiles.items()),
-        "ROWS": "\n".join(_row(index, row) for index, row in enumerate(data["runs"])), "NOTES": notes,
+        "ROWS": "\n".join(_row(index, row, names) for index, row in enumerate(data["runs"])), "NOTES": notes,
+        "TEST": _test_split(data),
         "UNREADABLE": _list("Unreadable runs (not shown elsewhere)", [tuple(pair) for pair in data["unreadable"]]),
         "THINNED": f"Each curve shows at most {data['thinned']} points." if data["thinned"] else "",
     }  # fmt: skip

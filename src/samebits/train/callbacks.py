@@ -5,6 +5,7 @@ unless it has `get_state` and `set_state`, or is declared an observer by `observ
 training, and what it does outside may be repeated after a resume.
 """
 
+import importlib.util
 import inspect
 import math
 import os
@@ -98,6 +99,11 @@ def check_callbacks(key: str, callbacks: Sequence[Any]) -> None:
             raise ConfigError(
                 key, expected="a callback that does not save and restore the training", received="BackupAndRestore",
                 fix="remove it: samebits saves checkpoints itself, and resumes at the same step",
+            )  # fmt: skip
+        if isinstance(callback, keras.callbacks.TensorBoard) and importlib.util.find_spec("tensorboard") is None:
+            raise ConfigError(
+                key, expected="the package tensorboard", received="TensorBoard is not installed",
+                fix="add tensorboard to the dependencies in pyproject.toml and lock them, or use CSVLogger",
             )  # fmt: skip
 
 

@@ -218,4 +218,4 @@ def _restore_kept(kind: str, content: Any, arrays: Sequence[np.ndarray], current
     elif kind == "items":
         items = _decode_items(content, arrays, current, saved)
         current.clear()
-        (current.update if isinstance(current, dict) else current.extend)(items)
+        current.update(dict(items)) if isinstance(current, dict) else current.extend(items)

@@ -17,8 +17,8 @@ from samebits.core.errors import RecordError
 from samebits.core.terminal import TrainingProgress
 from samebits.runs.folder import METRICS, TRACE, keep_rows, read_rows
 
-# Timed separately from the steps: tracing the functions, the first step, the evaluations, writing the record.
-PHASES = ("prepare_s", "first_step_s", "evaluate_s", "record_s")
+# Timed separately from the steps: the first step, the evaluations, writing the record.
+PHASES = ("first_step_s", "evaluate_s", "record_s")
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Shared fixtures and helpers: a project to run commands in, and runs in fresh processes."""
 
 import fcntl
+import gc
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
@@ -269,6 +271,24 @@ def train_here(trainer: PinnedTrainer, monkeypatch: pytest.MonkeyPatch) -> Train
         return subprocess.CompletedProcess(words, code, output.getvalue(), errors.getvalue())
 
     return train_here
+
+
+# --- exact operations, which a portable training process installs ---
+
+
+@pytest.fixture
+def exact_operations() -> Iterator[None]:
+    """Install the exact operations, and give TensorFlow its own back after the test."""
+    from samebits.portable import exact
+
+    exact.install()
+    yield
+    for function in gc.get_referrers(exact._redirect.__code__):
+        if isinstance(function, types.FunctionType) and function is not exact._redirect:
+            partial: Any = (function.__kwdefaults__ or {})["exact"]
+            function.__code__ = exact._originals[partial.args[0]].__code__
+            function.__kwdefaults__ = None
+    exact._originals.clear()
 
 
 # --- recorded runs: each is trained once per suite, by whichever worker needs it first ---

@@ -17,6 +17,19 @@ def start_python(code: str, *arguments: object) -> Process:
     return subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
+def start_at_once(code: str, count: int, *arguments: object) -> list[Process]:
+    """Start processes that print "ready", and let them continue together: each waits for a line of input."""
+    children = [start_python(code, *arguments) for _ in range(count)]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    return children
+
+
 def run_python(code: str, *arguments: object) -> tuple[int, str]:
     """Run a fresh Python and return its exit code and what it printed."""
     with start_python(code, *arguments) as child:

@@ -291,15 +291,19 @@ def run_seeds(given: argparse.Namespace, root: pathlib.Path) -> int:
     from rich.table import Table
 
     from samebits.core.config_rules import check
-    from samebits.core.seeds import describe_consumer, resolve_points
+    from samebits.core.seeds import Seeds
     from samebits.core.terminal import print_table
+    from samebits.runs.identity import recorded_points
 
     config = composer(root, given.overrides)([])
     check(config)
+    recorded = recorded_points(config, root)
     table = Table("seed point", "value", "source", "consumer", title=f"root seed {config.seed.root}")
-    for name, point in resolve_points(config.seed.root, config.seed.policy, config.seed.points).items():
-        table.add_row(name, "-" if point.value is None else str(point.value), point.source, describe_consumer(name))
+    for row in Seeds.of(config.seed).table_with(recorded):
+        table.add_row(row["point"], "-" if row["value"] is None else str(row["value"]), row["source"], row["consumer"])
     print_table(table)
+    if not recorded:
+        print("No run of this code and configuration is recorded: its weights and layers may have more seed points.")
     return 0
 
 
@@ -697,13 +701,17 @@ def takes_settings(arguments: Sequence[Argument]) -> bool:
 USAGE = "samebits [--root FOLDER] COMMAND …"
 
 
+def summaries(names: Sequence[str]) -> list[str]:
+    """Return a line for each command: its name and its summary."""
+    width = max(map(len, COMMANDS))
+    return [f"  {name:{width}}  {COMMANDS[name].summary}" for name in names]
+
+
 def overview() -> str:
     """Return the text of `samebits --help`."""
-    width = max(map(len, COMMANDS))
     lines = [f"usage: {USAGE}", "", "Same seed, same bits: train, and prove it."]
     for group, title in GROUPS.items():
-        lines += ["", f"{title}:"]
-        lines += [f"  {one.name:{width}}  {one.summary}" for one in COMMANDS.values() if one.group == group]
+        lines += ["", f"{title}:", *summaries([one.name for one in COMMANDS.values() if one.group == group])]
     lines += [
         "",
         "samebits COMMAND --help   options of a command, with an example",
@@ -716,6 +724,11 @@ def overview() -> str:
 def is_command(words: Sequence[str], place: int) -> bool:
     """Return whether the word at a place is a command, not an option or the folder of --root."""
     return not words[place].startswith("-") and words[place - 1 : place] != ["--root"]
+
+
+def names_after(word: str) -> list[str]:
+    """Return the commands of two words that start with a word, such as "image"."""
+    return [name for name in COMMANDS if name.startswith(f"{word} ")]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -732,7 +745,7 @@ def find_command(words: Sequence[str]) -> Command:
     for name in (" ".join(words[:2]), words[0]):
         if name in COMMANDS:
             return COMMANDS[name]
-    named = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    named = names_after(words[0])
     likely = named or difflib.get_close_matches(words[0], COMMANDS, n=1)
     raise UsageError(
         "command",
@@ -765,6 +778,9 @@ def dispatch(words: list[str], root: pathlib.Path | None) -> int:
     """
     if words[0] == "complete":  # called by the completion scripts
         return complete(" ".join(words[1:]), root)
+    if names_after(words[0]) and words[1:] in (["--help"], ["-h"]):
+        print("\n".join([f"usage: samebits {words[0]} COMMAND …", "", *summaries(names_after(words[0]))]))
+        return 0
     chosen = find_command(words)
     given = chosen.parse(words[len(chosen.name.split()) :])
     if chosen.group != "container":  # those run the Python of the image

@@ -30,6 +30,7 @@ from samebits.core.project import HARNESS_CONF
 NOISE = re.compile(
     r"See https|full_key:|object_type=|reference_type=|Config search path|provider=|To append to your config"
 )
+MODEL_POINTS = "seed.points.model."
 LEXER = "LexerNoViableAltException: "  # Hydra prints the override after it, with a caret on the next line
 
 
@@ -187,11 +188,19 @@ def refuse_missing_keys(overrides: Sequence[str]) -> None:
             raise override_error(word)
 
 
+def allow_model_points(words: Sequence[str]) -> list[str]:
+    """Return overrides that may set a seed point below model/ that no file in conf/ lists: Hydra's ++ adds keys.
+
+    A point that nothing uses is an error later, when the model is known.
+    """
+    return [f"++{word}" if word.startswith(MODEL_POINTS) and parse_override(word) else word for word in words]
+
+
 def compose_tree(root: pathlib.Path, overrides: list[str], *, with_hydra: bool = False) -> DictConfig:
     """Return conf/config.yaml composed with some overrides; with_hydra adds Hydra's own settings."""
     ConfigStore.instance().store(name="schema", node=Config)
     with hydra.initialize_config_dir(str(root / "conf"), version_base="1.3"):
-        composed: DictConfig = hydra.compose("config", overrides, return_hydra_config=with_hydra)
+        composed: DictConfig = hydra.compose("config", allow_model_points(overrides), return_hydra_config=with_hydra)
     return composed
 
 
@@ -254,7 +263,7 @@ def main(root: pathlib.Path, words: Sequence[str], task: Callable[[Config, pathl
     codes: list[int] = []  # of the combinations that ran in this process
     ConfigStore.instance().store(name="schema", node=Config)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting with 1
-    sys.argv[1:] = words  # Hydra reads its arguments there
+    sys.argv[1:] = allow_model_points(words)  # Hydra reads its arguments there
 
     def job(composed: DictConfig) -> None:
         code = report_errors(lambda: task(to_config(composed), root))

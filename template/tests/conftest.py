@@ -6,7 +6,7 @@ from typing import Any
 from samebits import DataContext, Dataset
 from samebits.compose import compose
 from samebits.core.config import Config
-from samebits.core.seeds import Seeds, resolve_points
+from samebits.core.seeds import Seeds
 from samebits.train.worker import find_function
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 def configure(root_seed: int) -> tuple[Config, Seeds]:
     """Return the default run's configuration and seeds for a root seed."""
     config = compose(ROOT, [f"seed.root={root_seed}"])
-    return config, Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+    return config, Seeds.of(config.seed)
 
 
 def load(root_seed: int, cache: pathlib.Path) -> Dataset:
@@ -27,4 +27,7 @@ def load(root_seed: int, cache: pathlib.Path) -> Dataset:
 def build(root_seed: int) -> Any:
     """Return the model of a root seed, untrained."""
     config, seeds = configure(root_seed)
-    return find_function("model", config.model)(seeds.for_model())
+    from samebits.train.seeding import seed_by_path
+
+    with seed_by_path(seeds):
+        return find_function("model", config.model)(seeds.for_model())

@@ -175,10 +175,6 @@ PLANTED: dict[str, tuple[Callable[[pathlib.Path], object], str, str]] = {
         append(MODEL, "\nimport os\nSALT = os.urandom(3)\n"),
         "randomness", f"{MODEL}:{MODEL_LINES + 3}: os.urandom gets randomness from the operating system",
     ),
-    "a layer without a seed": (
-        replace(MODEL, ', seed=seed("embedding_dropout/dropout")', ""),
-        "randomness", "samebits.portable.layers.Dropout without seed=",
-    ),
     "no golden file": (
         lambda root: (root / "golden" / "smoke.json").unlink(), "reference digests", "golden/smoke.json: is missing",
     ),

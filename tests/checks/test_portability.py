@@ -1,5 +1,7 @@
 """`samebits portability` and `python -m zoo` on emulated CPUs: one digest, and a failure if digests differ."""
 
+import functools
+import inspect
 import json
 import os
 import pathlib
@@ -10,7 +12,7 @@ import sys
 from typing import Any
 
 import pytest
-from conftest import PACKAGE, ROOT, Result, run_command, run_words, train
+from conftest import ROOT, Result, run_command, train
 from zoo import run
 
 from samebits.core.config import RuntimeConfig
@@ -92,14 +94,11 @@ def test_threads_that_follow_the_cache_are_told_apart(tmp_path: pathlib.Path) ->
 @needs_emulator
 @pytest.mark.full
 def test_a_block_size_by_the_cache_is_told_apart(project: pathlib.Path) -> None:
-    """Negative control: with Keras's orthogonal initializer, the CPU with a 48 KB cache differs at the start."""
-    model = project / "src" / PACKAGE / "model.py"
-    model.write_text(model.read_text().replace("=Orthogonal(", "=keras.initializers.Orthogonal("))
-    training = project / "src" / "samebits" / "train" / "steps.py"
-    training.write_text(training.read_text().replace("*graph_check.inexact_initializers(self.model), ", ""))
+    """Negative control: with a decomposition at the start, the CPU with a 48 KB cache differs there."""
     here = emulators.probe(emulators.Machine("this CPU"))["caches"]
     other = "Haswell-32K-256K" if here.startswith("48 KB") else "Haswell-48K-2M"
-    done = portability(project, f"--cpus={other}", "model.units=70")
+    fault = "model._target_=faults.model.decompose_at_the_start"
+    done = portability(project, f"--cpus={other}", fault, "model.units=70")
 
     assert 1 == done.returncode, done.stdout
     assert f"{other} differs; first divergence: initial weights of " in done.stdout, done.stdout
@@ -122,11 +121,11 @@ def test_without_an_emulator_the_native_rows_are_compared(project: pathlib.Path,
 
 @pytest.mark.full
 def test_a_failed_row_is_no_success(project: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """A training that fails is no verdict on bits; its folder is named."""
+    """A training that fails makes the verdict NOT PORTABLE, with its folder."""
     done = portability(project, "training.learning_rate=1e30", "training.epochs=1", environment={"PATH": str(tmp_path)})
 
     assert 1 == done.returncode
-    assert "NOT DECIDED: this CPU did not finish (exit code 1; " in done.stdout
+    assert "NOT PORTABLE: this CPU did not finish (exit code 1; " in done.stdout
 
 
 def test_an_unknown_cpu_is_refused(project: pathlib.Path) -> None:
@@ -233,34 +232,81 @@ def test_what_was_not_tried_is_a_hole() -> None:
     failed = {"layer A": {"name": "layer A", "error": "ValueError: no"}}
     found = run.judge({"this CPU": rows(A=here), "other": failed}), run.judge({"this CPU": rows(A=here), "other": {}})
 
-    assert [["ValueError: no"], ["no result"]] == [[verdict.error for verdict in each] for each in found]
+    assert [["ValueError: no"], ["no result on other"]] == [[verdict.error for verdict in each] for each in found]
     assert all(verdict.is_hole for each in found for verdict in each)
 
 
-def test_the_table_says_what_to_use_instead() -> None:
-    """The row shows the operation that raises an error for Keras's layer, and ours beside it."""
-    theirs = run.Verdict("layer Norm", "step 1: forward loss (Haswell)", ("Rsqrt",))
-    ours = run.Verdict("layer samebits Norm", "", ())
+def test_the_table_says_what_was_compared() -> None:
+    """A row has the shapes that were compared, the bits, and what a run does; a case without a result says so."""
+    same = run.Verdict("layer Dense", "", ())
+    refused = run.Verdict("layer Norm", "32x4: loss of step 1 (Haswell)", ("Qr",))
+    missing = run.Verdict("layer Dense", "", (), "no result on Haswell")
+    stages = ["32x300: initial weights", "32x300: loss of step 1", "7x37: predictions"]
 
-    assert (
-        "differ from step 1: forward loss (Haswell)",
-        "error: Rsqrt",
-        "`samebits.portable.layers`: same bits",
-    ) == run.describe(theirs, ours)
-    assert ("same", "**allowed**", "") == run.describe(ours, None)
+    assert ("32x300, 7x37", "same", "**allowed**") == run.describe(same, stages)
+    assert ("32x4", "differ from 32x4: loss of step 1 (Haswell)", "error: Qr") == run.describe(refused, ["32x4: x"])
+    assert ("-", "not compared: no result on Haswell", "-") == run.describe(missing, stages)
+
+
+KINDS = {"layer": "layers", "loss": "losses", "metric": "metrics", "optimizer": "optimizers",
+         "schedule": "optimizers.schedules", "initializer": "initializers"}  # fmt: skip
+
+
+def untried(kind: str, cases: list[str]) -> set[str]:
+    """Return the public classes of Keras of a kind that neither a case nor the list of those left out names."""
+    import keras
+    from zoo.pieces import LEFT_OUT
+
+    module = functools.reduce(getattr, KINDS[kind].split("."), keras)
+    names = {name.removeprefix(f"{kind} ").partition(",")[0] for name in cases if name.startswith(f"{kind} ")}
+    named = {getattr(module, name) for name in (*names, *LEFT_OUT[kind]) if not name.startswith(run.OURS)}
+    return {value.__name__ for value in vars(module).values() if inspect.isclass(value) and value not in named}
+
+
+def test_every_class_of_keras_is_a_case() -> None:
+    """Each layer, loss, metric, optimizer, schedule, initializer and activation has a case or a reason for none."""
+    import keras
+    from zoo.pieces import all_cases
+
+    cases = list(all_cases())
+    activations = {value.__name__ for value in vars(keras.activations).values() if inspect.isfunction(value)}
+    activations -= {"get", "serialize", "deserialize", "linear"}
+
+    assert {} == {kind: missing for kind in KINDS if (missing := untried(kind, cases))}
+    assert set() == activations - {name.removeprefix("activation ").partition(",")[0] for name in cases}
+
+
+def test_a_class_without_a_case_is_found() -> None:
+    """Negative control: without its case, a layer is named."""
+    from zoo.pieces import all_cases
+
+    cases = [name for name in all_cases() if not name.startswith(("layer Conv2D", "metric AUC"))]
+
+    assert ({"Conv2D", "Conv2DTranspose"}, {"AUC"}) == (untried("layer", cases), untried("metric", cases))
+
+
+# Runs the cases without the exact operations and without the check of the graph.
+WITHOUT_EXACT = """
+from samebits.portable import exact, graph_check
+exact.install = lambda: None
+graph_check.REFUSED.clear()
+from zoo import cases
+cases.main()
+"""
 
 
 @emulated
 @needs_emulator
-def test_the_zoo_on_an_emulated_cpu(project: pathlib.Path) -> None:
-    """If a refused operation is allowed, the zoo fails and names the case."""
-    exactness = project / "src" / "samebits" / "portable" / "graph_check.py"
-    exactness.write_text(exactness.read_text().replace('("Reciprocal", ', '("ReciprocalNoMore", '))
+def test_the_zoo_on_an_emulated_cpu(
+    project: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With exact operations a case has the same bits; without them the zoo fails and names the case."""
     shutil.copytree(ROOT / "tools" / "zoo", project / "tools" / "zoo")
-    words = [sys.executable, "-m", "zoo", "--only=activation log1p", "Haswell"]
-    path = f"{project / 'src'}:{project / 'tools'}"
-    done = run_words(project, words, {"PYTHONPATH": path}, None)
 
-    assert 1 == done.returncode
-    assert "  activation log1p: step 1: gradients (Haswell)" in done.stdout, done.stdout
-    assert "NOT COVERED: 1 of 1 cases" in done.stdout
+    assert 0 == run.zoo(project, ["Haswell"], "activation log1p")
+    monkeypatch.setattr(run, "PROGRAM", ("-c", WITHOUT_EXACT))
+    assert 1 == run.zoo(project, ["Haswell"], "activation log1p")
+    shown = capsys.readouterr().out
+    assert "COVERED: 1 cases; 1 allowed" in shown
+    assert "  activation log1p: 32x300: weights after step 1 (Haswell)" in shown
+    assert "NOT COVERED: 1 of 1 cases" in shown

@@ -73,6 +73,17 @@ def test_every_command_has_an_example_that_it_understands(name: str, capsys: pyt
     assert isinstance(command.parse(words[1 + len(name.split()) :]), argparse.Namespace)
 
 
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_the_help_of_image_lists_its_commands(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`samebits image --help` prints one line for each command, and needs no project."""
+    assert 0 == cli.main(["image", flag])
+    lines = capsys.readouterr().out.splitlines()
+
+    assert "usage: samebits image COMMAND …" == lines[0]
+    assert [name for name in cli.COMMANDS if name.startswith("image ")] == [line.split("  ")[1] for line in lines[2:]]
+    assert lines[2].endswith("  build the image")
+
+
 def test_options_may_stand_between_settings() -> None:
     """Settings before, between and after options form one list."""
     given = cli.COMMANDS["study"].parse(["a=1", "--jobs", "2", "b=2", "--seeds=1..3", "c=3"])

@@ -93,7 +93,7 @@ def test_a_table_starts_with_the_monitored_metric() -> None:
 
     assert ["val_mae", "val_loss", "val_rmse"] == table_names(names, "val_mae")
     assert ["mae", "val_loss", "val_mae", "val_rmse"] == table_names(names, "mae")
-    assert ["val_loss", "val_mae", "val_rmse"] == table_names(names, "val_absent")
+    assert ["val_loss", "val_mae", "val_rmse"] == table_names(names, "val_loss") == table_names(names, "val_absent")
     assert ["loss", "mae"] == table_names(["mae", "loss"], "val_loss")
     assert [] == table_names([], "val_loss")
     assert ["test_mae", "test_loss"] == held_out_names(names)

@@ -1,9 +1,11 @@
 """Seed points: independent streams, errors, and values that never change silently."""
 
+import copy
 import functools
 import json
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -13,10 +15,12 @@ import pytest
 from conftest import ROOT
 
 from samebits.compose import compose
+from samebits.core.config import SeedConfig
 from samebits.core.errors import SeedError
 from samebits.core.seeds import (
     POINT_SEED_END,
     ROOT_SEED_END,
+    PointSeed,
     SeedPoint,
     Seeds,
     derive_seed,
@@ -344,18 +348,58 @@ def test_renaming_a_point_moves_no_other() -> None:
 
 def test_an_unlisted_point_is_refused_by_name() -> None:
     """Using an unlisted point is an error with its name and where to list it."""
-    seeds = Seeds(resolve_points(56, "derived", TREE))
+    seeds = Seeds.of(SeedConfig(56, "derived", TREE))
 
     with pytest.raises(SeedError) as caught:
-        seeds.for_model()("lstm/kernel")
+        seeds.take("data/ordr")
 
     expected = (
-        "seed point model/lstm/kernel (layer lstm: kernel): expected a listed seed point, received a point that "
-        "the configuration does not list; fix: list model.lstm.kernel as null under seed.points in the file of its "
-        "layer or data, e.g. conf/model/*.yaml for a layer"
+        "seed point data/ordr (data: ordr): expected a listed seed point, received a point that the configuration "
+        "does not list; fix: list data.ordr as null under seed.points in the file of its data, in conf/data/"
     )
 
     assert expected == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("policy", "value", "source"),
+    [
+        ("derived", derive_seed(56, "model/lstm/kernel"), "derived"), ("root_everywhere", 56, "root"),
+        ("data_only", None, "unseeded"), ("unseeded", None, "unseeded"),
+    ],
+)  # fmt: skip
+def test_a_point_of_a_model_need_not_be_listed(policy: str, value: int | None, source: str) -> None:
+    """An unlisted point below model/ gets its seed by the policy when it is used, and is then in the table."""
+    seeds = Seeds.of(SeedConfig(56, policy, TREE))
+    before = [row["point"] for row in seeds.table()]
+
+    assert SeedPoint("model/lstm/kernel", value, source) == seeds.find("model/lstm/kernel")
+    assert before == [row["point"] for row in seeds.table()]
+    assert value == seeds.take("model/lstm/kernel", "weight net/lstm/kernel")
+    row = {"point": "model/lstm/kernel", "value": value, "source": source, "consumer": "weight net/lstm/kernel"}
+    assert row | {"consumed": True, "rests": ""} == seeds.table()[-1]
+
+
+def test_an_integer_in_the_code_is_in_the_table() -> None:
+    """A literal seed has a row of its own, and a point of the same name that the user sets is an error."""
+    seeds = Seeds.of(SeedConfig(56, "derived", {"model": {"conv": {"kernel": 5}}}))
+    seeds.note_literal("model/conv/kernel", 42, "weight conv/kernel")
+
+    assert ("literal", 42, "weight conv/kernel") == tuple(
+        seeds.table()[-1][key] for key in ("source", "value", "consumer")
+    )
+    with pytest.raises(SeedError, match="received none: the code has the seed 42"):
+        seeds.check_consumed()
+
+
+def test_a_seed_of_a_model_knows_its_point() -> None:
+    """The integer that a model function gets knows its point, also in a copy. Unseeded, it is None."""
+    seed: Any = Seeds.of(SeedConfig(56, "derived")).for_model()("a/kernel")
+
+    assert isinstance(seed, PointSeed)
+    for each in (seed, copy.deepcopy(seed), pickle.loads(pickle.dumps(seed))):  # noqa: S301
+        assert (derive_seed(56, "model/a/kernel"), "model/a/kernel") == (each, each.point)
+    assert Seeds.of(SeedConfig(56, "unseeded")).for_model()("a/kernel") is None
 
 
 def test_a_model_takes_points_below_model() -> None:

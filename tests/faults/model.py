@@ -18,7 +18,7 @@ def abort(seed: Seed, **arguments: Any) -> keras.Model:
 
 
 def add_unseeded_dropout(seed: Seed, **arguments: Any) -> keras.Model:
-    """Have a layer that draws numbers without a seed."""
+    """Have a layer that gets no seed from the code, which is not wrong."""
     first, *others = build_model(seed, **arguments).layers
     return keras.Sequential([first, keras.layers.Dropout(0.1, name="loose"), *others], name="imdb_cnn_lstm")
 
@@ -95,10 +95,42 @@ def add_noise(seed: Seed, **arguments: Any) -> keras.Model:
     def add(x: Any) -> Any:
         return x + tf.ensure_shape(tf.numpy_function(draw, [], tf.float32), [])
 
-    noise = keras.layers.Lambda(add, output_shape=lambda shape: shape, name="noise")
+    return insert(keras.layers.Lambda(add, output_shape=lambda shape: shape, name="noise"), "lstm", seed, arguments)
+
+
+def insert(layer: keras.Layer, before: str, seed: Seed, arguments: dict[str, Any]) -> keras.Model:
+    """Return the model with one more layer before another."""
     layers = []
-    for layer in build_model(seed, **arguments).layers:
-        layers += [layer, noise] if layer.name == "pool" else [layer]
+    for each in build_model(seed, **arguments).layers:
+        layers += [layer, each] if each.name == before else [each]
     return keras.Sequential(
         [keras.Input((arguments["sequence_length"],), dtype="int32"), *layers], name="imdb_cnn_lstm"
     )
+
+
+def normalize(seed: Seed, **arguments: Any) -> keras.Model:
+    """Have Keras's batch normalization and gelu, which only exact operations make portable."""
+    gelu = keras.layers.Activation("gelu", name="gelu")
+    return insert(keras.Sequential([keras.layers.BatchNormalization(name="norm"), gelu]), "pool", seed, arguments)
+
+
+def decompose(seed: Seed, **arguments: Any) -> keras.Model:
+    """Have a layer with a decomposition, which is not portable."""
+
+    def add(x: Any) -> Any:
+        return x + keras.ops.mean(keras.ops.stop_gradient(keras.ops.qr(x)[0]))
+
+    return insert(keras.layers.Activation(add, name="decomposition"), "pool", seed, arguments)
+
+
+def decompose_at_the_start(seed: Seed, **arguments: Any) -> keras.Model:
+    """Decompose a matrix while the model is built, where no graph shows it."""
+    model = build_model(seed, **arguments)
+    kernel = model.get_layer("lstm").cell.recurrent_kernel
+    kernel.assign(keras.initializers.Orthogonal(seed=7)(kernel.shape))
+    return model
+
+
+def use_a_rare_operation(seed: Seed, **arguments: Any) -> keras.Model:
+    """Have an operation that no case of the zoo has."""
+    return insert(keras.layers.Activation(keras.ops.arcsinh, name="rare"), "pool", seed, arguments)

@@ -136,6 +136,24 @@ def test_without_root_on_the_engine_files_are_still_the_callers(tmp_path: pathli
     assert {"--userns=keep-id", f"--user={os.getuid()}:{os.getgid()}"} <= {*podman}
 
 
+@pytest.mark.parametrize(("dockerfile", "said"), [
+    ("FROM a\n", "--variant gpu: expected a Dockerfile with ARG VARIANT"),
+    ("FROM a\nARG VARIANT=cpu\n", "a container engine: "),
+])  # fmt: skip
+def test_a_variant_that_the_dockerfile_lacks_is_refused(tmp_path: pathlib.Path, dockerfile: str, said: str) -> None:
+    """A copy's Dockerfile has no GPU build, so `--variant gpu` is an error there; elsewhere the engine is next."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "config.yaml").touch()
+    (tmp_path / "Dockerfile").write_text(dockerfile)
+    (tmp_path / "pyproject.toml").write_text('project.name = "study"\n')
+    words = ["-m", "samebits", f"--root={tmp_path}", "image", "build", "--engine=nosuch"]
+    default, gpu = (run_words(ROOT, [sys.executable, *words, *more], {}, None) for more in ([], ["--variant=gpu"]))
+
+    assert (2, 2) == (default.returncode, gpu.returncode)
+    assert "a container engine: " in default.stderr
+    assert said in gpu.stderr
+
+
 # Content of the image
 
 

@@ -157,6 +157,7 @@ def test_a_resumed_run_continues_its_experiment_online(attempt: Attempt, server:
     assert_whole(server.only_experiment())
 
 
+@pytest.mark.full
 def test_a_killed_tracker_is_continued_with_what_the_server_lacks(attempt: Attempt, server: FakeComet) -> None:
     """After SIGKILL during an upload, the next tracker asks the server which rows it has."""
     attempt.record(FIRST)
@@ -173,6 +174,7 @@ def test_a_killed_tracker_is_continued_with_what_the_server_lacks(attempt: Attem
     assert_whole(server.only_experiment())
 
 
+@pytest.mark.full
 def test_an_experiment_that_the_server_refuses_is_begun_anew(attempt: Attempt, server: FakeComet) -> None:
     """If the experiment was deleted or belongs to another user, a new one gets the whole record, and it is logged."""
     first = attempt.upload(server, FIRST)["experiment"]
@@ -184,6 +186,7 @@ def test_an_experiment_that_the_server_refuses_is_begun_anew(attempt: Attempt, s
     assert_whole(server.told[second])
 
 
+@pytest.mark.full
 def test_a_resumed_run_continues_its_experiment_offline(attempt: Attempt, server: FakeComet) -> None:
     """Each part is an archive with the same key. Uploading both gives one experiment with every row once."""
     first = attempt.upload(None, FIRST)
@@ -230,6 +233,7 @@ def test_an_uploaded_archive_is_continued_online(attempt: Attempt, server: FakeC
     assert_whole(server.only_experiment())
 
 
+@pytest.mark.full
 def test_a_tracker_killed_offline_loses_no_row(attempt: Attempt) -> None:
     """The incomplete archive is removed, and the next one has all rows that no complete archive has."""
     attempt.upload(None, FIRST)
@@ -246,6 +250,7 @@ def test_a_tracker_killed_offline_loses_no_row(attempt: Attempt) -> None:
     assert metrics_of(ROWS) == sorted([*told[0].metrics, *told[1].metrics])
 
 
+@pytest.mark.full
 def test_a_resume_that_breaks_off_online_is_kept_whole_offline(attempt: Attempt) -> None:
     """If it is unknown which rows the server has, an archive of a separate experiment has them all."""
     with FakeComet() as server:

@@ -217,6 +217,7 @@ def test_a_stop_in_the_first_instants(project: pathlib.Path) -> None:
     assert 0 == train(project, *LONG).returncode
 
 
+@pytest.mark.full
 def test_ctrl_c_in_a_terminal(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """Ctrl-C in a real terminal gives a checkpoint, exit code 130 and no traceback."""
     words = [sys.executable, str(project / "scripts" / "train.py"), "experiment=smoke", "tracker=none", *LONG]
@@ -544,28 +545,33 @@ def find_tests() -> dict[str, bool]:
     return found
 
 
-def wrong_rows(text: str) -> list[str]:
-    """Return the rows of docs/reliability.md without a test of `make test` and one of `make test-all`."""
-    tests, wrong = find_tests(), []
-    for line in text.splitlines():
-        if not re.search(r"`test_\w+`", line):
-            continue
-        quick, whole = (re.findall(r"`(test_\w+)`", cell) for cell in line.split("|")[-3:-1])
-        is_quick = bool(quick) and not any(tests.get(name, True) for name in quick)
-        is_whole = line.endswith("| the same |") or (bool(whole) and all(tests.get(name, False) for name in whole))
-        if not is_quick or not is_whole:
-            wrong.append(line)
-    return wrong
+def rows_of_tests(text: str) -> list[str]:
+    """Return the rows of docs/reliability.md below a head with the columns "fast test" and "full test"."""
+    tables = re.findall(r"^\|.*\| fast test \| full test \|\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    return [row for table in tables for row in table.splitlines()]
+
+
+def is_right(row: str, tests: dict[str, bool]) -> bool:
+    """Return whether a row names a fast and a full test, each by a part of its name that no other test has."""
+    is_full = [
+        [[full for name, full in tests.items() if part in name] for part in re.findall(r"`(\w+)`", cell)]
+        for cell in row.split("|")[-3:-1]
+    ]
+    fast, full = is_full[0], [[True]] if row.endswith("| the same |") else is_full[1]
+    return bool(fast and full) and all(found == [False] for found in fast) and all(found == [True] for found in full)
 
 
 def test_every_row_of_the_faults_table_names_a_test_of_each_set() -> None:
-    """Each test exists and is in the set of its column. A missing test or a wrong column is found."""
-    text = (ROOT / "docs" / "reliability.md").read_text()
+    """A row without a test, a name that no test or several have, and a test in the wrong column are found."""
+    tests = find_tests()
+    rows = rows_of_tests((ROOT / "docs" / "reliability.md").read_text())
 
-    assert [] == wrong_rows(text)
-    assert len(re.findall(r"^\|.*`test_", text, re.MULTILINE)) > 30
-    lost, moved = text.replace("`test_ctrl_c_", "`test_ctrl_d_"), text.replace("| the same |", "| |")
-    assert (1, text.count("| the same |")) == (len(wrong_rows(lost)), len(wrong_rows(moved)))
+    assert [] == [row for row in rows if not is_right(row, tests)]
+    assert len(rows) > 40
+    assert is_right("| a | b | `ctrl_c_in_a` | `closed_terminal` |", tests)
+    for wrong in ("`ctrl_d_in_a` | the same", "`_in_` | the same", "`ctrl_c_in_a` |", "`closed_terminal` | the same"):
+        assert not is_right(f"| a | b | {wrong} |", tests)
+    assert not is_right("| a | b | `ctrl_c_in_a` | `ctrl_c_in_a` |", tests)
 
 
 @pytest.mark.full

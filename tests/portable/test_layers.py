@@ -2,7 +2,6 @@
 
 import importlib
 import pathlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from conftest import PACKAGE, ROOT
 from samebits.compose import compose
 from samebits.core.digest import array_digest
 from samebits.core.seeds import make_rng, resolve_points
-from samebits.runtime.pins import GRAPH_REWRITES
 
 SHAPES = [(6, 6), (70, 280), (280, 70), (1, 5), (5, 1), (3, 4, 5), (2, 3, 40), (40, 2, 3)]
 # Digest of the orthonormal rows of a matrix of small integers; the same on every CPU.
@@ -158,6 +156,20 @@ def test_orthogonal_goes_through_keras_configuration(seed: int | None) -> None:
     assert again.get_config() == initializer.get_config()
     if seed is not None:
         assert np.asarray(again((6, 4))).tobytes() == np.asarray(initializer((6, 4))).tobytes()
+
+
+def test_keras_orthogonal_becomes_ours() -> None:
+    """`exact_version` returns ours with the gain and the seed of Keras's, and any other initializer as it is."""
+    import keras
+
+    from samebits.portable.initializers import Orthogonal, exact_version
+
+    made = exact_version(keras.initializers.Orthogonal(gain=1.5, seed=7))
+    other = keras.initializers.HeNormal(seed=7)
+
+    assert (Orthogonal, {"gain": 1.5, "seed": 7}) == (type(made), made.get_config())
+    assert exact_version(other) is other
+    assert exact_version(made) is made
 
 
 def make_model(**points: int) -> Any:
@@ -363,59 +375,6 @@ def test_adam_has_the_same_bits_each_time() -> None:
     first, second = (train_with(Adam(0.01, name="adam"), gradients) for _ in range(2))
 
     assert {name: array.tobytes() for name, array in first.items()} == {n: a.tobytes() for n, a in second.items()}
-
-
-EXACT = [
-    ("RMSprop", {"learning_rate": 0.01}, True),
-    ("RMSprop", {"learning_rate": 0.01, "rho": 0.7, "momentum": 0.9, "epsilon": 1e-4}, True),
-    ("RMSprop", {"learning_rate": 0.01, "momentum": 0.5, "centered": True}, False),
-    ("RMSprop", {"learning_rate": 0.01, "weight_decay": 0.1, "clipnorm": 0.5}, True),
-    ("Adagrad", {"learning_rate": 0.05}, True),
-    ("Adagrad", {"learning_rate": 0.05, "initial_accumulator_value": 0.5, "epsilon": 1e-3}, True),
-]
-
-
-@pytest.mark.parametrize(("kind", "options", "as_slices"), EXACT)
-def test_rmsprop_and_adagrad_are_keras_own(kind: str, options: dict[str, Any], *, as_slices: bool) -> None:
-    """Over 20 steps variables and averages equal Keras's to 1e-6; Keras cannot center slices."""
-    import keras
-
-    from samebits.portable import optimizers
-
-    gradients = make_gradients()
-    made = [getattr(package, kind)(**options, name="same") for package in (keras.optimizers, optimizers)]
-    expected, actual = (train_with(each, gradients, as_slices=as_slices) for each in made)
-
-    check_equal(expected, actual, 1e-6)
-    assert made[0].get_config() == made[1].get_config()
-
-
-@pytest.fixture
-def rewrites() -> Iterator[Callable[[bool], None]]:
-    """Return a switch for Grappler's arithmetic optimization; it is off again after the test."""
-    import tensorflow as tf
-
-    def switch(on: bool) -> None:
-        tf.config.optimizer.set_experimental_options(dict.fromkeys(GRAPH_REWRITES, on))
-
-    yield switch
-    switch(False)
-
-
-@pytest.mark.parametrize("kind", ["RMSprop", "Adagrad"])
-def test_the_graph_optimiser_leaves_our_divisions_alone(kind: str, rewrites: Callable[[bool], None]) -> None:
-    """Grappler's arithmetic optimization changes the bits of Keras's optimizers, but not of ours."""
-    import keras
-
-    from samebits.portable import optimizers
-
-    def bits(package: Any, on: bool) -> dict[str, bytes]:
-        rewrites(on)
-        made = train_with(getattr(package, kind)(0.01, name="same"), make_gradients())
-        return {name: array.tobytes() for name, array in made.items()}
-
-    assert bits(optimizers, True) == bits(optimizers, False)
-    assert bits(keras.optimizers, True) != bits(keras.optimizers, False)
 
 
 def test_adam_goes_through_keras_configuration() -> None:

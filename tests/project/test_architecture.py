@@ -18,7 +18,7 @@ def test_another_import_gives_another_picture() -> None:
     """A first import from one room to another adds an arrow."""
     graph = grimp.build_graph(PACKAGE, cache_dir=None)
     before = draw(graph, PYPROJECT)
-    graph.add_import(importer="samebits.image.engines", imported="samebits.portable.ops")
+    graph.add_import(importer="samebits.image.engines", imported="samebits.portable.lstm")
 
     assert "image imports portable" not in before
     assert "<title>image imports portable: 1 import</title>" in draw(graph, PYPROJECT)

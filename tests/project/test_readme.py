@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import QUIET, ROOT, copy_project
+from conftest import QUIET, ROOT, copy_project, run_words
 
 from samebits import cli
 
@@ -16,7 +16,7 @@ SMOKE = "experiment=smoke tracker=none"
 SHORT = f"{SMOKE} training.epochs=1 training.steps_per_epoch=5"
 # The words added to each command, and the expected output.
 COMMANDS = {
-    "make train SEED=56": ("", "val_accuracy 0.84"),
+    "make train SEED=56": ("OVERRIDES=experiment=smoke", "weights 5377e0ceb086"),
     "samebits train seed.root=57 training.epochs=3": ("experiment=smoke", "epoch 3/3"),
     "samebits seeds seed.root=56": ("", "model/lstm/recurrent"),
     "samebits verify seed.root=56": (SMOKE, "VERIFIED: 2 runs of smoke"),
@@ -25,16 +25,8 @@ COMMANDS = {
     "samebits report last last~1": ("", "report of "),
     "samebits watch": ("", "0 running"),
     "samebits rounds": (SMOKE, "round 3 is bitwise identical; rounds 1 and 2 are not"),
-    "samebits golden smoke": ("", "GOLDEN smoke"),
-    "samebits portability": ("--cpus Haswell experiment=smoke training.steps_per_epoch=2", "with one digest"),
-    "samebits torture --kills 20": (
-        "--kills 5 --kill-seed 3", "SURVIVED: 5 of 5 identical to the uninterrupted training (kill seed 3)",
-    ),
-    "samebits audit data/order": ("", "LIVE: 1 seed points"),
     "samebits doctor": ("|| true", " checks"),  # finds that a test's copy has no git repository
-    "samebits study --seeds 1..2": (SMOKE, "2 runs: "),
     "samebits variance --seeds 1..2": (SHORT, "all together"),
-    "samebits bagging --bags 2": (SHORT, "ensemble of 2: "),
     "samebits comet last": ("", "Comet: offline archive"),
     "samebits prune --keep 2": ("", "would free"),
     "samebits clean": ("", "would remove .cache"),
@@ -49,6 +41,12 @@ ELSEWHERE = {
     "samebits resume last": "test_resume stops a run first",
     "samebits new ../my-study": "test_starter",
     "samebits update": "test_starter",
+    "samebits golden smoke": "test_golden",
+    "samebits portability": "test_portability",
+    "samebits torture --kills 20": "a step of .ci/run",
+    "samebits audit data/order": "test_audit",
+    "samebits study --seeds 1..2": "test_study",
+    "samebits bagging --bags 2": "test_bagging",
     "samebits image build": "test_container; needs an engine",
     "samebits image verify": "same reason",
     "samebits image train seed.root=56": "same reason",
@@ -132,6 +130,16 @@ def test_the_documented_commands_work(workshop: pathlib.Path) -> None:
 
         assert 0 == done.returncode, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         assert said in done.stdout, f"{command}\n{done.stdout[-3000:]}"
+    assert "[[" in use_the_model(workshop)
+
+
+def use_the_model(root: pathlib.Path) -> str:
+    """Run the README's Python, which loads the newest model of the example, and return its output."""
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    done = run_words(root, [sys.executable, "-c", program], {}, None)
+
+    assert 0 == done.returncode, done.stderr[-3000:]
+    return done.stdout
 
 
 @pytest.mark.full

@@ -3,9 +3,10 @@
 import pathlib
 import re
 import shutil
+import sys
 
 import pytest
-from conftest import ROOT, Result, copy_project, digest, finished, run_command, run_script
+from conftest import ROOT, Result, copy_project, digest, finished, run_command, run_script, run_words
 
 pytestmark = pytest.mark.full  # whole trainings, one after another
 
@@ -66,6 +67,16 @@ def test_the_example_verifies_green(verified: tuple[pathlib.Path, Result]) -> No
     assert "never measured" not in done.stdout + done.stderr
 
 
+def test_the_trained_model_is_used_as_the_document_shows(verified: tuple[pathlib.Path, Result]) -> None:
+    """The document's last Python block recognizes five digits with the newest model."""
+    text = (ROOT / "docs" / "your-own.md").read_text()
+    program = re.findall(r"```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[-1]
+    done = run_words(verified[0], [sys.executable, "-c", program], {}, None)
+
+    assert 0 == done.returncode, done.stderr
+    assert "[0 1 2 3 4]" in done.stdout
+
+
 @pytest.mark.full
 def test_another_root_seed_gives_other_bits(verified: tuple[pathlib.Path, Result]) -> None:
     """Root seed 57 gives other weights than 56, and the accuracy is at least 0.9."""
@@ -100,14 +111,3 @@ def test_the_example_becomes_golden(verified: tuple[pathlib.Path, Result]) -> No
     assert (1, True) == (none.returncode, "no experiment has a file in golden/." in none.stderr)
     assert 0 == update.returncode, update.stderr
     assert (0, True) == (done.returncode, "GOLDEN digits: seed 56" in done.stdout), done.stdout
-
-
-def test_keras_own_normalisation_is_refused_by_name(tmp_path: pathlib.Path) -> None:
-    """With Keras's BatchNormalization the example is refused under portable; the error names the replacement."""
-    root = own_project(tmp_path)
-    path = root / "src" / "digits" / "model.py"
-    path.write_text(path.read_text().replace("from samebits.portable.layers import", "from keras.layers import"))
-    done = run_script(root, "train.py", *DIGITS)
-
-    assert 2 == done.returncode
-    assert "use samebits.portable.layers.BatchNormalization for layer norm" in done.stderr + done.stdout

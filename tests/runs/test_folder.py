@@ -1,11 +1,12 @@
 """The folder of a run: damaged files are errors, attempts are numbered, and users find them by name."""
 
+import json
 import os
 import pathlib
 import re
 
 import pytest
-from processes import start_python
+from processes import start_at_once
 
 from samebits.core.errors import FolderError, RecordError
 from samebits.core.files import append_row
@@ -53,6 +54,31 @@ def test_a_damaged_file_is_a_record_error(tmp_path: pathlib.Path, name: str, con
 
     with pytest.raises(RecordError, match=f"{re.escape(name)} could not be read"):
         read(path)
+
+
+def result_with(**more: object) -> str:
+    """Return a result with the given entries."""
+    texts = dict.fromkeys(("weights_digest", "optimizer_digest", "data_digest", "promise", "fingerprint"), "0")
+    return json.dumps({"metrics": {}, "timing": {}, "resumed_at": None} | texts | more)
+
+
+@pytest.mark.parametrize("more", [{}, {"metrics": {"val_mae": 0.5, "digit_auc": 1.0}}, {"best_epoch": 3}])
+def test_a_result_may_have_any_metrics(more: dict[str, object], tmp_path: pathlib.Path) -> None:
+    """No name is required; the end of an early-stopped training is optional."""
+    (tmp_path / "result.json").write_text(result_with(**more))
+
+    assert more.get("metrics", {}) == read_json(tmp_path / "result.json")["metrics"]
+
+
+@pytest.mark.parametrize(
+    "more", [{"metrics": {"loss": "low"}}, {"metrics": {"loss": None}}, {"metrics": [0.5]}, {"stopped_early": 1}]
+)
+def test_a_result_has_numbers_as_metrics(more: dict[str, object], tmp_path: pathlib.Path) -> None:
+    """A metric that is no number is damage."""
+    (tmp_path / "result.json").write_text(result_with(**more))
+
+    with pytest.raises(RecordError, match="could not be read"):
+        read_json(tmp_path / "result.json")
 
 
 def test_a_torn_last_line_is_dropped(tmp_path: pathlib.Path) -> None:
@@ -125,14 +151,7 @@ def test_cutting_back_a_missing_file_makes_none(tmp_path: pathlib.Path) -> None:
 
 def test_processes_at_once_get_distinct_attempts(tmp_path: pathlib.Path) -> None:
     """Three processes that create attempts at the same time get different numbers, without gaps."""
-    children = [start_python(ATTEMPTS, tmp_path, 60) for _ in range(3)]
-    for child in children:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("go\n")
-        child.stdin.flush()
+    children = start_at_once(ATTEMPTS, 3, tmp_path, 60)
     made = [name for child in children for name in child.communicate(timeout=60)[0].split()]
 
     assert [child.returncode for child in children] == [0, 0, 0]

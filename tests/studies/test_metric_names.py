@@ -21,7 +21,7 @@ from samebits.studies.plan import Study, describe_record
 Values = Callable[[int], dict[str, float]]
 MONITORED = ("experiment=smoke", "tracker=none", "training.monitor=val_mae")
 TEXTS = dict.fromkeys(("weights_digest", "optimizer_digest", "data_digest", "promise", "fingerprint"), "0" * 64)
-LABELS = np.array([0, 1, 1, 0], np.int32)
+LABELS = np.array([0, 1, 1, 1], np.int32)
 
 
 @pytest.fixture
@@ -212,9 +212,9 @@ def test_bagging_scores_classes_without_any_accuracy_of_the_runs(
     said, found = capsys.readouterr().out, read_study(tmp_path)["ensemble"]
 
     assert 0 == code
-    assert (2, 0.5, 0.5) == (found["members"], found["accuracy"], found["single_accuracy"])
+    assert (2, 0.75, 0.5) == (found["members"], found["accuracy"], found["single_accuracy"])
     assert found["cross_entropy"] < found["single_cross_entropy"]
-    assert "accuracy on the validation samples: ensemble 0.5000, single models 0.5000 (+0.0000)" in said
+    assert "accuracy on the validation samples: ensemble 0.7500, single models 0.5000 (+0.2500)" in said
 
 
 def test_bagging_of_a_regression_names_its_predictions(finish: Callable[..., None], tmp_path: pathlib.Path) -> None:

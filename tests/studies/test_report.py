@@ -89,6 +89,33 @@ def make_run(
     return path
 
 
+def make_regression(
+    runs: pathlib.Path, seed: int, *, auc: bool = True, test: bool = True, stopped: bool = False
+) -> pathlib.Path:
+    """Write the folder of a made-up run that measured MAE, a digit's loss and perhaps AUC, on three splits."""
+    path = make_run(runs, seed, epochs=3)
+    error = 1 / (1 + seed)
+    train = {"loss": error, "mae": error / 2, "digit_loss": error / 3, **({"auc": 0.9 - error} if auc else {})}
+    values = train | {f"val_{name}": value + 0.1 for name, value in train.items()}
+    for name in ("result.json", "../inputs.json"):
+        part = json.loads((path / name).read_text())
+        if name == "result.json":
+            held_out = {f"test_{metric}": value + 0.2 for metric, value in train.items()} if test else {}
+            part |= {"metrics": values | held_out, "stopped_early": stopped, "epochs_done": 3, "best_epoch": 2}
+        else:
+            part["config"]["training"] |= {"monitor": "val_mae", "epochs": 9}
+        (path / name).write_text(json.dumps(part))
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        {"epoch": row["epoch"], "step": row["step"]}
+        | {name: value + 1 / (row["epoch"] * row["step"]) for name, value in train.items()}
+        | ({f"val_{name}": value + 1 / row["epoch"] for name, value in train.items()} if row["step"] == 3 else {})
+        for row in rows
+    ]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
 def make_runs(runs: pathlib.Path) -> None:
     """Write five runs: four seeds, and one of them twice."""
     for seed in (1, 2, 3, 4):
@@ -195,6 +222,78 @@ def test_the_table_is_readable_without_javascript(tmp_path: pathlib.Path) -> Non
     assert 5 == len(rows)
     assert ["✓ held", "✓ held", "· alone", "· alone", "· alone"] == [row[7] for row in rows]
     assert ["0.7333", "0.6000"] == rows[0][2:4]
+
+
+def test_any_metrics_are_shown(tmp_path: pathlib.Path) -> None:
+    """The monitored metric is the first column; no accuracy appears; a metric that a run lacks is a dash."""
+    for seed in (1, 2):
+        make_regression(tmp_path / "runs", seed, auc=seed == 1)
+    page = page_of(tmp_path / "runs", tmp_path)
+    data, parser = data_of(page), _Rows()
+    parser.feed(page.split('<section aria-labelledby="h-test"', maxsplit=1)[0])
+    rows = [row for row in parser.rows if row]
+    heads = re.findall(r'data-column="(\w+)"', page)
+
+    assert ["run", "seed", "val_mae", "val_loss", "val_digit_loss", "val_auc", "epochs"] == heads[:7]
+    assert [["0.3500", "0.5000"], ["0.2667", "-"]] == [[row[2], row[5]] for row in rows]
+    assert ["val_mae", "val_loss", "loss"] == data["metrics"][:3]
+    assert {"loss", "mae", "digit_loss", "val_mae"} <= set(data["runs"][1]["curves"])
+    assert "<dt>val_mae</dt><dd>of 2 runs; lower is better</dd>" in page
+    assert "accuracy" not in page.split("<script>", maxsplit=1)[0]
+
+
+def test_the_test_split_is_apart(tmp_path: pathlib.Path) -> None:
+    """Its metrics are in a table of their own, for the runs that have one, and in no other column."""
+    make_regression(tmp_path / "runs", 1)
+    make_regression(tmp_path / "runs", 2, test=False)
+    before, _, after = page_of(tmp_path / "runs", tmp_path).partition('id="test"')
+    table = after.split("</table>", maxsplit=1)[0]
+
+    assert 1 == table.count('<td class="run"')
+    assert "0.4500" in table
+    assert "test_mae" not in before
+    make_run(tmp_path / "others", 1)
+    assert 'id="test"' not in page_of(tmp_path / "others", tmp_path)
+
+
+def test_runs_without_the_monitored_metric_are_told(tmp_path: pathlib.Path) -> None:
+    """The page counts the runs without it, and names values that are not finite numbers; the run is shown."""
+    for seed in (1, 2):
+        path = make_regression(tmp_path / "runs", seed)
+        result = json.loads((path / "result.json").read_text())
+        if seed == 1:
+            del result["metrics"]["val_mae"]
+        else:
+            result["metrics"]["val_auc"] = float("nan")
+        (path / "result.json").write_text(json.dumps(result))
+    page = page_of(tmp_path / "runs", tmp_path)
+
+    assert 2 == len(data_of(page)["runs"])
+    assert "<dt>val_mae</dt><dd>of 2 runs; 1 of them have no such value; lower is better</dd>" in page
+    assert "<dd>not finite: val_auc</dd>" in page
+    assert 'title="not a finite number">-</td>' in page
+    assert 'title="not recorded">-</td>' in page
+
+
+def test_a_run_that_measured_nothing_is_shown(tmp_path: pathlib.Path) -> None:
+    """Rows and a result without any metric give a page."""
+    path = make_run(tmp_path / "runs")
+    result = json.loads((path / "result.json").read_text())
+    (path / "result.json").write_text(json.dumps(result | {"metrics": {}}))
+    (path / "metrics.jsonl").write_text('{"epoch": 1, "step": 3}\n')
+    data = data_of(page_of(tmp_path / "runs", tmp_path))
+
+    assert ([], 1, []) == (data["metrics"], len(data["runs"]), data["unreadable"])
+
+
+def test_an_early_stop_is_told(tmp_path: pathlib.Path) -> None:
+    """The number of epochs says where it stopped and which epoch was the best."""
+    make_regression(tmp_path / "runs", 1, stopped=True)
+    make_regression(tmp_path / "runs", 2)
+    page = page_of(tmp_path / "runs", tmp_path)
+
+    assert ["stopped at epoch 3 of 9, best 2", ""] == [row["stopped"] for row in data_of(page)["runs"]]
+    assert 'title="stopped at epoch 3 of 9, best 2">3</td>' in page
 
 
 def test_every_verdict_is_told(tmp_path: pathlib.Path) -> None:
@@ -473,6 +572,23 @@ def test_each_run_has_its_curves_and_each_seed_its_dot(tmp_path: pathlib.Path, p
     assert 4 == dom.count('class="dot f0"')
     assert (3, 1) == (dom.count('class="span"'), dom.count('class="mean"'))
     assert '<td class="long">data/order</td>' in dom
+
+
+@needs_chromium
+def test_each_metric_has_a_row_of_curves(tmp_path: pathlib.Path) -> None:
+    """Training and validation of a metric are next to each other; runs without it are counted."""
+    for seed in (1, 2):
+        make_regression(tmp_path / "runs", seed, auc=seed == 1)
+    page_of(tmp_path / "runs", tmp_path)
+    dom = look(tmp_path, tmp_path / "page.html")
+    rows = dom.split('class="charts pair-of-charts"')[1:]
+
+    assert [["mae", "val_mae"], ["loss", "val_loss"], ["digit_loss", "val_digit_loss"], ["auc", "val_auc"]] == [
+        re.findall(r'data-chart="(\w+)"', row.split('id="legend"')[0]) for row in rows
+    ]
+    assert "<figcaption>validation auc (1 of 2 runs have none)</figcaption>" in dom
+    assert 14 == dom.count("<polyline")
+    assert '<option value="val_mae">validation mae</option>' in dom
 
 
 @pytest.mark.browser

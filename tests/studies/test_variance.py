@@ -15,6 +15,7 @@ from samebits.studies.study import Sample
 from samebits.studies.variance import (
     ALL,
     PICTURES,
+    check_policy,
     draw,
     list_deviations,
     make_runs,
@@ -46,11 +47,12 @@ def resolved(config: Config) -> dict[str, int | None]:
 def test_a_source_moves_its_points_alone(config: Config) -> None:
     """Only the points of the source differ from the base, and they have the values of the other root seed."""
     base = resolved(config)
-    sources = sources_of(list(base))
-    for run in make_runs(config, [7]):
+    consumers = dict.fromkeys(base, "") | {"model/aug/generator": "draws of layer aug: generator"}
+    sources = sources_of(consumers)
+    for run in make_runs(config, [7], consumers):
         values = resolved(run.config())
 
-        assert set(sources[run.variant]) == {point for point in values if values[point] != base[point]}
+        assert set(sources[run.variant]) == {point for point in values if values[point] != base.get(point)}
         assert [(dotted_key(point), derive_seed(7, point)) for point in sources[run.variant]] == list(run.settings)
         assert all(values[point] == derive_seed(7, point) for point in sources[run.variant])
 
@@ -63,14 +65,22 @@ def test_a_source_without_points_is_left_out() -> None:
         ALL: ("data/order", "model/a/kernel"),
     }
 
-    assert expected == sources_of(["data/order", "model/a/kernel", "data/load"])
+    assert expected == sources_of(dict.fromkeys(("data/order", "model/a/kernel", "data/load"), ""))
+
+
+def test_a_layer_that_draws_is_a_source_like_dropout() -> None:
+    """A point that a run recorded as the draws of a layer belongs to dropout, whatever its name is."""
+    consumers = {"model/flip/generator": "draws of layer flip: generator", "model/a/kernel": "weight a/kernel"}
+
+    assert ("model/flip/generator",) == sources_of(consumers)["dropout"]
+    assert ("model/a/kernel",) == sources_of(consumers)["initialisation"]
 
 
 def test_points_that_are_not_derived_cannot_be_held(config: Config) -> None:
     """With the policy unseeded, all points vary, so the study is refused."""
     config.seed.policy = "unseeded"
     with pytest.raises(ConfigError, match="expected derived"):
-        make_runs(config, [1])
+        check_policy(config)
 
 
 def test_a_share_is_a_ratio_of_variances(tmp_path: pathlib.Path) -> None:

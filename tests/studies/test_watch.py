@@ -48,6 +48,23 @@ def test_a_training_whose_lock_is_held_is_shown(tmp_path: pathlib.Path) -> None:
     assert 3600 <= (found.age_s or 0) < 3700
 
 
+def test_any_metrics_of_a_training_are_shown(tmp_path: pathlib.Path) -> None:
+    """At most three of training, that of the monitor first; its newest value has an epoch, or is said to be missing."""
+    attempt = make_training(tmp_path)
+    tree = json.loads((attempt / "config.yaml").read_text())
+    rows: list[dict[str, float]] = [{"epoch": 1, "step": 9, "loss": 0.7, "auc": 0.5, "val_auc": 0.75}]
+    rows.append({"epoch": 2, "step": 4, "loss": 0.5, "a_loss": 0.25, "b_loss": 0.25, "auc": 0.875})
+    (attempt / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = []
+    for monitor in ("val_auc", "val_mae"):
+        (attempt / "config.yaml").write_text(json.dumps(tree | {"training": {"epochs": 4, "monitor": monitor}}))
+        found.append(watch.read_training(attempt, time.time()))
+
+    assert ["val_auc 0.7500 (epoch 1)", "no val_mae in the last rows"] == [each.monitored for each in found]
+    assert [["auc", "loss", "a_loss"], ["loss", "a_loss", "b_loss"]] == [list(each.values) for each in found]
+    assert 1 == watch.make_table(found[:1]).row_count
+
+
 def test_a_finished_run_is_not_shown(tmp_path: pathlib.Path) -> None:
     """A finished run is not running, even if its tracker holds the lock."""
     attempt = make_training(tmp_path, age_s=0)

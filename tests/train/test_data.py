@@ -1,22 +1,27 @@
 """Data: splits, resampling, shuffling, batches and cache. Each has its own seed point."""
 
+import functools
+import importlib
+import itertools
 import logging
-import os
 import pathlib
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 from conftest import ROOT
+from processes import start_at_once
 
 from samebits.core import files
 from samebits.core.digest import array_digest
-from samebits.core.errors import ConfigError, SeedError
+from samebits.core.errors import ConfigError, DataError, SeedError
 from samebits.core.seeds import Seeds, make_rng, resolve_points
-from samebits.train.data import DataContext, Dataset, Split, epoch_order, oversample, stratified_split
+from samebits.train.data import DataContext, Dataset, Split
+from samebits.train.feeds import epoch_order
+from samebits.train.splitting import class_numbers, oversample, stratified_split
 
 DATA_POINTS = ("load", "split", "folds", "oversample", "bootstrap", "order")
 
@@ -80,6 +85,149 @@ def test_a_split_leaves_rows_on_both_sides(validation_size: int) -> None:
     )
 
     assert expected == str(caught.value)
+
+
+# --- other labels ---
+
+
+def test_labels_with_one_column_split_like_plain_ones(tmp_path: pathlib.Path) -> None:
+    """Labels of shape [rows, 1], a list and strings are split like the same numbers, with the same bits."""
+    labels = make_labels(200, 100)
+    whole = make_context(tmp_path).split(labels)
+
+    for same in (labels.reshape(-1, 1), labels.tolist(), labels.astype(float), np.array(["a", "b"])[labels]):
+        for expected, found in zip(whole, make_context(tmp_path).split(same), strict=True):
+            assert expected.tolist() == found.tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"folds": 5}])
+@pytest.mark.parametrize("kind", ["regression", "unique", "pixels"])
+def test_labels_that_are_no_classes_are_split_at_random(
+    kind: str, options: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    """Other seeds give other validation rows of the exact size, and every row is on one side."""
+    numbers = make_rng(1, "labels").permutation(300)
+    labels = {"regression": numbers / 7, "unique": numbers, "pixels": np.zeros((300, 4, 4), np.int32)}[kind]
+    train, validation = make_context(tmp_path, **options).split(labels)
+    moved = make_context(tmp_path, make_seeds(57), **options).split(labels)[1]
+
+    assert 60 == len(validation)
+    assert list(range(300)) == sorted([*train, *validation])
+    assert set(validation) != set(moved)
+
+
+def test_each_combination_of_labels_is_a_class(tmp_path: pathlib.Path) -> None:
+    """Labels of several tags keep the share of each combination, to within one row."""
+    first, second = make_labels(150, 150), make_rng(3, "tags").integers(0, 2, 300)
+    tags = np.stack([first, second], 1)
+    _, validation = make_context(tmp_path).split(tags)
+
+    assert 60 == len(validation)
+    for tag in itertools.product((0, 1), (0, 1)):
+        share = (tags == tag).all(1)
+        assert abs(share[validation].sum() - share.sum() / 5) < 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([3, 3, 5, 5], [0, 0, 1, 1]),
+        (["a", "b", "a", "a"], [0, 1, 0, 0]),
+        ([[1], [1], [0], [0]], [1, 1, 0, 0]),
+        ([[0, 1], [0, 1], [1, 0], [1, 0]], [0, 0, 1, 1]),
+        ([0.0, 1.0, 1.0, 0.0], [0, 1, 1, 0]),
+        ([0.5, 1.0, 1.0, 0.5], None),
+        ([1.0, np.nan, 1.0, 1.0], None),
+        ([1, 2, 3, 3], None),
+        ([7, 7, 7, 7], [0, 0, 0, 0]),
+    ],
+)
+def test_what_labels_are_classes(labels: list[Any], classes: list[int] | None) -> None:
+    """Fractions, missing numbers and mostly different values are no classes."""
+    found = class_numbers(np.array(labels))
+
+    assert classes == (None if found is None else found.tolist())
+
+
+def test_oversampling_needs_classes(tmp_path: pathlib.Path) -> None:
+    """Oversampling of a regression is an error."""
+    with pytest.raises(ConfigError, match=r"data.oversample: expected labels that are classes"):
+        make_context(tmp_path, oversample=True).split(np.arange(300) / 7)
+
+
+# --- groups and time ---
+
+
+@pytest.mark.parametrize("sizes", [[3] * 100, [1] * 300, [100, 100, 100], [150, 80, 40, 20, 10], [299, 1]])
+def test_no_group_is_on_both_sides(sizes: list[int], tmp_path: pathlib.Path) -> None:
+    """Each group is on one side, both sides have rows, and the size is near where the groups allow it."""
+    groups = make_rng(4, "groups").permutation(np.repeat(np.array([f"patient {i}" for i in range(len(sizes))]), sizes))
+    found = [make_context(tmp_path, make_seeds(root)).split(make_labels(150, 150), groups=groups) for root in range(20)]
+    for train, validation in found:
+        assert list(range(300)) == sorted([*train, *validation])
+        assert not set(groups[train]) & set(groups[validation])
+        assert len(train)
+        assert len(validation)
+        if max(sizes) <= 3:
+            assert 60 == len(validation)
+
+    if len(sizes) > 3:
+        assert len({tuple(sorted(validation)) for _, validation in found}) > 1
+
+
+def test_folds_of_groups_validate_on_every_row_once(tmp_path: pathlib.Path) -> None:
+    """Each group is a validation group in one fold, with sizes that are near, and another seed gives other folds."""
+    groups = np.repeat(np.arange(30), 10)
+    labels = make_labels(150, 150)
+    folds = [make_context(tmp_path, folds=5, fold=fold).split(labels, groups=groups) for fold in range(5)]
+    other = make_context(tmp_path, make_seeds(57), folds=5, fold=0).split(labels, groups=groups)[1]
+
+    for train, validation in folds:
+        assert not set(groups[train]) & set(groups[validation])
+        assert 60 == len(validation)
+    assert list(range(300)) == sorted(row for _, validation in folds for row in validation)
+    assert set(other) != set(folds[0][1])
+
+
+def test_a_split_by_time_validates_on_the_last_rows(tmp_path: pathlib.Path) -> None:
+    """The validation rows are the last ones, in order. No seed is used, and setting one is an error."""
+    time, seeds = make_rng(5, "time").permutation(300), make_seeds()
+    days = np.datetime64("2026-01-01") + time
+    train, validation = make_context(tmp_path, seeds).split(make_labels(150, 150), time=days)
+
+    assert list(range(240, 300)) == time[validation].tolist()
+    assert list(range(240)) == time[train].tolist()
+    assert {"split", "folds"} < {row["point"].removeprefix("data/") for row in seeds.table() if row["rests"]}
+
+
+def test_folds_by_time_train_on_the_past(tmp_path: pathlib.Path) -> None:
+    """Each fold trains on all rows before its validation rows."""
+    time, labels = make_rng(5, "time").permutation(300), make_labels(150, 150)
+    for fold in range(4):
+        train, validation = make_context(tmp_path, folds=4, fold=fold).split(labels, time=time)
+
+        assert time[train].tolist() == list(range(len(train)))
+        assert time[validation].tolist() == list(range(len(train), len(train) + 60))
+
+
+@pytest.mark.parametrize(
+    ("options", "keys", "message"),
+    [
+        ({}, {"groups": np.zeros(300)}, "at least two groups"),
+        ({}, {"groups": np.arange(299)}, "groups of context.split: expected 300 values"),
+        ({}, {"groups": np.arange(300), "time": np.arange(300)}, "groups or time, received both"),
+        ({"folds": 31}, {"groups": np.repeat(np.arange(30), 10)}, "at most 30, the number of groups"),
+        ({"validation_size": 300}, {"time": np.arange(300)}, "data.validation_size: expected 1 to 299"),
+        ({"validation_size": 300}, {"groups": np.arange(300)}, "data.validation_size: expected 1 to 299"),
+        ({"folds": 300}, {"time": np.arange(300)}, "at most 299, the number of samples less one"),
+    ],
+)
+def test_impossible_splits_are_refused(
+    options: dict[str, Any], keys: dict[str, Any], message: str, tmp_path: pathlib.Path
+) -> None:
+    """The error has the cause."""
+    with pytest.raises((ConfigError, DataError), match=message):
+        make_context(tmp_path, **options).split(make_labels(150, 150), **keys)
 
 
 # --- folds ---
@@ -319,6 +467,58 @@ def test_every_array_counts_in_the_data_digest() -> None:
     assert datasets[0].digests()["train/labels"] == array_digest("train/labels", labels)
 
 
+@pytest.mark.parametrize(
+    ("given", "dtype", "shape"),
+    [
+        ([1, 2, 3], np.int64, (3,)),
+        ([[1.5, 2], [3, 4]], np.float64, (2, 2)),
+        (["a", "bcd"], "<U3", (2,)),
+        ((True, False), np.bool_, (2,)),
+        (np.array([1, 2.5, 3], object), np.float64, (3,)),
+        (pd.Series([1, 2]), np.int64, (2, 1)),
+        (pd.DataFrame({"a": [1, 2], "b": [0.5, 1.5]}), np.float64, (2, 2)),
+        (pd.Series(["x", "y"]), object, (2, 1)),
+    ],
+)
+def test_what_keras_takes_becomes_an_array(given: Any, dtype: Any, shape: tuple[int, ...]) -> None:
+    """Lists, objects, tensors and pandas become arrays once; a Series is a column, as in Keras."""
+    inputs = Split(given).inputs
+
+    assert (np.dtype(dtype), shape) == (inputs.dtype, inputs.shape)
+
+
+def test_a_structure_keeps_its_form_and_its_arrays() -> None:
+    """Dicts, tuples and lists of arrays stay what they are, and an array is not copied."""
+    array = np.arange(3)
+    split = Split({"a": array, "b": (array, [1, 2, 3])}, [array, array])
+
+    assert split.inputs["a"] is array
+    assert split.inputs["b"][1].tolist() == [1, 2, 3]
+    assert isinstance(split.labels, list)
+    assert 3 == split.rows
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Split(np.ones(3), np.ones(4)), "inputs: 3, labels: 4"),
+        (lambda: Split({"a": np.ones(3), "b": np.ones(2)}), "inputs/a: 3, inputs/b: 2"),
+        (lambda: Split(np.ones((0, 2))), "inputs: 0"),
+        (lambda: Split(None), "received no array"),
+        (lambda: Split([[1, 2], [3]]), "inputs: .*lists of unequal lengths"),
+        (lambda: Split(5), "inputs: .*received int"),
+        (lambda: Split(np.array([{}, []], object)), r"Python objects \(dict, list\)"),
+        (lambda: Split(pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})), r"Python objects \(str\).*dict\(frame\)"),
+        (lambda: Split({"day": np.array(["2026-01-01"], "datetime64[D]")}), "inputs/day: .*dates"),
+        (lambda: Split(scipy.sparse.eye(3).tocsr()), r"csr_matrix.*toarray"),
+    ],
+)
+def test_what_is_no_array_is_refused(make: Callable[[], Split], message: str) -> None:
+    """The error names the part and the cause."""
+    with pytest.raises(DataError, match=message):
+        make()
+
+
 # --- cache ---
 
 CACHED = """
@@ -338,18 +538,25 @@ for number in range(5):
 """
 
 
-@pytest.fixture
-def calls() -> list[str]:
-    """Return the list to which the tests below append each time arrays are computed."""
-    return []
+class Calls:
+    """Counts how often arrays are computed. It is no plain data, so the cache's key leaves it out."""
+
+    def __init__(self) -> None:
+        self.count = 0
 
 
 @pytest.fixture
-def make(calls: list[str]) -> Callable[[], dict[str, np.ndarray]]:
-    """Return a function that computes arrays and records the call."""
+def calls() -> Calls:
+    """Return what counts how often the tests below compute arrays."""
+    return Calls()
+
+
+@pytest.fixture
+def make(calls: Calls) -> Callable[[], dict[str, np.ndarray]]:
+    """Return a function that computes arrays and counts the call."""
 
     def make() -> dict[str, np.ndarray]:
-        calls.append("made")
+        calls.count += 1
         return {"words": np.arange(5, dtype=np.int32)}
 
     return make
@@ -358,22 +565,22 @@ def make(calls: list[str]) -> Callable[[], dict[str, np.ndarray]]:
 Make = Callable[[], dict[str, np.ndarray]]
 
 
-def test_the_cache_makes_arrays_once(tmp_path: pathlib.Path, make: Make, calls: list[str]) -> None:
+def test_the_cache_makes_arrays_once(tmp_path: pathlib.Path, make: Make, calls: Calls) -> None:
     """The second call, also from another context, reads the same bits and computes nothing."""
     first = make_context(tmp_path / "cache").cached("words", {"a": 1}, make)
     second = make_context(tmp_path / "cache").cached("words", {"a": 1}, make)
 
-    assert calls == ["made"]
+    assert calls.count == 1
     assert (first["words"].dtype, first["words"].tobytes()) == (second["words"].dtype, second["words"].tobytes())
 
 
-def test_another_key_is_another_entry(tmp_path: pathlib.Path, make: Make, calls: list[str]) -> None:
+def test_another_key_is_another_entry(tmp_path: pathlib.Path, make: Make, calls: Calls) -> None:
     """Every value in the key, and the name, selects the entry."""
     context = make_context(tmp_path)
     for name, key in (("words", {"a": 1}), ("words", {"a": 2}), ("words", {"b": 1}), ("other", {"a": 1})):
         context.cached(name, key, make)
 
-    assert len(calls) == 4
+    assert calls.count == 4
     assert len(list(tmp_path.iterdir())) == 4
 
 
@@ -391,9 +598,49 @@ def test_other_code_is_another_entry(tmp_path: pathlib.Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
+def test_the_code_of_helpers_selects_the_entry(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed module of the package, or of a package beside it that is imported, is a new entry; others are not."""
+    monkeypatch.syspath_prepend(str(tmp_path / "src"))
+    for place, code in {
+        "mine/__init__.py": "from mine.helper import scaled\nimport other\ndef make():\n    return {'a': scaled()}\n",
+        "mine/helper.py": "import numpy\ndef scaled():\n    return numpy.arange(3)\n",
+        "other/__init__.py": "",
+        "unused/__init__.py": "",
+    }.items():
+        (tmp_path / "src" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "src" / place).write_text(code)
+    make = importlib.import_module("mine").make
+    counts = []
+    for place in ("mine/helper.py", "other/__init__.py", "unused/__init__.py"):
+        make_context(tmp_path / "cache").cached("words", {}, make)
+        with (tmp_path / "src" / place).open("a") as stream:
+            stream.write("# changed\n")
+        make_context(tmp_path / "cache").cached("words", {}, make)
+        counts.append(len(list((tmp_path / "cache").iterdir())))
+
+    assert [2, 3, 3] == counts
+
+
+def test_captured_values_select_the_entry(tmp_path: pathlib.Path) -> None:
+    """Another number that the function captures, has as default or gets by partial, is a new entry."""
+
+    def outer(number: int) -> Any:
+        return lambda: {"words": np.array([number])}
+
+    def given(number: int, scale: float = 1.0) -> dict[str, np.ndarray]:
+        return {"words": np.array([number * scale])}
+
+    makers = [outer(1), outer(2), functools.partial(given, 1), functools.partial(given, 2)]
+    makers += [functools.partial(given, 1, scale=2.0), functools.partial(given, np.array([1]))]
+    for make in [*makers, outer(1)]:
+        make_context(tmp_path).cached("words", {}, make)
+
+    assert len(makers) == len(list(tmp_path.iterdir()))
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
 def test_a_damaged_cache_file_is_made_again(
-    tmp_path: pathlib.Path, make: Make, calls: list[str], caplog: pytest.LogCaptureFixture, damage: str
+    tmp_path: pathlib.Path, make: Make, calls: Calls, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     """A damaged or truncated file gives a warning and is rebuilt, and the next call reads it."""
     context = make_context(tmp_path)
@@ -408,12 +655,12 @@ def test_a_damaged_cache_file_is_made_again(
 
     assert caplog.messages == [f"the cache file is rebuilt: {path} is damaged."]
     assert context.cached("words", {}, make)["words"].tolist() == [0, 1, 2, 3, 4]
-    assert calls == ["made", "made"]
+    assert calls.count == 2
     assert bytes(whole) == path.read_bytes()
 
 
 def test_a_cache_that_cannot_be_written_costs_only_a_warning(
-    tmp_path: pathlib.Path, make: Make, calls: list[str], caplog: pytest.LogCaptureFixture
+    tmp_path: pathlib.Path, make: Make, calls: Calls, caplog: pytest.LogCaptureFixture
 ) -> None:
     """If a file has the name of the cache folder, arrays are computed each time with a warning."""
     (tmp_path / "cache").touch()
@@ -423,7 +670,7 @@ def test_a_cache_that_cannot_be_written_costs_only_a_warning(
         arrays = [context.cached("words", {}, make)["words"].tolist() for _ in range(2)]
 
     assert arrays == [[0, 1, 2, 3, 4]] * 2
-    assert calls == ["made", "made"]
+    assert calls.count == 2
     assert len(caplog.messages) == 2
     assert caplog.messages[0].startswith("the encoded data could not be cached: ")
 
@@ -448,20 +695,8 @@ def test_a_full_disk_costs_the_cache_only_a_warning(
 def test_two_processes_share_a_cache(tmp_path: pathlib.Path) -> None:
     """Two processes that compute the same entries at the same time get and leave whole entries."""
     script, cache = tmp_path / "script.py", tmp_path / "cache"
-    script.write_text(CACHED)
-    command = [sys.executable, str(script), str(cache)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    pipe = subprocess.PIPE
-    children = [
-        subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)
-    ]
-    for child in children:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("go\n")
-        child.stdin.flush()
+    script.write_text(CACHED)  # a cache's name depends on the file of its function
+    children = start_at_once("import runpy, sys; runpy.run_path(sys.argv[2])", 2, cache, script)
 
     assert [child.communicate(timeout=60)[1] for child in children] == ["", ""]
     assert [child.returncode for child in children] == [0, 0]

@@ -1,13 +1,11 @@
-"""Random numbers without a seed point are found: in a layer, in the traced step, in a global generator."""
+"""Random numbers without a seed point are found: in the traced step, in a global generator."""
 
-import importlib
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PACKAGE
 
 from samebits.core.errors import UncoveredDrawError
 from samebits.core.seeds import Seeds, resolve_points
@@ -27,169 +25,6 @@ def seeded(seed: int = 0) -> Any:
     import keras
 
     return keras.initializers.GlorotUniform(seed=seed)
-
-
-def refusal(*layers: Any) -> UncoveredDrawError:
-    """Return the error for a model with these layers."""
-    from samebits.train.draws import check_layers_seeded
-
-    with pytest.raises(UncoveredDrawError) as caught:
-        check_layers_seeded(make_model(*layers))
-
-    return caught.value
-
-
-# --- layers ---
-
-
-def test_a_dropout_without_a_seed_is_refused() -> None:
-    """The message has the layer, its argument and what to pass."""
-    import keras
-
-    expected = (
-        "layer thinning draws random numbers without a seed point: seed has no seed.\n"
-        "  Expected: a seed for seed   Received: None, so Keras chooses a random one\n"
-        '  Fix: pass seed=seed("thinning/…") to it in the model function and list the point in conf/model/.'
-    )
-
-    assert expected == str(refusal(keras.layers.Dropout(0.5, name="thinning")))
-
-
-@pytest.mark.parametrize("name", ["GaussianNoise", "GaussianDropout", "SpatialDropout1D", "AlphaDropout"])
-def test_every_layer_that_draws_needs_a_seed(name: str) -> None:
-    """Keras's other random layers without a seed are errors too, and pass with a seed."""
-    import keras
-
-    from samebits.train.draws import check_layers_seeded
-
-    layer = getattr(keras.layers, name)
-
-    assert "layer noisy draws" in refusal(layer(0.5, name="noisy")).what
-    check_layers_seeded(make_model(layer(0.5, seed=0, name="noisy")))
-
-
-def test_a_dense_kernel_without_a_seed_is_refused() -> None:
-    """An initializer without a seed is an error with the layer and the weight."""
-    import keras
-
-    error = refusal(keras.layers.Dense(3, name="head"))
-
-    assert error.what == "layer head draws random numbers without a seed point: kernel_initializer has no seed."
-    assert error.expected == "a seed for kernel_initializer"
-
-
-@pytest.mark.parametrize("part", ["kernel_initializer", "bias_initializer"])
-def test_each_initialiser_needs_a_seed(part: str) -> None:
-    """The initializer of every weight needs a seed, including a random bias initializer."""
-    import keras
-
-    options = {"kernel_initializer": seeded(), "bias_initializer": "zeros"} | {part: "random_normal"}
-
-    assert f": {part} has no seed." in refusal(keras.layers.Dense(3, **options)).what
-
-
-def test_our_own_initialiser_needs_a_seed() -> None:
-    """The orthogonal initializer of this project needs a seed too."""
-    import keras
-
-    from samebits.portable.layers import Orthogonal
-
-    error = refusal(keras.layers.Dense(3, kernel_initializer=Orthogonal(), name="head"))
-
-    assert "layer head draws random numbers without a seed point: kernel_initializer" in error.what
-
-
-@pytest.mark.parametrize("rate", ["dropout", "recurrent_dropout"])
-def test_an_lstm_with_dropout_without_a_seed_is_refused(rate: str) -> None:
-    """Dropout inside a recurrent layer needs a seed too."""
-    import keras
-
-    from samebits.train.draws import check_layers_seeded
-
-    options: dict[str, Any] = {
-        "kernel_initializer": seeded(),
-        "recurrent_initializer": seeded(1),
-        "name": "lstm",
-        rate: 0.5,
-    }
-    what = refusal(keras.layers.LSTM(3, **options)).what
-
-    assert what.startswith("layer lstm")
-    assert what.endswith("draws random numbers without a seed point: seed has no seed.")
-    check_layers_seeded(make_model(keras.layers.LSTM(3, seed=0, **options)))
-
-
-@pytest.mark.parametrize("part", ["kernel_initializer", "recurrent_initializer"])
-def test_each_initialiser_of_an_lstm_needs_a_seed(part: str) -> None:
-    """The kernel and the recurrent kernel each need a seed."""
-    import keras
-
-    options: dict[str, Any] = {"kernel_initializer": seeded(), "recurrent_initializer": seeded(1)} | {
-        part: "orthogonal"
-    }
-
-    assert f": {part} has no seed." in refusal(keras.layers.LSTM(3, **options)).what
-
-
-def test_an_lstm_without_dropout_passes() -> None:
-    """A recurrent layer always has a generator, but needs no seed without dropout."""
-    import keras
-
-    from samebits.train.draws import check_layers_seeded
-
-    check_layers_seeded(
-        make_model(keras.layers.LSTM(3, kernel_initializer=seeded(), recurrent_initializer=seeded(1), name="lstm"))
-    )
-
-
-def test_seed_zero_covers_a_draw() -> None:
-    """Zero is a seed for a layer and an initializer. A rate of 0 and constant initializers need none."""
-    import keras
-
-    from samebits.train.draws import check_layers_seeded
-
-    check_layers_seeded(
-        make_model(
-            keras.layers.Dropout(0.5, seed=0),
-            keras.layers.Dropout(0.0),
-            keras.layers.Dense(3, kernel_initializer=seeded(0), bias_initializer="ones"),
-            keras.layers.MaxPooling1D(2),
-        )
-    )
-
-
-def test_a_layer_inside_another_is_found() -> None:
-    """Layers in a nested model and in a wrapper are checked."""
-    import keras
-
-    inner = make_model(keras.layers.Dropout(0.5, name="inside"))
-    wrapped = keras.layers.TimeDistributed(keras.layers.Dense(3, name="wrapped"))
-
-    assert "layer inside draws" in refusal(inner).what
-    assert "layer wrapped draws" in refusal(wrapped).what
-
-
-def test_the_example_model_is_covered() -> None:
-    """The CNN-LSTM passes with all seeds, and is an error if one is missing."""
-    build_model = importlib.import_module(f"{PACKAGE}.model").build_model
-    from samebits.train.draws import check_layers_seeded
-
-    sizes = {"num_words": 20, "sequence_length": 12, "embedding_dim": 4, "filters": 3, "kernel_size": 3, "pool_size": 2}
-    points: list[str] = []
-
-    def build(missing: str | None) -> Any:
-        def seed(point: str) -> int | None:
-            points.append(point)
-            return None if point == missing else 0
-
-        return build_model(seed, dropout_rate=0.5, units=2, **sizes)
-
-    check_layers_seeded(build(None))
-
-    assert len(points) == 6
-    for point in sorted(set(points)):
-        with pytest.raises(UncoveredDrawError, match=f"layer {point.partition('/')[0]}"):
-            check_layers_seeded(build(point))
 
 
 # --- the traced step ---

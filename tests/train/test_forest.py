@@ -16,7 +16,7 @@ from samebits.core.config import TrainingConfig
 from samebits.core.digest import array_digest, arrays_digest
 from samebits.core.errors import ConfigError
 from samebits.core.files import read_arrays
-from samebits.core.seeds import Seeds, resolve_points
+from samebits.core.seeds import Seeds, flatten_points
 from samebits.runs.folder import PREDICTIONS, read_json, read_rows
 from samebits.studies.variance import ALL, sources_of
 from samebits.train.data import DataContext
@@ -87,7 +87,7 @@ def test_the_kept_arrays_are_the_whole_forest(trained: Trained) -> None:
     """The saved arrays alone give the predicted probabilities, bit for bit."""
     _, attempt = trained
     config = compose.compose(ROOT, ["experiment=smoke_forest"])
-    seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+    seeds = Seeds.of(config.seed)
     keys = ("rows", "num_words", "sequence_length", "positive_share")
     context = DataContext(seeds, config.data, attempt)
     validation = make_synthetic_counts(context, **{key: config.data[key] for key in keys}).validation
@@ -183,10 +183,10 @@ def test_what_is_no_forest_is_refused() -> None:
 
 def test_the_spread_of_a_forest_has_other_sources() -> None:
     """The algorithm of the forest is a source of variance, and the order of batches is not."""
-    points = [*resolve_points(56, "derived", compose.compose(ROOT, ["experiment=smoke_forest"]).seed.points)]
+    points = flatten_points(compose.compose(ROOT, ["experiment=smoke_forest"]).seed.points)
 
     assert {
         "data/split": ("data/split",),
         "algorithm": ("algorithm/forest",),
         ALL: ("data/split", "algorithm/forest"),
-    } == sources_of(points)
+    } == sources_of({point: "" for point, _ in points})

@@ -30,6 +30,7 @@ from conftest import (
     wait_until,
 )
 
+from samebits.core.seeds import derive_seed, dotted_key
 from samebits.runtime.pins import OPTIONAL_FOR_KERAS
 
 
@@ -293,13 +294,20 @@ def test_keras_imports_what_the_training_process_leaves_out() -> None:
     assert "sklearn" in installed
 
 
-@pytest.mark.full
-def test_a_layer_without_a_seed_is_an_error_that_names_it(project: pathlib.Path) -> None:
-    """A Dropout without a seed is an error before training, with the name of the layer."""
-    done = train(project, "model._target_=faults.model.add_unseeded_dropout")
+def test_a_layer_without_a_seed_has_a_point_of_its_own(project: pathlib.Path, train_here: TrainHere) -> None:
+    """A Dropout without a seed has the same bits again; its point is recorded and can be set alone."""
+    model, point = "model._target_=faults.model.add_unseeded_dropout", "model/imdb_cnn_lstm/loose/seed_generator"
+    for words in ((), ("resume=never",), (f"{dotted_key(point)}=5",)):
+        done = train_here(project, model, "training.epochs=1", *words)
+        assert 0 == done.returncode, done.stderr
+    first, again, moved = finished(project)
+    rows = json.loads((moved / "seeds.json").read_text())["points"]
+    shown = run_command(project, "seeds", "experiment=smoke", model)
 
-    assert 1 == done.returncode
-    assert "layer loose draws random numbers without a seed point" in done.stderr
+    assert digest(first) == digest(again)
+    assert digest(first) != digest(moved)
+    assert [("set", 5)] == [(row["source"], row["value"]) for row in rows if row["point"] == point]
+    assert f" {derive_seed(56, point)} " in shown.stdout
 
 
 # --- bad input ---
@@ -332,6 +340,7 @@ BAD = {
     "+model.foo=1": "got an unexpected keyword argument 'foo'",
     "data.validation_size=600": "data.validation_size: expected 1 to 599",
     "seed.points.data.folds=3": "seed point data/folds: expected code that uses it, received none: data.folds is 0",
+    "seed.points.model.conf.kernel=3": "seed point model/conf/kernel: expected code that uses it, received none",
 }
 
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks.measuring import ROOT, Command, describe_this_machine, train
 from samebits.compose import compose
 from samebits.core.config import Config
-from samebits.core.seeds import Seeds, resolve_points
+from samebits.core.seeds import Seeds
 from samebits.core.terminal import print_table
 from samebits.launch.process import child_command
 from samebits.runtime.pins import apply_pins, seed_global_generators
@@ -145,12 +145,15 @@ def measure_pieces(tf: Any, model: Any, config: Config) -> list[Piece]:
 def inside(overrides: list[str]) -> None:
     """Measure in the process with the fixed settings and print JSON."""
     config = compose(ROOT, overrides)
-    seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+    seeds = Seeds.of(config.seed)
     apply_pins(config.runtime)
     seed_global_generators(seeds)
     import tensorflow as tf  # noqa: PLC0415  after the pins
 
-    pieces = measure_pieces(tf, build_model(config, seeds), config)
+    from samebits.train.seeding import seed_by_path  # noqa: PLC0415
+
+    with seed_by_path(seeds):
+        pieces = measure_pieces(tf, build_model(config, seeds), config)
     print(json.dumps({"rates": measure_rates(tf), "pieces": [asdict(piece) for piece in pieces]}))
 
 

@@ -33,7 +33,7 @@ from benchmarks.measuring import (
     train_megabytes,
 )
 from samebits.compose import compose
-from samebits.core.seeds import Seeds, resolve_points
+from samebits.core.seeds import Seeds
 from samebits.core.terminal import print_table
 from samebits.runs.folder import RESULT, read_json
 from samebits.train.worker import load_dataset
@@ -87,8 +87,7 @@ class Race:
     def __init__(self, folder: pathlib.Path, epochs: int) -> None:
         self.folder, self.epochs = folder, epochs
         self.config = compose(ROOT, [f"seed.root={SEED}"])
-        seed = self.config.seed
-        data = load_dataset(self.config, Seeds(resolve_points(seed.root, seed.policy, seed.points)), ROOT)
+        data = load_dataset(self.config, Seeds.of(self.config.seed), ROOT)
         self.reviews, self.validation_rows = folder / "reviews.npz", len(data.validation.labels)
         self.rows = len(data.train.labels)
         np.savez(

@@ -1,4 +1,4 @@
-"""Finds which layers, losses and optimizers are portable: trains each on this CPU and emulated ones, and compares."""
+"""Finds which parts of Keras are portable: trains each on this CPU and emulated ones, and compares."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +29,13 @@ KINDS = {
     "layer": "Layers",
     "activation": "Activations and functions",
     "loss": "Losses",
+    "metric": "Metrics",
     "optimizer": "Optimizers",
+    "schedule": "Learning-rate schedules",
     "initializer": "Initializers",
 }
+
+PROGRAM = ("-m", "zoo.cases")  # what each process of the zoo runs; a test can put its own
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def judge(rows: dict[str, dict[str, dict[str, Any]]]) -> list[Verdict]:
     """Return the verdict of every case of the first machine."""
     verdicts = []
     for name, first in next(iter(rows.values())).items():
-        errors = [side[name]["error"] if name in side else "no result" for side in rows.values()
+        errors = [side[name]["error"] if name in side else f"no result on {machine}" for machine, side in rows.items()
                   if "stages" not in side.get(name, {})]  # fmt: skip
         if errors:
             verdicts.append(Verdict(name, "", (), errors[0]))
@@ -91,62 +96,60 @@ def measured_operations(verdicts: list[Verdict], rows: dict[str, dict[str, Any]]
     return sorted({operation for name in good for operation in rows[name]["operations"]})
 
 
-def describe(verdict: Verdict, ours: Verdict | None) -> tuple[str, str, str]:
-    """Return a case's cells of the table: its bits, its use under portable, what to use instead."""
+def describe(verdict: Verdict, stages: Iterable[str]) -> tuple[str, str, str]:
+    """Return a case's cells of the table: the shapes compared, its bits, its use under portable."""
     if verdict.error:
-        return f"not tested: {verdict.error}", "-", "-"
+        return "-", f"not compared: {verdict.error}", "-"
+    shapes = ", ".join(dict.fromkeys(stage.partition(":")[0] for stage in stages))
     bits = f"differ from {verdict.difference}" if verdict.difference else "same"
-    if not verdict.refused:
-        return bits, "**allowed**" if not verdict.difference else "**NOT REFUSED**", ""
-    instead = "-"
-    if ours is not None:
-        bits_of_ours = f", but its bits differ at {ours.difference}" if ours.difference else ": same bits"
-        instead = f"`samebits.portable.layers`{bits_of_ours}"
-    return bits, f"error: {', '.join(verdict.refused)}", instead
+    if verdict.refused:
+        return shapes, bits, f"error: {', '.join(verdict.refused)}"
+    return shapes, bits, "**NOT REFUSED**" if verdict.difference else "**allowed**"
 
 
-def render(verdicts: list[Verdict], machines: list[Machine]) -> str:
-    """Return the table as Markdown."""
-    by_name = {verdict.name: verdict for verdict in verdicts}
+def render(verdicts: list[Verdict], rows: dict[str, dict[str, Any]], machines: list[Machine]) -> str:
+    """Return the table as Markdown.
+
+    Args:
+        verdicts: Of all cases.
+        rows: The rows of the first machine.
+        machines: That were compared.
+    """
+    from zoo.pieces import LEFT_OUT  # noqa: PLC0415  imports Keras
+
     seen = {machine.name: probe(machine) for machine in machines}
     where = "; ".join(f"{name} ({' '.join(facts['sets'])}; {facts['caches']})" for name, facts in seen.items())
     lines = [
-        "# Tested operations: which layers, losses and optimizers are portable",
+        "# Tested operations: which parts of Keras are portable",
         "",
-        "`python -m zoo --write` generates this page; do not edit it. It trains each layer, loss, optimizer and",
-        "initializer for 6 steps and evaluates it under `runtime=portable`, on this CPU and on emulated CPUs. It",
-        "compares the bits of every stage: initial weights; loss, gradients and weights of each step; the evaluation.",
+        "`python -m zoo --write` generates this page; do not edit it. It trains each layer, activation, loss,",
+        "optimizer and schedule under `runtime=portable`, on this CPU and on emulated CPUs, with Keras's own",
+        "`train_step`. It compares the bits of every stage: the initial weights; the loss of each step; the weights",
+        "and the optimizer's state after each step; predictions. A metric is computed over two batches: its result",
+        "after each, its state. An initializer is called.",
         "",
         f'CPUs (instruction sets; L1 data and L2 cache): {where}. "This CPU" is {describe_cpu()["model"]}.',
         "",
-        '"differ from" names the first stage and CPU whose bits differ from this CPU. "error" lists the operations',
-        "that stop a portable run before it trains. The message names the layer, loss or optimizer that uses them.",
-        "Some of these have the same bits here, because these CPUs cannot show the difference.",
+        '"compared" has the shapes of the batches (rows first), of a metric the number of rows, of an initializer the',
+        'shapes of the weights. "differ from" names the first stage and CPU whose bits differ from this CPU. "error"',
+        "lists the operations that stop a portable run before it trains. TensorFlow's inexact operations have exact",
+        "versions under `portable` ([decision 9](decisions/0009-exact-operations-instead-of-own-layers.md)), and",
+        "Keras's orthogonal initializer is replaced.",
     ]
     for kind, heading in KINDS.items():
-        lines += [
-            "",
-            f"## {heading}",
-            "",
-            f"| {kind} | bits | under `portable` | use instead |",
-            "|---|---|---|---|",
-        ]
+        lines += ["", f"## {heading}", "", f"| {kind} | compared | bits | under `portable` |", "|---|---|---|---|"]
         for verdict in verdicts:
-            piece = verdict.name.removeprefix(f"{kind} ")
-            if verdict.name == piece or piece.startswith(OURS):
-                continue
-            ours = by_name.get(f"{kind} {OURS}{piece}")
-            lines.append(f"| {piece} | {' | '.join(describe(verdict, ours))} |")
-        others = [v for v in verdicts if v.name.startswith(f"{kind} {OURS}")]
-        for verdict in others:
-            bits, said, _ = describe(verdict, None)
-            lines.append(f"| {verdict.name.removeprefix(f'{kind} ')} | {bits} | {said} | |")
+            name = verdict.name.removeprefix(f"{kind} ")
+            if verdict.name != name:
+                lines.append(f"| {name} | {' | '.join(describe(verdict, rows[verdict.name].get('stages', ())))} |")
+        if left_out := LEFT_OUT.get(kind):
+            lines += ["", "Left out: " + "; ".join(f"{name} ({reason})" for name, reason in left_out.items()) + "."]
     return "\n".join(lines) + "\n"
 
 
 def list_cases(environment: dict[str, str]) -> list[str]:
     """Return the names of all cases, from a process that imports Keras."""
-    code = "from zoo.cases import all_cases; print('\\n'.join(all_cases()))"
+    code = "from zoo.pieces import all_cases; print('\\n'.join(all_cases()))"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
@@ -188,7 +191,7 @@ def zoo(root: pathlib.Path, names: list[str], pattern: str = "", *, write: bool 
         make_folder(folder / machine.folder)
         for number, start in enumerate(range(0, len(cases), CHUNK)):
             output = folder / machine.folder / f"{number}.jsonl"
-            command = [*machine.prefix, sys.executable, "-m", "zoo.cases", str(output)]
+            command = [*machine.prefix, sys.executable, *PROGRAM, str(output)]
             title = f"{machine.name}, part {number + 1}"
             jobs.append(Job(title, [*command, *cases[start : start + CHUNK]], environment, output.with_suffix(".txt")))
     print(f"{len(cases)} cases on {len(machines)} CPUs in {len(jobs)} parts", flush=True)
@@ -205,7 +208,7 @@ def zoo(root: pathlib.Path, names: list[str], pattern: str = "", *, write: bool 
     rows = {machine.name: read_cases(folder / machine.folder) for machine in machines}
     verdicts = judge(rows)
     if write:
-        (root / TABLE).write_text(render(verdicts, machines), encoding="utf-8")
+        (root / TABLE).write_text(render(verdicts, rows[machines[0].name], machines), encoding="utf-8")
         operations = measured_operations(verdicts, rows[machines[0].name])
         write_bytes(root / MEASURED, (json.dumps(operations, indent=0) + "\n").encode())
         print(f"wrote {TABLE} and {len(operations)} measured operations")

@@ -209,12 +209,12 @@ def check_harness(root: pathlib.Path) -> Iterator[Finding]:
 
 
 def check_imports(root: pathlib.Path) -> Iterator[Finding]:
-    """Find imports of moved samebits modules in the user's code."""
+    """Find imports of moved samebits modules and names in the user's code."""
     for path in code_files(root / "src"):
         if path.relative_to(root / "src").parts[0] != "samebits":
             for line, old in old_imports(path.read_text(encoding="utf-8", errors="replace")):
                 where = f"{path.relative_to(root)}:{line}"
-                yield Finding(where, f"imports {old}, which has moved", f"import from {MOVED[old]}")
+                yield Finding(where, f"imports {old}, which has moved", f"import {MOVED[old]}")
 
 
 def check_cpu(config: Config) -> Iterator[Finding]:

@@ -16,12 +16,6 @@ ALLOWED_CALLS = {
     "random.seed", "np.random.seed", "tf.random.set_seed",
 }  # fmt: skip
 SEEDED_CONSTRUCTORS = {"RandomState", "default_rng", "Random"}
-SEEDED_CLASSES = {
-    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout", "GaussianDropout",
-    "GaussianNoise",
-    "RandomNormal", "RandomUniform", "TruncatedNormal", "VarianceScaling", "GlorotNormal", "GlorotUniform", "HeNormal",
-    "HeUniform", "LecunNormal", "LecunUniform", "Orthogonal", "OrthogonalInitializer", "SeedGenerator",
-}  # fmt: skip
 FROM_THE_SYSTEM = {"os.urandom", "os.getrandom", "uuid.uuid1", "uuid.uuid4"}
 CLOCKS = {
     "time.time", "time.time_ns", "time.monotonic", "time.monotonic_ns", "time.perf_counter", "time.perf_counter_ns",
@@ -64,9 +58,9 @@ def _draw(call: ast.Call, called: str) -> str | None:
         return f"{called} gets randomness from the operating system"
     if module == "tf.random" and (last.startswith("stateless_") or last == "split"):
         return None
-    if last in SEEDED_CLASSES:
-        return None if seeds or (last == "SeedGenerator" and call.args) else f"{called} without seed="
-    if module == "keras.random" and seeds:
+    if module == "keras.random" and (
+        seeds or last == "SeedGenerator"
+    ):  # a generator gets a seed if the code gives none
         return None
     if module in RANDOM_MODULES and called not in ALLOWED_CALLS and not is_seeded:
         return f"{called} uses a global or unseeded generator"

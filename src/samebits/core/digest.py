@@ -33,18 +33,29 @@ def array_digest(name: str, array: np.ndarray) -> str:
 
     Args:
         name: The array's path, e.g. "lstm/recurrent_kernel".
-        array: Any array of a plain (not object) dtype.
+        array: Any array of numbers, or of strings.
 
     Raises:
-        TypeError: The array holds Python objects.
+        TypeError: The array holds other Python objects.
     """
     if array.dtype.hasobject:
-        message = f"array {name!r} holds Python objects: no digest of bytes is possible"
-        raise TypeError(message)
+        return _text_digest(name, array)
     dtype = array.dtype.newbyteorder("<") if array.dtype.byteorder != "|" else array.dtype
     contiguous = np.ascontiguousarray(array, dtype=dtype)
     sha = hashlib.sha256(f"{name}\0{dtype.name}\0{array.shape}\0".encode())
     sha.update(contiguous.reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
+
+
+def _text_digest(name: str, array: np.ndarray) -> str:
+    """Return the digest of an array of strings, from its name, shape and the length and UTF-8 bytes of each string."""
+    sha = hashlib.sha256(f"{name}\0text\0{array.shape}\0".encode())
+    for value in array.flat:
+        if not isinstance(value, str | bytes):
+            message = f"array {name!r} holds Python objects: no digest of bytes is possible"
+            raise TypeError(message)
+        text = value.encode() if isinstance(value, str) else value
+        sha.update(f"{len(text)}\0".encode() + text)
     return sha.hexdigest()
 
 

@@ -86,7 +86,8 @@ class Monitor:
 def order_names(names: Iterable[str], monitor: str) -> list[str]:
     """Return the names of metrics, each once: the monitored metric and the losses first, the test split's last."""
     once = dict.fromkeys(names)
-    first = [name for name in (monitor, "val_loss", "loss") if name in once and not name.startswith(TEST)]
+    leading = dict.fromkeys((monitor, "val_loss", "loss"))
+    first = [name for name in leading if name in once and not name.startswith(TEST)]
     rest = sorted((name for name in once if name not in first), key=lambda name: name.startswith(TEST))
     return [*first, *rest]
 

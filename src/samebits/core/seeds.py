@@ -1,21 +1,25 @@
 """Seed points: named places that use randomness, and their independent streams.
 
 A seed point is a path ("data/order", "model/lstm/recurrent"). Its seed is derived from the root seed and its name,
-unless the user sets it. Code gets its seed here, by the name of its point. An unused point and an unlisted point are
-errors. None means unseeded on purpose; zero is a seed. Pure: no TensorFlow, no Hydra, no I/O.
+unless the user sets it. Code gets its seed here, by the name of its point. A point that the configuration lists and
+nothing uses is an error. A point that it does not list is an error, except below "model/": weights and layers create
+theirs when they are used. None means unseeded on purpose; zero is a seed. Pure: no TensorFlow, no Hydra, no I/O.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from samebits.core.config import SeedConfig
 from samebits.core.errors import SeedError
 
 ROOT_SEED_END = 2**32
 POINT_SEED_END = 2**31 - 2  # Keras takes seeds modulo this number, so seeds below it are distinct (Keras 3.15)
+MODEL = "model/"  # weights and layers create the points below it when they are used
+WEIGHT, DRAWS = "weight ", "draws of layer "  # start the consumer of a point of a model, when Keras has used it
 POLICIES = ("derived", "data_only", "root_everywhere", "unseeded")
 CONSUMERS = {
     "python/hash": "PYTHONHASHSEED of the training process",
@@ -28,6 +32,7 @@ CONSUMERS = {
     "data/oversample": "copies of minority-class training rows",
     "data/bootstrap": "bootstrap sample of the training rows",
     "data/order": "batches of each epoch",
+    "data/augment": "draws of a row source, PyDataset or tf.data pipeline in each batch",
     "algorithm/forest": "bootstrap samples and features of a random forest",
 }
 
@@ -127,6 +132,33 @@ class SeedPoint:
     source: str
 
 
+class PointSeed(int):
+    """The seed of a point, for code that must know from which point an integer comes."""
+
+    point: str
+
+    def __new__(cls, value: int, point: str) -> Self:
+        """Return the seed `value` of `point`."""
+        seed = super().__new__(cls, value)
+        seed.point = point
+        return seed
+
+    def __reduce__(self) -> tuple[type[Self], tuple[int, str]]:
+        """Return how to make a copy."""
+        return type(self), (int(self), self.point)
+
+
+def resolve_point(root_seed: int, policy: str, name: str, value: object = None) -> SeedPoint:
+    """Return one point with its value; see `resolve_points`."""
+    if value is not None:
+        return SeedPoint(name, check_seed(value, dotted_key(name), POINT_SEED_END), "set")
+    if policy == "root_everywhere":
+        return SeedPoint(name, root_seed, "root")
+    if policy == "derived" or (policy == "data_only" and name.startswith("data/")):
+        return SeedPoint(name, derive_seed(root_seed, name), "derived")
+    return SeedPoint(name, None, "unseeded")
+
+
 def resolve_points(root_seed: int, policy: str, points: Mapping[str, Any]) -> dict[str, SeedPoint]:
     """Return every listed point with its value.
 
@@ -142,17 +174,7 @@ def resolve_points(root_seed: int, policy: str, points: Mapping[str, Any]) -> di
     check_seed(root_seed, "seed.root", POINT_SEED_END if policy == "root_everywhere" else ROOT_SEED_END)
     if policy not in POLICIES:
         raise SeedError("seed.policy", expected=" or ".join(POLICIES), received=repr(policy), fix="choose one of them")
-    resolved = {}
-    for name, value in flatten_points(points):
-        if value is not None:
-            resolved[name] = SeedPoint(name, check_seed(value, dotted_key(name), POINT_SEED_END), "set")
-        elif policy == "root_everywhere":
-            resolved[name] = SeedPoint(name, root_seed, "root")
-        elif policy == "derived" or (policy == "data_only" and name.startswith("data/")):
-            resolved[name] = SeedPoint(name, derive_seed(root_seed, name), "derived")
-        else:
-            resolved[name] = SeedPoint(name, None, "unseeded")
-    return resolved
+    return {name: resolve_point(root_seed, policy, name, value) for name, value in flatten_points(points)}
 
 
 class Seeds:
@@ -163,27 +185,49 @@ class Seeds:
         >>> rng = seeds.rng("data/order", 1)
     """
 
-    def __init__(self, points: Mapping[str, SeedPoint]) -> None:
-        self._points = dict(points)
-        self._consumed: set[str] = set()
+    def __init__(self, points: Mapping[str, SeedPoint], unlisted: Callable[[str], SeedPoint] | None = None) -> None:
+        """Take the listed points, and a function that returns an unlisted one below "model/" (None: an error)."""
+        self._points, self._unlisted = dict(points), unlisted
+        self._consumed: dict[str, str] = {}  # point -> what uses it
+        self._literals: dict[str, tuple[int, str]] = {}  # point -> the integer in the code, and what uses it
         self._unused: dict[str, str] = {}
 
-    def take(self, point: str) -> int | None:
-        """Return a point's seed (None: unseeded) and record that it is used.
+    @classmethod
+    def of(cls, settings: SeedConfig) -> Self:
+        """Return the seeds of a configuration."""
+        root, policy = settings.root, settings.policy
+        return cls(resolve_points(root, policy, settings.points), lambda point: resolve_point(root, policy, point))
+
+    def find(self, point: str) -> SeedPoint:
+        """Return a point.
+
+        Raises:
+            SeedError: The configuration does not list the point, and it is not below "model/".
+        """
+        if point in self._points:
+            return self._points[point]
+        if self._unlisted is not None and point.startswith(MODEL):
+            return self._unlisted(point)
+        raise SeedError(
+            f"seed point {point} ({describe_consumer(point)})",
+            expected="a listed seed point",
+            received="a point that the configuration does not list",
+            fix=f"list {point.replace('/', '.')} as null under seed.points in the file of its data, in conf/data/",
+        )
+
+    def take(self, point: str, consumer: str = "") -> int | None:
+        """Return a point's seed (None: unseeded) and record that it is used, and by what.
 
         Raises:
             SeedError: The configuration does not list the point.
         """
-        if point not in self._points:
-            raise SeedError(
-                f"seed point {point} ({describe_consumer(point)})",
-                expected="a listed seed point",
-                received="a point that the configuration does not list",
-                fix=f"list {point.replace('/', '.')} as null under seed.points in the file of its layer or data, "
-                "e.g. conf/model/*.yaml for a layer",
-            )
-        self._consumed.add(point)
-        return self._points[point].value
+        found = self._points[point] = self.find(point)
+        self._consumed[point] = consumer or self._consumed.get(point) or describe_consumer(point)
+        return found.value
+
+    def note_literal(self, point: str, value: int, consumer: str) -> None:
+        """Record that the code of a weight or layer has an integer as its seed, so that its own point is not used."""
+        self._literals[point] = (value, consumer)
 
     def rng(self, point: str, *index: int) -> np.random.Generator:
         """Return a NumPy generator of a point; see `make_rng`."""
@@ -194,7 +238,14 @@ class Seeds:
 
         A path below "algorithm/" is used unchanged, for an algorithm that is itself random.
         """
-        return lambda path: self.take(path if path.startswith("algorithm/") else f"model/{path}")
+
+        def seed(path: str) -> int | None:
+            if path.startswith("algorithm/"):
+                return self.take(path)
+            value = self.take(MODEL + path)
+            return None if value is None else PointSeed(value, MODEL + path)
+
+        return seed
 
     def mark_unused(self, point: str, *, because: str) -> None:
         """Declare that this configuration does not use a point, and why."""
@@ -209,10 +260,11 @@ class Seeds:
         for name, point in self._points.items():
             if name in self._consumed or (name in self._unused and point.source != "set"):
                 continue
+            literal = f"the code has the seed {self._literals[name][0]}" if name in self._literals else ""
             raise SeedError(
                 f"seed point {name}",
                 expected="code that uses it",
-                received=f"none: {self._unused.get(name, 'nothing in this run uses it')}",
+                received=f"none: {literal or self._unused.get(name, 'nothing in this run uses it')}",
                 fix="remove it from seed.points, or use the listed name in the layer or function",
             )
 
@@ -224,16 +276,32 @@ class Seeds:
         """Return whether every listed point below a prefix has a seed."""
         return all(point.value is not None for name, point in self._points.items() if name.startswith(prefix))
 
+    def table_with(self, recorded: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return the table with the points and consumers that a run with other seeds recorded."""
+        for row in recorded:
+            if row["source"] == "literal":
+                self.note_literal(row["point"], row["value"], row["consumer"])
+            elif row["consumed"]:
+                self.take(row["point"], row["consumer"])
+        return self.table()
+
     def table(self) -> list[dict[str, Any]]:
-        """Return one row per point: point, value, source, consumer, and why it is unused (`rests`, empty if used)."""
-        return [
+        """Return one row per point: point, value, source, consumer, and why it is unused (`rests`, empty if used).
+
+        A row with the source "literal" is a weight or layer whose seed is an integer in the code.
+        """
+        rows = [
             {
                 "point": name,
                 "value": point.value,
                 "source": point.source,
-                "consumer": describe_consumer(name),
+                "consumer": self._consumed.get(name) or describe_consumer(name),
                 "consumed": name in self._consumed,
                 "rests": "" if name in self._consumed else self._unused.get(name, ""),
             }
             for name, point in self._points.items()
+        ]
+        return rows + [
+            {"point": name, "value": value, "source": "literal", "consumer": consumer, "consumed": True, "rests": ""}
+            for name, (value, consumer) in self._literals.items()
         ]

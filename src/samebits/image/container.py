@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -222,6 +223,22 @@ def project_name(root: pathlib.Path) -> str:
     return str(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]).lower()
 
 
+def check_variant(root: pathlib.Path, variant: str) -> None:
+    """Refuse a variant that the Dockerfile does not know: the engine would build the CPU image with a warning only.
+
+    Raises:
+        EngineError: The Dockerfile has no argument VARIANT, as in a project that was created with `samebits new`.
+    """
+    dockerfile = root / "Dockerfile"
+    if variant != "cpu" and not re.search(r"(?m)^ARG VARIANT\b", dockerfile.read_text(encoding="utf-8")):
+        raise EngineError(
+            f"--variant {variant}",
+            expected="a Dockerfile with ARG VARIANT, as in the samebits repository",
+            received=f"{dockerfile}, which has none and installs TensorFlow's CPU build",
+            fix="leave --variant out",
+        )
+
+
 def main(root: pathlib.Path, given: argparse.Namespace, action: str, command: Sequence[str] = ()) -> int:
     """Build, verify or run the image; returns the exit code.
 
@@ -232,8 +249,9 @@ def main(root: pathlib.Path, given: argparse.Namespace, action: str, command: Se
         command: For `run`: the command to run in the container.
 
     Raises:
-        EngineError: No engine works, or a command of the engine failed.
+        EngineError: No engine works, the Dockerfile lacks the variant, or a command of the engine failed.
     """
+    check_variant(root, given.variant)
     revision, epoch = describe_source(root)
     tag = given.tag or project_name(root)
     tag = tag if given.target == "train" else f"{tag}-{given.target}"

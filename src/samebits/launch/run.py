@@ -194,7 +194,7 @@ def show_result(attempt: pathlib.Path, root: pathlib.Path, comparison: Compariso
     line, broken = describe_comparison(comparison, result["promise"])
     _show("   ".join([*describe_metrics(result["metrics"], training), f"{sum(result['timing'].values()):.0f} s"]))
     held_out = {name: result["metrics"][name] for name in held_out_names(result["metrics"])}
-    for text in (describe_values(held_out, "   "), describe_end(result, training["epochs"])):
+    for text in (describe_values(held_out, "   "), describe_end(result, training.get("epochs"))):
         if text:
             _show(text)
     _show(f"weights {result['weights_digest'][:12]}…   {line}", red=broken)
@@ -289,6 +289,24 @@ def resume(attempt: pathlib.Path, root: pathlib.Path) -> Outcome:
             fix=f"restore the code (a copy is in {attempt.parent / SOURCE}), or start a new run with samebits train",
         )
     return run(config, root)
+
+
+def train_aside(config: Config, folder: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
+    """Train a configuration in a folder of its own, whose old contents are deleted, and return the folder.
+
+    Raises:
+        RecordError: The training did not finish. An incomplete record proves nothing.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder)
+    write_yaml(folder / CONFIG, to_dict(config))
+    code = run_child(config, folder, root)
+    if code or not is_finished(folder):
+        raise RecordError(
+            f"the run in {folder} did not finish, so the command stops.", expected="a finished run",
+            received=f"exit code {code}", fix="read its log.txt.",
+        )  # fmt: skip
+    return folder
 
 
 def run_again(attempt: pathlib.Path, folder: pathlib.Path, root: pathlib.Path, epoch: int) -> int:

@@ -1,6 +1,7 @@
 """Finds operations in a traced step and a model that round differently on other CPUs.
 
-`python -m zoo` measured which operations are portable and which are not (docs/zoo.md).
+`samebits.portable.exact` gave most of them exact versions before; these are left. `python -m zoo` measured which
+operations are portable and which are not (docs/zoo.md).
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import keras
 
 from samebits.core.errors import NotPortableError
+from samebits.portable.exact import EXACT, MAX_MATRIX_SIZE
 
 APPROXIMATE = "an approximate instruction that differs between CPU vendors"
 CACHE_SIZED = "sums in blocks whose size depends on the CPU's caches"
@@ -32,16 +34,14 @@ REFUSED = {
         CACHE_SIZED,
     ),
 }  # fmt: skip
-REPLACED = frozenset(
-    ("BatchNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization", "UnitNormalization",
-     "BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCrossentropy", "RMSprop", "Adagrad", "Adam")
-)  # fmt: skip
 ADVICE = {
-    "Erfc": "samebits.portable.layers.gelu, or gelu with approximate=True",
-    "Atan": "samebits.portable.layers.atan",
-    "Rsqrt": "samebits.portable.layers.rsqrt or l2_normalize",
-    "Reciprocal": "samebits.portable.layers.log or log1p if it comes from a logarithm's gradient, else a division",
+    **dict.fromkeys(EXACT, "TensorFlow's Python function with real numbers, not a saved graph"),
+    **dict.fromkeys([name for name in REFUSED if name.startswith("FusedBatchNorm")], "keras.layers.BatchNormalization"),
+    **dict.fromkeys(
+        ("MatrixInverse", "MatrixSolve"), f"matrices of at most {MAX_MATRIX_SIZE} rows, in a shape that is known"
+    ),
 }
+DECOMPOSITION_ADVICE = "a result that is computed once and stored with the data"
 MEASURED = pathlib.Path(__file__).with_name("measured_operations.json")
 LOSS_SCOPE = "compile_loss"  # Keras 3.15
 
@@ -72,16 +72,13 @@ def _layer_of(path: str, layers: dict[str, keras.Layer]) -> keras.Layer | None:
     return None
 
 
-def _owner(path: str, layers: dict[str, keras.Layer], scopes: Mapping[str, str]) -> tuple[str, str]:
-    """Return where an operation comes from, in words and as the name of a class."""
+def _owner(path: str, layers: dict[str, keras.Layer], scopes: Mapping[str, str]) -> str:
+    """Return where an operation comes from, in words."""
     layer = _layer_of(path, layers)
     if layer is not None:
-        return f"layer {layer.name} ({type(layer).__name__})", type(layer).__name__
+        return f"layer {layer.name} ({type(layer).__name__})"
     parts = [re.sub(r"_\d+$", "", part) for part in path.split("/")]
-    for scope, owner in scopes.items():
-        if scope in parts:
-            return owner, owner.rpartition(" ")[2]
-    return f"operation {path}", ""
+    return next((scopes[part] for part in parts if part in scopes), f"operation {path}")
 
 
 def inexact_operations(nodes: list[Any], model: keras.Model, scopes: Mapping[str, str]) -> Iterator[Finding]:
@@ -96,15 +93,11 @@ def inexact_operations(nodes: list[Any], model: keras.Model, scopes: Mapping[str
     compiled = [node.name for node in nodes if node.attr["_XlaMustCompile"].b]
     # A call inside another function has no path; its caller has one.
     for path in [path for path in compiled if "/" in path] or compiled:
-        yield Finding(_owner(path, layers, scopes)[0], "XLA", COMPILED, XLA_ADVICE)
+        yield Finding(_owner(path, layers, scopes), "XLA", COMPILED, XLA_ADVICE)
     for node in nodes:
-        if node.op not in REFUSED or _is_float64(node):
-            continue
-        owner, name = _owner(node.name, layers, scopes)
-        instead = (
-            f"samebits.portable.layers.{name}" if name in REPLACED else ADVICE.get(node.op, "another layer or formula")
-        )
-        yield Finding(owner, node.op, REFUSED[node.op], instead)
+        if node.op in REFUSED and not _is_float64(node):
+            owner = _owner(node.name, layers, scopes)
+            yield Finding(owner, node.op, REFUSED[node.op], ADVICE.get(node.op, DECOMPOSITION_ADVICE))
 
 
 def _is_float64(node: Any) -> bool:
@@ -116,7 +109,7 @@ def inexact_initializers(model: keras.Model) -> Iterator[Finding]:
     """Yield the layers whose initializer decomposes a matrix."""
     for layer in model._flatten_layers():  # noqa: SLF001  no public name (Keras 3.15)
         for name, value in vars(layer).items():
-            if type(value) is keras.initializers.Orthogonal:
+            if isinstance(value, keras.initializers.Orthogonal):
                 owner = f"layer {layer.name} ({type(layer).__name__})"
                 yield Finding(owner, f"{name} Orthogonal", CACHE_SIZED, "samebits.portable.layers.Orthogonal")
 

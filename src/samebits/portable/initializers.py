@@ -69,3 +69,13 @@ class Orthogonal(keras.initializers.Initializer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for Keras's serialization."""
         return {"gain": self.gain, "seed": self._init_seed}
+
+
+def exact_version(initializer: Any) -> Any:
+    """Return an initializer with the same seed and distribution, and the same bits on every CPU.
+
+    Keras's orthogonal initializer is the only one with other bits on other CPUs; any other is returned unchanged.
+    """
+    if type(initializer) is keras.initializers.Orthogonal:
+        return Orthogonal(initializer.gain, initializer.seed)
+    return initializer

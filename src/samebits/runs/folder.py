@@ -180,7 +180,7 @@ def metric_values(row: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in row.items() if name not in ("epoch", "step", "global_step")}
 
 
-def describe_end(result: dict[str, Any], epochs: int) -> str:
+def describe_end(result: dict[str, Any], epochs: int | None) -> str:
     """Return where an early-stopped training ended and which epoch was its best, in words; "" if it did not stop early.
 
     Args:

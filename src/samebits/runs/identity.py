@@ -1,25 +1,28 @@
 """The identity of a run, which is everything that decides its bits except the machine, and the folder named by it."""
 
 import ast
+import contextlib
 import os
 import pathlib
 import site
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from samebits.core.config import Config, named_code, split_target, to_dict
+from samebits.core.config import Config, flatten, named_code, split_target, to_dict
 from samebits.core.digest import bytes_digest, json_digest
-from samebits.core.errors import ConfigError
+from samebits.core.errors import ConfigError, RecordError
 from samebits.core.files import make_folder, write_bytes, write_json
 from samebits.runs.effects import COMMAND_KEYS, RECORD_KEYS
-from samebits.runs.folder import INPUTS, SOURCE
+from samebits.runs.folder import INPUTS, SEEDS, SOURCE, list_attempts, read_json
 
 HARNESS = pathlib.Path(__file__).resolve().parent.parent  # the folder from which this process imports samebits
 # The modules of the harness that can change the bits of a training, by path.
 ARITHMETIC_MODULES = (
-    "core/digest", "core/seeds", "core/short_names", "portable/initializers", "portable/layers", "portable/losses",
-    "portable/lstm", "portable/ops", "portable/optimizers", "runs/predictions", "runtime/pins",
+    "core/digest", "core/seeds", "core/short_names", "portable/exact", "portable/initializers", "portable/layers",
+    "portable/losses", "portable/lstm", "portable/optimizers", "runs/predictions", "runtime/pins", "train/arrays",
     "train/callbacks", "train/checkpoints", "train/compiling", "train/data", "train/encoding", "train/feeds",
-    "train/forest", "train/loop", "train/network", "train/stages", "train/steps", "train/weights", "train/worker",
+    "train/forest", "train/loop", "train/network", "train/seeding", "train/sources", "train/splitting", "train/stages",
+    "train/steps", "train/streams", "train/weights", "train/worker",
 )  # fmt: skip
 DIGITS = 16  # of the inputs digest in the name of a folder
 
@@ -121,13 +124,39 @@ def source_files(config: Config, root: pathlib.Path) -> dict[str, bytes]:
                 fix="put the package into src/ and set this key as conf/data/ and conf/model/ do",
             )
         waiting.add(package)
-    found = {"samebits"}
+    return dict(sorted(files["samebits"].items())) | imported_code(waiting, lambda package: files.get(package, {}))
+
+
+def imported_code(packages: set[str], read: Callable[[str], dict[str, bytes]]) -> dict[str, bytes]:
+    """Return the code of packages and of the packages that they import, without samebits, by path.
+
+    Args:
+        packages: Names of top-level packages.
+        read: Returns the code of a package by path; empty if it is not one of the project's.
+    """
+    found: dict[str, dict[str, bytes]] = {}
+    waiting = set(packages)
     while waiting:
         package = waiting.pop()
-        found.add(package)
-        imported = {name for code in files[package].values() for name in imported_packages(code)}
-        waiting |= (imported & files.keys()) - found
-    return {path: code for package in sorted(found) for path, code in sorted(files[package].items())}
+        found[package] = read(package)
+        imported = {name for code in found[package].values() for name in imported_packages(code)}
+        waiting |= imported - found.keys() - {"samebits"}
+    return {path: code for package in sorted(found) for path, code in sorted(found[package].items())}
+
+
+def project_modules(path: pathlib.Path) -> dict[str, bytes]:
+    """Return the code of a module, of its package, and of the packages beside it that these import, by path."""
+    source = path.parent
+    while (source / "__init__.py").exists():
+        source = source.parent
+
+    def read(package: str) -> dict[str, bytes]:
+        files = code_files(source / package) if (source / package / "__init__.py").exists() else []
+        files += [module for module in (source / f"{package}.py",) if module.exists()]
+        return {file.relative_to(source).as_posix(): file.read_bytes() for file in files}
+
+    own = path.relative_to(source)
+    return {own.as_posix(): path.read_bytes()} | imported_code({own.parts[0].removesuffix(".py")}, read)
 
 
 def describe_inputs(config: Config, root: pathlib.Path, sources: dict[str, bytes]) -> dict[str, Any]:
@@ -144,6 +173,35 @@ def describe_inputs(config: Config, root: pathlib.Path, sources: dict[str, bytes
 def name_inputs(config: Config, root: pathlib.Path) -> str:
     """Return the folder name of a run, which is the start of the digest of its inputs."""
     return json_digest(describe_inputs(config, root, source_files(config, root)))[:DIGITS]
+
+
+def similar_attempts(config: Config, root: pathlib.Path, but_for: tuple[str, ...]) -> Iterator[pathlib.Path]:
+    """Yield the attempts with an equal configuration, apart from the keys that start with one of `but_for`."""
+
+    def kept(tree: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in flatten(tree).items() if not key.startswith(but_for)}
+
+    wanted = kept(identity(config))
+    for inputs in sorted((root / config.paths.runs / config.name).glob("*")):
+        with contextlib.suppress(RecordError):
+            if kept(read_json(inputs / INPUTS)["config"]) == wanted:
+                yield from list_attempts(inputs)
+
+
+def recorded_points(config: Config, root: pathlib.Path) -> list[dict[str, Any]]:
+    """Return the seed points of the newest run with this code and configuration, apart from seeds and training.
+
+    Only a run knows which points the weights and layers of a model create. Empty: there is no such run.
+    """
+    code = describe_inputs(config, root, source_files(config, root))["code"]
+    found = [
+        attempt / SEEDS
+        for attempt in similar_attempts(config, root, ("seed.", "training."))
+        if (attempt / SEEDS).exists() and read_json(attempt.parent / INPUTS)["code"] == code
+    ]
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    points: list[dict[str, Any]] = read_json(newest)["points"] if newest else []
+    return points
 
 
 def prepare_inputs_folder(config: Config, root: pathlib.Path) -> pathlib.Path:

@@ -4,16 +4,16 @@
 when it is trained alone. As many folds as samples: leave-one-out.
 """
 
+import contextlib
 import pathlib
-from typing import Any
 
-from samebits.core.config import Config, flatten
+from samebits.core.config import Config
 from samebits.core.config_rules import check
 from samebits.core.errors import ConfigError, RecordError
 from samebits.core.terminal import shown_path
 from samebits.launch import run
-from samebits.runs.folder import INPUTS, RESULT, is_finished, list_attempts, read_json
-from samebits.runs.identity import identity
+from samebits.runs.folder import RESULT, is_finished, read_json
+from samebits.runs.identity import similar_attempts
 from samebits.studies.execute import LauncherOptions
 from samebits.studies.execute import train as train_study
 from samebits.studies.plan import Run, Study
@@ -41,19 +41,9 @@ def run_duration(config: Config, root: pathlib.Path) -> tuple[float, str]:
     It comes from a finished run with the same configuration, apart from seeds, folds and resampling. Without one it is
     a minimum.
     """
-
-    def kind(tree: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in flatten(tree).items() if not key.startswith(RESAMPLING)}
-
-    wanted = kind(identity(config))
-    for inputs in sorted((root / config.paths.runs / config.name).glob("*")):
-        try:
-            if kind(read_json(inputs / INPUTS)["config"]) != wanted:
-                continue
-            attempt = next(attempt for attempt in list_attempts(inputs) if is_finished(attempt))
+    for attempt in filter(is_finished, similar_attempts(config, root, RESAMPLING)):
+        with contextlib.suppress(RecordError):
             return sum(read_json(attempt / RESULT)["timing"].values()), "as measured in a finished run"
-        except (RecordError, StopIteration):
-            continue
     return START_S, "for the start only: no run of this kind is finished yet"
 
 

@@ -34,7 +34,7 @@ def with_settings(tree: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> 
         *parents, last = key.split(".")
         part = changed
         for parent in parents:
-            part[parent] = dict(part[parent])
+            part[parent] = dict(part.get(parent) or {})
             part = part[parent]
         part[last] = value
     return changed

@@ -9,7 +9,7 @@ Source: Bouthillier et al. (2021), "Accounting for variance in machine learning 
 import copy
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,14 @@ import numpy as np
 from rich.table import Table
 
 from samebits.core.config import Config
+from samebits.core.config_rules import check
 from samebits.core.errors import ConfigError
 from samebits.core.metrics import TEST
-from samebits.core.seeds import derive_seed, dotted_key, resolve_points
+from samebits.core.seeds import DRAWS, MODEL, derive_seed, dotted_key, flatten_points
 from samebits.core.terminal import describe_value, print_table, shown_path
+from samebits.launch.run import train_aside
+from samebits.runs.folder import SEEDS, read_json
+from samebits.runs.identity import recorded_points
 from samebits.studies.execute import LauncherOptions, train
 from samebits.studies.intervals import (
     MIN_FOR_A_SHARE,
@@ -55,19 +59,19 @@ class Deviation:
     share_interval: Interval | None = None
 
 
-def sources_of(points: list[str]) -> dict[str, tuple[str, ...]]:
+def sources_of(consumers: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """Return source -> its seed points, and all of them together.
 
     Args:
-        points: All seed points of the configuration.
+        consumers: What uses each seed point of the configuration, by point.
     """
-    model = [point for point in points if point.startswith("model/")]
-    algorithm = tuple(point for point in points if point.startswith("algorithm/"))
-    dropout = tuple(point for point in model if point.endswith("/dropout"))
+    model = [point for point in consumers if point.startswith(MODEL)]
+    algorithm = tuple(point for point in consumers if point.startswith("algorithm/"))
+    dropout = tuple(point for point in model if point.endswith("/dropout") or consumers[point].startswith(DRAWS))
     found = {
-        "data/split": tuple(point for point in points if point == "data/split"),
+        "data/split": tuple(point for point in consumers if point == "data/split"),
         # An algorithm that uses all samples at once has no batches.
-        "data/order": tuple(point for point in points if point == "data/order" and (model or not algorithm)),
+        "data/order": tuple(point for point in consumers if point == "data/order" and (model or not algorithm)),
         "initialisation": tuple(point for point in model if point not in dropout),
         "dropout": dropout,
         "algorithm": algorithm,
@@ -76,8 +80,35 @@ def sources_of(points: list[str]) -> dict[str, tuple[str, ...]]:
     return found | {ALL: tuple(point for members in found.values() for point in members)}
 
 
-def make_runs(config: Config, seeds: list[int]) -> list[Run]:
-    """Return the runs of every source. Its points are derived from each seed, all others from `seed.root`.
+def find_consumers(config: Config, root: pathlib.Path) -> dict[str, str]:
+    """Return what uses each seed point, by point. If no run has recorded the points of the model, train one step.
+
+    Raises:
+        RecordError: That step failed.
+    """
+    listed = dict(flatten_points(config.seed.points))
+    rows = recorded_points(config, root)
+    if not rows and not any(point.startswith("algorithm/") for point in listed):
+        print("training one step, to see which seed points the model has …", flush=True)
+        short = copy.deepcopy(config)
+        short.training.epochs = short.training.steps_per_epoch = 1
+        rows = read_json(train_aside(short, root / config.paths.runs / ".points", root) / SEEDS)["points"]
+    found = {row["point"]: row["consumer"] for row in rows if row["source"] != "literal"}
+    return {point: found.get(point, "") for point in {**listed, **found}}
+
+
+def make_runs(config: Config, seeds: list[int], consumers: Mapping[str, str]) -> list[Run]:
+    """Return the runs of every source. Its points are derived from each seed, all others from `seed.root`."""
+    base = copy.deepcopy(config)
+    return [
+        Run(source, seed, base, tuple((dotted_key(point), derive_seed(seed, point)) for point in members))
+        for source, members in sources_of(consumers).items()
+        for seed in seeds
+    ]
+
+
+def check_policy(config: Config) -> None:
+    """Check that points that are not varied stay fixed.
 
     Raises:
         ConfigError: The seed policy does not derive the points from the root seed.
@@ -87,13 +118,6 @@ def make_runs(config: Config, seeds: list[int]) -> list[Run]:
             "seed.policy", expected="derived, so that one source can vary alone", received=config.seed.policy,
             fix="seed=all",
         )  # fmt: skip
-    base = copy.deepcopy(config)
-    points = list(resolve_points(base.seed.root, base.seed.policy, base.seed.points))
-    return [
-        Run(source, seed, base, tuple((dotted_key(point), derive_seed(seed, point)) for point in members))
-        for source, members in sources_of(points).items()
-        for seed in seeds
-    ]
 
 
 def measure_deviations(samples: dict[str, Sample], metrics: Sequence[str]) -> dict[str, dict[str, Deviation]]:
@@ -191,9 +215,12 @@ def run_variance(
 
     Raises:
         ConfigError: Seeds, launcher or the configuration are wrong; nothing was started.
+        RecordError: The one step that finds the points of the model failed.
     """
-    config = compose([])
-    runs = make_runs(config, parse_seeds(seeds))
+    config, chosen = compose([]), parse_seeds(seeds)
+    check(config)
+    check_policy(config)
+    runs = make_runs(config, chosen, find_consumers(config, root))
     study = Study(f"variance-{config.name}", runs, root)
     train(study, options)
     monitor = study.monitor.name

@@ -230,7 +230,7 @@ def _members(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _losses_by_output(model: keras.Model) -> list[tuple[Any, Any]]:
+def losses_by_output(model: keras.Model) -> list[tuple[Any, Any]]:
     """Return (output tensor, loss) of a functional model whose losses can be assigned to its outputs."""
     loss, outputs = model.loss, getattr(model, "outputs", None)
     if not outputs or loss is None:
@@ -259,7 +259,7 @@ def check_activations(model: keras.Model) -> None:
     Raises:
         ConfigError: They do not. The message has the layer and the loss.
     """
-    for output, loss in _losses_by_output(model):
+    for output, loss in losses_by_output(model):
         expected, layer = reads_logits(loss), output._keras_history.operation  # noqa: SLF001  no public name (Keras 3.15)
         activation = getattr(layer, "activation", None)
         if isinstance(layer, keras.layers.Softmax):
@@ -299,7 +299,7 @@ def loss_name(model: keras.Model) -> str:
 
 def output_kind(model: keras.Model) -> str:
     """Return what the outputs of a model are for its loss: "logits" or "probabilities" of classes, else "outputs"."""
-    kinds = {reads_logits(loss) for _, loss in _losses_by_output(model)} or {reads_logits(model.loss)}
+    kinds = {reads_logits(loss) for _, loss in losses_by_output(model)} or {reads_logits(model.loss)}
     kind = next(iter(kinds)) if len(kinds) == 1 else None
     if kind is None:
         return "outputs"

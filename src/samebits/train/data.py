@@ -1,10 +1,11 @@
-"""Splits, folds, oversampling, batch order and the cache of encoded arrays, for any data set.
+"""What a user's data function gets and returns: a `DataContext`, a `Dataset`.
 
-A user's data function gets a `DataContext` and returns a `Dataset`. It must draw random numbers only from the context.
-Does not know file formats.
+It must draw random numbers only from the context. Does not know file formats or batches.
 """
 
+import functools
 import inspect
+import json
 import logging
 import pathlib
 from collections.abc import Callable, Mapping
@@ -14,11 +15,15 @@ from typing import Any
 import numpy as np
 
 from samebits.core import files
-from samebits.core.config import HARNESS_DATA_KEYS, TrainingConfig
-from samebits.core.digest import array_digest, arrays_digest, bytes_digest, changed_names, json_digest
+from samebits.core.config import HARNESS_DATA_KEYS
+from samebits.core.digest import array_digest, arrays_digest, bytes_digest, json_digest
 from samebits.core.errors import ConfigError, DataError, RecordError
 from samebits.core.seeds import Seeds
+from samebits.runs.identity import project_modules
 from samebits.runs.predictions import named_arrays
+from samebits.train import splitting
+from samebits.train.arrays import PARTS, as_array, convert
+from samebits.train.sources import source_digest, source_kind
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +32,32 @@ logger = logging.getLogger(__name__)
 class Split:
     """Inputs, labels and sample weights of some rows.
 
-    Each is an array with one entry per row, or a dict, tuple or list of such arrays.
+    Each is an array with one entry per row, or a dict, tuple or list of such arrays. What Keras takes becomes a NumPy
+    array: a list of numbers, a tensor, a DataFrame. A pandas Series becomes [rows, 1].
 
     Attributes:
         inputs: The input of the model: any dtype [rows, ...].
         labels: What the loss compares the outputs with; None: nothing.
         sample_weight: float[rows]; None: all rows weigh the same.
+
+    Raises:
+        DataError: A part is no array, or the parts have different numbers of rows.
     """
 
     inputs: Any
     labels: Any = None
     sample_weight: Any = None
+
+    def __post_init__(self) -> None:
+        for part in PARTS:
+            object.__setattr__(self, part, convert(getattr(self, part), part))
+        rows = {name: len(leaf) for name, leaf in named_leaves(self).items()}
+        if len(set(rows.values())) != 1 or 0 in rows.values():
+            raise DataError(
+                "Split", expected="arrays with the same number of rows, at least 1",
+                received=", ".join(f"{name}: {count}" for name, count in rows.items()) or "no array",
+                fix="select the same rows of each array",
+            )  # fmt: skip
 
     @property
     def rows(self) -> int:
@@ -47,31 +67,44 @@ class Split:
 
 def named_leaves(split: Split) -> dict[str, np.ndarray]:
     """Return the arrays of a split by name: "inputs", or "inputs/age" of a dict, "inputs/0" of a tuple."""
-    parts = ("inputs", "labels", "sample_weight")
-    return {name: leaf for part in parts for name, leaf in named_arrays(getattr(split, part), part).items()}
+    return {name: leaf for part in PARTS for name, leaf in named_arrays(getattr(split, part), part).items()}
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The return value of a data function: training rows, and possibly validation and test rows."""
+    """The return value of a data function: training rows, and possibly validation and test rows.
 
-    train: Split
-    validation: Split | None = None
-    test: Split | None = None
+    Each is a `Split`, or a source of batches: an object with `__len__()` and `batch(rows, rng)` (`sources.RowSource`),
+    a keras.utils.PyDataset, or a function `make(seed, epoch)` that returns the tf.data.Dataset of one epoch.
 
-    def splits(self) -> dict[str, Split]:
+    Raises:
+        ConfigError: A part is something else.
+    """
+
+    train: Any
+    validation: Any = None
+    test: Any = None
+
+    def __post_init__(self) -> None:
+        for part in self.splits().values():
+            if not isinstance(part, Split):
+                source_kind(part)
+
+    def splits(self) -> dict[str, Any]:
         """Return the splits that exist, by name."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: split for name, split in named.items() if split is not None}
 
     def digests(self) -> dict[str, str]:
-        """Return the digest of each array, by name."""
-        arrays = {
-            f"{name}/{leaf}": array
-            for name, split in self.splits().items()
-            for leaf, array in named_leaves(split).items()
-        }
-        return {name: array_digest(name, array) for name, array in arrays.items()}
+        """Return the digest of each array, by name. Of a source, only the length and its own `digest()` are known."""
+        digests: dict[str, str] = {}
+        for name, part in self.splits().items():
+            if isinstance(part, Split):
+                arrays = {f"{name}/{leaf}": array for leaf, array in named_leaves(part).items()}
+                digests |= {leaf: array_digest(leaf, array) for leaf, array in arrays.items()}
+            else:
+                digests[f"{name}/source"] = source_digest(part)
+        return digests
 
     def digest(self) -> str:
         """Return one digest of all arrays."""
@@ -96,9 +129,14 @@ class DataContext:
         """Return the seed of a point such as "data/load" (None: unseeded)."""
         return self._seeds.take(point)
 
-    def rng(self, point: str) -> np.random.Generator:
-        """Return the NumPy generator of a point such as "data/load"."""
-        return self._seeds.rng(point)
+    def rng(self, point: str, *index: int) -> np.random.Generator:
+        """Return the NumPy generator of a point such as "data/load".
+
+        Args:
+            point: The point.
+            index: Numbers that select one stream of the point, e.g. epoch and batch for "data/augment".
+        """
+        return self._seeds.rng(point, *index)
 
     def rest(self, *_: str) -> None:
         """Refuse the name that version 0.1 had for `mark_unused`.
@@ -130,12 +168,13 @@ class DataContext:
 
         Args:
             name: Start of the file's name, e.g. "imdb_reviews".
-            key: Everything that decides the arrays, e.g. the digest of the source file and all arguments. The source
-                code of the module of `make` is added.
+            key: Everything that decides the arrays, e.g. the digest of the source file and all arguments. Added are
+                the numbers and strings that `make` captures, and the code of its package and of what that imports from
+                src/.
             make: Computes the arrays; must not draw random numbers.
         """
-        code = bytes_digest(pathlib.Path(inspect.getfile(make)).read_bytes())
-        path = self._cache / f"{name}-{json_digest({**key, 'code': code})[:16]}.arrays"
+        everything = {**key, "code": maker_code(make), "arguments": captured_values(make)}
+        path = self._cache / f"{name}-{json_digest(everything)[:16]}.arrays"
         if path.exists():
             try:
                 return files.read_arrays(path)
@@ -149,55 +188,71 @@ class DataContext:
             logger.warning("the encoded data could not be cached: %s", str(error).replace("\n", " "))
         return arrays
 
-    def split(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return training and validation rows, stratified by label.
+    def split(self, labels: Any, groups: Any = None, time: Any = None) -> splitting.Rows:
+        """Return training and validation rows.
 
-        With `folds`, the validation rows are fold number `fold`. Oversampling and bootstrap change only the training
+        Labels that are classes are stratified, other labels are split at random; see `splitting.class_numbers`. With
+        `groups`, all rows of a group are on one side. With `time`, the validation rows are the last ones. With
+        `data.folds`, the validation rows are fold number `fold`. Oversampling and bootstrap change only the training
         rows.
 
         Args:
-            labels: int[rows].
+            labels: One label, or an array of labels, per row.
+            groups: The group of each row, e.g. a patient; None: each row is its own.
+            time: Sorts the rows; None: they have no order.
 
         Returns:
-            (int64[train rows], int64[validation rows]), in random order.
+            (int64[train rows], int64[validation rows]), in random order, or by time.
 
         Raises:
-            ConfigError: There are too few rows for `validation_size`, or too few rows in each class for `folds`.
+            ConfigError: There are too few rows for `validation_size`, or too few for `folds`.
+            DataError: `groups` or `time` have another number of rows, or both are given.
         """
-        folds = self._options["folds"]
+        labels = as_array(labels, "the labels of context.split")
+        groups, time = self._keys(len(labels), groups=groups, time=time)
+        folds, fold, size = (self._options[key] for key in ("folds", "fold", "validation_size"))
+        if time is not None:
+            for point in ("data/split", "data/folds"):
+                self._seeds.mark_unused(point, because="the split is by time")
+            rows = splitting.time_fold(time, folds, fold) if folds else splitting.time_split(time, size)
+            return self.resample(rows[0], labels), rows[1]
+        used, unused, because = ("folds", "split", "data.folds replaces the split")
+        if not folds:
+            used, unused, because = ("split", "folds", "data.folds is 0")
+        self._seeds.mark_unused(f"data/{unused}", because=because)
+        rng, classes = self._seeds.rng(f"data/{used}"), splitting.class_numbers(labels)
         if folds:
-            self._seeds.mark_unused("data/split", because="data.folds replaces the split")
-            train, validation = self._fold(labels, folds)
+            rows = splitting.make_fold(len(labels), folds, fold, rng, classes, groups)
+        elif groups is not None:
+            rows = splitting.group_split(groups, size, rng)
+        elif classes is None:
+            rows = splitting.random_split(len(labels), size, rng)
         else:
-            self._seeds.mark_unused("data/folds", because="data.folds is 0")
-            train, validation = stratified_split(
-                labels, self._options["validation_size"], self._seeds.rng("data/split")
-            )
-        return self.resample(train, labels), validation
+            rows = splitting.stratified_split(classes, size, rng)
+        return self.resample(rows[0], labels), rows[1]
 
-    def _fold(self, labels: np.ndarray, folds: int) -> tuple[np.ndarray, np.ndarray]:
-        from sklearn.model_selection import KFold, StratifiedKFold  # noqa: PLC0415  slow to import
+    @staticmethod
+    def _keys(rows: int, **keys: Any) -> list[np.ndarray | None]:
+        """Return `groups` and `time` as arrays.
 
-        rows = len(labels)
-        most = int(np.unique(labels, return_counts=True)[1].max())
-        if folds != rows and folds > most:
-            raise ConfigError(
-                "data.folds",
-                expected=f"at most {most}, the size of the largest class, or {rows} for leave-one-out",
-                received=folds,
-                fix="choose fewer folds",
-            )
-        order = self._seeds.rng("data/folds").permutation(rows)
-        # Shuffled here, with the generator of the point; scikit-learn only cuts. folds == rows means leave-one-out.
-        splitter = KFold(folds) if folds == rows else StratifiedKFold(folds)
-        parts = list(splitter.split(order, labels[order]))
-        train, validation = parts[self._options["fold"]]
-        return order[train], order[validation]
+        Raises:
+            DataError: They have another number of rows, or both are given.
+        """
+        arrays = {name: np.asarray(key).reshape(-1) for name, key in keys.items() if key is not None}
+        if len(arrays) == len(keys):
+            raise DataError("context.split", expected="groups or time", received="both", fix="choose one")
+        for name, array in arrays.items():
+            if len(array) != rows:
+                raise DataError(
+                    f"{name} of context.split", expected=f"{rows} values, one per row", received=len(array),
+                    fix="pass one value per row",
+                )  # fmt: skip
+        return [arrays.get(name) for name in keys]
 
-    def resample(self, train: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def resample(self, train: np.ndarray, labels: Any) -> np.ndarray:
         """Return the training rows after oversampling and bootstrap, if the configuration enables them."""
         if self._options["oversample"]:
-            train = oversample(train, labels, self._seeds.rng("data/oversample"))
+            train = splitting.oversample(train, labels, self._seeds.rng("data/oversample"))
         else:
             self._seeds.mark_unused("data/oversample", because="data.oversample is false")
         if self._options["bootstrap"]:
@@ -207,116 +262,35 @@ class DataContext:
         return train
 
 
-def stratified_split(
-    labels: np.ndarray, validation_size: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return a stratified split: both parts have the same share of each label.
+def maker_code(make: Callable[..., Any]) -> str:
+    """Return the digest of the code that decides what a function returns; see `runs.identity.project_modules`."""
+    path = pathlib.Path(inspect.getfile(_function_of(make)))
+    return json_digest({name: bytes_digest(code) for name, code in project_modules(path).items()})
 
-    Args:
-        labels: int[rows].
-        validation_size: Exact number of validation rows.
-        rng: The generator of the point `data/split`.
 
-    Returns:
-        (int64[train rows], int64[validation rows]), in random order.
+def captured_values(make: Callable[..., Any]) -> str:
+    """Return the numbers, strings and lists of these that a function has besides its arguments, as JSON.
 
-    Raises:
-        ConfigError: `validation_size` leaves no training row.
+    These are the values of the outer function that it uses, its default arguments, and the arguments of a
+    functools.partial. Other objects are left out.
     """
-    rows = len(labels)
-    if not 0 < validation_size < rows:
-        raise ConfigError(
-            "data.validation_size",
-            expected=f"1 to {rows - 1} ({rows} samples in total)",
-            received=validation_size,
-            fix="choose fewer validation samples",
-        )
-    order = rng.permutation(rows)
-    by_label = order[np.argsort(labels[order], kind="stable")]
-    # Takes every k-th row of the rows sorted by label, so the share of each label is exact to within one row.
-    position = (np.arange(validation_size) * rows) // validation_size
-    is_validation = np.zeros(rows, dtype=bool)
-    is_validation[by_label[position]] = True
-    return order[~is_validation[order]], order[is_validation[order]]
+    function = _function_of(make)
+    values = {**inspect.getclosurevars(function).nonlocals, "": [*(function.__defaults__ or ())]}
+    if isinstance(make, functools.partial):
+        values |= {"args": list(make.args), **make.keywords}
+    return json.dumps({name: _plain(value) for name, value in values.items()}, sort_keys=True)
 
 
-def oversample(train: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the training rows plus random copies of the smaller classes, so that all classes have the same size.
-
-    Args:
-        train: int64[train rows].
-        labels: int[rows] of all rows.
-        rng: The generator of the point `data/oversample`.
-    """
-    classes, counts = np.unique(labels[train], return_counts=True)
-    extra = []
-    for label, count in zip(classes, counts, strict=True):
-        members = train[labels[train] == label]
-        extra.append(members[rng.integers(0, count, counts.max() - count)])
-    return np.concatenate([train, *extra])
+def _function_of(make: Any) -> Any:
+    return make.func if isinstance(make, functools.partial) else make
 
 
-def epoch_order(seeds: Seeds, epoch: int, rows: int) -> np.ndarray:
-    """Return the shuffled order of the training rows in an epoch: int64[rows], a pure function of (seed, epoch)."""
-    return seeds.rng("data/order", epoch).permutation(rows)
-
-
-def check_same_data(first: dict[str, str], now: dict[str, str]) -> None:
-    """Check that a resumed run has the same data as at its start, because a data file may have changed.
-
-    Args:
-        first: Array name -> digest, from the first row of the trace.
-        now: The same for this process.
-
-    Raises:
-        DataError: Arrays differ. The message has their names.
-    """
-    changed = changed_names(first, now)
-    if changed:
-        raise DataError(
-            "the data of a resumed run",
-            expected="the same arrays as at its start",
-            received=f"different {', '.join(changed)}",
-            fix="restore the file that the data function reads, or restart with resume=never",
-        )
-
-
-def class_weights(split: Split, weights: Mapping[Any, float] | None) -> Split:
-    """Return the split with the weight of each row's class as its sample weight, as Keras's `class_weight` does.
-
-    Args:
-        split: The training rows; the labels are class numbers, or one value per class.
-        weights: Class number -> weight; classes that it lacks weigh 1. None: nothing changes.
-
-    Raises:
-        ConfigError: The split has sample weights, or labels of several outputs.
-    """
-    if weights is None:
-        return split
-    if split.sample_weight is not None or not isinstance(split.labels, np.ndarray):
-        raise ConfigError(
-            "training.class_weight", expected="data with one label array and without sample weights",
-            received="sample weights" if split.sample_weight is not None else "labels of several outputs or none",
-            fix="remove class_weight, and give sample weights in the data function",
-        )  # fmt: skip
-    labels = split.labels
-    if labels.ndim > 1:
-        labels = labels.argmax(-1) if labels.shape[-1] != 1 else labels[..., 0]
-    by_class = {int(number): float(weight) for number, weight in weights.items()}
-    rows = np.array([by_class.get(int(label), 1.0) for label in np.round(labels).tolist()], np.float32)
-    return Split(split.inputs, split.labels, rows)
-
-
-def check_batch_size(training: TrainingConfig, rows: int) -> None:
-    """Check that the batch is not larger than the training data.
-
-    Raises:
-        ConfigError: It is. The message has the number of samples.
-    """
-    if training.batch_size > rows:
-        raise ConfigError(
-            "training.batch_size",
-            expected=f"1 to {rows}, the number of training samples",
-            received=training.batch_size,
-            fix="choose a smaller batch_size",
-        )
+def _plain(value: Any) -> Any:
+    """Return plain data as it is, an array as its digest, and None for other objects."""
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return array_digest("", value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value if isinstance(value, str | int | float | None) else None

@@ -1,9 +1,7 @@
-"""Finds random numbers without a seed point: in layers, in the traced step, in global generators."""
+"""Finds random numbers without a seed point: in the traced step and in global generators."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
-
-import keras
 
 from samebits.core.errors import UncoveredDrawError
 from samebits.core.seeds import Seeds
@@ -15,38 +13,6 @@ STATEFUL_RANDOM_OPS = frozenset(
     ("Multinomial", "RandomGamma", "RandomPoisson", "RandomPoissonV2", "RandomShuffle", "RandomStandardNormal",
      "RandomUniform", "RandomUniformInt", "ParameterizedTruncatedNormal", "TruncatedNormal", "RandomCrop")
 )  # fmt: skip
-
-
-def _unseeded_parts(layer: keras.Layer) -> Iterator[str]:
-    """Yield the parts of a layer that draw with a seed chosen by Keras."""
-    for name, value in vars(layer).items():
-        if isinstance(value, keras.initializers.Initializer) and getattr(value, "_init_seed", 0) is None:
-            yield name.lstrip("_")
-        is_generator = isinstance(value, keras.random.SeedGenerator)
-        # A recurrent layer always has a generator, but uses it only for dropout.
-        rates = [
-            getattr(layer, rate)
-            for rate in ("dropout", "recurrent_dropout")
-            if isinstance(getattr(layer, rate, None), float | int)
-        ]
-        if is_generator and value._initial_seed is None and (not rates or any(rates)):  # noqa: SLF001  no public name (Keras 3.15)
-            yield "seed"
-
-
-def check_layers_seeded(model: keras.Model) -> None:
-    """Check that every layer that draws random numbers has a seed.
-
-    Raises:
-        UncoveredDrawError: A layer has none. The message has the layer and its argument.
-    """
-    for layer in model._flatten_layers():  # noqa: SLF001  no public name (Keras 3.15)
-        for part in _unseeded_parts(layer):
-            raise UncoveredDrawError(
-                f"layer {layer.name} draws random numbers without a seed point: {part} has no seed.",
-                expected=f"a seed for {part}",
-                received="None, so Keras chooses a random one",
-                fix=f'pass seed=seed("{layer.name}/…") to it in the model function and list the point in conf/model/.',
-            )
 
 
 def opaque_operations(nodes: Iterable[Any]) -> list[str]:

@@ -4,7 +4,7 @@ A feed decides which rows a step sees: a pure function of (seed, epoch, step). K
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import keras
@@ -12,7 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from samebits.core.digest import array_digest, arrays_digest
+from samebits.core.errors import ConfigError
+from samebits.core.seeds import Seeds
+from samebits.train.arrays import map_named
 from samebits.train.data import Split, named_leaves
+from samebits.train.sources import Order
 
 
 class Feed(Protocol):
@@ -53,13 +57,44 @@ class Feed(Protocol):
     def restore(self, epoch: int, state: dict[str, np.ndarray]) -> None:
         """Continue in the middle of an epoch."""
 
-
-Order = Callable[[int], np.ndarray]  # epoch -> int64[rows]
+    def labels(self, step: int) -> Any:
+        """Return the labels of the batch after `step` steps, which was just taken; None if it has none."""
 
 
 def pack(split: Split) -> Any:
     """Return (inputs, labels, sample weights) as Keras packs them for `train_step`."""
     return keras.utils.pack_x_y_sample_weight(split.inputs, split.labels, split.sample_weight)
+
+
+def epoch_order(seeds: Seeds, epoch: int, rows: int) -> np.ndarray:
+    """Return the shuffled order of the training rows in an epoch: int64[rows], a pure function of (seed, epoch)."""
+    return seeds.rng("data/order", epoch).permutation(rows)
+
+
+def class_weights(split: Split, weights: Mapping[Any, float] | None) -> Split:
+    """Return the split with the weight of each row's class as its sample weight, as Keras's `class_weight` does.
+
+    Args:
+        split: The training rows; the labels are class numbers, or one value per class.
+        weights: Class number -> weight; classes that it lacks weigh 1. None: nothing changes.
+
+    Raises:
+        ConfigError: The split has sample weights, or labels of several outputs.
+    """
+    if weights is None:
+        return split
+    if split.sample_weight is not None or not isinstance(split.labels, np.ndarray):
+        raise ConfigError(
+            "training.class_weight", expected="data with one label array and without sample weights",
+            received="sample weights" if split.sample_weight is not None else "labels of several outputs or none",
+            fix="remove class_weight, and give sample weights in the data function",
+        )  # fmt: skip
+    labels = split.labels
+    if labels.ndim > 1:
+        labels = labels.argmax(-1) if labels.shape[-1] != 1 else labels[..., 0]
+    by_class = {int(number): float(weight) for number, weight in weights.items()}
+    rows = np.array([by_class.get(int(label), 1.0) for label in np.round(labels).tolist()], np.float32)
+    return Split(split.inputs, split.labels, rows)
 
 
 class ArrayFeed:
@@ -118,6 +153,11 @@ class ArrayFeed:
     def restore(self, epoch: int, state: dict[str, np.ndarray]) -> None:  # noqa: ARG002  the order has it all
         """Take the order of the checkpoint."""
         self.order = state["order"]
+
+    def labels(self, step: int) -> Any:
+        """Return the labels of a batch."""
+        rows = self.order[step * self._size : (step + 1) * self._size]
+        return map_named(lambda array, _: array[rows], self._split.labels, "labels")
 
 
 def as_tensor(array: np.ndarray) -> tf.Tensor:

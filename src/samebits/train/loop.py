@@ -18,7 +18,7 @@ from samebits.core.metrics import Monitor
 from samebits.runs.folder import METRICS, TRACE
 from samebits.train.callbacks import Callbacks
 from samebits.train.checkpoints import Checkpoints, Position, State
-from samebits.train.data import check_same_data
+from samebits.train.checks_of_data import check_same_data
 from samebits.train.draws import GeneratorWatch
 from samebits.train.recorder import Recorder
 from samebits.train.steps import Logs, Steps, numbers

@@ -2,32 +2,32 @@
 
 import contextlib
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-from samebits.core.config import TrainingConfig
 from samebits.core.digest import arrays_digest
 from samebits.core.seeds import Seeds
 from samebits.core.terminal import TrainingProgress
 from samebits.runs.folder import CALLBACKS
 from samebits.runs.predictions import named_arrays, write_predictions
 from samebits.runtime.pins import generator_state_digests
+from samebits.train.arrays import is_text
 from samebits.train.callbacks import Callbacks, make_callbacks
 from samebits.train.checkpoints import Checkpoints
+from samebits.train.checks_of_data import check_batches, check_inputs, check_labels
 from samebits.train.compiling import check_activations, compile_model, explain_missing_loss, output_kind
-from samebits.train.data import Dataset, Split, check_batch_size, class_weights, epoch_order
+from samebits.train.data import Dataset, Split
 from samebits.train.draws import GeneratorWatch
-from samebits.train.feeds import ArrayFeed, Feed
 from samebits.train.loop import Training
 from samebits.train.recorder import Recorder, finite
 from samebits.train.stages import Stage
 from samebits.train.steps import Steps
 from samebits.train.stop import StopRequests
+from samebits.train.streams import StreamFeed, make_feed
 from samebits.train.weights import is_savable, load_weights, save_model, source_of_weights
-
-EVALUATION_BATCH_SIZE = 250  # if the user sets none; constant, because bits depend on it
 
 
 class Network:
@@ -56,27 +56,47 @@ class Network:
 
     def check(self) -> None:
         """Compile and check the model, and trace a step, so that everything that can fail fails before training."""
-        settings = self.config.training
-        check_batch_size(settings, self.dataset.train.rows)
+        settings, began = self.config.training, time.monotonic()
         compile_model(self.model, settings)
         self.watch, self.generators = GeneratorWatch(self.seeds), generator_state_digests()
-        train = self.make_feed(self.dataset.train, is_training=True)
-        validation = None if self.dataset.validation is None else self.make_feed(self.dataset.validation)
-        if self.model.built and self.model.optimizer is not None:
-            self.model.optimizer.build(self.model.trainable_variables)
+        check_batches(self.model, self.dataset, settings)
+        self.feeds = {
+            name: make_feed(part, name, self.seeds, settings, self.model, is_training=name == "train")
+            for name, part in self.dataset.splits().items()
+        }
+        was_built, examples = self.model.built, self.examples()
+        check_inputs(self.model, examples)
+        if was_built:
+            check_labels(self.model, examples)
+            if self.model.optimizer is not None:
+                self.model.optimizer.build(self.model.trainable_variables)
         offered = {
             "folder": self.attempt / CALLBACKS / self.stage.name,
             "seed": lambda name: self.seeds.take(f"callbacks/{name}"),
         }
         self.callbacks = make_callbacks(settings, offered)
-        promise, allow_python = self.config.runtime.promise, settings.allow_python_operations
-        try:
-            self.steps = Steps(self.model, train, validation, promise, allow_python=allow_python)
-        except ValueError as error:
-            raise explain_missing_loss(error) from error
+        self.steps = self.trace()
         check_activations(self.model)
+        if not was_built:
+            check_labels(self.model, examples)
+        validation = self.feeds.get("validation")
         self.validation_outputs = None if validation is None else Steps.trace_predictions(self.model, validation)
         self.is_savable = is_savable(self.model)
+        self.prepare_s = time.monotonic() - began
+
+    def trace(self) -> Steps:
+        """Return the traced and checked functions of a step.
+
+        Raises:
+            ConfigError: There is no loss.
+        """
+        train, validation, promise = self.feeds["train"], self.feeds.get("validation"), self.config.runtime.promise
+        try:
+            return Steps(
+                self.model, train, validation, promise, allow_python=self.config.training.allow_python_operations
+            )
+        except ValueError as error:
+            raise explain_missing_loss(error) from error
 
     def init_from(self, runs: pathlib.Path) -> None:
         """Start with the weights that `training.init_from` names: "run@weights digest" or "file@SHA-256".
@@ -94,23 +114,20 @@ class Network:
             if variable.path in before:
                 variable.assign(before[variable.path])
 
-    def make_feed(self, split: Split, *, is_training: bool = False) -> Feed:
-        """Return the batches of a split: shuffled for training if the settings say so, else in order."""
-        settings = self.config.training
-        if not is_training:
-            return ArrayFeed(split, evaluation_batch_size(self.model, settings))
-        order = None
-        if settings.shuffle:
-            order = lambda epoch: epoch_order(self.seeds, epoch, split.rows)  # noqa: E731
-        weighted = class_weights(split, settings.class_weight)
-        return ArrayFeed(weighted, settings.batch_size, order, settings.steps_per_epoch)
+    def examples(self) -> dict[str, Split]:
+        """Return the arrays of each split, or its first batch if it is a source."""
+        parts = self.dataset.splits()
+        return {
+            name: feed.example if isinstance(feed, StreamFeed) else parts[name] for name, feed in self.feeds.items()
+        }
 
     def take_seeds(self) -> None:
-        """Use data/order, or mark it as unused."""
+        """Use data/order and data/augment, or mark them as unused."""
         if self.config.training.shuffle:
             self.seeds.take("data/order")
         else:
             self.seeds.mark_unused("data/order", because="training.shuffle is false")
+        self.seeds.mark_unused("data/augment", because="no batch draws: the data are arrays or use no rng")
 
     def make_training(self, recorder: Recorder) -> Training:
         """Return the training, with traced and checked functions."""
@@ -162,7 +179,7 @@ class Network:
             "steps": training.steps_done,
             "resumed_at": resumed_at,
             "unmeasured_operations": self.steps.unmeasured,
-            "phases": recorder.phases(),
+            "phases": recorder.phases() | {"prepare_s": self.prepare_s},
         }
 
     def end_stage(self) -> None:
@@ -174,16 +191,16 @@ class Network:
         """Return the metrics of the test rows, named test_…, if there are any."""
         if self.dataset.test is None:
             return {}
-        found = self.steps.evaluate_on(self.make_feed(self.dataset.test))
+        found = self.steps.evaluate_on(self.feeds["test"])
         return {f"test_{name}": value for name, value in found.items()}
 
     def predict(self) -> str | None:
         """Write the outputs for the validation rows, and return their digest; None if the model has none."""
-        if self.validation_outputs is None or self.dataset.validation is None:
+        if self.validation_outputs is None:
             return None
-        outputs = Steps.predict(self.validation_outputs, self.make_feed(self.dataset.validation))
-        arrays = named_arrays(outputs, output_kind(self.model)) | named_arrays(self.dataset.validation.labels, "labels")
-        return write_predictions(self.attempt, arrays)
+        outputs, labels = Steps.predict(self.validation_outputs, self.feeds["validation"])
+        arrays = named_arrays(outputs, output_kind(self.model)) | named_arrays(labels, "labels")
+        return write_predictions(self.attempt, {name: array for name, array in arrays.items() if not is_text(array)})
 
     def save_model(self) -> None:
         """Write the model in Keras's format, or its weights if Keras cannot save it.
@@ -192,14 +209,3 @@ class Network:
             RecordError: The disk is full or the folder is missing.
         """
         save_model(self.model, self.attempt, whole=self.is_savable)
-
-
-def evaluation_batch_size(model: keras.Model, settings: TrainingConfig) -> int:
-    """Return the number of rows per batch when a model is evaluated or predicts."""
-    return settings.validation_batch_size or fixed_batch_size(model) or EVALUATION_BATCH_SIZE
-
-
-def fixed_batch_size(model: keras.Model) -> int | None:
-    """Return the number of rows that a model was built for, or None if it takes any number."""
-    sizes = {tensor.shape[0] for tensor in getattr(model, "inputs", None) or []}
-    return next(iter(sizes)) if len(sizes) == 1 else None

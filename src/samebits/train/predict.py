@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from samebits.core.config import Config, from_dict
 from samebits.core.errors import ConfigError, RecordError, report_errors
-from samebits.core.seeds import Seeds, resolve_points
+from samebits.core.seeds import Seeds
 from samebits.runs.folder import CONFIG, read_yaml
 from samebits.runs.predictions import write_table
 from samebits.runtime.pins import end_process
@@ -20,10 +20,10 @@ from samebits.train.stages import list_stages
 from samebits.train.worker import build_model, fix_settings, load_dataset
 
 if TYPE_CHECKING:
-    from samebits.train.data import Dataset, Split
+    from samebits.train.data import Dataset
 
 
-def choose_split(dataset: "Dataset", name: str) -> "Split":
+def choose_split(dataset: "Dataset", name: str) -> Any:
     """Return a split of a dataset.
 
     Raises:
@@ -47,12 +47,11 @@ def build_last_stage(config: Config, seeds: Seeds, root: pathlib.Path, dataset: 
 
 def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: dict[str, Any]) -> None:
     """Write the outputs for the rows of a split; see `runs.predictions.write_table`."""
-    seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+    seeds = Seeds.of(config.seed)
     fix_settings(config, seeds)
     from samebits.train.compiling import compile_model, output_kind  # noqa: PLC0415  after the pins
-    from samebits.train.feeds import ArrayFeed  # noqa: PLC0415
-    from samebits.train.network import evaluation_batch_size  # noqa: PLC0415
     from samebits.train.steps import Steps  # noqa: PLC0415
+    from samebits.train.streams import make_feed  # noqa: PLC0415
     from samebits.train.weights import load_weights, weights_file  # noqa: PLC0415
 
     stage = list_stages(config)[-1]
@@ -60,11 +59,11 @@ def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: 
     model = build_last_stage(config, seeds, root, dataset)
     if request["data"]:
         config.data |= request["data"]
-        again = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+        again = Seeds.of(config.seed)
         dataset = load_dataset(config, again, root)
     split = choose_split(dataset, request["split"])
     compile_model(model, config.training)
-    feed = ArrayFeed(split, evaluation_batch_size(model, config.training))
+    feed = make_feed(split, request["split"], seeds, config.training, model)
     traced = Steps.trace_predictions(model, feed)
     if traced is None:
         raise RecordError(
@@ -72,7 +71,7 @@ def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: 
             received="a model without call()", fix="give the class a call() method",
         )  # fmt: skip
     load_weights(model, weights_file(attempt))
-    write_table(pathlib.Path(request["out"]), output_kind(model), Steps.predict(traced, feed), split.labels)
+    write_table(pathlib.Path(request["out"]), output_kind(model), *Steps.predict(traced, feed))
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ Does not know the order of rows, epochs or files. `loop` decides when to take a 
 import contextlib
 import gc
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -258,7 +258,7 @@ class Steps:
         scopes = {optimizer.name: f"optimizer {type(optimizer).__name__}" for optimizer in self.optimizers}
         scopes[graph_check.LOSS_SCOPE] = f"loss {loss_name(self.model)}"
         operations = graph_check.inexact_operations(nodes, self.model, scopes)
-        graph_check.check_portable([*graph_check.inexact_initializers(self.model), *operations])
+        graph_check.check_portable(operations)
         if self.unmeasured:
             logger.warning("portable was never tested with these operations: %s", ", ".join(self.unmeasured))
 
@@ -336,11 +336,14 @@ class Steps:
         return predict
 
     @staticmethod
-    def predict(traced: Any, feed: Feed) -> Any:
-        """Return the outputs of the model for all rows of a feed: [rows, ...], possibly nested."""
+    def predict(traced: Any, feed: Feed) -> tuple[Any, Any]:
+        """Return the outputs of the model for all rows of a feed, and their labels: [rows, ...], possibly nested."""
         feed.start_epoch(1)
-        parts = [keras.tree.map_structure(lambda t: t.numpy(), traced(feed.take(step))) for step in range(feed.steps)]
-        return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+        outputs, labels = [], []
+        for step in range(feed.steps):
+            outputs.append(keras.tree.map_structure(lambda t: t.numpy(), traced(feed.take(step))))
+            labels.append(feed.labels(step))
+        return join(outputs), join(labels)
 
     def weight_digests(self) -> dict[str, str]:
         """Return the digest of each weight by its path, without seed generators."""
@@ -354,6 +357,22 @@ class Steps:
     def gradient_digests(gradients: Mapping[str, Any]) -> dict[str, str]:
         """Return the digest of each gradient by the path of its weight."""
         return {path: array_digest(path, tf.convert_to_tensor(g).numpy()) for path, g in gradients.items()}
+
+
+def join(parts: list[Any]) -> Any:
+    """Return the arrays of all batches as one, with zeros after the end of shorter ones; None if there are none."""
+    return None if parts[0] is None else keras.tree.map_structure(lambda *arrays: concatenate(arrays), *parts)
+
+
+def concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return batches of rows as one array. Where sizes vary, such as lengths, shorter rows are filled with zeros."""
+    sizes = [max(each) for each in zip(*(array.shape[1:] for array in arrays), strict=True)]
+    whole = np.zeros((sum(map(len, arrays)), *sizes), np.result_type(*arrays))
+    first = 0
+    for array in arrays:
+        whole[(slice(first, first + len(array)), *map(slice, array.shape[1:]))] = array
+        first += len(array)
+    return whole
 
 
 def by_path(variables: Iterable[Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from samebits.core.config import Config, from_dict, split_target
 from samebits.core.digest import bytes_digest, changed_names, json_digest
 from samebits.core.errors import ConfigError, RecordError, SamebitsError, StopRequestedError, first_line
 from samebits.core.old_names import import_advice
-from samebits.core.seeds import Seeds, resolve_points
+from samebits.core.seeds import Seeds
 from samebits.runs.folder import (
     CONFIG,
     INPUTS,
@@ -161,6 +161,10 @@ def fix_settings(config: Config, seeds: Seeds) -> dict[str, Any]:
     hash_seed = seeds.take("python/hash")
     pins.check_machine(config.runtime)
     pins.apply_pins(config.runtime)
+    if config.runtime.promise == "portable":
+        from samebits.portable import exact  # noqa: PLC0415  imports TensorFlow
+
+        exact.install()
     effective = pins.effective_settings()
     pins.check_pins(config.runtime, hash_seed, effective)
     pins.seed_global_generators(seeds)
@@ -251,7 +255,7 @@ class Run:
 
     def __init__(self, config: Config, attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests) -> None:
         self.config, self.attempt, self.root, self.stop = config, attempt, root, stop
-        self.seeds = Seeds(resolve_points(config.seed.root, config.seed.policy, config.seed.points))
+        self.seeds = Seeds.of(config.seed)
         self.stages = list_stages(config)
         self.timing = {"start_s": 0.0, "data_s": 0.0, "training_s": 0.0}
 
@@ -259,6 +263,29 @@ class Run:
         """Train all stages, and write result.json last."""
         with self.timed("start_s"):
             fingerprint = apply_runtime(self.config, self.seeds, self.attempt, self.root)
+        from samebits.train.seeding import seed_by_path  # noqa: PLC0415  after the pins
+
+        with seed_by_path(self.seeds, exact_initializers=self.config.runtime.promise == "portable") as self.seeding:
+            trainer, dataset, outcomes = self.train()
+        trainer.save_model()
+        stages = [
+            {"name": stage.name, "metrics": outcome["metrics"], "weights_digest": outcome["weights_digest"]}
+            for stage, outcome in zip(self.stages, outcomes, strict=True)
+            if stage.name
+        ]
+        result = {
+            **outcomes[-1],
+            "stages": stages,
+            "promise": self.config.runtime.promise,
+            "fingerprint": fingerprint,
+            "data_digest": dataset.digest(),
+            "timing": self.timing,
+        }
+        files.write_json(self.attempt / RESULT, result)
+        remove_leftovers(self.attempt)
+
+    def train(self) -> "tuple[Trainer, Dataset, list[dict[str, Any]]]":
+        """Train all stages. Returns the last trainer, the last dataset, and the outcome of each stage."""
         trainer: Any = None
         dataset: Any = None
         outcomes: list[dict[str, Any]] = []
@@ -270,18 +297,7 @@ class Run:
                 outcomes.append(trainer.run(rows))
                 if len(self.stages) > 1:
                     trainer.end_stage()
-        trainer.save_model()
-        result = {
-            **outcomes[-1],
-            "stages": [{"name": stage.name, "metrics": each["metrics"], "weights_digest": each["weights_digest"]}
-                       for stage, each in zip(self.stages, outcomes, strict=True) if stage.name],
-            "promise": self.config.runtime.promise,
-            "fingerprint": fingerprint,
-            "data_digest": dataset.digest(),
-            "timing": self.timing,
-        }  # fmt: skip
-        files.write_json(self.attempt / RESULT, result)
-        remove_leftovers(self.attempt)
+        return trainer, dataset, outcomes
 
     def load(self, stage: Stage, before: "Dataset | None") -> "Dataset":
         """Return the dataset of a stage: the one of the stage before, if both have the same settings of the data."""
@@ -297,7 +313,9 @@ class Run:
         continues = previous is not None and not takes("model", stage.config.model, "previous")
         if continues:
             reset_uids()  # so that layers without a name get the same names again
+            self.seeding.forget()
         model = build_model(stage.config, self.seeds, dataset, stage.name, previous)
+        self.seeding.place_all(model)
         check_code(self.config, self.attempt, self.root)
         trainer = choose_trainer(model, dataset, stage, self.seeds, self.attempt, self.stop)
         trainer.check()

@@ -1,9 +1,8 @@
-"""A convolution, batch normalisation with the same bits on every CPU, dropout, a logit for each digit."""
+"""A convolution, batch normalization, dropout, a logit for each digit."""
 
 import keras
 
 from samebits import Seed
-from samebits.portable.layers import BatchNormalization
 
 
 def build(seed: Seed, *, classes: int, filters: int, dropout_rate: float) -> keras.Model:
@@ -12,7 +11,7 @@ def build(seed: Seed, *, classes: int, filters: int, dropout_rate: float) -> ker
     layers = [
         keras.Input((8, 8, 1)),
         keras.layers.Conv2D(filters, 3, kernel_initializer=glorot(seed=seed("conv/kernel")), name="conv"),
-        BatchNormalization(momentum=0.9, name="norm"),
+        keras.layers.BatchNormalization(momentum=0.9, name="norm"),
         keras.layers.ReLU(name="relu"),
         keras.layers.Flatten(name="flat"),
         keras.layers.Dropout(dropout_rate, seed=seed("drop/dropout"), name="drop"),

@@ -1,0 +1,311 @@
+"""Checks before the training: do the rows fit the batches, the inputs of the model, and its loss?
+
+Each error names the array and the cause. Of a source, only the number of rows and the first batch are checked.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from samebits.core.config import TrainingConfig
+from samebits.core.digest import changed_names
+from samebits.core.errors import ConfigError, DataError
+from samebits.runs.predictions import named_arrays
+from samebits.train.arrays import is_text
+from samebits.train.compiling import losses_by_output
+from samebits.train.data import Dataset, Split
+from samebits.train.sources import source_kind
+
+logger = logging.getLogger(__name__)
+
+# Losses that compare each label with one output.
+ELEMENTWISE = frozenset(
+    ("mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_logarithmic_error",
+     "huber", "log_cosh", "hinge", "squared_hinge", "categorical_hinge", "poisson", "kl_divergence",
+     "cosine_similarity", "binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy",
+     "categorical_focal_crossentropy")
+)  # fmt: skip
+SPARSE = "sparse_categorical_crossentropy"
+ROWS = 7919  # a prime for the number of rows, which no other axis has by chance
+Shape = tuple[int | None, ...]
+
+
+def check_same_data(first: dict[str, str], now: dict[str, str]) -> None:
+    """Check that a resumed run has the same data as at its start, because a data file may have changed.
+
+    Args:
+        first: Array name -> digest, from the first row of the trace.
+        now: The same for this process.
+
+    Raises:
+        DataError: Arrays differ. The message has their names.
+    """
+    changed = changed_names(first, now)
+    if changed:
+        raise DataError(
+            "the data of a resumed run",
+            expected="the same arrays as at its start",
+            received=f"different {', '.join(changed)}",
+            fix="restore the file that the data function reads, or restart with resume=never",
+        )
+
+
+# --- batches ---
+
+
+def check_batches(model: keras.Model, dataset: Dataset, training: TrainingConfig) -> None:
+    """Check that the batch is not larger than the training data, and that a model with a fixed batch gets no other one.
+
+    Raises:
+        ConfigError: It is, or it would. The message has the number of rows.
+    """
+    fixed = fixed_batch_size(model)
+    for name, part in dataset.splits().items():
+        if not isinstance(part, Split) and source_kind(part) != "rows":
+            continue
+        rows = part.rows if isinstance(part, Split) else len(part)
+        is_training = name == "train"
+        size = training.batch_size if is_training else training.validation_batch_size or fixed
+        if is_training and training.batch_size > rows:
+            raise ConfigError(
+                "training.batch_size", expected=f"1 to {rows}, the number of training samples",
+                received=training.batch_size, fix="choose a smaller batch_size",
+            )  # fmt: skip
+        if fixed is None:
+            continue
+        key = "training.batch_size" if is_training else "training.validation_batch_size"
+        if size != fixed:
+            raise ConfigError(
+                key, expected=f"{fixed}, for which the model was built", received=size, fix=f"set it to {fixed}"
+            )
+        steps = training.steps_per_epoch if is_training else None
+        if rows % fixed and (steps is None or steps * fixed > rows):
+            advice = "choose another data.validation_size" if not is_training else (
+                f"set training.steps_per_epoch={rows // fixed}, or choose another data.validation_size"
+            )  # fmt: skip
+            raise ConfigError(
+                f"the {name} data", expected=f"a multiple of {fixed} rows, the batch of the model",
+                received=f"{rows} rows: the last batch would have {rows % fixed}",
+                fix=f"{advice}, or build the model without a batch size",
+            )  # fmt: skip
+
+
+def fixed_batch_size(model: keras.Model) -> int | None:
+    """Return the number of rows that a model was built for, or None if it takes any number."""
+    sizes = {tensor.shape[0] for tensor in getattr(model, "inputs", None) or []}
+    return next(iter(sizes)) if len(sizes) == 1 else None
+
+
+# --- inputs ---
+
+
+def model_inputs(model: keras.Model) -> dict[str, Any]:
+    """Return the inputs of a model by the names that arrays of a split have; empty if the model has no keras.Input."""
+    tensors = getattr(model, "inputs", None) or []
+    structure = getattr(model, "_inputs_struct", None)
+    if isinstance(structure, Mapping) and len(structure) == len(tensors):
+        return named_arrays(structure, "inputs")
+    names = {f"inputs/{tensor.name}": tensor for tensor in tensors}
+    if len(tensors) == 1:
+        return {"inputs": tensors[0], "inputs/0": tensors[0]} | names
+    return {f"inputs/{number}": tensor for number, tensor in enumerate(tensors)} | names
+
+
+def check_inputs(model: keras.Model, examples: Mapping[str, Split]) -> None:
+    """Check that each input of the model has an array of its shape, and strings where it takes strings.
+
+    Raises:
+        ConfigError: It has not. The message has the split, the array and the shapes.
+    """
+    expected = model_inputs(model)
+    tensors = {id(tensor): tensor for tensor in expected.values()}
+    for split, example in examples.items():
+        arrays = named_arrays(example.inputs, "inputs")
+        for name, array in arrays.items():
+            warn_about_nan(f"{split}/{name}", array)
+        given = {name: expected[name] for name in arrays if name in expected}
+        if len({id(tensor) for tensor in given.values()}) < len(tensors):
+            raise ConfigError(
+                f"{split}: inputs", expected=f"{len(tensors)} arrays for the model: {_describe(expected)}",
+                received=", ".join(f"{name} {array.shape}" for name, array in arrays.items()),
+                fix="give a dict with the names of the model's inputs, or a tuple in their order",
+            )  # fmt: skip
+        for name, tensor in given.items():
+            _check_input(f"{split}/{name}", arrays[name], tensor)
+
+
+def _describe(expected: Mapping[str, Any]) -> str:
+    return ", ".join(dict.fromkeys(f"{tensor.name} {tuple(tensor.shape)}" for tensor in expected.values()))
+
+
+def _check_input(name: str, array: np.ndarray, tensor: Any) -> None:
+    takes_text = tensor.dtype == "string"
+    if is_text(array) != takes_text:
+        raise ConfigError(
+            name, expected=f"{'strings' if takes_text else 'numbers'}, as input {tensor.name} of the model takes",
+            received="numbers" if takes_text else f"strings such as {str(array.flat[0])[:40]!r}",
+            fix="use keras.Input(…, dtype='string') with StringLookup or TextVectorization in the model, or encode "
+            "the strings in the data function",
+        )  # fmt: skip
+    if not fits(array.shape, tuple(tensor.shape)):
+        raise ConfigError(
+            name, expected=f"shape {describe_shape(tensor.shape)}, as input {tensor.name} of the model",
+            received=f"shape {describe_shape((None, *array.shape[1:]))}", fix="change the Input or the arrays",
+        )  # fmt: skip
+
+
+def describe_shape(shape: Any) -> str:
+    """Return a shape in words: [rows, 8, any]."""
+    return f"[{', '.join(['rows', *('any' if size is None else str(size) for size in tuple(shape)[1:])])}]"
+
+
+def fits(found: Shape, expected: Shape) -> bool:
+    """Return whether arrays have the expected shape but for the rows. Keras adds or drops a last axis of 1."""
+    found, expected = found[1:], expected[1:]
+    if len(found) == len(expected) + 1 and found[-1] == 1:
+        found = found[:-1]
+    elif len(expected) == len(found) + 1 and expected[-1] == 1:
+        expected = expected[:-1]
+    return len(found) == len(expected) and all(
+        None in sizes or sizes[0] == sizes[1] for sizes in zip(found, expected, strict=True)
+    )
+
+
+def warn_about_nan(name: str, array: np.ndarray) -> None:
+    """Log a warning if numbers are missing in an array."""
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        count = int(np.isnan(array).reshape(len(array), -1).any(1).sum())
+        logger.warning("%s has NaN in %d of %d rows", name, count, len(array))
+
+
+# --- labels ---
+
+
+def check_labels(model: keras.Model, examples: Mapping[str, Split]) -> None:
+    """Check that the labels have the shape and the values that the loss reads.
+
+    Does nothing if the model's class computes its loss itself, or if an output has no loss.
+
+    Raises:
+        ConfigError: They have not. The message has the split, the loss and the labels.
+    """
+    own = (type(model).train_step, type(model).compute_loss) != (keras.Model.train_step, keras.Model.compute_loss)
+    if own:
+        return
+    for split, example in examples.items():
+        for place, output, loss, labels in _labelled(model, example.labels):
+            check_output_labels(f"{split}/{place}", labels, output.shape, loss)
+            check_loss_shape(loss, output.shape, labels, is_weighted=example.sample_weight is not None)
+
+
+def _labelled(model: keras.Model, labels: Any) -> Iterator[tuple[str, Any, Any, np.ndarray]]:
+    """Yield (name of the labels, output, loss, labels) of each output that has these."""
+    outputs = list(getattr(model, "outputs", None) or [])
+    names = list(getattr(model, "output_names", None) or [])
+    for output, loss in losses_by_output(model):
+        if loss is None:
+            continue
+        number = next(n for n, each in enumerate(outputs) if each is output)
+        if isinstance(labels, np.ndarray) and len(outputs) == 1:
+            yield "labels", output, loss, labels
+        elif isinstance(labels, Mapping) and number < len(names) and names[number] in labels:
+            yield f"labels/{names[number]}", output, loss, labels[names[number]]
+        elif isinstance(labels, tuple | list) and len(labels) == len(outputs):
+            yield f"labels/{number}", output, loss, labels[number]
+
+
+def check_output_labels(name: str, labels: np.ndarray, output: Shape, loss: Any) -> None:
+    """Check the labels of one output; see `check_labels`."""
+    if is_text(labels):
+        raise ConfigError(
+            name, expected="numbers", received=f"strings such as {str(labels.flat[0])[:40]!r}",
+            fix="encode them in the data function, e.g. classes, labels = numpy.unique(labels, return_inverse=True)",
+        )  # fmt: skip
+    kind = loss_kind(loss)
+    if kind == SPARSE:
+        _check_class_numbers(name, labels, output, loss)
+    elif kind in ELEMENTWISE:
+        advice = "give the labels the shape of the output"
+        if kind.startswith("categorical") and fits(labels.shape, (*output[:-1], 1)):
+            advice = f"use the loss {SPARSE}, or keras.utils.to_categorical(labels)"
+        if not fits(labels.shape, output):
+            raise ConfigError(
+                name, expected=f"shape {describe_shape(output)}, as the output, because the loss {kind} compares them",
+                received=f"shape {describe_shape(labels.shape)}: it would be broadcast", fix=advice,
+            )  # fmt: skip
+        if kind.startswith("binary"):
+            _check_range(name, labels, 0, 1, kind)
+    if kind in ELEMENTWISE and labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise ConfigError(name, expected="numbers", received="NaN", fix="drop these rows or fill them in")
+
+
+def loss_kind(loss: Any) -> str:
+    """Return the name of the function of one of Keras's losses or of `portable`, or "" if it is another loss."""
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    function = getattr(loss, "fn", loss)
+    is_known = getattr(function, "__module__", "").startswith(("keras.", "samebits.portable."))
+    return str(getattr(function, "__name__", "")) if is_known else ""
+
+
+def _check_class_numbers(name: str, labels: np.ndarray, output: Shape, loss: Any) -> None:
+    classes = output[-1]
+    if not fits(labels.shape, (*output[:-1], 1)):
+        one_hot = fits(labels.shape, output) and labels.ndim == len(output)
+        raise ConfigError(
+            name, expected=f"shape {describe_shape(output[:-1])}, the number of one of {classes} classes",
+            received=f"shape {describe_shape(labels.shape)}",
+            fix="use the loss categorical_crossentropy, or labels.argmax(-1)" if one_hot else "one label per output",
+        )  # fmt: skip
+    if classes is not None:
+        ignored = getattr(loss, "ignore_class", None)
+        kept = labels if ignored is None else labels[labels != ignored]
+        _check_range(name, kept, 0, classes - 1, f"{SPARSE} with {classes} outputs", is_whole=True)
+
+
+def _check_range(name: str, labels: np.ndarray, low: int, high: int, loss: str, *, is_whole: bool = False) -> None:
+    """Check that all labels are in a range."""
+    if not labels.size:
+        return
+    lowest, highest = labels.min(), labels.max()
+    has_fractions = is_whole and labels.dtype.kind == "f" and not np.array_equal(labels, np.round(labels))
+    if has_fractions or not (low <= lowest and highest <= high):
+        raise ConfigError(
+            name, expected=f"{'whole numbers ' if is_whole else ''}{low} to {high}, because the loss is {loss}",
+            received=f"{lowest} to {highest}{' with fractions' if has_fractions else ''}",
+            fix="number the classes from 0, with one output per class" if is_whole else "scale them to 0 to 1",
+        )  # fmt: skip
+
+
+def check_loss_shape(loss: Any, output: Shape, labels: np.ndarray, *, is_weighted: bool) -> None:
+    """Check what a loss of one's own returns: one value per row, or for no sample weights, one for all.
+
+    Raises:
+        ConfigError: It returns another shape, as a loss does that compares each row with each row.
+    """
+    if loss_kind(loss) or isinstance(loss, str):
+        return
+    from keras.src.losses.losses import LossFunctionWrapper  # noqa: PLC0415  no public name (Keras 3.15)
+
+    whole = loss if isinstance(loss, keras.losses.Loss) else LossFunctionWrapper(loss)
+    dtype = keras.config.floatx()
+    specs = [tf.TensorSpec([ROWS, *labels.shape[1:]], dtype), tf.TensorSpec([ROWS, *output[1:]], dtype)]
+    try:
+        found = tf.function(whole.call, autograph=False).get_concrete_function(*specs).output_shapes
+    except Exception:  # noqa: BLE001  the training step has the same error, with its cause
+        return
+    if found.rank is None:
+        return
+    name = getattr(loss, "name", getattr(loss, "__name__", "loss"))
+    is_square = found.rank > 1 and found[1] == ROWS
+    if is_square or (is_weighted and (found.rank == 0 or found[0] != ROWS)):
+        received = ", ".join("rows" if size == ROWS else "any" if size is None else str(size) for size in found)
+        compared = f": labels {describe_shape(labels.shape)} against outputs {describe_shape(output)}"
+        raise ConfigError(
+            f"loss {name}", expected="one value per row" + (", because the rows have weights" if is_weighted else ""),
+            received=f"shape [{received}]" + (compared if is_square else ""),
+            fix="give the labels the shape of the output" if is_square else "take the mean over the last axis only",
+        )  # fmt: skip

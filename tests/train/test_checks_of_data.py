@@ -1,0 +1,224 @@
+"""Data that does not fit the model or its loss is refused before training, by name."""
+
+import logging
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from test_sources import make_network
+
+from samebits.core.errors import ConfigError
+from samebits.train.checks_of_data import fits
+from samebits.train.data import Dataset, Split
+
+ROWS = 40
+X = np.linspace(-1, 1, ROWS * 6, dtype=np.float32).reshape(ROWS, 6)
+CLASSES = (np.arange(ROWS) % 3).astype(np.int32)
+SIGNS = (np.arange(ROWS) % 2).astype(np.int32)
+SPARSE, BINARY, ONE_HOT = "sparse_categorical_crossentropy", "binary_crossentropy", "categorical_crossentropy"
+
+
+def make_model(*shape: int, outputs: int = 1, batch_size: int | None = None, rank: int = 1) -> Any:
+    """Return a dense model; with rank 3 one for images."""
+    import keras
+
+    layer = keras.layers.Dense(outputs, kernel_initializer=keras.initializers.GlorotUniform(seed=1), name="out")
+    if rank == 3:
+        layer = keras.layers.Conv2D(
+            outputs, 3, padding="same", kernel_initializer=keras.initializers.GlorotUniform(seed=1), name="out"
+        )
+    return keras.Sequential([keras.Input(shape or (6,), batch_size=batch_size), layer], name="net")
+
+
+def rowwise(labels: Any, outputs: Any) -> Any:
+    """Return one value per row."""
+    import keras
+
+    return keras.ops.mean(keras.ops.square(labels - outputs), -1)
+
+
+def scalar(labels: Any, outputs: Any) -> Any:
+    """Return one value for all rows."""
+    import keras
+
+    return keras.ops.mean(keras.ops.square(labels - outputs))
+
+
+def every_row_with_every_row(labels: Any, outputs: Any) -> Any:
+    """Return what labels without the last axis of the outputs are broadcast to."""
+    import keras
+
+    return keras.ops.square(keras.ops.reshape(labels, (1, -1)) - outputs)
+
+
+def check(folder: pathlib.Path, labels: Any, loss: Any, inputs: Any = X, weights: Any = None, **model: Any) -> None:
+    """Check a data set against a model that is compiled with a loss."""
+    made = make_model(**model)
+    made.compile("sgd", loss)
+    settings: dict[str, Any] = {"loss": None, "optimizer": None, "metrics": None, "learning_rate": None}
+    make_network(folder / "run", Dataset(Split(inputs, labels, weights)), model=made, **settings)
+
+
+def keras_loss(name: str, **options: Any) -> Callable[[], Any]:
+    """Return what makes one of Keras's losses that reads logits."""
+    import keras
+
+    return lambda: getattr(keras.losses, name)(from_logits=True, **options)
+
+
+SCC, BCE, CCE = "SparseCategoricalCrossentropy", "BinaryCrossentropy", "CategoricalCrossentropy"
+REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
+    "a class too many": (CLASSES, SCC, {"outputs": 2}, "train/labels: expected whole numbers 0 to 1.*received 0 to 2"),
+    "classes from 1": (CLASSES + 1, SCC, {"outputs": 3}, "received 1 to 3"),
+    "a negative class": (CLASSES - 1, SCC, {"outputs": 3}, "received -1 to 1"),
+    "a fraction of a class": (CLASSES / 2, SCC, {"outputs": 3}, "received 0.0 to 1.0 with fractions"),
+    "one-hot for class numbers": (np.eye(3)[CLASSES], SCC, {"outputs": 3}, r"received shape \[rows, 3\].*argmax"),
+    "class numbers for one-hot": (CLASSES, CCE, {"outputs": 3}, "categorical_crossentropy.*use the loss sparse_cat"),
+    "signs -1 and 1": (SIGNS * 2 - 1, BCE, {}, "expected 0 to 1.*received -1 to 1"),
+    "text": (np.array(["no", "yes"])[SIGNS], BCE, {}, "train/labels: expected numbers, received strings such as 'no'"),
+    "one label for three outputs": (SIGNS.astype(float), "mse", {"outputs": 3}, "would be broadcast"),
+    "one column for three outputs": (
+        SIGNS[:, None],
+        "mse",
+        {"outputs": 3},
+        r"shape \[rows, 1\]: it would be broadcast",
+    ),
+    "missing numbers": (np.where(SIGNS, np.nan, 1.0), "mse", {}, "expected numbers, received NaN"),
+    "a scalar with weights": (
+        SIGNS,
+        scalar,
+        {"weights": np.ones(ROWS)},
+        r"loss scalar: .*because the rows have weights",
+    ),
+    "each row with each row": (SIGNS, every_row_with_every_row, {}, r"shape \[rows, rows\]: labels \[rows\] against"),
+    "another width": (SIGNS, BCE, {"inputs": X[:, :5]}, r"train/inputs: expected shape \[rows, 6\].*\[rows, 5\]"),
+    "another rank": (SIGNS, BCE, {"inputs": X.reshape(ROWS, 3, 2)}, r"received shape \[rows, 3, 2\]"),
+    "strings as inputs": (SIGNS, BCE, {"inputs": np.full((ROWS, 6), "a")}, "expected numbers.*strings such as 'a'"),
+    "two inputs for one": (SIGNS, BCE, {"inputs": {"a": X, "b": X}}, "expected 1 arrays for the model: .*inputs/a"),
+    "a last batch that is smaller": (SIGNS, BCE, {"batch_size": 16}, "training.batch_size: expected 16"),
+}
+
+
+@pytest.mark.parametrize("cause", REFUSED)
+def test_data_that_does_not_fit_is_refused(cause: str, tmp_path: pathlib.Path) -> None:
+    """The error names the array, what was expected and what came."""
+    labels, loss, options, message = REFUSED[cause]
+    made = keras_loss(loss)() if isinstance(loss, str) and loss != "mse" else loss
+
+    with pytest.raises(ConfigError, match=message):
+        check(tmp_path, labels, made, **options)
+
+
+ACCEPTED: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "class numbers in a column": (CLASSES[:, None], SCC, {"outputs": 3}),
+    "class numbers as floats": (CLASSES.astype(float), SCC, {"outputs": 3}),
+    "an ignored class": (CLASSES - 1, "ignoring", {"outputs": 2}),
+    "pixels": (np.zeros((ROWS, 8, 8), int), SCC, {"outputs": 2, "rank": 3, "inputs": np.zeros((ROWS, 8, 8, 1))}),
+    "one-hot": (np.eye(3)[CLASSES], CCE, {"outputs": 3}),
+    "labels without the last axis": (SIGNS, BCE, {}),
+    "several tags": (np.eye(3)[CLASSES], BCE, {"outputs": 3}),
+    "one value per row": (SIGNS, rowwise, {"weights": np.ones(ROWS)}),
+    "a scalar without weights": (SIGNS, scalar, {}),
+    "several labels for a loss of one's own": (np.stack([SIGNS, SIGNS], 1), lambda y, z: rowwise(y[:, :1], z), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_data_that_fits_is_accepted(case: str, tmp_path: pathlib.Path) -> None:
+    """What Keras trains as it was written is not refused."""
+    labels, loss, options = ACCEPTED[case]
+    shape = options.pop("shape", ()) if "rank" not in options else (8, 8, 1)
+    made = loss
+    if isinstance(loss, str):
+        made = keras_loss(SCC, ignore_class=-1)() if loss == "ignoring" else keras_loss(loss)()
+    model = make_model(*shape, **{key: value for key, value in options.items() if key in ("outputs", "rank")})
+    model.compile("sgd", made)
+    settings: dict[str, Any] = {"loss": None, "optimizer": None, "metrics": None, "learning_rate": None}
+    dataset = Dataset(Split(options.get("inputs", X), labels, options.get("weights")))
+
+    make_network(tmp_path / "run", dataset, model=model, **settings)
+
+
+@pytest.mark.parametrize(
+    ("rows", "validation", "settings", "message"),
+    [
+        (40, 40, {}, None),
+        (44, 40, {}, r"the train data: expected a multiple of 8 .* steps_per_epoch=5"),
+        (44, 40, {"steps_per_epoch": 5}, None),
+        (40, 12, {}, r"the validation data: expected a multiple of 8 rows.* would have 4"),
+        (40, 40, {"batch_size": 4}, "training.batch_size: expected 8, for which the model was built, received 4"),
+        (40, 40, {"validation_batch_size": 20}, "training.validation_batch_size: expected 8"),
+        (4, 40, {}, "training.batch_size: expected 1 to 4, the number of training samples"),
+    ],
+)
+def test_a_model_with_a_fixed_batch_gets_no_other_one(
+    rows: int, validation: int, settings: dict[str, Any], message: str | None, tmp_path: pathlib.Path
+) -> None:
+    """Rows that leave a smaller last batch are refused, unless the epoch is cut before it."""
+    parts = [Split(np.zeros((count, 6)), np.zeros(count)) for count in (rows, validation)]
+
+    def build() -> None:
+        make_network(tmp_path / "run", Dataset(*parts), model=make_model(batch_size=8), **settings)
+
+    if message is None:
+        build()
+        return
+    with pytest.raises(ConfigError, match=message):
+        build()
+
+
+def test_missing_numbers_in_the_inputs_are_a_warning(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    """NaN may be meant, e.g. for a masking layer, so the log has the array and the number of rows."""
+    inputs = X.copy()
+    inputs[3:5, 1:4] = np.nan
+    with caplog.at_level(logging.WARNING):
+        make_network(tmp_path / "run", Dataset(Split(inputs, SIGNS)))
+
+    assert "train/inputs has NaN in 2 of 40 rows" in caplog.messages
+
+
+def test_a_model_may_take_more_arrays_than_it_uses(tmp_path: pathlib.Path) -> None:
+    """A dict with more names than the model's inputs is accepted, as in Keras; a missing name is not."""
+    import keras
+
+    def model() -> Any:
+        a, b = keras.Input((6,), name="a"), keras.Input((1,), name="b")
+        joined = keras.layers.Concatenate()([a, b])
+        out = keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(seed=1))(joined)
+        return keras.Model({"a": a, "b": b}, out, name="net")
+
+    make_network(tmp_path / "run", Dataset(Split({"a": X, "b": SIGNS, "c": X}, SIGNS)), model=model())
+    with pytest.raises(ConfigError, match=r"expected 2 arrays for the model: a \(None, 6\), b \(None, 1\)"):
+        make_network(tmp_path / "two", Dataset(Split({"a": X, "c": SIGNS}, SIGNS)), model=model())
+
+
+def test_a_class_that_computes_its_own_loss_takes_any_labels(tmp_path: pathlib.Path) -> None:
+    """A model with a train_step of its own may have labels that no loss of Keras would take."""
+    import keras
+
+    class Mine(keras.Sequential):  # type: ignore[misc]
+        def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, **_: Any) -> Any:
+            return keras.ops.mean(keras.ops.square(y_pred - y[:, 3:4])) + 0 * keras.ops.sum(x)
+
+    layer = keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(seed=1), name="out")
+    make_network(tmp_path / "run", Dataset(Split(X, X)), model=Mine([keras.Input((6,)), layer]))
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "does"),
+    [
+        ((9, 2), (None, 2), True),
+        ((9,), (None, 1), True),
+        ((9, 1), (None,), True),
+        ((9, 2), (None, None), True),
+        ((9, 2), (None, 3), False),
+        ((9,), (None, 2), False),
+        ((9, 2, 1), (None, 2), True),
+        ((9, 2), (None, 2, 1, 1), False),
+    ],
+)
+def test_shapes_fit_with_a_last_axis_of_one(found: tuple[int, ...], expected: tuple[Any, ...], does: bool) -> None:
+    """Keras adds or drops a last axis of 1, and the number of rows is free."""
+    assert does == fits(found, expected)

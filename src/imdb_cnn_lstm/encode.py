@@ -118,8 +118,7 @@ def as_counts(load: Callable[..., Dataset]) -> Callable[..., Dataset]:
     @functools.wraps(load)
     def load_counts(context: DataContext, **arguments: Any) -> Dataset:
         dataset, num_words = load(context, **arguments), arguments["num_words"]
-        return Dataset(
-            *(Split(count_words(part.inputs, num_words), part.labels) for part in (dataset.train, dataset.validation))
-        )
+        parts = dataset.splits().items()
+        return Dataset(**{name: Split(count_words(part.inputs, num_words), part.labels) for name, part in parts})
 
     return load_counts

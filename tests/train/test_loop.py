@@ -1,57 +1,37 @@
 """The loop in this process: steps, records, checkpoints and resume, with injected faults."""
 
+import functools
 import importlib
 import itertools
 import json
 import pathlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+import in_process
 import numpy as np
 import pytest
+from in_process import Small, Stop, leaping
 
 from samebits.core import files
-from samebits.core.config import Config, RuntimeConfig, TraceConfig, TrainingConfig
-from samebits.core.errors import DataError, RecordError, StopRequestedError, TrainingError, UncoveredDrawError
-from samebits.core.seeds import Seeds, make_rng, resolve_points
-from samebits.core.terminal import TrainingProgress
+from samebits.core.errors import DataError, RecordError, TrainingError, UncoveredDrawError
+from samebits.core.seeds import make_rng
 from samebits.runs.folder import METRICS, TRACE, read_rows
-from samebits.train.data import Batches, Dataset, Split
+from samebits.train.data import Dataset, Split
 
 ROWS, STEPS, EPOCHS = 46, 6, 3  # batches of eight; the last one is smaller
-POINTS = {"python": {"random": None}, "data": {"order": None}}
+SETTINGS = {
+    "loss": "binary_crossentropy", "optimizer": "adam", "learning_rate": 0.05, "metrics": ["accuracy"],
+    "epochs": EPOCHS, "batch_size": 8, "log_every": 4, "checkpoint_every": 5,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="module")
 def deterministic() -> Iterator[None]:
     """Enable deterministic operations for this module."""
-    import tensorflow as tf
-    from tensorflow.python.framework.config import disable_op_determinism
-
-    tf.config.experimental.enable_op_determinism()
-    yield
-    disable_op_determinism()
-
-
-class Stop:
-    """Requests a stop at one of the checks of the loop; 0: never."""
-
-    def __init__(self, at: int = 0) -> None:
-        self.looks, self.at = 0, at
-
-    def requested(self) -> bool:
-        """Return whether the training must stop."""
-        self.looks += 1
-        return self.looks == self.at
-
-    def wait_for_checkpoint(self) -> None:
-        """Do nothing."""
-
-
-def leaping() -> Callable[[], float]:
-    """Return a clock on which every call takes too long, so that the loop takes one step per call."""
-    return itertools.count(0.0, 100.0).__next__
+    with in_process.op_determinism():
+        yield
 
 
 def make_dataset() -> Dataset:
@@ -61,28 +41,12 @@ def make_dataset() -> Dataset:
     return Dataset(Split(inputs[:ROWS], labels[:ROWS]), Split(inputs[ROWS:], labels[ROWS:]))
 
 
-def make_training(
-    attempt: pathlib.Path,
-    *,
-    stop: Any = None,
-    clock: Callable[[], float] = lambda: 0.0,
-    level: str = "epoch",
-    policy: str = "derived",
-    dataset: Dataset | None = None,
-    **settings: Any,
-) -> Any:
-    """Return a small training, built as the trainer of a network does, in a folder that may have a stopped one.
-
-    With a clock that stands still, a call has as many steps as possible.
-    """
+def build() -> Any:
+    """Return a model with dropout."""
     import keras
 
-    from samebits.train.network import Network
-    from samebits.train.recorder import Recorder
-
-    keras.backend.clear_session()  # the same names of variables each time
     glorot = keras.initializers.GlorotUniform
-    model = keras.Sequential(
+    return keras.Sequential(
         [
             keras.Input((6,)),
             keras.layers.Dense(8, activation="relu", kernel_initializer=glorot(seed=1), name="hidden"),
@@ -91,42 +55,22 @@ def make_training(
         ],
         name="net",
     )
-    options = {"epochs": EPOCHS, "batch_size": 8, "log_every": 4, "checkpoint_every": 5, "learning_rate": 0.05}
-    config = Config(
-        training=TrainingConfig(**options | settings),
-        runtime=RuntimeConfig(promise="machine"),
-        trace=TraceConfig(level),
-    )
-    attempt.mkdir(exist_ok=True)
-    halt: Any = stop or Stop()
-    seeds = Seeds(resolve_points(56, policy, POINTS))
-    network = Network(model, dataset or make_dataset(), config, seeds, attempt, halt)
-    progress = TrainingProgress(config.training.epochs, STEPS)
-    return network.make_training(
-        Batches(network.dataset.train, seeds, config.training), Recorder(attempt, progress, clock)
-    )
 
 
-def train(attempt: pathlib.Path, **options: Any) -> dict[str, Any]:
-    """Train to the end, and return the digests of the last epoch, and where the training was resumed."""
-    training = make_training(attempt, **options)
-    resumed_at = training.run()
-    last = training.recorder.read_complete_trace()[-1]
-    return {
-        "weights": last["weights"],
-        "optimizer": last["optimizer"],
-        "logits": training.logits.tobytes(),
-        "metrics": (attempt / METRICS).read_bytes(),
-        "trace": [row for row in read_rows(attempt / TRACE) if "step" not in row],
-        "resumed_at": resumed_at,
-    }
+@functools.cache
+def small(**options: Any) -> Small:
+    """Return the small training of this module, with other options."""
+    return Small(build, make_dataset(), **SETTINGS | options)
+
+
+def train(attempt: pathlib.Path, *, clock: Any = lambda: 0.0, stop: Any = None, **options: Any) -> dict[str, Any]:
+    """Train to the end."""
+    return small(**options).train(attempt, clock=clock, stop=stop)
 
 
 def stop(attempt: pathlib.Path, at: int = 9, **options: Any) -> list[pathlib.Path]:
     """Stop a training at one of its checks, and return its checkpoints, oldest first."""
-    with pytest.raises(StopRequestedError):
-        make_training(attempt, stop=Stop(at), **{"clock": leaping()} | options).run()
-    return sorted(attempt.glob("checkpoint-*"))
+    return small(**options).stop(attempt, at)
 
 
 @pytest.fixture(scope="module")
@@ -174,13 +118,13 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_step(tmp_path: pat
     dataset = make_dataset()
     dataset.train.inputs[:] = np.inf
 
-    with pytest.raises(TrainingError, match="loss in epoch 1, step 1 is not finite"):
-        train(tmp_path / "run", dataset=dataset)
+    with pytest.raises(TrainingError, match="loss is not finite in epoch 1, step 1"):
+        Small(build, dataset, **SETTINGS).train(tmp_path / "run")
 
 
 def test_a_draw_from_a_global_generator_ends_the_training(tmp_path: pathlib.Path) -> None:
     """A draw from a global generator is detected after the call of steps."""
-    state, training = random.getstate(), make_training(tmp_path / "run", clock=leaping())
+    state, training = random.getstate(), small().start(tmp_path / "run", clock=leaping())
     training.stop_requested = lambda: random.random() < 0  # noqa: S311
 
     with pytest.raises(UncoveredDrawError, match=r"python/random was used in epoch 1, step 2"):
@@ -205,11 +149,12 @@ def test_a_stopped_training_resumes_to_the_same_bits(tmp_path: pathlib.Path, who
 def test_a_checkpoint_without_the_optimizer_is_seen(tmp_path: pathlib.Path, whole: dict[str, Any]) -> None:
     """Negative control: without the optimizer state, the bits differ after resume."""
     stop(tmp_path / "run")
-    training = make_training(tmp_path / "run")
-    training.checkpoints._variables = {n: v for n, v in training.checkpoints._variables.items() if "adam" not in n}
+    training = small().start(tmp_path / "run")
+    kept = {n: v for n, v in training.checkpoints._variables.items() if "adam" not in n}
+    training.checkpoints._variables = kept
     training.run()
 
-    assert whole["weights"] != training.recorder.read_complete_trace()[-1]["weights"]
+    assert whole["weights"] != training.steps.weight_digests()
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "empty"])
@@ -255,10 +200,10 @@ def test_other_data_are_refused_and_the_checkpoints_stay(tmp_path: pathlib.Path,
     """The error has the arrays that differ. With the original data the training ends with the same bits."""
     kept = stop(tmp_path / "run")
     dataset = make_dataset()
-    dataset.validation.inputs[3, 2] += 1
+    dataset.splits()["validation"].inputs[3, 2] += 1
 
     with pytest.raises(DataError, match="received different validation/inputs; fix: restore the file"):
-        train(tmp_path / "run", dataset=dataset)
+        Small(build, dataset, **SETTINGS).train(tmp_path / "run")
 
     assert kept == sorted((tmp_path / "run").glob("checkpoint-*"))
     assert whole["weights"] == train(tmp_path / "run")["weights"]
@@ -269,7 +214,7 @@ def test_unseeded_data_that_changed_begin_anew(tmp_path: pathlib.Path, caplog: p
     stop(tmp_path / "run", policy="unseeded")
     dataset = make_dataset()
     dataset.train.inputs[0, 0] += 1
-    resumed = train(tmp_path / "run", policy="unseeded", dataset=dataset)
+    resumed = Small(build, dataset, **SETTINGS, policy="unseeded").train(tmp_path / "run")
 
     assert resumed["resumed_at"] is None
     assert "the run restarts: its data is unseeded" in caplog.text
@@ -306,7 +251,7 @@ def test_a_full_disk_costs_no_bits(
 
 def test_a_record_that_was_cut_under_the_run_is_noticed(tmp_path: pathlib.Path) -> None:
     """A finished training detects lost rows."""
-    training = make_training(tmp_path / "run")
+    training = small().start(tmp_path / "run")
     training.run()
     (tmp_path / "run" / METRICS).write_bytes(b"")
 
@@ -333,13 +278,13 @@ def test_a_checkpoint_is_written_after_its_rows(tmp_path: pathlib.Path, monkeypa
 def test_seconds_are_counted_once(tmp_path: pathlib.Path) -> None:
     """The phases add up to the time since the start of the recorder."""
     clock = itertools.count(0.0, 1.0).__next__
-    training = make_training(tmp_path / "run", clock=clock)
+    training = small().start(tmp_path / "run", clock=clock)
     training.run()
     phases = training.recorder.phases()
 
-    assert {"prepare_s", "first_step_s", "evaluate_s", "record_s", "steps_s"} == phases.keys()
+    assert {"first_step_s", "evaluate_s", "record_s", "steps_s"} == phases.keys()
     assert clock() - 1 == sum(phases.values())
-    assert (1, 1, EPOCHS) == (phases["prepare_s"], phases["first_step_s"], phases["evaluate_s"])
+    assert (1, EPOCHS) == (phases["first_step_s"], phases["evaluate_s"])
 
 
 def test_short_names_stand_for_what_can_be_imported() -> None:

@@ -34,10 +34,11 @@ class TrainingConfig:
     """How the model is trained.
 
     `loss`, `optimizer`, `learning_rate` and `metrics` compile a model that the model function has not compiled. Each is
-    a name, or a mapping with `class` and arguments. `steps_per_epoch` limits the steps of an epoch (None: all samples).
-    `checkpoint_every` and `log_every` count steps and do not change bits. Summaries rank by `monitor`; `monitor_mode`
-    ("min" or "max") says which values are better if the metric's name does not. A stage in `stages` has a name, other
-    values of these settings, and possibly `data` and `model`. `init_from` is a run whose weights the model starts with.
+    a name, or a mapping with `class` and arguments. Summaries rank by `monitor`; `monitor_mode` ("min" or "max") says
+    which values are better if the metric's name does not. `keep_best` ends the training with the weights of the best
+    epoch by `monitor`. A stage in `stages` has a name, other values of these settings, and possibly `data` and `model`.
+    `init_from` is a run whose weights the model starts with. `steps_per_epoch` limits the steps of an epoch (None: all
+    samples). `checkpoint_every` and `log_every` count steps and do not change bits.
     """
 
     epochs: int = 2
@@ -48,6 +49,7 @@ class TrainingConfig:
     metrics: Any = None
     monitor: str = "val_loss"
     monitor_mode: str | None = None
+    keep_best: bool = False
     class_weight: Any = None
     shuffle: bool = True
     callbacks: list[Any] = field(default_factory=list)
@@ -193,12 +195,12 @@ def split_target(tree: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def named_code(training: TrainingConfig) -> dict[str, str]:
     """Return the dotted names of own classes and functions in `training`, by key."""
-    found: dict[str, str] = {}
-    for key in NAMING_KEYS:
-        for place, name in _names(getattr(training, key), f"training.{key}"):
-            if "." in name and not name.startswith(LIBRARY_PREFIXES):
-                found[place] = name
-    return found
+    return {
+        place: name
+        for key in NAMING_KEYS
+        for place, name in _names(getattr(training, key), f"training.{key}")
+        if "." in name and not name.startswith(LIBRARY_PREFIXES)
+    }
 
 
 def _names(value: Any, key: str) -> Iterator[tuple[str, str]]:

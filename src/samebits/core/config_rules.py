@@ -84,6 +84,10 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and all(part.isidentifier() for part in value.split("."))
 
 
+def _are_named(values: list[object]) -> bool:
+    return all(_is_name(value.get("class") if isinstance(value, dict) else value) for value in values)
+
+
 def _is_class_weight(value: object) -> bool:
     if value is None:
         return True
@@ -105,9 +109,11 @@ RULES = (
     Rule("training.learning_rate", lambda rate: rate is None or 0 < rate < math.inf, "a number above 0, or null"),
     Rule("training.loss", _is_named_or_null, NAMED),
     Rule("training.optimizer", _is_named_or_null, NAMED),
+    Rule("training.callbacks", _are_named, "a list of package.module.name or {class: package.module.name, …}"),
     Rule("training.class_weight", _is_class_weight, "a mapping from class numbers to weights, or null"),
     Rule("training.monitor", bool, "the name of a metric, e.g. val_loss"),
     Rule("training.monitor_mode", _one_of(*MODES, None), " or ".join(MODES) + ", or null: the metric's name decides"),
+    Rule("training.keep_best", _is_bool, "true or false"),
     Rule("trace.level", _one_of(*TRACE_LEVELS), " or ".join(TRACE_LEVELS)),
     Rule("trace.epoch", lambda epoch: _is_int(epoch, 0), "an epoch from 1, or 0 for all"),
     Rule("runtime.promise", _one_of(*PROMISES), " or ".join(PROMISES)),

@@ -2,7 +2,7 @@
 
 The rows of a trace are in the order of events. The first row is from before training: generators, data, initial
 weights. Then each epoch has one row per step if it was traced in detail (order, batch, loss, gradients, weights after
-the update), and one row at its end.
+the update), and one row at its end. A row with "end" is from after training, if its end changed the weights.
 """
 
 from collections.abc import Iterable, Iterator

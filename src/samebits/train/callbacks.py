@@ -5,231 +5,211 @@ unless it has `get_state` and `set_state`, or is declared an observer by `observ
 training, and what it does outside may be repeated after a resume.
 """
 
-import collections
-import importlib
+import importlib.util
+import inspect
+import math
+import os
 import pathlib
-import random
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from samebits.core.config import TrainingConfig
 from samebits.core.digest import array_digest, json_digest
-from samebits.core.errors import ConfigError, TrainingError
+from samebits.core.errors import ConfigError, RecordError, TrainingError
+from samebits.core.metrics import Monitor
 from samebits.train.compiling import call_named, find_named
+from samebits.train.encoding import Encoder, UnsavableError, decode, kept_objects
 
-BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
-TEST_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
-OBSERVERS = (keras.callbacks.TensorBoard, keras.callbacks.RemoteMonitor, keras.callbacks.ProgbarLogger)
-REFUSED = {
-    keras.callbacks.BackupAndRestore: "remove it: samebits saves checkpoints itself, and resumes at the same step",
-    keras.callbacks.SwapEMAWeights: "remove it: with use_ema, training ends with the averaged weights",
-}
+TRAIN_BATCH = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+TEST_BATCH = ("on_test_batch_begin", "on_test_batch_end")
+OBSERVERS = (keras.callbacks.RemoteMonitor, keras.callbacks.ProgbarLogger)
+TENSORBOARD_STATE = ("_global_train_batch", "_global_test_batch")  # the numbers of its rows
+STATE, SIZE = "get_state()", "size_bytes"  # names in the state of a callback that are no attributes
 NOT_STATE = ("_model", "params")  # set again at every start
-PATHS = ("filename", "filepath", "log_dir")  # of Keras's callbacks; relative ones lie in the run's folder
-PLAIN = (bool, int, str, type(None))
-CONSTANT = (types.ModuleType, type, pathlib.PurePath, tf.data.Dataset, bytes, tf.DType)
-CONTAINERS = {"list": list, "tuple": tuple, "set": set, "deque": collections.deque, "dict": dict}
+# Callbacks that write files, and the attribute with the path.
+WRITERS = {
+    keras.callbacks.CSVLogger: "filename",
+    keras.callbacks.ModelCheckpoint: "filepath",
+    keras.callbacks.TensorBoard: "log_dir",
+}
 
 
-class UnsavableError(Exception):
-    """A value that no checkpoint can hold; the argument says which."""
+class KeepBest(keras.callbacks.EarlyStopping):
+    """Keeps the weights of the best epoch, for `training.keep_best`. Never stops the training."""
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Keep the weights if the epoch is the best one.
+
+        Raises:
+            TrainingError: The training has no metric with this name.
+        """
+        if self.monitor not in (logs or {}):
+            raise TrainingError(
+                f"training.keep_best cannot compare epochs by {self.monitor}.", expected=", ".join(logs or {}),
+                received=self.monitor, fix="set training.monitor to one of these metrics, or training.keep_best=false",
+            )  # fmt: skip
+        super().on_epoch_end(epoch, logs)
 
 
-# --- values ---
-
-
-def encode(value: Any, arrays: list[np.ndarray]) -> Any:
-    """Return a value as plain data. Arrays are appended to `arrays` and referred to by number.
-
-    Raises:
-        UnsavableError: It cannot be saved.
-    """
-    if isinstance(value, np.ndarray | np.generic | tf.Tensor):
-        arrays.append(np.asarray(value))
-        kind = "array" if isinstance(value, np.ndarray) else "tensor" if isinstance(value, tf.Tensor) else "number"
-        return {kind: len(arrays) - 1}
-    if isinstance(value, PLAIN):
-        return value
-    if isinstance(value, float):
-        return {"float": value.hex()}
-    for name, kind in CONTAINERS.items():
-        if type(value) is kind or (name == "dict" and isinstance(value, dict)):
-            items = [list(pair) for pair in value.items()] if name == "dict" else list(value)
-            return {name: [encode(item, arrays) for item in (sorted(items, key=repr) if name == "set" else items)]}
-    if isinstance(value, np.random.Generator):
-        return {"generator": encode(value.bit_generator.state, arrays)}
-    if isinstance(value, random.Random):
-        return {"random": encode(value.getstate(), arrays)}
-    if isinstance(value, keras.Layer | keras.metrics.Metric | keras.optimizers.Optimizer | keras.random.SeedGenerator):
-        variables = [value.state] if isinstance(value, keras.random.SeedGenerator) else value.variables
-        return {"variables": [encode(variable.numpy(), arrays) for variable in variables]}
-    if isinstance(value, CONSTANT):
-        return {"constant": id(value)}  # the same object as at the start, which every start makes anew
-    if callable(value):
-        return encode_function(value)
-    raise UnsavableError(f"{type(value).__module__}.{type(value).__qualname__}")
-
-
-def encode_function(function: Any) -> Any:
-    """Return a function as its import path, or as a constant if it holds nothing that can change.
-
-    Raises:
-        UnsavableError: It holds a variable of its surrounding function that can change.
-    """
-    module, name = getattr(function, "__module__", None) or "", getattr(function, "__qualname__", "")
-    if _import(module, name) is function:
-        return {"function": [module, name]}
-    if isinstance(function, np.ufunc):
-        return {"function": ["numpy", function.__name__]}
-    if isinstance(function, types.MethodType | types.FunctionType):
-        for cell in getattr(function, "__closure__", None) or ():
-            content = cell.cell_contents
-            if not isinstance(content, (*PLAIN, *CONSTANT, float, types.FunctionType, keras.Model)):
-                raise UnsavableError(f"function {name} that holds a {type(content).__qualname__}")
-        return {"constant": id(function)}
-    raise UnsavableError(f"{type(function).__module__}.{type(function).__qualname__}")
-
-
-def _import(module: str, name: str) -> Any:
-    try:
-        found: Any = importlib.import_module(module) if module else None
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError):
-        return None
-    return found
-
-
-def decode(plain: Any, arrays: Sequence[np.ndarray], current: Any) -> Any:
-    """Return the value from the result of `encode`. Generators and variables are changed in place in `current`."""
-    if isinstance(plain, PLAIN):
-        return plain
-    ((kind, content),) = plain.items()
-    if kind in ("array", "number", "tensor"):
-        array = arrays[content]
-        return array if kind == "array" else array[()] if kind == "number" else tf.constant(array)
-    if kind == "float":
-        return float.fromhex(content)
-    if kind == "dict":
-        pairs = [decode(item, arrays, None) for item in content]
-        mapping = {key: value for key, value in pairs}  # noqa: C416  pairs are lists
-        return mapping if type(current) is dict or current is None else _same_kind(current, mapping)
-    if kind in CONTAINERS:
-        return CONTAINERS[kind](decode(item, arrays, None) for item in content)
-    if kind == "function":
-        return _import(*content)
-    if kind == "generator":
-        current.bit_generator.state = decode(content, arrays, None)
-    if kind == "random":
-        current.setstate(decode(content, arrays, None))
-    if kind == "variables":
-        variables = [current.state] if isinstance(current, keras.random.SeedGenerator) else current.variables
-        for variable, value in zip(variables, content, strict=True):
-            variable.assign(decode(value, arrays, None))
-    return current
-
-
-def _same_kind(current: Any, mapping: dict[Any, Any]) -> Any:
-    """Return a defaultdict, OrderedDict or Counter with new content."""
-    copy = current.copy()
-    copy.clear()
-    copy.update(mapping)
-    return copy
-
-
-# --- callbacks of the configuration ---
-
-
-def make_callbacks(named: Sequence[Any], folder: pathlib.Path) -> list[keras.callbacks.Callback]:
+def make_callbacks(settings: TrainingConfig, offered: Mapping[str, Any]) -> list[keras.callbacks.Callback]:
     """Return the callbacks that `training.callbacks` names: Keras's or own classes, or functions that return some.
 
     Args:
-        named: Names, possibly with arguments.
-        folder: The run's folder, for the files of Keras's callbacks.
+        settings: `callbacks`, and `keep_best` with `monitor`.
+        offered: Arguments that a class or function gets if it has parameters with these names. "folder" is the folder
+            for the files of callbacks.
 
     Raises:
         ConfigError: A name does not exist, or is no callback.
     """
-    found: list[keras.callbacks.Callback] = []
-    for number, each in enumerate(named):
+    callbacks: list[keras.callbacks.Callback] = []
+    for number, each in enumerate(settings.callbacks):
         key = f"training.callbacks[{number}]"
         function, arguments = find_named(key, each, {})
-        made = call_named(key, function, arguments)
-        for callback in made if isinstance(made, list | tuple) else [made]:
-            if not isinstance(callback, keras.callbacks.Callback):
-                raise ConfigError(
-                    key, expected="a Keras callback, or a function that returns one or a list", received=repr(callback),
-                    fix="derive the class from keras.callbacks.Callback",
-                )  # fmt: skip
-            found.append(callback)
-    for callback in found:
-        for name in PATHS:
-            path = getattr(callback, name, None)
-            if type(callback).__module__.startswith("keras.") and isinstance(path, str) and "://" not in path:
-                setattr(callback, name, str(folder / path))
-    return found
+        parameters = inspect.signature(function).parameters
+        given = {name: value for name, value in offered.items() if name in parameters}
+        made = call_named(key, function, given | arguments)
+        callbacks += made if isinstance(made, list | tuple) else [made]
+        check_callbacks(key, callbacks)
+    for callback in callbacks:
+        place_files(callback, offered["folder"])
+    if settings.keep_best:
+        monitor = Monitor(settings.monitor, settings.monitor_mode)
+        mode = "max" if monitor.higher_is_better(monitor.name) else "min"
+        callbacks.append(KeepBest(monitor.name, mode=mode, patience=settings.epochs, restore_best_weights=True))
+    return callbacks
+
+
+def check_callbacks(key: str, callbacks: Sequence[Any]) -> None:
+    """Check that all are callbacks that can be used here.
+
+    Raises:
+        ConfigError: One is not. The message has the key.
+    """
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise ConfigError(
+                key, expected="a Keras callback, or a function that returns one or a list", received=repr(callback),
+                fix="derive the class from keras.callbacks.Callback",
+            )  # fmt: skip
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise ConfigError(
+                key, expected="a callback that does not save and restore the training", received="BackupAndRestore",
+                fix="remove it: samebits saves checkpoints itself, and resumes at the same step",
+            )  # fmt: skip
+        if isinstance(callback, keras.callbacks.TensorBoard) and importlib.util.find_spec("tensorboard") is None:
+            raise ConfigError(
+                key, expected="the package tensorboard", received="TensorBoard is not installed",
+                fix="add tensorboard to the dependencies in pyproject.toml and lock them, or use CSVLogger",
+            )  # fmt: skip
+
+
+def place_files(callback: keras.callbacks.Callback, folder: pathlib.Path) -> None:
+    """Move the files of a Keras callback whose path is relative into a folder."""
+    for kind, name in WRITERS.items():
+        path = getattr(callback, name, "")
+        if isinstance(callback, kind) and "://" not in path:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            setattr(callback, name, str(folder / path))
+            if isinstance(callback, keras.callbacks.CSVLogger):
+                callback.append = False  # a start without a checkpoint starts the file anew
 
 
 class Callbacks:
     """The callbacks of one training.
 
     Args:
-        callbacks: Keras callbacks, called in this order.
+        callbacks: Keras callbacks, called in this order. Keras's History is added, as in `fit`.
         model: The model.
         params: What Keras gives to `set_params`: epochs, steps, verbose.
+        variables: The variables that checkpoints save. The state of a callback does not repeat them.
 
-    Raises:
-        ConfigError: A callback cannot be used. The message has its class and the attribute that cannot be saved.
+    Attributes:
+        on_batches: Whether a callback does something at each training batch.
+        on_test_batches: The same for each batch of an evaluation.
     """
 
     def __init__(
-        self, callbacks: Sequence[keras.callbacks.Callback], model: keras.Model, params: Mapping[str, Any]
+        self,
+        callbacks: Sequence[keras.callbacks.Callback],
+        model: keras.Model,
+        params: Mapping[str, Any],
+        variables: Sequence[Any],
     ) -> None:
         self.callbacks, self.model = list(callbacks), model
-        self._initial: list[dict[str, str]] = []  # of each callback: attribute -> digest after on_train_begin
+        if not self.has(keras.callbacks.History):
+            self.callbacks.append(keras.callbacks.History())
+        metrics = {id(variable) for variable in model.metrics_variables}
+        self._saved = {id(variable) for variable in variables}
+        self._guarded = [variable for variable in variables if id(variable) not in metrics]
+        self._initial: list[dict[str, tuple[str, Any]]] = []  # of each callback; see `_encode`
         for callback in self.callbacks:
-            for kind, fix in REFUSED.items():
-                if isinstance(callback, kind):
-                    raise ConfigError(
-                        f"callback {kind.__name__}", expected="a callback that does not replace weights",
-                        received=kind.__name__, fix=fix,
-                    )  # fmt: skip
             callback.set_model(model)
             callback.set_params(dict(params))
-        self.on_batches = any(_overrides(callback, BATCH_HOOKS) for callback in self.callbacks)
-        self.on_test_batches = any(_overrides(callback, TEST_BATCH_HOOKS) for callback in self.callbacks)
+            if isinstance(callback, keras.callbacks.History):
+                model.history = callback
+        self.on_batches = any(_uses_batches(callback, TRAIN_BATCH) for callback in self.callbacks)
+        self.on_test_batches = any(_uses_batches(callback, TEST_BATCH) for callback in self.callbacks)
 
     def has(self, kind: type) -> bool:
         """Return whether a callback is of this class."""
         return any(isinstance(callback, kind) for callback in self.callbacks)
 
-    def call(self, hook: str, *arguments: Any, logs: Mapping[str, float] | None = None) -> None:
-        """Call a hook of all callbacks. An observer must not change weights.
+    def best_epoch(self, monitor: Monitor) -> int | None:
+        """Return the best epoch, counted from 1: that of the first EarlyStopping, or else by the monitor.
+
+        Returns:
+            None: there is no such metric.
+        """
+        for callback in self.callbacks:
+            if isinstance(callback, keras.callbacks.EarlyStopping) and getattr(callback, "best", None) is not None:
+                return int(callback.best_epoch) + 1
+        values = [float(value) for value in self.model.history.history.get(monitor.name, ())]
+        known = [value for value in values if not math.isnan(value)]
+        if not known:
+            return None
+        return values.index(max(known) if monitor.higher_is_better(monitor.name) else min(known)) + 1
+
+    def call(self, hook: str, *arguments: int, logs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Call a hook of all callbacks, and return the metrics, to which callbacks may add.
 
         Args:
             hook: For example "on_epoch_end".
             arguments: The epoch (counted from 0) or the batch, if the hook has it.
             logs: The metrics. All callbacks get the same dict, as in Keras.
+
+        Raises:
+            TrainingError: An observer changed the training.
         """
         shared = dict(logs or {})
         for callback in self.callbacks:
-            guarded = not _is_for_batches(hook) and getattr(callback, "observer", False)
-            before = self._weights() if guarded else None
-            getattr(callback, hook)(*arguments, shared)
-            if guarded and before != self._weights():
-                raise TrainingError(
-                    f"the observer {type(callback).__name__} changed the weights in {hook}.",
-                    expected="a callback with observer = True that changes nothing of the training",
-                    received="other weights",
-                    fix="remove observer = True, so that checkpoints save the state of the callback",
-                )
+            if getattr(callback, "observer", False) and _is_used(callback, hook):
+                self._observe(callback, hook, arguments, shared)
+            elif "batch" in hook:
+                getattr(callback, hook)(*arguments, logs=shared)
+            else:
+                getattr(callback, hook)(*arguments, shared)
+        return shared
 
-    def _weights(self) -> str:
-        return json_digest([array_digest("", variable.numpy()) for variable in self.model.variables])
+    def _observe(
+        self, observer: keras.callbacks.Callback, hook: str, arguments: Sequence[int], logs: dict[str, Any]
+    ) -> None:
+        """Call a hook of an observer, and check that it changes nothing of the training."""
+        before = self._state_of_training()
+        getattr(observer, hook)(*arguments, logs)
+        if before != self._state_of_training():
+            raise TrainingError(
+                f"the observer {type(observer).__name__} changed the training in {hook}.",
+                expected="a callback with observer = True that changes no weights, optimizer or stop_training",
+                received="other values after its call",
+                fix="remove observer = True, so that checkpoints save the state of the callback",
+            )
+
+    def _state_of_training(self) -> list[Any]:
+        return [self.model.stop_training, *(variable.numpy().tobytes() for variable in self._guarded)]
 
     def begin(self, saved: Mapping[str, Any] | None, arrays: Sequence[np.ndarray]) -> None:
         """Call on_train_begin, and restore the state of a checkpoint.
@@ -237,45 +217,66 @@ class Callbacks:
         Raises:
             ConfigError: The state of a callback cannot be saved.
         """
-        states = saved["callbacks"] if saved else [None] * len(self.callbacks)
-        for callback, state in zip(self.callbacks, states, strict=True):
-            if state is not None and isinstance(callback, keras.callbacks.CSVLogger):
-                callback.append = True  # keeps the rows of the first start
+        states = saved["callbacks"] if saved else [{}] * len(self.callbacks)
+        if saved:
+            for callback in self.callbacks:
+                if isinstance(callback, keras.callbacks.CSVLogger):
+                    callback.append = True  # keeps the rows of the first start
         self.call("on_train_begin")
-        self._initial = [self._encoded(callback)[1] for callback in self.callbacks]
+        self._initial = [self._encode(callback)[1] for callback in self.callbacks]
         for callback, state in zip(self.callbacks, states, strict=True):
-            if state is not None:
-                restore(callback, state, arrays)
+            self._restore(callback, state, arrays)
 
-    def _encoded(self, callback: keras.callbacks.Callback) -> tuple[dict[str, tuple[Any, list[Any]]], dict[str, str]]:
-        """Return each attribute as (plain data, arrays), and the digest of each."""
-        parts: dict[str, tuple[Any, list[Any]]] = {}
+    def _encode(self, callback: keras.callbacks.Callback) -> tuple[dict[str, Any], dict[str, tuple[str, Any]]]:
+        """Return each attribute as (plain data, arrays), and for each a digest and which objects it keeps."""
+        parts: dict[str, Any] = {}
         for name, value in attributes(callback).items():
-            arrays: list[np.ndarray] = []
+            encoder = Encoder(callback, self._saved)
             try:
-                parts[name] = encode(value, arrays), arrays
+                parts[name] = encoder.encode(value), encoder.arrays
             except UnsavableError as error:
                 raise _cannot_save(callback, f"{name}: {error}") from error
-        digests = {
-            name: json_digest([plain, [array_digest("", each) for each in arrays]])
+        marks = {
+            name: (json_digest([plain, [array_digest("", each) for each in arrays]]), [*kept_objects(plain)])
             for name, (plain, arrays) in parts.items()
         }
-        return parts, digests
+        return parts, marks
 
     def state(self) -> tuple[dict[str, Any], list[np.ndarray]]:
-        """Return the state of all callbacks as plain data and arrays. It holds what changed since on_train_begin."""
-        states, arrays = [], []
+        """Return the state of all callbacks as plain data and arrays. It holds what changed since on_train_begin.
+
+        Raises:
+            ConfigError: An attribute has a new value that cannot be saved.
+        """
+        states: list[dict[str, Any]] = []
+        all_arrays: list[np.ndarray] = []
         for callback, initial in zip(self.callbacks, self._initial, strict=True):
-            parts, digests = self._encoded(callback)
-            changed = {name: part for name, part in parts.items() if digests[name] != initial.get(name)}
+            parts, marks = self._encode(callback)
             state: dict[str, Any] = {}
-            for name, (plain, its_arrays) in changed.items():
-                if isinstance(plain, dict) and "constant" in plain:
-                    raise _cannot_save(callback, f"{name}, which was replaced during the training")
-                state[name] = [plain, len(arrays), len(its_arrays)]
-                arrays += its_arrays
+            for name, (plain, arrays) in parts.items():
+                digest, kept = initial.get(name, ("", []))
+                if marks[name][0] == digest and name != SIZE:
+                    continue
+                if not set(marks[name][1]) <= set(kept):
+                    raise _cannot_save(callback, f"{name}, which holds an object that was made during the training")
+                state[name] = [plain, len(all_arrays), len(arrays)]
+                all_arrays += arrays
             states.append(state)
-        return {"callbacks": states}, arrays
+        return {"callbacks": states}, all_arrays
+
+    def _restore(
+        self, callback: keras.callbacks.Callback, state: Mapping[str, Any], arrays: Sequence[np.ndarray]
+    ) -> None:
+        """Put back the state of a checkpoint."""
+        now = attributes(callback)
+        for name, (plain, first, count) in state.items():
+            value = decode(plain, arrays[first : first + count], now.get(name), self._saved)
+            if name == STATE:
+                callback.set_state(value)
+            elif name == SIZE:
+                cut_rows(callback, value)
+            else:
+                setattr(callback, name, value)
 
 
 def _cannot_save(callback: keras.callbacks.Callback, received: str) -> ConfigError:
@@ -286,47 +287,52 @@ def _cannot_save(callback: keras.callbacks.Callback, received: str) -> ConfigErr
     )  # fmt: skip
 
 
-def _is_for_batches(hook: str) -> bool:
-    return "batch" in hook
-
-
 def attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:
     """Return the state of a callback by name; empty for an observer."""
-    if is_observer(callback):
+    if isinstance(callback, keras.callbacks.TensorBoard):
+        return {name: getattr(callback, name) for name in TENSORBOARD_STATE}
+    if isinstance(callback, OBSERVERS) or getattr(callback, "observer", False):
         return {}
     get_state = getattr(callback, "get_state", None)
     if get_state is not None:
-        return {"get_state()": get_state()}
+        return {STATE: get_state()}
     found = {name: value for name, value in vars(callback).items() if name not in NOT_STATE}
     if isinstance(callback, keras.callbacks.CSVLogger):
         found.pop("writer", None)
         stream = found.pop("csv_file", None)
         if stream is not None and not stream.closed:
             stream.flush()
-            found["size_bytes"] = pathlib.Path(callback.filename).stat().st_size
+            os.fsync(stream.fileno())
+            found[SIZE] = pathlib.Path(callback.filename).stat().st_size
     return found
 
 
-def restore(callback: keras.callbacks.Callback, state: Mapping[str, Any], arrays: Sequence[np.ndarray]) -> None:
-    """Put back the state of a checkpoint."""
-    for name, (plain, first, count) in state.items():
-        value = decode(plain, arrays[first : first + count], getattr(callback, name, None))
-        if name == "get_state()":
-            callback.set_state(value)
-        elif name == "size_bytes":
-            callback.csv_file.truncate(value)
-            callback.append_header = not value
-        elif name != "append":
-            setattr(callback, name, value)
+def cut_rows(callback: keras.callbacks.CSVLogger, size_bytes: int) -> None:
+    """Cut the file of a CSVLogger to the rows that a checkpoint counts.
+
+    Raises:
+        RecordError: It lacks rows.
+    """
+    now = pathlib.Path(callback.filename).stat().st_size
+    if now < size_bytes:
+        raise RecordError(
+            f"{callback.filename} lost rows.", expected=f"at least {size_bytes} bytes", received=now,
+            fix="restore the file, or run the same command again with resume=never.",
+        )  # fmt: skip
+    callback.csv_file.truncate(size_bytes)
+    callback.append_header = not size_bytes
 
 
-def is_observer(callback: keras.callbacks.Callback) -> bool:
-    """Return whether a callback only observes: Keras's own ones that do, and those with `observer = True`."""
-    return isinstance(callback, OBSERVERS) or bool(getattr(callback, "observer", False))
+def _is_used(callback: keras.callbacks.Callback, hook: str) -> bool:
+    """Return whether a callback does something in a hook. Keras calls on_batch_end in on_train_batch_end."""
+    names = {hook, hook.replace("train_batch", "batch")}
+    return any(not getattr(getattr(callback, name), "_is_default", False) for name in names)
 
 
-def _overrides(callback: keras.callbacks.Callback, hooks: Sequence[str]) -> bool:
-    """Return whether a callback does something in one of these hooks."""
-    if isinstance(callback, keras.callbacks.ModelCheckpoint) and callback.save_freq == "epoch":
+def _uses_batches(callback: keras.callbacks.Callback, hooks: Sequence[str]) -> bool:
+    """Return whether a callback needs to be called at each batch."""
+    if type(callback) is keras.callbacks.ModelCheckpoint and callback.save_freq == "epoch":
         return False
-    return any(not getattr(getattr(callback, hook), "_is_default", False) for hook in hooks)
+    if type(callback) is keras.callbacks.TensorBoard and callback.update_freq == "epoch":
+        return bool(callback.write_steps_per_second or callback._should_trace)  # noqa: SLF001  no public name (Keras 3.15)
+    return any(_is_used(callback, hook) for hook in hooks)

@@ -164,7 +164,7 @@ def describe_shape(shape: Any) -> str:
 
 
 def fits(found: Shape, expected: Shape) -> bool:
-    """Return whether arrays have the expected shape but for the rows, given that Keras adds or drops a last axis of 1."""
+    """Return whether arrays have the expected shape but for the rows. Keras adds or drops a last axis of 1."""
     found, expected = found[1:], expected[1:]
     if len(found) == len(expected) + 1 and found[-1] == 1:
         found = found[:-1]
@@ -258,7 +258,7 @@ def _check_class_numbers(name: str, labels: np.ndarray, output: Shape, loss: Any
         raise ConfigError(
             name, expected=f"shape {describe_shape(output[:-1])}, the number of one of {classes} classes",
             received=f"shape {describe_shape(labels.shape)}",
-            fix="use the loss categorical_crossentropy, or labels.argmax(-1)" if one_hot else "give one label per output",
+            fix="use the loss categorical_crossentropy, or labels.argmax(-1)" if one_hot else "one label per output",
         )  # fmt: skip
     if classes is not None:
         ignored = getattr(loss, "ignore_class", None)

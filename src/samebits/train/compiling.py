@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from samebits.core.config import TrainingConfig
-from samebits.core.errors import ConfigError
+from samebits.core.errors import ConfigError, first_line
 from samebits.core.old_names import import_advice
 from samebits.core.short_names import LOSSES, OPTIMIZERS
 
@@ -83,7 +83,7 @@ def make_named(
 
 
 def call_named(key: str, function: Any, arguments: Mapping[str, Any], **defaults: Any) -> Any:
-    """Call a class or function with arguments of the configuration, and with those defaults for which it has parameters.
+    """Call a class or function with arguments of the configuration, and with the defaults that it has parameters for.
 
     Raises:
         ConfigError: It has other parameters, or refuses a value.
@@ -167,14 +167,34 @@ def compile_model(model: keras.Model, settings: TrainingConfig) -> None:
             )  # fmt: skip
         check_compiled(model)
         return
-    for key in ("loss", "optimizer"):
-        if getattr(settings, key) is None:
-            raise ConfigError(
-                f"training.{key}", expected="a name, because the model function returns a model that is not compiled",
-                received="null", fix=f"compile the model in the model function, or set training.{key} in conf/model/",
-            )  # fmt: skip
-    loss = make_loss(settings.loss)
-    model.compile(make_optimizer(settings), loss, metrics=make_metrics(settings.metrics, loss), jit_compile=False)
+    optimizer = None if settings.optimizer is None else make_optimizer(settings)
+    if optimizer is None and not overrides(model, "train_step"):
+        raise _not_compiled("optimizer")
+    loss = None if settings.loss is None else make_loss(settings.loss)
+    try:
+        model.compile(optimizer, loss, metrics=make_metrics(settings.metrics, loss), jit_compile=False)
+    except TypeError as error:  # of a compile() of its own, e.g. with two optimizers
+        raise ConfigError(
+            "model._target_", expected="a compiled model, because compile() of this class has its own parameters",
+            received=first_line(error), fix="call model.compile(…) in the model function",
+        ) from error  # fmt: skip
+
+
+def overrides(model: keras.Model, method: str) -> bool:
+    """Return whether the class of a model has its own method instead of Keras's."""
+    return getattr(type(model), method) is not getattr(keras.Model, method)
+
+
+def _not_compiled(key: str) -> ConfigError:
+    return ConfigError(
+        f"training.{key}", expected=f"a name, because the model has no {key} of its own",
+        received="null", fix=f"compile the model in the model function, or set training.{key} in conf/model/",
+    )  # fmt: skip
+
+
+def explain_missing_loss(error: ValueError) -> ValueError | ConfigError:
+    """Return what to tell the user instead of an error of the first trace: a model without any loss has its own."""
+    return _not_compiled("loss") if "No loss to compute" in str(error) else error
 
 
 def check_compiled(model: keras.Model) -> None:
@@ -183,11 +203,12 @@ def check_compiled(model: keras.Model) -> None:
     Raises:
         ConfigError: It asks for something that has other bits or no meaning here.
     """
-    if model.run_eagerly:
-        raise ConfigError(
-            "model.compile", expected="run_eagerly=False: the step is traced once", received="run_eagerly=True",
-            fix="remove run_eagerly",
-        )  # fmt: skip
+    refused = {"run_eagerly": "the step is traced once", "jit_compile": "XLA has other bits on every machine"}
+    for name, because in refused.items():
+        if getattr(model, name):
+            raise ConfigError(
+                "model.compile", expected=f"{name}=False: {because}", received=f"{name}=True", fix=f"remove {name}"
+            )
 
 
 def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
@@ -279,7 +300,7 @@ def loss_name(model: keras.Model) -> str:
 def output_kind(model: keras.Model) -> str:
     """Return what the outputs of a model are for its loss: "logits" or "probabilities" of classes, else "outputs"."""
     kinds = {reads_logits(loss) for _, loss in losses_by_output(model)} or {reads_logits(model.loss)}
-    if len(kinds) != 1 or None in kinds:
+    kind = next(iter(kinds)) if len(kinds) == 1 else None
+    if kind is None:
         return "outputs"
-    ((_, from_logits),) = kinds
-    return "logits" if from_logits else "probabilities"
+    return "logits" if kind[1] else "probabilities"

@@ -135,23 +135,33 @@ class Forest:
             progress.say(f"{forest.n_estimators} trees, {cores} in parallel")
             forest.set_params(n_jobs=cores).fit(data.train.inputs, data.train.labels)
             watch.check(1, forest.n_estimators)
-            probabilities = {name: class_probabilities(forest, getattr(data, name)) for name in ("train", "validation")}
-        loss, accuracy = score(probabilities["train"], data.train.labels)
-        val_loss, val_accuracy = score(probabilities["validation"], data.validation.labels)
-        values = {"loss": loss, "accuracy": accuracy, "val_loss": val_loss, "val_accuracy": val_accuracy}
-        weights = self.record(recorder, values)
-        predictions = {"labels": data.validation.labels, "probabilities": probabilities["validation"]}
+            probabilities = {name: class_probabilities(forest, split) for name, split in data.splits().items()}
+        values: dict[str, float] = {}
+        for name, split in data.splits().items():
+            prefix = {"train": "", "validation": "val_", "test": "test_"}[name]
+            values[f"{prefix}loss"], values[f"{prefix}accuracy"] = score(probabilities[name], split.labels)
+        weights = self.record(recorder, {name: value for name, value in values.items() if not name.startswith("test_")})
         progress.say(describe_values(values))
         recorder.read_complete_trace()
         return {
             "metrics": values,
             "weights_digest": weights,
             "optimizer_digest": arrays_digest({}),
-            "predictions_digest": write_predictions(self.attempt, predictions),
+            "predictions_digest": self.write_predictions(probabilities),
             "steps": forest.n_estimators,
+            "epochs_done": 1,
+            "stopped_early": False,
+            "best_epoch": None,
             "resumed_at": None,
             "unmeasured_operations": [],
         }
+
+    def write_predictions(self, probabilities: dict[str, np.ndarray]) -> str | None:
+        """Write the votes for the validation rows, and return their digest; None if there are no such rows."""
+        if self.dataset.validation is None:
+            return None
+        arrays = {"labels": self.dataset.validation.labels, "probabilities": probabilities["validation"]}
+        return write_predictions(self.attempt, arrays)
 
     def record(self, recorder: Recorder, values: dict[str, float]) -> str:
         """Append the metrics, one trace row per tree and one for the forest. Returns the weights digest."""

@@ -14,13 +14,14 @@ import keras
 from samebits.core.config import TraceConfig, TrainingConfig
 from samebits.core.digest import arrays_digest, float_bits
 from samebits.core.errors import StopRequestedError, TrainingError
-from samebits.runs.folder import TRACE
+from samebits.core.metrics import Monitor
+from samebits.runs.folder import METRICS, TRACE
 from samebits.train.callbacks import Callbacks
 from samebits.train.checkpoints import Checkpoints, Position, State
 from samebits.train.checks_of_data import check_same_data
 from samebits.train.draws import GeneratorWatch
 from samebits.train.recorder import Recorder
-from samebits.train.steps import Logs, Steps
+from samebits.train.steps import Logs, Steps, numbers
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ class Training:
         epochs_before: Epochs of earlier stages. Callbacks count the epochs of this one alone.
 
     Attributes:
-        values: The metrics of the last epoch.
+        values: The metrics of the last epoch, or of the weights that are kept at the end.
+        best_epoch: The best epoch by EarlyStopping or by the monitor; known at the end.
         was_skipped: Whether an earlier process trained this stage to its end.
     """
 
@@ -74,6 +76,7 @@ class Training:
         self.steps_done = 0
         self.steps_per_call = 1
         self.was_skipped = False
+        self.best_epoch: int | None = None
 
     def run(self) -> dict[str, int] | None:
         """Train to the end.
@@ -91,9 +94,11 @@ class Training:
         if ended is not None:
             self.skip(ended)
             return None
-        resumed_at = self.begin()
-        while self.position.epoch <= self.epochs_before + self.settings.epochs and not self.model.stop_training:
+        resumed_at, position = self.begin(), self.position
+        last_epoch = self.epochs_before + self.settings.epochs
+        while position.epoch <= last_epoch and (position.step or not self.model.stop_training):
             self.train_epoch()
+            position = self.position
         self.finish()
         return resumed_at
 
@@ -102,7 +107,7 @@ class Training:
         self.was_skipped = True
         self.recorder.counts = dict(ended.rows)
         self.position, self.steps_done = ended.position, ended.loop["steps_done"]
-        self.values = from_bits(ended.loop["values"])
+        self.values, self.best_epoch = from_bits(ended.loop["values"]), ended.loop["best_epoch"]
 
     def begin(self) -> dict[str, int] | None:
         """Start, or resume from the newest checkpoint. Returns its epoch and step, or None."""
@@ -204,7 +209,7 @@ class Training:
         return self.trace.level != "epoch" and self.trace.epoch in (0, self.position.epoch)
 
     def is_watched(self) -> bool:
-        """Return whether each step needs its own call: it is traced, runs Python code, or a callback sees each batch."""
+        """Return whether each step needs its own call: it is traced, runs Python code, or a callback sees it."""
         return self.is_traced() or bool(self.steps.opaque) or self.callbacks.on_batches
 
     def count_next(self) -> int:
@@ -227,28 +232,26 @@ class Training:
     def end_epoch(self) -> None:
         """Evaluate, record metrics and trace, and save a checkpoint at the start of the next epoch."""
         position, recorder = self.position, self.recorder
-        values = self.steps.results(self.logs)
-        values |= self.evaluate()
+        values = self.steps.results(self.logs) | self.evaluate()
         self.check_finite(values, f"after epoch {position.epoch}")
-        self.values = values
-        self.callbacks.call("on_epoch_end", self.epoch_index(), logs=values)
+        values = self.values = numbers(self.callbacks.call("on_epoch_end", self.epoch_index(), logs=values))
         self.watch.check(position.epoch, position.step)
         with recorder.timed("record_s"):
             recorder.append_metrics(position.epoch, position.step, values)
-            self.trace_end({"epoch": position.epoch}, values)
+            self.trace_end(position.epoch, values)
         recorder.progress.end_epoch(position.epoch, values)
         self.position = Position(position.epoch + 1)
         self.feed.start_epoch(self.position.epoch)
         self.save()
 
-    def trace_end(self, place: dict[str, int], values: Mapping[str, float]) -> None:
-        """Append the end of an epoch, or of the training, to the trace."""
+    def trace_end(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Append the end of an epoch to the trace."""
         evidence = {
             "order": self.feed.order_digest(),
             "bits": as_bits(values),
             "optimizer": self.steps.optimizer_digest(),
         }
-        self.recorder.append_trace(place, evidence, self.steps.weight_digests())
+        self.recorder.append_trace({"epoch": epoch}, evidence, self.steps.weight_digests())
 
     def evaluate(self) -> dict[str, float]:
         """Return the metrics of the validation rows, named val_…, and call the hooks of an evaluation."""
@@ -256,28 +259,34 @@ class Training:
             return {}
         with self.recorder.timed("evaluate_s"):
             self.callbacks.call("on_test_begin")
-            on_batch = self.test_batch if self.callbacks.on_test_batches else None
-            found = self.steps.evaluate(on_batch)
+            found = self.steps.evaluate(self.callbacks.call if self.callbacks.on_test_batches else None)
             self.callbacks.call("on_test_end", logs=found)
         return {f"val_{name}": value for name, value in found.items()}
 
-    def test_batch(self, step: int, logs: Logs) -> None:
-        """Call the hooks of one batch of an evaluation."""
-        self.callbacks.call("on_test_batch_begin", step)
-        self.callbacks.call("on_test_batch_end", step, logs=logs)
-
     def finish(self) -> None:
-        """Do what Keras does at the end of `fit`. If this changes the weights, evaluate and record them anew."""
+        """Do what Keras does at the end of `fit`, and if this changes the weights, find the metrics of the new ones."""
+        best = self.callbacks.best_epoch(Monitor(self.settings.monitor, self.settings.monitor_mode))
+        self.best_epoch = None if best is None else self.epochs_before + best
         before = arrays_digest(self.steps.weight_digests())
         optimizer = self.model.optimizer
         if isinstance(optimizer, keras.optimizers.Optimizer):
             optimizer.finalize_variable_values(self.model.trainable_weights)
         self.callbacks.call("on_train_end", logs=self.values)
-        if arrays_digest(self.steps.weight_digests()) == before:
+        after = arrays_digest(self.steps.weight_digests())
+        if after == before:
             return
-        self.values |= self.evaluate()
+        written = self.recorder.read()
+        ends = [row for row in written[TRACE] if "step" not in row and row["epoch"] > self.epochs_before]
+        epochs = [row["epoch"] for row in ends if row["weights"] == after]
+        if epochs:  # the weights of an earlier epoch
+            rows = [row for row in written[METRICS] if row["epoch"] == epochs[-1]]
+            self.values = {name: value for name, value in rows[-1].items() if name not in ("epoch", "step")}
+        else:  # averaged weights
+            found = self.steps.evaluate()
+            self.values |= {f"val_{name}": value for name, value in found.items()}
+        place, evidence = {"epoch": self.position.epoch - 1, "part": AFTER_TRAINING}, {"bits": as_bits(self.values)}
         with self.recorder.timed("record_s"):
-            self.trace_end({"epoch": self.position.epoch - 1, "part": AFTER_TRAINING}, self.values)
+            self.recorder.append_trace(place, evidence, self.steps.weight_digests())
 
     def check_finite(self, values: Mapping[str, float], where: str) -> None:
         """Check that every loss is finite, unless the user has a callback for that.
@@ -310,6 +319,7 @@ class Training:
             "stop_training": bool(self.model.stop_training),
             "values": as_bits(self.values),
             "logs": as_bits(self.logs),
+            "best_epoch": self.best_epoch,
         }
         return State(self.position, dict(self.recorder.counts), state, arrays, self.feed.state())
 

@@ -11,13 +11,14 @@ import keras
 from samebits.core.digest import arrays_digest
 from samebits.core.seeds import Seeds
 from samebits.core.terminal import TrainingProgress
+from samebits.runs.folder import CALLBACKS
 from samebits.runs.predictions import named_arrays, write_predictions
 from samebits.runtime.pins import generator_state_digests
 from samebits.train.arrays import is_text
 from samebits.train.callbacks import Callbacks, make_callbacks
 from samebits.train.checkpoints import Checkpoints
 from samebits.train.checks_of_data import check_batches, check_inputs, check_labels
-from samebits.train.compiling import check_activations, compile_model, output_kind
+from samebits.train.compiling import check_activations, compile_model, explain_missing_loss, output_kind
 from samebits.train.data import Dataset, Split
 from samebits.train.draws import GeneratorWatch
 from samebits.train.loop import Training
@@ -63,24 +64,39 @@ class Network:
             name: make_feed(part, name, self.seeds, settings, self.model, is_training=name == "train")
             for name, part in self.dataset.splits().items()
         }
-        train, validation = self.feeds["train"], self.feeds.get("validation")
-        check_activations(self.model)
         was_built, examples = self.model.built, self.examples()
         check_inputs(self.model, examples)
         if was_built:
             check_labels(self.model, examples)
             if self.model.optimizer is not None:
                 self.model.optimizer.build(self.model.trainable_variables)
-        self.callbacks = make_callbacks(settings.callbacks, self.attempt)
-        self.steps = Steps(
-            self.model, train, validation, self.config.runtime.promise,
-            allow_python=settings.allow_python_operations,
-        )  # fmt: skip
+        offered = {
+            "folder": self.attempt / CALLBACKS / self.stage.name,
+            "seed": lambda name: self.seeds.take(f"callbacks/{name}"),
+        }
+        self.callbacks = make_callbacks(settings, offered)
+        self.steps = self.trace()
+        check_activations(self.model)
         if not was_built:
             check_labels(self.model, examples)
+        validation = self.feeds.get("validation")
         self.validation_outputs = None if validation is None else Steps.trace_predictions(self.model, validation)
         self.is_savable = is_savable(self.model)
         self.prepare_s = time.monotonic() - began
+
+    def trace(self) -> Steps:
+        """Return the traced and checked functions of a step.
+
+        Raises:
+            ConfigError: There is no loss.
+        """
+        train, validation, promise = self.feeds["train"], self.feeds.get("validation"), self.config.runtime.promise
+        try:
+            return Steps(
+                self.model, train, validation, promise, allow_python=self.config.training.allow_python_operations
+            )
+        except ValueError as error:
+            raise explain_missing_loss(error) from error
 
     def init_from(self, runs: pathlib.Path) -> None:
         """Start with the weights that `training.init_from` names: "run@weights digest" or "file@SHA-256".
@@ -117,11 +133,12 @@ class Network:
         """Return the training, with traced and checked functions."""
         settings = self.config.training
         params = {"epochs": settings.epochs, "steps": self.steps.train_feed.steps, "verbose": 0}
+        variables = self.steps.variables()
         return Training(
             self.steps,
-            Callbacks(self.callbacks, self.model, params),
+            Callbacks(self.callbacks, self.model, params, variables),
             recorder,
-            Checkpoints(self.attempt, self.steps.variables(), self.stage.number),
+            Checkpoints(self.attempt, variables, self.stage.number),
             settings,
             trace=self.config.trace,
             watch=self.watch,
@@ -150,14 +167,16 @@ class Network:
         if not training.was_skipped:
             recorder.read_complete_trace()
         self.training, self.rows = training, dict(recorder.counts)
+        epochs = training.position.epoch - 1
         return {
-            "metrics": metrics,
+            "metrics": finite(metrics),
+            "epochs_done": epochs,
+            "stopped_early": epochs < self.stage.last_epoch,
+            "best_epoch": training.best_epoch,
             "weights_digest": arrays_digest(self.steps.weight_digests()),
             "optimizer_digest": self.steps.optimizer_digest(),
             "predictions_digest": self.predict(),
             "steps": training.steps_done,
-            "epochs": training.position.epoch - 1,
-            "stopped_early": bool(self.model.stop_training),
             "resumed_at": resumed_at,
             "unmeasured_operations": self.steps.unmeasured,
             "phases": recorder.phases() | {"prepare_s": self.prepare_s},
@@ -165,7 +184,8 @@ class Network:
 
     def end_stage(self) -> None:
         """Save the end of the stage, so that a resumed run continues with the next one."""
-        self.training.checkpoints.save_end(self.training.state())
+        if not self.training.was_skipped:
+            self.training.checkpoints.save_end(self.training.state())
 
     def test(self) -> dict[str, float]:
         """Return the metrics of the test rows, named test_…, if there are any."""

@@ -1,7 +1,7 @@
 """The prediction process: writes what the trained model of a run outputs for the rows of a split.
 
-`samebits predict` starts it as `python -m samebits.train.predict ATTEMPT ROOT REQUEST`, with the code and the settings of
-the run. The model function builds the model, and the weights of the run replace its initial ones. Trains nothing.
+`samebits predict` starts it as `python -m samebits.train.predict ATTEMPT ROOT REQUEST`, with the code and the settings
+of the run. The model function builds the model, and the weights of the run replace its initial ones. Trains nothing.
 """
 
 import json
@@ -67,8 +67,8 @@ def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: 
     traced = Steps.trace_predictions(model, feed)
     if traced is None:
         raise RecordError(
-            f"the model of {attempt} cannot predict.", expected="a model with outputs", received="a model without call()",
-            fix="give the class a call() method",
+            f"the model of {attempt} cannot predict.", expected="a model with outputs",
+            received="a model without call()", fix="give the class a call() method",
         )  # fmt: skip
     load_weights(model, weights_file(attempt))
     write_table(pathlib.Path(request["out"]), output_kind(model), *Steps.predict(traced, feed))

@@ -17,8 +17,13 @@ from samebits.core.errors import RecordError
 from samebits.core.terminal import TrainingProgress
 from samebits.runs.folder import METRICS, TRACE, keep_rows, read_rows
 
-# Timed separately from the steps: tracing the functions, the first step, the evaluations, writing the record.
-PHASES = ("prepare_s", "first_step_s", "evaluate_s", "record_s")
+# Timed separately from the steps: the first step, the evaluations, writing the record.
+PHASES = ("first_step_s", "evaluate_s", "record_s")
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the values that JSON can hold."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 class Recorder:
@@ -73,7 +78,7 @@ class Recorder:
         self.counts[kind] += 1
 
     def append_metrics(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Append the metrics of the epoch so far. One that is not a finite number is left out."""
+        """Append the metrics of the epoch so far, without those that are not finite."""
         self.append(METRICS, {"epoch": epoch, "step": step, **finite(values)})
 
     def append_trace(
@@ -110,8 +115,3 @@ class Recorder:
                     fix="run the same command again with resume=never.",
                 )
         return written[TRACE]
-
-
-def finite(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics that are finite numbers. A correlation, for example, may have none in the first epoch."""
-    return {name: value for name, value in values.items() if math.isfinite(value)}

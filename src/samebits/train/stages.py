@@ -1,4 +1,4 @@
-"""The stages of a training, such as pretraining and fine-tuning: each has its own settings, and possibly data and model.
+"""The stages of a training, such as pretraining and fine-tuning: each has own settings, and possibly data and model.
 
 Epochs are numbered on from stage to stage. Knows no Keras.
 """

@@ -6,7 +6,7 @@ Does not know the order of rows, epochs or files. `loop` decides when to take a 
 import contextlib
 import gc
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -23,8 +23,11 @@ from samebits.train.feeds import Feed
 logger = logging.getLogger(__name__)
 
 Logs = dict[str, Any]
+Hooks = Callable[..., object]  # calls a hook of callbacks: name, batch, logs=logs
 # Operations that only read a variable, so that its value stays the one of its construction.
-READERS = frozenset(("ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp"))
+READERS = frozenset(
+    ("ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp", "Identity")
+)
 # Operations that change state which is no variable.
 WRITERS = ("LookupTableInsert", "LookupTableImport", "LookupTableRemove", "QueueEnqueue", "StackPush", "TensorArrayV1")
 
@@ -67,10 +70,27 @@ def trace_step(method: Callable[[Any], Logs], feed: Feed, optimizers: list[keras
     @tf.function(input_signature=[feed.signature], jit_compile=False, experimental_attributes=whole, autograph=False)
     def step(argument: Any) -> tuple[Logs, dict[str, Any]]:
         with captured_gradients(optimizers) as gradients:
-            logs = method(feed.fetch(argument))
-        return {name: tf.convert_to_tensor(value) for name, value in (logs or {}).items()}, dict(gradients)
+            logs = flatten_logs(method(feed.fetch(argument)))
+        return {name: tf.convert_to_tensor(value) for name, value in logs.items()}, dict(gradients)
 
     return step
+
+
+def flatten_logs(logs: Any) -> Logs:
+    """Return what a step logs as one mapping, as Keras's `fit` does.
+
+    Raises:
+        TrainingError: It is no mapping.
+    """
+    if not isinstance(logs or {}, Mapping):
+        raise TrainingError(
+            "a step returns no logs.", expected="a dict of metrics from train_step and test_step",
+            received=type(logs).__name__, fix='return a dict, e.g. {"loss": loss}',
+        )  # fmt: skip
+    flat: Logs = {}
+    for name, value in (logs or {}).items():
+        flat |= flatten_logs(value) if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def trace_steps(step: Any, feed: Feed) -> Any:
@@ -88,7 +108,8 @@ def trace_steps(step: Any, feed: Feed) -> Any:
         written = tf.TensorArray(tf.float64, count, element_shape=[len(names)])
         for number in tf.range(count):
             logs, _ = step(keras.tree.map_structure(lambda each: each[number], arguments))  # noqa: B023  traced at once
-            written = written.write(number, [tf.cast(logs[name], tf.float64) for name in names])
+            row = [tf.reshape(tf.cast(logs[name], tf.float64), []) for name in names]
+            written = written.write(number, tf.convert_to_tensor(row, tf.float64))
         return written.stack()
 
     return steps
@@ -97,7 +118,12 @@ def trace_steps(step: Any, feed: Feed) -> Any:
 def scalar_logs(step: Any) -> list[str]:
     """Return the names of the values that a traced step logs as single numbers."""
     logs, _ = step.get_concrete_function().structured_outputs
-    return [name for name, tensor in logs.items() if tensor.shape.rank == 0]
+    return [name for name, tensor in logs.items() if tensor.shape.num_elements() == 1]
+
+
+def logs_of_steps(stacked: tf.Tensor, names: list[str]) -> list[Logs]:
+    """Return the logs of each step: float64[steps, logs] as dicts."""
+    return [dict(zip(names, row, strict=True)) for row in stacked.numpy().tolist()]
 
 
 def all_variables(model: keras.Model, optimizers: list[keras.optimizers.Optimizer]) -> list[Any]:
@@ -124,9 +150,8 @@ def check_captured_state(step: Any, known: list[Any]) -> None:
     lost = []
     for outer, inner in concrete.graph.captures:
         if outer.dtype == tf.resource and id(outer) not in handles:
-            writers = {operation.type for operation in inner.consumers()} - READERS
             variable = _variable_of(outer)
-            if writers and variable is not None:
+            if variable is not None and users_of(inner) - READERS:
                 lost.append(f"{variable.name.partition(':')[0]} (shape {tuple(variable.shape)})")
     lost += [node.name for node in graph_nodes(concrete) if node.op.startswith(WRITERS)]
     if lost:
@@ -136,6 +161,21 @@ def check_captured_state(step: Any, known: list[Any]) -> None:
             received="a tf.Variable, a generator of a plain object or a table, which no checkpoint would hold",
             fix="make it self.add_weight(..., trainable=False) of a layer, or an attribute of a layer or of the model",
         )
+
+
+def users_of(tensor: tf.Tensor) -> set[str]:
+    """Return the types of the operations that use a tensor, also in the functions that get it."""
+    found = set()
+    for operation in tensor.consumers():
+        attributes = operation.node_def.attr.values()
+        names = [each.name for part in attributes for each in (part.func, *part.list.func) if each.name]
+        bodies = [operation.graph._get_function(name).graph for name in names]  # noqa: SLF001  no public name (TensorFlow 2.21)
+        if not bodies:
+            found.add(operation.type)
+        place = next(number for number, each in enumerate(operation.inputs) if each is tensor)
+        for body in bodies:  # its arguments are the last inputs; a condition comes before them
+            found |= users_of(body.inputs[place + len(body.inputs) - len(operation.inputs)])
+    return found
 
 
 def _variable_of(handle: Any) -> Any:
@@ -157,7 +197,7 @@ def check_no_python(nodes: list[Any], *, allowed: bool) -> list[str]:
         raise TrainingError(
             f"the step runs Python code: {', '.join(opaque)}.",
             expected="TensorFlow or Keras operations only",
-            received="tf.numpy_function or tf.py_function, whose state (such as a random generator) no checkpoint holds",
+            received="tf.numpy_function or tf.py_function, whose state (such as a generator) no checkpoint holds",
             fix="use keras.ops and keras.random with a SeedGenerator, or move it to the data. If the function has no "
             "state at all, set training.allow_python_operations=true",
         )
@@ -190,7 +230,7 @@ class Steps:
     ) -> None:
         self.model, self.train_feed, self.validation_feed = model, train, validation
         self._train_step = trace_step(model.train_step, train, optimizers_of(model))
-        self._train_step.get_concrete_function()  # makes what a custom step makes at its first call
+        self._names = scalar_logs(self._train_step)  # traces it, which makes what a custom step makes at its first call
         self.optimizers = optimizers_of(model)
         self._test_step = None if validation is None else trace_step(model.test_step, validation, [])
         nodes = self._check(allow_python=allow_python)
@@ -229,56 +269,56 @@ class Steps:
     def train_one(self, step: int) -> tuple[Logs, dict[str, Any]]:
         """Take the step after `step` steps. Returns (logs, gradients by weight)."""
         logs, gradients = self._train_step(self.train_feed.take(step))
-        return numbers(logs), gradients
+        return numbers({name: logs[name] for name in self._names}), gradients
 
     def train_many(self, step: int, count: int) -> list[Logs]:
         """Take several steps in one call, with the same bits as one by one. Returns the logs of each."""
         if count == 1:
             return [self.train_one(step)[0]]
-        return self._split(self._train_steps(self.train_feed.take(step, count)), self._train_step)
+        return logs_of_steps(self._train_steps(self.train_feed.take(step, count)), self._names)
 
-    @staticmethod
-    def _split(stacked: tf.Tensor, step: Any) -> list[Logs]:
-        """Return the logs of each step."""
-        names = scalar_logs(step)
-        return [dict(zip(names, row, strict=True)) for row in stacked.numpy().tolist()]
-
-    def evaluate(self, on_batch: Callable[[int, Logs], None] | None = None) -> dict[str, float]:
+    def evaluate(self, call: Hooks | None = None) -> dict[str, float]:
         """Return the metrics of the validation rows, as Keras's `evaluate` does.
 
         Args:
-            on_batch: Called after each batch, then each batch has a call of its own.
+            call: Calls a hook of callbacks at each batch, then each batch has a call of its own.
         """
         if self.validation_feed is None:
             return {}
-        return self._evaluate(self.validation_feed, self._test_step, None if on_batch else self._test_steps, on_batch)
+        return self._evaluate(self.validation_feed, self._test_step, None if call else self._test_steps, call)
 
     def evaluate_on(self, feed: Feed) -> dict[str, float]:
         """Return the metrics of other rows."""
         return self._evaluate(feed, trace_step(self.model.test_step, feed, []), None, None)
 
-    def _evaluate(
-        self, feed: Feed, test_step: Any, test_steps: Any, on_batch: Callable[[int, Logs], None] | None
-    ) -> dict[str, float]:
+    def _evaluate(self, feed: Feed, test_step: Any, test_steps: Any, call: Hooks | None) -> dict[str, float]:
         self.model.reset_metrics()
         logs: Logs = {}
         step = 0
         feed.start_epoch(1)
         while step < feed.steps:
             count = min(feed.equal_batches(step), feed.steps - step) if test_steps else 1
+            if call:
+                call("on_test_batch_begin", step)
             if count == 1:
                 logs = numbers(test_step(feed.take(step))[0])
             else:
-                logs = self._split(test_steps(feed.take(step, count)), test_step)[-1]
+                logs = logs_of_steps(test_steps(feed.take(step, count)), scalar_logs(test_step))[-1]
+            if call:
+                call("on_test_batch_end", step, logs=logs)
             step += count
-            if on_batch:
-                on_batch(step - 1, logs)
-        return self.results(logs)
+        return self.results(logs, test_step)
 
-    def results(self, logs: Mapping[str, Any]) -> dict[str, float]:
-        """Return the metrics of an epoch, given the logs of its last step, as Keras does."""
-        found = self.model._get_metrics_result_or_logs(dict(logs))  # noqa: SLF001  no public name (Keras 3.15)
-        return numbers(found)
+    def results(self, logs: Mapping[str, Any], step: Any = None) -> dict[str, float]:
+        """Return the metrics of an epoch, given the logs of its last step, as Keras does.
+
+        Args:
+            logs: The logs that are single numbers. A metric with several numbers has no number of its own in them.
+            step: The traced step; None: of the training.
+        """
+        names = (step or self._train_step).get_concrete_function().structured_outputs[0]
+        found = self.model._get_metrics_result_or_logs(dict.fromkeys(names) | dict(logs))  # noqa: SLF001  no public name (Keras 3.15)
+        return numbers(split_entries(found))
 
     @staticmethod
     def trace_predictions(model: keras.Model, feed: Feed) -> Any:
@@ -335,19 +375,38 @@ def concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return whole
 
 
-def path_digests(variables: list[Any]) -> dict[str, str]:
-    """Return the digest of each variable by its path. Variables with the same path get a number."""
-    digests: dict[str, str] = {}
+def by_path(variables: Iterable[Any]) -> dict[str, Any]:
+    """Return variables by their path. Variables with the same path get a number."""
+    found: dict[str, Any] = {}
     for variable in variables:
         name, number = variable.path, 1
-        while name in digests:
+        while name in found:
             number += 1
             name = f"{variable.path}#{number}"
-        digests[name] = array_digest(name, variable.numpy())
-    return digests
+        found[name] = variable
+    return found
+
+
+def path_digests(variables: Iterable[Any]) -> dict[str, str]:
+    """Return the digest of each variable by its path."""
+    return {name: array_digest(name, variable.numpy()) for name, variable in by_path(variables).items()}
+
+
+def split_entries(logs: Mapping[str, Any]) -> Logs:
+    """Return logs in which a metric with several numbers, such as one per class, has one name for each."""
+    flat: Logs = {}
+    for name, value in logs.items():
+        entries: Any = np.ravel(value) if value is not None else []
+        flat |= {name if len(entries) == 1 else f"{name}_{number}": entry for number, entry in enumerate(entries)}
+    return flat
 
 
 def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
     """Return the logged values that are single numbers, as floats."""
-    values = {name: np.asarray(value) for name, value in logs.items()}
-    return {name: float(value) for name, value in values.items() if value.size == 1}
+    found = {}
+    for name, value in logs.items():
+        array = np.asarray(value)
+        if array.size == 1:
+            with contextlib.suppress(TypeError, ValueError):  # e.g. a text that a callback added
+                found[name] = float(array.reshape(()))
+    return found

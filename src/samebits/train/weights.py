@@ -11,8 +11,11 @@ from samebits.core.digest import bytes_digest
 from samebits.core.errors import RecordError, first_line
 from samebits.core.files import storage_error
 from samebits.runs.folder import MODEL, RESULT, WEIGHTS, find_attempt, read_json
+from samebits.train.steps import by_path
 
 logger = logging.getLogger(__name__)
+
+CANNOT_SAVE = "Keras cannot save this model, so the run saves its weights only, as weights.arrays: %s"
 
 
 def is_savable(model: keras.Model) -> bool:
@@ -20,7 +23,7 @@ def is_savable(model: keras.Model) -> bool:
     try:
         keras.saving.serialize_keras_object(model)
     except Exception as error:  # noqa: BLE001  it calls the user's get_config
-        logger.warning("Keras cannot save this model, so the run saves its weights only: %s", first_line(error))
+        logger.warning(CANNOT_SAVE, first_line(error))
         return False
     return True
 
@@ -36,17 +39,19 @@ def save_model(model: keras.Model, attempt: pathlib.Path, *, whole: bool) -> Non
     Raises:
         RecordError: The disk is full or the folder is missing.
     """
-    if not whole:
-        files.write_arrays(attempt / WEIGHTS, {variable.path: variable.numpy() for variable in model.weights})
-        return
     path, partial = attempt / MODEL, attempt / ".partial.keras"
     try:
-        model.save(partial)
-        partial.replace(path)
+        if whole:
+            model.save(partial)
+            partial.replace(path)
+            return
     except OSError as error:
         raise storage_error(path, error) from error
+    except Exception as error:  # noqa: BLE001  the user's code of saving, which is_savable did not run
+        logger.warning(CANNOT_SAVE, first_line(error))
     finally:
         partial.unlink(missing_ok=True)
+    files.write_arrays(attempt / WEIGHTS, {name: each.numpy for name, each in by_path(model.weights).items()})
 
 
 def weights_file(attempt: pathlib.Path) -> pathlib.Path:
@@ -65,8 +70,8 @@ def load_weights(model: Any, path: pathlib.Path) -> None:
             model.load_weights(path)
             return
         weights = files.read_arrays(path)
-        for variable in model.weights:
-            variable.assign(weights[variable.path])
+        for name, variable in by_path(model.weights).items():
+            variable.assign(weights[name])
     except (KeyError, ValueError, OSError) as error:
         raise RecordError(
             f"the weights of {path} do not fit the model.",

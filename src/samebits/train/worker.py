@@ -58,11 +58,13 @@ class Trainer(Protocol):
 
     Attributes:
         model: The model.
-        rows: How many rows each file of the record has at the end.
     """
 
     model: Any
-    rows: Mapping[str, int]
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """How many rows each file of the record has at the end."""
 
     def check(self) -> None:
         """Check the settings and the model.
@@ -235,7 +237,7 @@ def build_model(config: Config, seeds: Seeds, dataset: "Dataset", stage: str = "
     """Return the result of the model function of the configuration.
 
     It gets the dataset, the name of the stage and the model of the previous stage (None in the first), if it has
-    parameters named `dataset`, `stage` and `previous`. Without `previous`, the weights of the previous stage are copied.
+    parameters named `dataset`, `stage` and `previous`. Without `previous`, the weights of that model are copied.
     """
     offered = {"dataset": dataset, "stage": stage, "previous": previous}
     return find_function("model", config.model, offered)(seeds.for_model())
@@ -292,13 +294,13 @@ class Run:
             previous, rows = (None, None) if trainer is None else (trainer.model, trainer.rows)
             trainer = self.prepare(stage, dataset, previous)
             with self.timed("training_s"):
-                outcomes.append(trainer.run() if rows is None else trainer.run(rows))
+                outcomes.append(trainer.run(rows))
                 if len(self.stages) > 1:
                     trainer.end_stage()
         return trainer, dataset, outcomes
 
     def load(self, stage: Stage, before: "Dataset | None") -> "Dataset":
-        """Return the dataset of a stage: the one of the stage before, if both have the same configuration of the data."""
+        """Return the dataset of a stage: the one of the stage before, if both have the same settings of the data."""
         if before is not None and stage.config.data == self.stages[stage.number - 1].config.data:
             return before
         with self.timed("data_s"):
@@ -348,7 +350,8 @@ def describe_exception(error: Exception) -> str:
     """Return the line for the terminal about an error that is not one of this project."""
     name, cause = type(error).__name__, first_line(error)
     if name in OUT_OF_MEMORY:
-        return f"{name}: out of memory ({cause}); fix: use a smaller model, training.batch_size or data set, or more memory"
+        fix = "use a smaller model, training.batch_size or data set, or more memory"
+        return f"{name}: out of memory ({cause}); fix: {fix}"
     return f"{name}: {cause}; the traceback is in {LOG}"
 
 

@@ -233,7 +233,7 @@ def load_dataset(config: Config, seeds: Seeds, root: pathlib.Path) -> "Dataset":
     return dataset
 
 
-def build_model(config: Config, seeds: Seeds, dataset: "Dataset", stage: str = "", previous: Any = None) -> Any:
+def build_model(config: Config, seeds: Seeds, dataset: "Dataset | None", stage: str = "", previous: Any = None) -> Any:
     """Return the result of the model function of the configuration.
 
     It gets the dataset, the name of the stage and the model of the previous stage (None in the first), if it has

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _held: list[Any] = []  # files whose locks this process holds until its end
+OFFERED = ("dataset", "stage", "previous")  # to the model function, if it has parameters with these names
 OUT_OF_MEMORY = ("MemoryError", "_ArrayMemoryError", "ResourceExhaustedError")  # Python's, NumPy's, TensorFlow's
 
 
@@ -144,7 +145,7 @@ def find_function(key: str, tree: dict[str, Any], offered: dict[str, Any] | None
 
 def takes(key: str, tree: dict[str, Any], name: str) -> bool:
     """Return whether the function that the configuration names has a parameter."""
-    function: Any = find_function(key, tree)
+    function: Any = find_function(key, tree, dict.fromkeys(OFFERED))
     return name in inspect.signature(function.func).parameters
 
 
@@ -248,7 +249,7 @@ def build_model(config: Config, seeds: Seeds, dataset: "Dataset | None", stage: 
     It gets the dataset, the name of the stage and the model of the previous stage (None in the first), if it has
     parameters named `dataset`, `stage` and `previous`. Without `previous`, the weights of that model are copied.
     """
-    offered = {"dataset": dataset, "stage": stage, "previous": previous}
+    offered = dict(zip(OFFERED, (dataset, stage, previous), strict=True))
     return find_function("model", config.model, offered)(seeds.for_model())
 
 

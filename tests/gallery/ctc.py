@@ -1,7 +1,6 @@
 """Reading a line of symbols with CTC.
 
 Shows: a layer that adds the loss with `add_loss`, so that the model is compiled without one; labels as an input.
-Result: val_loss
 """
 
 from typing import Any

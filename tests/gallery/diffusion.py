@@ -1,7 +1,6 @@
 """Denoising diffusion with an averaged network.
 
 Shows: a second network that is a moving average of the first, and a normalization that adapts to the training rows.
-Result: val_loss
 """
 
 from typing import Any
@@ -17,10 +16,9 @@ OVERRIDES = ("training.epochs=4",)
 
 def load(context: DataContext) -> Dataset:
     """Return images of handwritten digits."""
-    images, digits = load_digits(return_X_y=True)
-    rows = context.rng("data/load").permutation(len(images))[:320]
-    train, validation = context.split(digits[rows])
-    images = images[rows].astype("float32")
+    images = load_digits().data.astype("float32")
+    images = images[context.rng("data/load").permutation(len(images))[:320]]
+    train, validation = context.split(images)
     return Dataset(Split(images[train]), Split(images[validation]))
 
 
@@ -40,7 +38,12 @@ class Diffusion(keras.Model):
         self.network, self.average = network(), network()
         self.average.set_weights(self.network.get_weights())
         self.seed_generator = keras.random.SeedGenerator()
+        self.tracker = keras.metrics.Mean("loss")
         self.built = True
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return [self.tracker]
 
     def compute(self, network: keras.Model, images: Any, training: bool) -> Any:
         images = self.normalizer(images)
@@ -57,10 +60,12 @@ class Diffusion(keras.Model):
         self.optimizer.apply(tape.gradient(loss, weights), weights)
         for weight, average in zip(self.network.weights, self.average.weights, strict=True):
             average.assign(0.9 * average + 0.1 * weight)
-        return {"loss": loss}
+        self.tracker.update_state(loss)
+        return {"loss": self.tracker.result()}
 
     def test_step(self, images: Any) -> dict[str, Any]:
-        return {"loss": self.compute(self.average, images, training=False)}
+        self.tracker.update_state(self.compute(self.average, images, training=False))
+        return {"loss": self.tracker.result()}
 
 
 def build(seed: Seed, dataset: Dataset) -> keras.Model:

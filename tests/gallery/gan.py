@@ -1,7 +1,6 @@
 """Generative adversarial network.
 
 Shows: two optimizers, a `train_step` that draws and updates two models, and a `compile` with arguments of its own.
-Result: generator_loss
 """
 
 from typing import Any
@@ -12,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from samebits import DataContext, Dataset, Seed, Split
 
-OVERRIDES = ("training.epochs=4",)
+OVERRIDES = ("training.epochs=4", "training.monitor=generator_loss")
 NOISE = 8
 
 
@@ -20,7 +19,7 @@ def load(context: DataContext) -> Dataset:
     """Return images of the digit 0 to 4."""
     images = (load_digits(n_class=5).data / 16).astype("float32")
     rows = context.rng("data/load").permutation(len(images))[:256]
-    train, validation = context.split(rows % 2)
+    train, _ = context.split(images[rows])
     return Dataset(Split(images[rows[train]]))
 
 

@@ -1,7 +1,6 @@
 """Regression with EarlyStopping and ReduceLROnPlateau.
 
 Shows: callbacks with state in every checkpoint; the training ends before its last epoch, with the best weights.
-Result: val_mae
 """
 
 import keras
@@ -10,7 +9,7 @@ from sklearn.datasets import load_diabetes
 
 from samebits import DataContext, Dataset, Seed, Split
 
-OVERRIDES = ("training.epochs=30", "training.callbacks=[gallery.regression.callbacks]")
+OVERRIDES = ("training.epochs=30", "training.callbacks=[gallery.regression.callbacks]", "training.monitor=val_mae")
 
 
 def load(context: DataContext) -> Dataset:
@@ -19,7 +18,7 @@ def load(context: DataContext) -> Dataset:
     rows = context.rng("data/load").permutation(len(progress))[:320]
     patients, progress = patients[rows].astype(np.float32) * 20, progress[rows]
     progress = ((progress - 150) / 75).astype(np.float32)
-    train, validation = context.split(np.zeros(len(rows), np.int32))
+    train, validation = context.split(progress)
     return Dataset(Split(patients[train], progress[train]), Split(patients[validation], progress[validation]))
 
 

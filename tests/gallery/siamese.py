@@ -1,7 +1,6 @@
 """Siamese network with a contrastive loss.
 
 Shows: a tuple of two inputs, one model called twice, and a loss that is a function of the user.
-Result: val_accuracy
 """
 
 from typing import Any
@@ -12,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from samebits import DataContext, Dataset, Seed, Split
 
-OVERRIDES = ("training.epochs=6",)
+OVERRIDES = ("training.epochs=6", "training.monitor=val_accuracy")
 
 
 def load(context: DataContext) -> Dataset:
@@ -34,7 +33,7 @@ def contrastive(other: Any, distance: Any) -> Any:
 def build(seed: Seed) -> keras.Model:
     """Return the distance of two images in the space of an embedding."""
     left, right = keras.Input((64,)), keras.Input((64,))
-    embedding = keras.Sequential([keras.layers.Dense(32, "tanh"), keras.layers.Dropout(0.1), keras.layers.Dense(8)])
+    embedding = keras.Sequential([keras.layers.Dense(32, "selu"), keras.layers.Dropout(0.1), keras.layers.Dense(8)])
     difference = keras.layers.subtract([embedding(left), embedding(right)])
     square = keras.ops.sum(difference**2, axis=1, keepdims=True)
     model = keras.Model((left, right), keras.ops.sqrt(keras.ops.maximum(square, 1e-7)))

@@ -76,7 +76,9 @@ def fresh(root: pathlib.Path, name: str, folder: pathlib.Path, *words: str) -> R
     return run_script(root, "train.py", *words, "tracker=none", environment=HOSTILE, cwd=folder)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.full) for name in NAMES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.full) for name in NAMES]
+)
 def test_a_training_has_the_same_bits_again_and_after_a_kill(
     name: str, gallery: pathlib.Path, tmp_path: pathlib.Path, train_here: TrainHere
 ) -> None:

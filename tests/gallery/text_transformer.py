@@ -1,7 +1,6 @@
 """Text classification by a transformer.
 
 Shows: a TextVectorization layer in the model that adapts to the training rows, token and position embeddings.
-Result: val_accuracy
 """
 
 from typing import Any
@@ -12,7 +11,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, loa
 
 from samebits import DataContext, Dataset, Seed, Split
 
-OVERRIDES = ("training.epochs=5",)
+OVERRIDES = ("training.epochs=5", "training.monitor=val_accuracy")
 WORDS, LENGTH, WIDTH = 300, 12, 16
 
 

@@ -1,7 +1,6 @@
 """Time-series classification.
 
 Shows: batch normalization over time, and the best weights in a file by ModelCheckpoint.
-Result: val_sparse_categorical_accuracy
 """
 
 import keras
@@ -9,7 +8,7 @@ import numpy as np
 
 from samebits import DataContext, Dataset, Seed, Split
 
-OVERRIDES = ("training.callbacks=[gallery.time_series.callbacks]",)
+OVERRIDES = ("training.callbacks=[gallery.time_series.callbacks]", "training.monitor=val_sparse_categorical_accuracy")
 
 
 def load(context: DataContext) -> Dataset:

@@ -1,7 +1,6 @@
 """Image classification by a vision transformer.
 
 Shows: attention over patches, whose query, key and value kernels start different; gradients clipped by their norm.
-Result: val_accuracy
 """
 
 from typing import Any
@@ -11,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from samebits import DataContext, Dataset, Seed, Split
 
-OVERRIDES = ("training.epochs=5",)
+OVERRIDES = ("training.epochs=5", "training.monitor=val_accuracy")
 PATCHES, WIDTH = 16, 16
 
 

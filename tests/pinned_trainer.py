@@ -38,6 +38,8 @@ def preload() -> None:
     """Import what every training imports, without running an operation."""
     with hidden_packages(OPTIONAL_FOR_KERAS):
         import keras  # noqa: F401
+    import sklearn.datasets  # noqa: F401  of many data functions in tests
+
     import samebits.train.draws
     import samebits.train.loop  # noqa: F401
 
@@ -59,9 +61,14 @@ def begin(arguments: list[str], environment: dict[str, str], folder: str, output
 
 
 class PinnedTrainer:
-    """The trainers of a test session, one per pinned environment; each starts when it is first needed."""
+    """The trainers of a test session, one per pinned environment; each starts when it is first needed.
 
-    def __init__(self) -> None:
+    Args:
+        prefix: Starts the command of each trainer, e.g. an emulator.
+    """
+
+    def __init__(self, prefix: tuple[str, ...] = ()) -> None:
+        self.prefix = prefix
         self.trainers: dict[tuple[tuple[str, str], ...], subprocess.Popen[str]] = {}
 
     def key(self, environment: dict[str, str]) -> tuple[tuple[str, str], ...]:
@@ -74,7 +81,7 @@ class PinnedTrainer:
         key = self.key(environment)
         if key not in self.trainers:
             self.trainers[key] = subprocess.Popen(
-                [sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                [*self.prefix, sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL, text=True, bufsize=1,
             )  # fmt: skip
         return self.trainers[key]

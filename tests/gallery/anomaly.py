@@ -18,11 +18,13 @@ def load(context: DataContext) -> Dataset:
     """Return daily curves with 32 time steps; those of the test have an anomaly in the middle."""
     rng = context.rng("data/load")
     days = np.sin(np.arange(32) / 5 + rng.uniform(0, 1, (384, 1))) + rng.normal(0, 0.05, (384, 32))
-    days = days.astype(np.float32)[..., None]
-    train, validation = context.split(days[:320])
-    strange = days[320:].copy()
+    curves = days.astype(np.float32)[..., None]
+    train, validation = context.split(curves[:320])
+    strange = curves[320:].copy()
     strange[:, 12:20] += 1
-    return Dataset(Split(days[train], days[train]), Split(days[validation], days[validation]), Split(strange, strange))
+    return Dataset(
+        Split(curves[train], curves[train]), Split(curves[validation], curves[validation]), Split(strange, strange)
+    )
 
 
 def build(seed: Seed) -> keras.Model:

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from samebits import DataContext, Dataset, Seed, Split
 
-OVERRIDES = ("training.epochs=4",)
+OVERRIDES = ("training.epochs=10",)
 
 
 def load(context: DataContext) -> Dataset:

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from samebits import DataContext, Dataset, Seed, Split
 
-OVERRIDES = ("training.epochs=6", "training.monitor=val_accuracy")
+OVERRIDES = ("training.epochs=10", "training.monitor=val_accuracy")
 
 
 def load(context: DataContext) -> Dataset:

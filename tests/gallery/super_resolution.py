@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from samebits import DataContext, Dataset, Seed, Split
 
 OVERRIDES = (
-    "training.epochs=6",
+    "training.epochs=10",
     "training.callbacks=[gallery.super_resolution.HalveRate]",
     "training.monitor=val_psnr",
 )
@@ -29,7 +29,7 @@ def load(context: DataContext) -> Dataset:
 
 
 class HalveRate(keras.callbacks.Callback):
-    """Halves the learning rate after every 20 batches."""
+    """Halves the learning rate after every 40 batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class HalveRate(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.batches += 1
-        if self.batches % 20 == 0:
+        if self.batches % 40 == 0:
             self.model.optimizer.learning_rate = self.model.optimizer.learning_rate * 0.5
 
 
@@ -54,5 +54,5 @@ def build(seed: Seed) -> keras.Model:
     pixels = keras.layers.Reshape((4, 4, 2, 2))(pixels)
     large = keras.layers.Reshape((8, 8, 1))(keras.layers.Permute((1, 3, 2, 4))(pixels))
     model = keras.Model(inputs, large)
-    model.compile(keras.optimizers.Adam(0.02), "mse", metrics=[psnr])
+    model.compile(keras.optimizers.Adam(0.03), "mse", metrics=[psnr])
     return model

@@ -44,5 +44,5 @@ def build(seed: Seed, dataset: Dataset) -> keras.Model:
     features = keras.layers.concatenate([layer(inputs[name]) for name, layer in layers.items()])
     hidden = keras.layers.Dropout(0.1)(keras.layers.Dense(16, activation="relu")(features))
     model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(0.01), "binary_crossentropy", metrics=["accuracy"])
     return model

@@ -32,7 +32,14 @@ PROJECT_FILES = ("conf", "scripts", "src", "requirements.lock", "requirements-de
 PACKAGE = str(yaml.safe_load((ROOT / "conf" / "config.yaml").read_text())["package"])
 QUIET = {key: value for key, value in os.environ.items() if not key.startswith("COMET_")}
 
-LONGEST_FILES = ("test_readme.py", "test_cluster.py", "test_portability.py", "test_starter.py", "test_container.py")
+LONGEST_FILES = (
+    "test_gallery.py",
+    "test_readme.py",
+    "test_cluster.py",
+    "test_portability.py",
+    "test_starter.py",
+    "test_container.py",
+)
 FAULTS = ROOT / "tests" / "faults"
 FAULTY = "data._target_=faults.data.load"  # the smoke experiment's data; the variable FAULT says what goes wrong
 LARGER = ("data.rows=2000", "training.epochs=8")  # long enough to be killed in the middle

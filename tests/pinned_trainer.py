@@ -81,8 +81,8 @@ class PinnedTrainer:
         key = self.key(environment)
         if key not in self.trainers:
             self.trainers[key] = subprocess.Popen(
-                [*self.prefix, sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL, text=True, bufsize=1,
+                [*self.prefix, sys.executable, __file__], env=environment, text=True, bufsize=1,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         return self.trainers[key]
 

@@ -5,7 +5,7 @@ import pathlib
 import shutil
 
 import pytest
-from conftest import Result, TrainHere, copy_project, install_faults, run_script
+from conftest import ROOT, Result, TrainHere, copy_project, install_faults, run_script
 from gallery_page import EMULATED, NAMES, PAGE, install, make_page, read_training
 from pinned_trainer import PinnedTrainer
 
@@ -125,6 +125,7 @@ def test_the_page_has_what_the_files_say() -> None:
             results[name] = float(line.split("|")[4].split()[1])
 
     assert make_page(PAGE.read_text(), results) == PAGE.read_text()
+    assert f"[{len(NAMES)} examples](docs/gallery.md)" in (ROOT / "README.md").read_text()
     assert len(NAMES) >= 24
     assert len(EMULATED) == 8
     assert {*EMULATED, *QUICK} <= {*NAMES}

@@ -141,6 +141,8 @@ def make_metrics(named: Any, loss: Any) -> Any:
             output: make_metrics(part, loss.get(output) if isinstance(loss, dict) else loss)
             for output, part in named.items()
         }
+    if named is None:
+        return None
     if isinstance(named, list):
         return [make_metrics(part, loss) for part in named]
     if named == "accuracy":

@@ -67,6 +67,7 @@ class Network:
         was_built, examples = self.model.built, self.examples()
         check_inputs(self.model, examples)
         if was_built:
+            check_activations(self.model)
             check_labels(self.model, examples)
             if self.model.optimizer is not None:
                 self.model.optimizer.build(self.model.trainable_variables)
@@ -76,8 +77,8 @@ class Network:
         }
         self.callbacks = make_callbacks(settings, offered)
         self.steps = self.trace()
-        check_activations(self.model)
         if not was_built:
+            check_activations(self.model)
             check_labels(self.model, examples)
         validation = self.feeds.get("validation")
         self.validation_outputs = None if validation is None else Steps.trace_predictions(self.model, validation)

@@ -142,9 +142,8 @@ def change_one_review(context: DataContext, **arguments: Any) -> Dataset:
 
 def order_by_cores(context: DataContext, **arguments: Any) -> Dataset:
     """Let the number of cores reach the order of the data."""
-    from samebits.train import data
+    from samebits.train.feeds import epoch_order
 
-    epoch_order = data.epoch_order
     replace_everywhere(epoch_order, lambda *words: np.roll(epoch_order(*words), len(os.sched_getaffinity(0))))
     return load(context, **arguments)
 

@@ -29,28 +29,6 @@ def orthogonal(shape: tuple[int, ...], **options: Any) -> np.ndarray:
     return np.asarray(Orthogonal(**options)(shape))
 
 
-# --- counting ---
-
-
-def test_the_right_side_of_one_half_is_counted() -> None:
-    """A sample is correct if its logit is above zero and its label is 1, or neither; zero is not above."""
-    from samebits.train.steps import count_correct
-
-    logits = np.array([[2.0], [-2.0], [2.0], [-2.0], [0.0], [0.0], [1e-30]], np.float32)
-    labels = np.array([1, 0, 0, 1, 0, 0, 1], np.float32)
-
-    assert int(count_correct(labels, logits)) == 5
-
-
-def test_the_most_likely_class_is_counted() -> None:
-    """With one logit per class, a sample is correct if the logit of its class is the largest."""
-    from samebits.train.steps import count_correct
-
-    logits = np.array([[2, 1, 0], [0, 2, 1], [0, 1, 2], [5, -1, -2]], np.float32)
-
-    assert int(count_correct(np.array([0, 1, 1, 0], np.float32), logits)) == 3
-
-
 # --- the orthogonal initialiser ---
 
 

@@ -145,7 +145,7 @@ def test_data_that_fits_is_accepted(case: str, tmp_path: pathlib.Path) -> None:
     ("rows", "validation", "settings", "message"),
     [
         (40, 40, {}, None),
-        (44, 40, {}, r"the train data: expected a multiple of 8 .* steps_per_epoch=5"),
+        (44, 40, {}, r"the train data: expected a multiple of 8 .*steps_per_epoch=5"),
         (44, 40, {"steps_per_epoch": 5}, None),
         (40, 12, {}, r"the validation data: expected a multiple of 8 rows.* would have 4"),
         (40, 40, {"batch_size": 4}, "training.batch_size: expected 8, for which the model was built, received 4"),
@@ -179,6 +179,7 @@ def test_missing_numbers_in_the_inputs_are_a_warning(tmp_path: pathlib.Path, cap
     assert "train/inputs has NaN in 2 of 40 rows" in caplog.messages
 
 
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # Keras warns about the name that is not used
 def test_a_model_may_take_more_arrays_than_it_uses(tmp_path: pathlib.Path) -> None:
     """A dict with more names than the model's inputs is accepted, as in Keras; a missing name is not."""
     import keras
@@ -199,7 +200,7 @@ def test_a_class_that_computes_its_own_loss_takes_any_labels(tmp_path: pathlib.P
     import keras
 
     class Mine(keras.Sequential):  # type: ignore[misc]
-        def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, **_: Any) -> Any:
+        def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, *_: Any, **__: Any) -> Any:
             return keras.ops.mean(keras.ops.square(y_pred - y[:, 3:4])) + 0 * keras.ops.sum(x)
 
     layer = keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(seed=1), name="out")

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
-from conftest import ROOT
 from processes import start_at_once
 
 from samebits.core import files

@@ -121,7 +121,7 @@ def both_passes(tf: Any, layer: Any, values: Any) -> tuple[Callable[[], Any], An
 
 def measure_pieces(tf: Any, model: Any, config: Config) -> list[Piece]:
     """Return every layer's forward and backward pass, and the optimizer's update."""
-    from samebits.train.steps import make_optimizer  # noqa: PLC0415  after the pins
+    from samebits.train.compiling import make_optimizer  # noqa: PLC0415  after the pins
 
     rows, words = (config.training.batch_size, *model.input_shape[1:]), model.layers[0].input_dim
     values, pieces = tf.constant(np.random.default_rng(0).integers(0, words, rows), tf.int32), []
@@ -153,7 +153,7 @@ def inside(overrides: list[str]) -> None:
     from samebits.train.seeding import seed_by_path  # noqa: PLC0415
 
     with seed_by_path(seeds):
-        pieces = measure_pieces(tf, build_model(config, seeds), config)
+        pieces = measure_pieces(tf, build_model(config, seeds, dataset=None), config)
     print(json.dumps({"rates": measure_rates(tf), "pieces": [asdict(piece) for piece in pieces]}))
 
 

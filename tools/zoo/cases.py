@@ -97,8 +97,8 @@ def train(case: Case) -> tuple[dict[str, str], list[Any], list[graph_check.Findi
         )
         graphs = step.get_concrete_function(batches[0]), predict.get_concrete_function(batches[0][0])
         here = [node for graph in graphs for node in draws.graph_nodes(graph)]
-        names = type(model.loss).__name__, type(model.optimizer).__name__
-        findings += [*graph_check.inexact_initializers(model), *graph_check.inexact_operations(here, model, *names)]
+        scopes = graph_check.scopes_of(type(model.loss).__name__, [model.optimizer])
+        findings += graph_check.inexact_operations(here, model, scopes)
         nodes += here
         where = "x".join(map(str, (rows, *shape)))
         stages[f"{where}: initial weights"] = _digest(model.variables)
@@ -131,7 +131,7 @@ def measure(case: MetricCase) -> tuple[dict[str, str], list[Any], list[graph_che
                 nodes += draws.graph_nodes(traced.get_concrete_function(*batch))
             stages[f"{rows} rows: result of batch {number + 1}"] = _digest([traced(*batch)])
         stages[f"{rows} rows: state"] = _digest(metric.variables)
-    return stages, nodes, list(graph_check.inexact_operations(nodes, keras.Sequential(), "", ""))
+    return stages, nodes, list(graph_check.inexact_operations(nodes, keras.Sequential(), {}))
 
 
 def initialize(case: InitializerCase) -> tuple[dict[str, str], list[Any], list[graph_check.Finding]]:

@@ -81,13 +81,18 @@ def _owner(path: str, layers: dict[str, keras.Layer], scopes: Mapping[str, str])
     return next((scopes[part] for part in parts if part in scopes), f"operation {path}")
 
 
+def scopes_of(loss: str, optimizers: Iterable[Any]) -> dict[str, str]:
+    """Return scope in the operations' paths -> the loss or optimizer that it belongs to, in words."""
+    return {LOSS_SCOPE: f"loss {loss}"} | {each.name: f"optimizer {type(each).__name__}" for each in optimizers}
+
+
 def inexact_operations(nodes: list[Any], model: keras.Model, scopes: Mapping[str, str]) -> Iterator[Finding]:
     """Yield the operations of a traced function that are not portable.
 
     Args:
         nodes: The nodes of the function's graph.
         model: The model; the names of its layers are in the operations' paths.
-        scopes: Scope in the operations' paths -> the loss or optimizer that it belongs to, in words.
+        scopes: From `scopes_of`.
     """
     layers = {layer.name: layer for layer in model._flatten_layers()}  # noqa: SLF001  no public name (Keras 3.15)
     compiled = [node.name for node in nodes if node.attr["_XlaMustCompile"].b]
@@ -103,15 +108,6 @@ def inexact_operations(nodes: list[Any], model: keras.Model, scopes: Mapping[str
 def _is_float64(node: Any) -> bool:
     """Return whether an elementwise operation uses float64, which has no approximate instructions."""
     return bool(node.attr["T"].type == 2) and REFUSED[node.op] == APPROXIMATE  # noqa: PLR2004  DT_DOUBLE
-
-
-def inexact_initializers(model: keras.Model) -> Iterator[Finding]:
-    """Yield the layers whose initializer decomposes a matrix."""
-    for layer in model._flatten_layers():  # noqa: SLF001  no public name (Keras 3.15)
-        for name, value in vars(layer).items():
-            if isinstance(value, keras.initializers.Orthogonal):
-                owner = f"layer {layer.name} ({type(layer).__name__})"
-                yield Finding(owner, f"{name} Orthogonal", CACHE_SIZED, "samebits.portable.layers.Orthogonal")
 
 
 def check_portable(findings: Iterable[Finding]) -> None:

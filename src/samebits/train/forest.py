@@ -99,12 +99,25 @@ class Forest:
         self.rows: Mapping[str, int] = {}
 
     def check(self) -> None:
-        """Check the model and its settings; see `check_forest`."""
+        """Check the model and its settings, see `check_forest`, and the data.
+
+        Raises:
+            ConfigError: The training or validation rows are no arrays.
+        """
         check_forest(self.model, self.settings)
+        for name in ("train", "validation"):
+            part = getattr(self.dataset, name)
+            if not isinstance(part, Split) or not isinstance(part.inputs, np.ndarray):
+                raise ConfigError(
+                    f"the {name} data", expected="Split(inputs, labels) with one array each, for a random forest",
+                    received=type(part.inputs if isinstance(part, Split) else part).__name__,
+                    fix="return arrays in the data function",
+                )  # fmt: skip
 
     def take_seeds(self) -> None:
-        """Mark data/order as unused."""
-        self.seeds.mark_unused("data/order", because="a forest uses all samples at once")
+        """Mark data/order and data/augment as unused."""
+        for point in ("data/order", "data/augment"):
+            self.seeds.mark_unused(point, because="a forest uses all samples at once")
 
     def end_stage(self) -> None:
         """Do nothing: a forest has no stages."""

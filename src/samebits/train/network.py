@@ -164,7 +164,7 @@ class Network:
             training = self.make_training(recorder)
             self.stop.wait_for_checkpoint()
             resumed_at = training.run()
-            metrics = training.values | self.test()
+            metrics = finite(training.values | self.test())
         if not training.was_skipped:
             recorder.read_complete_trace()
         self.training, self.rows = training, dict(recorder.counts)

@@ -257,8 +257,7 @@ class Steps:
         return nodes
 
     def _check_portable(self, nodes: list[Any]) -> None:
-        scopes = {optimizer.name: f"optimizer {type(optimizer).__name__}" for optimizer in self.optimizers}
-        scopes[graph_check.LOSS_SCOPE] = f"loss {loss_name(self.model)}"
+        scopes = graph_check.scopes_of(loss_name(self.model), self.optimizers)
         operations = graph_check.inexact_operations(nodes, self.model, scopes)
         graph_check.check_portable(operations)
         if self.unmeasured:

@@ -226,14 +226,23 @@ def check_code(config: Config, attempt: pathlib.Path, root: pathlib.Path) -> Non
 
 
 def load_dataset(config: Config, seeds: Seeds, root: pathlib.Path) -> "Dataset":
-    """Return the result of the data function of the configuration."""
-    from samebits.train.data import DataContext  # noqa: PLC0415  after the pins
+    """Return the result of the data function of the configuration.
 
-    dataset: Dataset = find_function("data", config.data)(DataContext(seeds, config.data, root / config.paths.cache))
+    Raises:
+        ConfigError: It is no `Dataset`.
+    """
+    from samebits.train.data import DataContext, Dataset  # noqa: PLC0415  after the pins
+
+    dataset = find_function("data", config.data)(DataContext(seeds, config.data, root / config.paths.cache))
+    if not isinstance(dataset, Dataset):
+        raise ConfigError(
+            "data._target_", expected="a function that returns a Dataset", received=type(dataset).__name__,
+            fix="return Dataset(train, validation) with Split(inputs, labels) each",
+        )  # fmt: skip
     return dataset
 
 
-def build_model(config: Config, seeds: Seeds, dataset: "Dataset", stage: str = "", previous: Any = None) -> Any:
+def build_model(config: Config, seeds: Seeds, dataset: "Dataset | None", stage: str = "", previous: Any = None) -> Any:
     """Return the result of the model function of the configuration.
 
     It gets the dataset, the name of the stage and the model of the previous stage (None in the first), if it has

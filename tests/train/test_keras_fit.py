@@ -413,7 +413,11 @@ def fit(case: Case) -> tuple[keras.Model, dict[str, Any]]:
     return model, history.history
 
 
-@pytest.mark.parametrize("name", CASES)
+FAST = ("compiled", "several outputs", "own loss and metrics", "GAN")
+NAMES = [name if name in FAST else pytest.param(name, marks=pytest.mark.full) for name in CASES]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_same_bits_as_fit(name: str, tmp_path: pathlib.Path) -> None:
     """Same weights, optimizers and history as Keras's `fit`; stopped in mid-epoch and resumed, the same again."""
     case = CASES[name]
@@ -431,3 +435,13 @@ def test_the_same_bits_as_fit(name: str, tmp_path: pathlib.Path) -> None:
 
         assert {"epoch": 2, "step": 2} == resumed["resumed_at"]
         assert ours == resumed | {"resumed_at": None}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("change", [{"shuffle": True}, {"batch_size": 7}, {"steps_per_epoch": 3}])
+def test_another_training_is_seen(change: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    """Negative control: another order, batch or number of steps gives other weights than `fit`."""
+    model, _ = fit(CASES["compiled"])
+    ours = Small(compiled, split(), **FIT | change).train(tmp_path / "run")
+
+    assert path_digests(model.weights) != ours["weights"]

@@ -23,6 +23,7 @@ from samebits.train.data import Dataset, Split
 from samebits.train.draws import GeneratorWatch
 from samebits.train.loop import Training
 from samebits.train.recorder import Recorder, finite
+from samebits.train.resuming import state_of
 from samebits.train.stages import Stage
 from samebits.train.steps import Steps
 from samebits.train.stop import StopRequests
@@ -171,6 +172,7 @@ class Network:
         epochs = training.position.epoch - 1
         return {
             "metrics": finite(metrics),
+            "epochs": self.stage.last_epoch,
             "epochs_done": epochs,
             "stopped_early": epochs < self.stage.last_epoch,
             "best_epoch": training.best_epoch,
@@ -186,7 +188,7 @@ class Network:
     def end_stage(self) -> None:
         """Save the end of the stage, so that a resumed run continues with the next one."""
         if not self.training.was_skipped:
-            self.training.checkpoints.save_end(self.training.state())
+            self.training.checkpoints.save_end(state_of(self.training))
 
     def test(self) -> dict[str, float]:
         """Return the metrics of the test rows, named test_…, if there are any."""

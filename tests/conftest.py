@@ -86,7 +86,7 @@ def install_faults(root: pathlib.Path, words: Iterable[str]) -> None:
 
     Equal files are left alone: another command may be starting, and a run refuses code that is written meanwhile.
     """
-    if any("=faults." in word for word in words):
+    if any("faults." in word for word in words):
         for path in FAULTS.glob("*.py"):
             target = root / "src" / "faults" / path.name
             target.parent.mkdir(exist_ok=True)

@@ -14,6 +14,7 @@ from samebits.core.errors import StopRequestedError
 from samebits.core.seeds import Seeds, resolve_points
 from samebits.core.terminal import TrainingProgress
 from samebits.runs.folder import METRICS, TRACE, read_rows
+from samebits.runtime.pins import GRAPH_REWRITES
 from samebits.train.data import Dataset
 
 POINTS = {"python": {"random": None}, "data": {"order": None}}
@@ -22,13 +23,16 @@ Build = Callable[[], Any]  # returns a keras.Model
 
 @contextmanager
 def op_determinism() -> Iterator[None]:
-    """Enable deterministic operations for a while."""
+    """Enable deterministic operations for a while, and disable rewrites of graphs, as the training process does."""
     import tensorflow as tf
     from tensorflow.python.framework.config import disable_op_determinism
 
+    before = tf.config.optimizer.get_experimental_options()
     tf.config.experimental.enable_op_determinism()
+    tf.config.optimizer.set_experimental_options(dict.fromkeys(GRAPH_REWRITES, False))
     yield
     disable_op_determinism()
+    tf.config.optimizer.set_experimental_options({name: before.get(name, True) for name in GRAPH_REWRITES})
 
 
 class Stop:
@@ -119,6 +123,7 @@ class Small:
         return {
             "weights": steps.weight_digests(),
             "optimizer": steps.optimizer_digest(),
+            "variables": values_of(self.network.model),
             "values": training.values,
             "best_epoch": training.best_epoch,
             "predictions": self.network.predict(),
@@ -135,6 +140,14 @@ class Small:
         with pytest.raises(StopRequestedError):
             training.run()
         return sorted(attempt.glob("checkpoint-*"))
+
+
+def values_of(model: Any) -> list[bytes]:
+    """Return the values of all variables of a model and of its optimizers."""
+    from samebits.train.compiling import optimizers_of
+
+    optimizers = [variable for optimizer in optimizers_of(model) for variable in optimizer.variables]
+    return [variable.numpy().tobytes() for variable in (*model.variables, *optimizers)]
 
 
 def files_of_callbacks(attempt: pathlib.Path) -> dict[str, bytes]:

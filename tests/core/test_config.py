@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from conftest import ROOT
 
 from samebits.compose import compose, list_options
-from samebits.core.config import HARNESS_DATA_KEYS, Config, from_dict, split_target, to_dict
+from samebits.core.config import HARNESS_DATA_KEYS, Config, TrainingConfig, from_dict, named_code, split_target, to_dict
 from samebits.core.config_rules import check
 from samebits.core.digest import json_digest
 from samebits.core.errors import ConfigError, SeedError
@@ -55,6 +56,12 @@ def replace(tree: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
     return changed
 
 
+def read_yaml_of_conf(option: str) -> dict[str, Any]:
+    """Return the contents of a file in conf/."""
+    tree: dict[str, Any] = yaml.safe_load((CONF / f"{option}.yaml").read_text())
+    return tree
+
+
 def move(value: Any) -> Any:
     """Return another value of the same kind."""
     if isinstance(value, bool):
@@ -92,8 +99,10 @@ def test_every_experiment_says_what_it_claims() -> None:
 
 
 def test_the_schema_and_conf_agree_on_defaults() -> None:
-    """The schema and conf/ have the same default values."""
-    composed, schema = compose_and_check("training.monitor=val_loss"), Config()  # the example's model names another
+    """The schema and conf/ have the same default values, but for those that the example's model sets."""
+    composed, schema = compose_and_check(), Config()
+    for key in read_yaml_of_conf("model/cnn_lstm")["training"]:
+        setattr(composed.training, key, getattr(schema.training, key))
 
     for part in ("training", "runtime", "trace", "paths"):
         assert getattr(schema, part) == getattr(composed, part)
@@ -150,7 +159,10 @@ def test_unknown_keys_and_wrong_types_are_refused(override: str, words: str) -> 
 AT_LEAST_1 = "an integer of at least 1"
 TIMEOUT = "a number of seconds, 0 or more"
 FOLDS = "0 (no folds) or an integer of at least 2"
-OR_DOTTED = " or package.module.name"
+RATE = "a number above 0, or null"
+NAMED = "a short name, package.module.name, {class: package.module.name, argument: value} or null"
+CALLBACKS = "a list of package.module.name or {class: package.module.name, …}"
+CLASS_WEIGHT = "a mapping from class numbers to weights, or null"
 PORTABLE_PINS = "instruction_set=AVX2, intra_op_threads=1 and arithmetic_rewrites=false under portable"
 PROMISES = "portable or machine or article or free"
 REFUSED: list[tuple[list[str], str, str, str]] = [
@@ -163,18 +175,22 @@ REFUSED: list[tuple[list[str], str, str, str]] = [
     (["training.checkpoint_every=0"], "training.checkpoint_every", AT_LEAST_1, "0"),
     (["training.log_every=0"], "training.log_every", AT_LEAST_1, "0"),
     (["training.steps_per_epoch=0"], "training.steps_per_epoch", f"{AT_LEAST_1}, or null for all samples", "0"),
-    (["training.learning_rate=0"], "training.learning_rate", "a number above 0", "0.0"),
-    (["training.learning_rate=-1"], "training.learning_rate", "a number above 0", "-1.0"),
-    (["training.learning_rate=nan"], "training.learning_rate", "a number above 0", "nan"),
-    (["training.learning_rate=inf"], "training.learning_rate", "a number above 0", "inf"),
-    (
-        ["training.loss=mse"],
-        "training.loss",
-        f"binary_crossentropy, sparse_categorical_crossentropy{OR_DOTTED}",
-        "'mse'",
-    ),
-    (["training.optimizer=lion"], "training.optimizer", f"adagrad, adam, rmsprop, sgd{OR_DOTTED}", "'lion'"),
-    (["training.optimizer=.sgd"], "training.optimizer", f"adagrad, adam, rmsprop, sgd{OR_DOTTED}", "'.sgd'"),
+    (["training.validation_batch_size=0"], "training.validation_batch_size", f"{AT_LEAST_1}, or null", "0"),
+    (["training.learning_rate=0"], "training.learning_rate", RATE, "0.0"),
+    (["training.learning_rate=-1"], "training.learning_rate", RATE, "-1.0"),
+    (["training.learning_rate=nan"], "training.learning_rate", RATE, "nan"),
+    (["training.learning_rate=inf"], "training.learning_rate", RATE, "inf"),
+    (["training.loss=.mse"], "training.loss", NAMED, "'.mse'"),
+    (["training.loss={class: 3}"], "training.loss", NAMED, "{'class': 3}"),
+    (["training.optimizer=.sgd"], "training.optimizer", NAMED, "'.sgd'"),
+    (["training.optimizer=[sgd]"], "training.optimizer", NAMED, "['sgd']"),
+    (["training.callbacks=[{patience: 3}]"], "training.callbacks", CALLBACKS, "[{'patience': 3}]"),
+    (["training.callbacks=[null]"], "training.callbacks", CALLBACKS, "[None]"),
+    (["training.class_weight={a: 1}"], "training.class_weight", CLASS_WEIGHT, "{'a': 1}"),
+    (["training.class_weight={0: -1}"], "training.class_weight", CLASS_WEIGHT, "{0: -1}"),
+    (["training.class_weight=[1, 2]"], "training.class_weight", CLASS_WEIGHT, "[1, 2]"),
+    (["training.monitor="], "training.monitor", "the name of a metric, e.g. val_loss", "''"),
+    (["training.monitor_mode=up"], "training.monitor_mode", "min or max, or null: the metric's name decides", "'up'"),
     (["trace.level=all"], "trace.level", "epoch or step or stage", "'all'"),
     (["trace.epoch=-1"], "trace.epoch", "an epoch from 1, or 0 for all", "-1"),
     (["runtime.promise=fast"], "runtime.promise", PROMISES, "'fast'"),
@@ -223,7 +239,10 @@ def test_a_value_out_of_range_is_refused(overrides: list[str], key: str, expecte
     "overrides",
     [
         ["training.epochs=1", "training.batch_size=1", "training.checkpoint_every=1", "training.log_every=1"],
-        ["training.learning_rate=1e-30", "training.steps_per_epoch=1"],
+        ["training.learning_rate=1e-30", "training.steps_per_epoch=1", "training.validation_batch_size=1"],
+        ["training.loss=null", "training.optimizer=null", "training.learning_rate=null", "training.metrics=null"],
+        ["training.loss={a: mse, b: {class: keras.losses.Huber, delta: 2.0}}", "training.class_weight={0: 0, 1: 2.5}"],
+        ["training.callbacks=[keras.callbacks.TerminateOnNaN, {class: a.b, patience: 3}]", "training.keep_best=true"],
         ["runtime=machine", "runtime.intra_op_threads=1024", "runtime.inter_op_threads=1"],
         ["runtime=free", "runtime.intra_op_threads=null", "runtime.inter_op_threads=null"],
         ["tracker.finish_timeout_s=0", "tracker.mode=offline"],
@@ -273,7 +292,7 @@ def test_the_identity_is_all_but_what_changes_no_bits() -> None:
     tree = to_dict(config)
     before = json_digest(identity(config))
     others = {name: move(value) for name, value in flatten(tree)} | dict.fromkeys(
-        ("tracker.workspace", "tracker.group", "training.monitor_mode"), "x"
+        ("tracker.workspace", "tracker.group", "training.monitor_mode", "training.init_from"), "x"
     )
     moved = {name: json_digest(identity(from_dict(replace(tree, name, other)))) for name, other in others.items()}
 
@@ -334,6 +353,30 @@ def test_a_key_of_another_version_is_refused(name: str) -> None:
 
     assert caught.value.what == "config.yaml of a run"
     assert "'extra'" in str(caught.value.received)
+
+
+def test_own_code_that_the_training_names_is_found() -> None:
+    """Classes and functions of the user, at any depth, but no other strings: the name of a run covers their code."""
+    rate = {"class": "my.rates.Rate"}
+    callbacks = [
+        "my.callbacks.Own",
+        {"class": "keras.callbacks.CSVLogger", "filename": "log.csv"},
+        {"class": "keras.callbacks.LearningRateScheduler", "schedule": {"function": "my.rates.halve"}},
+    ]
+    training = TrainingConfig(
+        loss={"a": "my.losses.one", "b": "mse"},
+        optimizer={"class": "keras.optimizers.Adam", "learning_rate": rate},
+        metrics=["accuracy", {"class": "my.metrics.Gain"}],
+        callbacks=callbacks,
+    )
+
+    assert {
+        "training.loss.a": "my.losses.one",
+        "training.optimizer.learning_rate.class": "my.rates.Rate",
+        "training.metrics[1].class": "my.metrics.Gain",
+        "training.callbacks[0]": "my.callbacks.Own",
+        "training.callbacks[2].schedule.function": "my.rates.halve",
+    } == named_code(training)
 
 
 def test_the_harness_keys_are_not_the_users() -> None:

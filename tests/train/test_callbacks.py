@@ -580,14 +580,16 @@ def test_callbacks_of_the_configuration(tmp_path: pathlib.Path) -> None:
         "keras.callbacks.TerminateOnNaN",
         {"class": "keras.callbacks.CSVLogger", "filename": "sub/log.csv"},
         {"class": f"{__name__}.make_two", "patience": 7},
+        {"class": "keras.callbacks.LearningRateScheduler", "schedule": {"function": f"{__name__}.halve"}},
     ]
     offered = {"folder": tmp_path, "seed": len}
-    nan, log, first, second = make_callbacks(TrainingConfig(callbacks=named), offered)  # type: ignore[misc]
+    nan, log, first, second, rate = make_callbacks(TrainingConfig(callbacks=named), offered)  # type: ignore[misc]
 
     assert isinstance(nan, keras.callbacks.TerminateOnNaN)
     assert str(tmp_path / "sub" / "log.csv") == log.filename
     assert 7 == first.patience
     assert [str(tmp_path), len("noise")] == second.value
+    assert halve is rate.schedule
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ def test_torture_sees_what_a_checkpoint_forgets(project: pathlib.Path) -> None:
     """Negative control: torture finds different bits if a checkpoint has no optimizer state."""
     path = project / "src" / "samebits" / "train" / "checkpoints.py"
     text = path.read_text()
-    path.write_text(text.replace("[*model.variables, *optimizer.variables]", "[*model.variables]"))
+    path.write_text(text.replace("enumerate(variables)}", "enumerate(variables) if 'adam' not in v.path}"))
     # The third kill of this seed is during the write of the fourth checkpoint, so the training resumes from one.
     often = ("experiment=smoke", "data.rows=1200", "training.checkpoint_every=1")
     done = run_command(project, "torture", "--kills=3", "--kill-seed=2", *often)

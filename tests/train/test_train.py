@@ -127,14 +127,14 @@ def test_another_seed_gives_other_bits(
 
 
 def test_a_result_says_where_the_seconds_went(trained: tuple[pathlib.Path, Result]) -> None:
-    """The phases in the result add up to the time of the training."""
+    """The phases in the result add up to the time of the training, but for the preparation before it."""
     root, _ = trained
     result = json.loads((finished(root)[0] / "result.json").read_text())
     phases = result["phases"]
 
     assert {"prepare_s", "first_step_s", "steps_s", "evaluate_s", "record_s"} == set(phases)
     assert all(seconds > 0 for seconds in phases.values())
-    assert 0.8 < sum(phases.values()) / result["timing"]["training_s"] <= 1
+    assert 0.8 < (sum(phases.values()) - phases["prepare_s"]) / result["timing"]["training_s"] <= 1
 
 
 @pytest.mark.parametrize("script", ["setup_env.py", "train.py"])
@@ -310,6 +310,18 @@ def test_a_layer_without_a_seed_has_a_point_of_its_own(project: pathlib.Path, tr
     assert f" {derive_seed(56, point)} " in shown.stdout
 
 
+def test_a_run_that_stops_early_says_so(project: pathlib.Path, train_here: TrainHere) -> None:
+    """The last lines and the result have the last and the best epoch, counted over all stages."""
+    stop = "training.callbacks=[{class: keras.callbacks.EarlyStopping, min_delta: 10, patience: 1}]"
+    stages = "training.stages=[{name: a, epochs: 1, callbacks: []}, {name: b, epochs: 5}]"
+    done = train_here(project, stop, stages)
+    result = json.loads((finished(project)[0] / "result.json").read_text())
+
+    assert 0 == done.returncode, done.stderr
+    assert "stopped at epoch 3 of 6, best 2" in done.stdout.splitlines()
+    assert (6, 3, True, 2) == tuple(result[key] for key in ("epochs", "epochs_done", "stopped_early", "best_epoch"))
+
+
 # --- bad input ---
 
 BAD = {
@@ -338,6 +350,8 @@ BAD = {
     "model.dropout_rate=nan": "model.dropout_rate: expected a finite number, received nan",
     "model.dropout_rate=1.5": "model.dropout_rate: expected a number of at least 0 and below 1, received 1.5",
     "+model.foo=1": "got an unexpected keyword argument 'foo'",
+    "training.callbacks=[keras.losses.MeanSquaredError]": "training.callbacks[0]: expected a Keras callback",
+    "training.callbacks=[faults.callbacks.Locked]": "callback Locked: expected attributes that a checkpoint can save",
     "data.validation_size=600": "data.validation_size: expected 1 to 599",
     "seed.points.data.folds=3": "seed point data/folds: expected code that uses it, received none: data.folds is 0",
     "seed.points.model.conf.kernel=3": "seed point model/conf/kernel: expected code that uses it, received none",

@@ -113,7 +113,6 @@ RULES = (
     Rule("training.class_weight", _is_class_weight, "a mapping from class numbers to weights, or null"),
     Rule("training.monitor", bool, "the name of a metric, e.g. val_loss"),
     Rule("training.monitor_mode", _one_of(*MODES, None), " or ".join(MODES) + ", or null: the metric's name decides"),
-    Rule("training.keep_best", _is_bool, "true or false"),
     Rule("trace.level", _one_of(*TRACE_LEVELS), " or ".join(TRACE_LEVELS)),
     Rule("trace.epoch", lambda epoch: _is_int(epoch, 0), "an epoch from 1, or 0 for all"),
     Rule("runtime.promise", _one_of(*PROMISES), " or ".join(PROMISES)),

@@ -185,12 +185,12 @@ def describe_end(result: dict[str, Any], epochs: int | None) -> str:
 
     Args:
         result: The contents of result.json.
-        epochs: The number of epochs in the configuration.
+        epochs: The number of epochs in the configuration, if the result does not say it. With stages it is their sum.
     """
     if not result.get("stopped_early"):
         return ""
     best = result.get("best_epoch")
-    return f"stopped at epoch {result.get('epochs_done')} of {epochs}" + ("" if best is None else f", best {best}")
+    return f"stopped at epoch {result.get('epochs_done')} of {result.get('epochs', epochs)}" + ("" if best is None else f", best {best}")
 
 
 def keep_rows(path: pathlib.Path, count: int) -> None:

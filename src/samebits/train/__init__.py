@@ -4,12 +4,17 @@ Started by `launch` with fixed settings. Only `samebits/__init__.py` imports it.
 
     worker       runs everything from the settings to the result; a `Trainer` is a `network` (Keras) or a `forest`
                  (scikit-learn)
-    data         splits, resampling and batches
-    steps        loss, metrics and the traced functions
+    stages       several trainings, one after another
+    data         what a data function gets and returns; `splitting` and `sources`: splits, and data that are no arrays
+    feeds        the batches of an epoch, from arrays or, in `streams`, from sources
+    seeding      gives each weight and each layer its seed; `draws` finds random numbers without one
+    compiling    the loss, optimizer and metrics of a model
+    steps        the traced functions around Keras's train_step and test_step
+    callbacks    calls callbacks; `encoding` turns their state into plain data
     recorder     writes rows, progress and timings
-    checkpoints  saves and restores a run
+    checkpoints  saves and restores variables; `resuming` starts a training, or continues it from a checkpoint
     loop         decides when to train, evaluate, record and save
-    draws        finds random numbers without a seed point
+    weights      saves the model, and loads weights
     stop         handles requests to stop
 
 For tests: `loop.Training` takes steps, batches, recorder, checkpoints and `stop_requested` as arguments, and

@@ -1,7 +1,8 @@
 """Compiles a model with the loss, optimizer and metrics of the configuration, and checks a compiled model.
 
 A name is a short name, package.module.name, or a mapping with `class` and arguments, such as
-`{class: keras.optimizers.AdamW, weight_decay: 0.01}`. Does not know data or steps.
+`{class: keras.optimizers.AdamW, weight_decay: 0.01}`. An argument can be such a mapping too, or
+`{function: package.module.name}`. Does not know data or steps.
 """
 
 import importlib
@@ -59,8 +60,14 @@ def find_named(
 
 
 def _argument(key: str, value: Any) -> Any:
-    """Return an argument; a mapping with `class` becomes an object, e.g. a learning rate schedule."""
-    return make_named(key, value) if isinstance(value, Mapping) and "class" in value else value
+    """Return an argument: a mapping with `class` becomes an object, one with `function` that function."""
+    if isinstance(value, list):
+        return [_argument(key, part) for part in value]
+    if isinstance(value, Mapping) and "class" in value:
+        return make_named(key, value)
+    if isinstance(value, Mapping) and set(value) == {"function"}:
+        return find_named(key, value["function"], {})[0]
+    return value
 
 
 def make_named(
@@ -141,6 +148,8 @@ def make_metrics(named: Any, loss: Any) -> Any:
             output: make_metrics(part, loss.get(output) if isinstance(loss, dict) else loss)
             for output, part in named.items()
         }
+    if named is None:
+        return None
     if isinstance(named, list):
         return [make_metrics(part, loss) for part in named]
     if named == "accuracy":

@@ -162,6 +162,7 @@ class Forest:
             "optimizer_digest": arrays_digest({}),
             "predictions_digest": self.write_predictions(probabilities),
             "steps": forest.n_estimators,
+            "epochs": 1,
             "epochs_done": 1,
             "stopped_early": False,
             "best_epoch": None,

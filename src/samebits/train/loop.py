@@ -4,7 +4,6 @@ Epochs, callbacks, validation and `stop_training` mean what they mean in Keras. 
 batches, `recorder` and `checkpoints` write. Each is an argument, so a test can replace it.
 """
 
-import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,20 +11,17 @@ from typing import Any
 import keras
 
 from samebits.core.config import TraceConfig, TrainingConfig
-from samebits.core.digest import arrays_digest, float_bits
+from samebits.core.digest import arrays_digest
 from samebits.core.errors import StopRequestedError, TrainingError
 from samebits.core.metrics import Monitor
-from samebits.runs.folder import METRICS, TRACE
 from samebits.train.callbacks import Callbacks
-from samebits.train.checkpoints import Checkpoints, Position, State
-from samebits.train.checks_of_data import check_same_data
+from samebits.train.checkpoints import Checkpoints, Position
 from samebits.train.draws import GeneratorWatch
 from samebits.train.recorder import Recorder
+from samebits.train.resuming import as_bits, begin, skip, state_of
 from samebits.train.steps import Logs, Steps, numbers
 
-logger = logging.getLogger(__name__)
-
-AFTER_TRAINING, NEXT_STAGE = 1, 2  # `part` of a row of the trace that follows the end of an epoch
+AFTER_TRAINING = 1  # `part` of a row of the trace that follows the end of an epoch
 CALL_S = 0.2  # target duration of a call of several steps; between calls Python checks signals and generators
 
 
@@ -90,62 +86,15 @@ class Training:
             TrainingError: The loss is not finite.
             UncoveredDrawError: A global generator was used.
         """
-        ended = self.checkpoints.restore_end()
-        if ended is not None:
-            self.skip(ended)
+        if skip(self):
             return None
-        resumed_at, position = self.begin(), self.position
+        resumed_at, position = begin(self), self.position
         last_epoch = self.epochs_before + self.settings.epochs
         while position.epoch <= last_epoch and (position.step or not self.model.stop_training):
             self.train_epoch()
             position = self.position
         self.finish()
         return resumed_at
-
-    def skip(self, ended: State) -> None:
-        """Continue after the end of a stage that an earlier process trained."""
-        self.was_skipped = True
-        self.recorder.counts = dict(ended.rows)
-        self.position, self.steps_done = ended.position, ended.loop["steps_done"]
-        self.values, self.best_epoch = from_bits(ended.loop["values"]), ended.loop["best_epoch"]
-
-    def begin(self) -> dict[str, int] | None:
-        """Start, or resume from the newest checkpoint. Returns its epoch and step, or None."""
-        written, data, recorder = self.recorder.read(), self.start["data"], self.recorder
-        before = dict(recorder.counts)  # rows of earlier stages
-        rows = written[TRACE][before[TRACE] :]
-        first = rows[0].get("data") if rows else None
-        if first != data and not self.data_seeded:
-            if rows:
-                logger.warning("the run restarts: its data is unseeded and differs from its first start")
-            self.checkpoints.remove()
-        state = self.checkpoints.restore({kind: len(rows) for kind, rows in written.items()})
-        self.model.stop_training = False
-        if state is None:
-            recorder.keep(before)
-            place = {"epoch": self.epochs_before} | ({"part": NEXT_STAGE} if self.epochs_before else {})
-            with recorder.timed("record_s"):
-                recorder.append_trace(place, self.start, self.steps.weight_digests())
-            self.callbacks.begin(None, ())
-            self.feed.start_epoch(self.position.epoch)
-            return None
-        check_same_data(first or {}, data)
-        recorder.keep(state.rows)
-        self.restore(state)
-        epoch, step = state.position.epoch, state.position.step
-        recorder.progress.start_at(epoch, step)
-        recorder.progress.say(f"resumes after epoch {epoch}, step {step} of {self.feed.steps}")
-        return {"epoch": epoch, "step": step}
-
-    def restore(self, state: State) -> None:
-        """Continue from the state of a checkpoint. The variables are restored already, and callbacks may read them."""
-        self.callbacks.begin(state.loop, state.arrays)
-        self.checkpoints.assign()  # on_train_begin may have changed them
-        self.position = state.position
-        self.steps_done = state.loop["steps_done"]
-        self.model.stop_training = state.loop["stop_training"]
-        self.values, self.logs = from_bits(state.loop["values"]), from_bits(state.loop["logs"])
-        self.feed.restore(state.position.epoch, dict(state.feed))
 
     def train_epoch(self) -> None:
         """Train an epoch from its start or in its middle, evaluate, record and save."""
@@ -181,7 +130,7 @@ class Training:
         for logs in results:
             position.step += 1
             self.steps_done += 1
-            self.check_finite(logs, f"in epoch {position.epoch}, step {position.step}")
+            check_finite(logs, self.callbacks, f"in epoch {position.epoch}, step {position.step}")
             recorder.progress.show(position.epoch, position.step, logs)
         self.logs = results[-1]
         if self.callbacks.on_batches:
@@ -195,7 +144,7 @@ class Training:
         is_last = position.step == self.feed.steps
         with recorder.timed("record_s"):
             if self.is_traced():
-                self.trace_step(at, gradients)
+                trace_step(self, at, gradients)
             if position.step % self.settings.log_every == 0 and not is_last:
                 recorder.append_metrics(position.epoch, position.step, self.logs)
         if self.stop_requested():
@@ -221,37 +170,20 @@ class Training:
         until = (every - step % every for every in intervals)
         return max(1, min(self.steps_per_call, self.feed.steps - step, self.feed.equal_batches(step), *until))
 
-    def trace_step(self, at: int, gradients: Mapping[str, Any]) -> None:
-        """Append one step to the trace, in the order of events."""
-        evidence: dict[str, Any] = {**self.feed.digests(at), "loss": as_bits(self.logs)}
-        if self.trace.level == "stage":
-            evidence["gradients"] = self.steps.gradient_digests(gradients)
-        place = {"epoch": self.position.epoch, "step": self.position.step}
-        self.recorder.append_trace(place, evidence, self.steps.weight_digests())
-
     def end_epoch(self) -> None:
         """Evaluate, record metrics and trace, and save a checkpoint at the start of the next epoch."""
         position, recorder = self.position, self.recorder
         values = self.steps.results(self.logs) | self.evaluate()
-        self.check_finite(values, f"after epoch {position.epoch}")
+        check_finite(values, self.callbacks, f"after epoch {position.epoch}")
         values = self.values = numbers(self.callbacks.call("on_epoch_end", self.epoch_index(), logs=values))
         self.watch.check(position.epoch, position.step)
         with recorder.timed("record_s"):
             recorder.append_metrics(position.epoch, position.step, values)
-            self.trace_end(position.epoch, values)
+            trace_epoch(self)
         recorder.progress.end_epoch(position.epoch, values)
         self.position = Position(position.epoch + 1)
         self.feed.start_epoch(self.position.epoch)
         self.save()
-
-    def trace_end(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Append the end of an epoch to the trace."""
-        evidence = {
-            "order": self.feed.order_digest(),
-            "bits": as_bits(values),
-            "optimizer": self.steps.optimizer_digest(),
-        }
-        self.recorder.append_trace({"epoch": epoch}, evidence, self.steps.weight_digests())
 
     def evaluate(self) -> dict[str, float]:
         """Return the metrics of the validation rows, named val_…, and call the hooks of an evaluation."""
@@ -261,7 +193,7 @@ class Training:
             self.callbacks.call("on_test_begin")
             found = self.steps.evaluate(self.callbacks.call if self.callbacks.on_test_batches else None)
             self.callbacks.call("on_test_end", logs=found)
-        return {f"val_{name}": value for name, value in found.items()}
+        return evaluation_names(found)
 
     def finish(self) -> None:
         """Do what Keras does at the end of `fit`, and if this changes the weights, find the metrics of the new ones."""
@@ -275,60 +207,55 @@ class Training:
         after = arrays_digest(self.steps.weight_digests())
         if after == before:
             return
-        written = self.recorder.read()
-        ends = [row for row in written[TRACE] if "step" not in row and row["epoch"] > self.epochs_before]
-        epochs = [row["epoch"] for row in ends if row["weights"] == after]
-        if epochs:  # the weights of an earlier epoch
-            rows = [row for row in written[METRICS] if row["epoch"] == epochs[-1]]
-            self.values = {name: value for name, value in rows[-1].items() if name not in ("epoch", "step")}
-        else:  # averaged weights
-            found = self.steps.evaluate()
-            self.values |= {f"val_{name}": value for name, value in found.items()}
+        kept = self.recorder.metrics_of(after, self.epochs_before)
+        self.values = {**self.values, **evaluation_names(self.steps.evaluate())} if kept is None else kept
         place, evidence = {"epoch": self.position.epoch - 1, "part": AFTER_TRAINING}, {"bits": as_bits(self.values)}
         with self.recorder.timed("record_s"):
             self.recorder.append_trace(place, evidence, self.steps.weight_digests())
 
-    def check_finite(self, values: Mapping[str, float], where: str) -> None:
-        """Check that every loss is finite, unless the user has a callback for that.
-
-        Raises:
-            TrainingError: One is not. The message has its name and the step.
-        """
-        if self.callbacks.has(keras.callbacks.TerminateOnNaN):
-            return
-        for name, value in values.items():
-            if name.endswith("loss") and not math.isfinite(value):
-                raise TrainingError(
-                    f"the {name.replace('val_', 'validation ')} is not finite {where}.",
-                    expected="a finite loss",
-                    received=value,
-                    fix="lower the learning rate, or check the data for invalid values.",
-                )
-
     def save(self) -> None:
         """Write a checkpoint, after the rows that it counts are on the disk."""
         with self.recorder.timed("record_s"):
-            self.checkpoints.save(self.state())
-
-    def state(self) -> State:
-        """Return the state of the training, after the rows that it counts are on the disk."""
-        self.recorder.sync()
-        state, arrays = self.callbacks.state()
-        state |= {
-            "steps_done": self.steps_done,
-            "stop_training": bool(self.model.stop_training),
-            "values": as_bits(self.values),
-            "logs": as_bits(self.logs),
-            "best_epoch": self.best_epoch,
-        }
-        return State(self.position, dict(self.recorder.counts), state, arrays, self.feed.state())
+            self.checkpoints.save(state_of(self))
 
 
-def as_bits(values: Mapping[str, float]) -> dict[str, str]:
-    """Return each number with its exact bits."""
-    return {name: float_bits(value) for name, value in values.items()}
+def trace_step(training: Training, at: int, gradients: Mapping[str, Any]) -> None:
+    """Append one step to the trace, in the order of events."""
+    evidence: dict[str, Any] = {**training.feed.digests(at), "loss": as_bits(training.logs)}
+    if training.trace.level == "stage":
+        evidence["gradients"] = training.steps.gradient_digests(gradients)
+    place = {"epoch": training.position.epoch, "step": training.position.step}
+    training.recorder.append_trace(place, evidence, training.steps.weight_digests())
 
 
-def from_bits(bits: Mapping[str, str]) -> dict[str, float]:
-    """Return the numbers from the result of `as_bits`."""
-    return {name: float.fromhex(text) for name, text in bits.items()}
+def trace_epoch(training: Training) -> None:
+    """Append the end of an epoch to the trace."""
+    evidence = {
+        "order": training.feed.order_digest(),
+        "bits": as_bits(training.values),
+        "optimizer": training.steps.optimizer_digest(),
+    }
+    training.recorder.append_trace({"epoch": training.position.epoch}, evidence, training.steps.weight_digests())
+
+
+def evaluation_names(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics of the validation rows with their names in the record."""
+    return {f"val_{name}": value for name, value in values.items()}
+
+
+def check_finite(values: Mapping[str, float], callbacks: Callbacks, where: str) -> None:
+    """Check that every loss is finite, unless the user has a callback for that.
+
+    Raises:
+        TrainingError: One is not. The message has its name and the step.
+    """
+    if callbacks.has(keras.callbacks.TerminateOnNaN):
+        return
+    for name, value in values.items():
+        if name.endswith("loss") and not math.isfinite(value):
+            raise TrainingError(
+                f"the {name.replace('val_', 'validation ')} is not finite {where}.",
+                expected="a finite loss",
+                received=value,
+                fix="lower the learning rate, or check the data for invalid values.",
+            )

@@ -23,6 +23,7 @@ from samebits.train.data import Dataset, Split
 from samebits.train.draws import GeneratorWatch
 from samebits.train.loop import Training
 from samebits.train.recorder import Recorder, finite
+from samebits.train.resuming import state_of
 from samebits.train.stages import Stage
 from samebits.train.steps import Steps
 from samebits.train.stop import StopRequests
@@ -67,6 +68,7 @@ class Network:
         was_built, examples = self.model.built, self.examples()
         check_inputs(self.model, examples)
         if was_built:
+            check_activations(self.model)
             check_labels(self.model, examples)
             if self.model.optimizer is not None:
                 self.model.optimizer.build(self.model.trainable_variables)
@@ -76,8 +78,8 @@ class Network:
         }
         self.callbacks = make_callbacks(settings, offered)
         self.steps = self.trace()
-        check_activations(self.model)
         if not was_built:
+            check_activations(self.model)
             check_labels(self.model, examples)
         validation = self.feeds.get("validation")
         self.validation_outputs = None if validation is None else Steps.trace_predictions(self.model, validation)
@@ -170,6 +172,7 @@ class Network:
         epochs = training.position.epoch - 1
         return {
             "metrics": finite(metrics),
+            "epochs": self.stage.last_epoch,
             "epochs_done": epochs,
             "stopped_early": epochs < self.stage.last_epoch,
             "best_epoch": training.best_epoch,
@@ -185,7 +188,7 @@ class Network:
     def end_stage(self) -> None:
         """Save the end of the stage, so that a resumed run continues with the next one."""
         if not self.training.was_skipped:
-            self.training.checkpoints.save_end(self.training.state())
+            self.training.checkpoints.save_end(state_of(self.training))
 
     def test(self) -> dict[str, float]:
         """Return the metrics of the test rows, named test_…, if there are any."""

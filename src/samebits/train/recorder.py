@@ -66,6 +66,21 @@ class Recorder:
         """Return the rows in the files."""
         return {kind: read_rows(path) for kind, path in self._paths.items()}
 
+    def metrics_of(self, weights: str, epochs_before: int) -> dict[str, float] | None:
+        """Return the metrics of the last epoch that ended with these weights, or None.
+
+        Args:
+            weights: The digest of all weights.
+            epochs_before: Epochs of earlier stages, which do not count.
+        """
+        written = self.read()
+        ends = [row for row in written[TRACE] if "step" not in row and row["epoch"] > epochs_before]
+        epochs = [row["epoch"] for row in ends if row["weights"] == weights]
+        if not epochs:
+            return None
+        row = [row for row in written[METRICS] if row["epoch"] == epochs[-1]][-1]
+        return {name: value for name, value in row.items() if name not in ("epoch", "step")}
+
     def keep(self, counts: Mapping[str, int]) -> None:
         """Cut the files to this many rows, for a run that resumes from a checkpoint."""
         self.counts = {kind: counts.get(kind, 0) for kind in self._paths}

@@ -82,13 +82,15 @@ def flatten_logs(logs: Any) -> Logs:
     Raises:
         TrainingError: It is no mapping.
     """
-    if not isinstance(logs or {}, Mapping):
+    if logs is None:
+        return {}
+    if not isinstance(logs, Mapping):
         raise TrainingError(
             "a step returns no logs.", expected="a dict of metrics from train_step and test_step",
             received=type(logs).__name__, fix='return a dict, e.g. {"loss": loss}',
         )  # fmt: skip
     flat: Logs = {}
-    for name, value in (logs or {}).items():
+    for name, value in logs.items():
         flat |= flatten_logs(value) if isinstance(value, Mapping) else {name: value}
     return flat
 

@@ -16,7 +16,7 @@ from samebits.core.terminal import TrainingProgress
 from samebits.runs.folder import METRICS, TRACE, read_rows
 from samebits.train.data import Dataset
 
-POINTS = {"python": {"random": None}, "data": {"order": None}}
+POINTS = {"python": {"random": None}, "data": {"order": None, "augment": None}}
 Build = Callable[[], Any]  # returns a keras.Model
 
 

@@ -17,7 +17,7 @@ from samebits.runs.folder import METRICS, TRACE, read_rows
 from samebits.runtime.pins import GRAPH_REWRITES
 from samebits.train.data import Dataset
 
-POINTS = {"python": {"random": None}, "data": {"order": None}}
+POINTS = {"python": {"random": None}, "data": {"order": None, "augment": None}}
 Build = Callable[[], Any]  # returns a keras.Model
 
 

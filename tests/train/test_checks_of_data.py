@@ -1,13 +1,12 @@
 """Data that does not fit the model or its loss is refused before training, by name."""
 
 import logging
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from test_sources import make_network
+from in_process import Small
 
 from samebits.core.errors import ConfigError
 from samebits.train.checks_of_data import fits
@@ -32,6 +31,13 @@ def make_model(*shape: int, outputs: int = 1, batch_size: int | None = None, ran
     return keras.Sequential([keras.Input(shape or (6,), batch_size=batch_size), layer], name="net")
 
 
+def make_small(dataset: Dataset, model: Any, **settings: Any) -> None:
+    """Check a training, whose model is compiled here unless it is."""
+    if not model.compiled:
+        model.compile("sgd", "mse")
+    Small(lambda: model, dataset, **{"epochs": 1, "batch_size": 8} | settings)
+
+
 def rowwise(labels: Any, outputs: Any) -> Any:
     """Return one value per row."""
     import keras
@@ -53,12 +59,11 @@ def every_row_with_every_row(labels: Any, outputs: Any) -> Any:
     return keras.ops.square(keras.ops.reshape(labels, (1, -1)) - outputs)
 
 
-def check(folder: pathlib.Path, labels: Any, loss: Any, inputs: Any = X, weights: Any = None, **model: Any) -> None:
+def check(labels: Any, loss: Any, inputs: Any = X, weights: Any = None, **model: Any) -> None:
     """Check a data set against a model that is compiled with a loss."""
     made = make_model(**model)
     made.compile("sgd", loss)
-    settings: dict[str, Any] = {"loss": None, "optimizer": None, "metrics": None, "learning_rate": None}
-    make_network(folder / "run", Dataset(Split(inputs, labels, weights)), model=made, **settings)
+    make_small(Dataset(Split(inputs, labels, weights)), made)
 
 
 def keras_loss(name: str, **options: Any) -> Callable[[], Any]:
@@ -102,13 +107,13 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("cause", REFUSED)
-def test_data_that_does_not_fit_is_refused(cause: str, tmp_path: pathlib.Path) -> None:
+def test_data_that_does_not_fit_is_refused(cause: str) -> None:
     """The error names the array, what was expected and what came."""
     labels, loss, options, message = REFUSED[cause]
     made = keras_loss(loss)() if isinstance(loss, str) and loss != "mse" else loss
 
     with pytest.raises(ConfigError, match=message):
-        check(tmp_path, labels, made, **options)
+        check(labels, made, **options)
 
 
 ACCEPTED: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -126,7 +131,7 @@ ACCEPTED: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", ACCEPTED)
-def test_data_that_fits_is_accepted(case: str, tmp_path: pathlib.Path) -> None:
+def test_data_that_fits_is_accepted(case: str) -> None:
     """What Keras trains as it was written is not refused."""
     labels, loss, options = ACCEPTED[case]
     shape = options.pop("shape", ()) if "rank" not in options else (8, 8, 1)
@@ -135,10 +140,9 @@ def test_data_that_fits_is_accepted(case: str, tmp_path: pathlib.Path) -> None:
         made = keras_loss(SCC, ignore_class=-1)() if loss == "ignoring" else keras_loss(loss)()
     model = make_model(*shape, **{key: value for key, value in options.items() if key in ("outputs", "rank")})
     model.compile("sgd", made)
-    settings: dict[str, Any] = {"loss": None, "optimizer": None, "metrics": None, "learning_rate": None}
     dataset = Dataset(Split(options.get("inputs", X), labels, options.get("weights")))
 
-    make_network(tmp_path / "run", dataset, model=model, **settings)
+    make_small(dataset, model)
 
 
 @pytest.mark.parametrize(
@@ -154,13 +158,13 @@ def test_data_that_fits_is_accepted(case: str, tmp_path: pathlib.Path) -> None:
     ],
 )
 def test_a_model_with_a_fixed_batch_gets_no_other_one(
-    rows: int, validation: int, settings: dict[str, Any], message: str | None, tmp_path: pathlib.Path
+    rows: int, validation: int, settings: dict[str, Any], message: str | None
 ) -> None:
     """Rows that leave a smaller last batch are refused, unless the epoch is cut before it."""
     parts = [Split(np.zeros((count, 6)), np.zeros(count)) for count in (rows, validation)]
 
     def build() -> None:
-        make_network(tmp_path / "run", Dataset(*parts), model=make_model(batch_size=8), **settings)
+        make_small(Dataset(*parts), make_model(batch_size=8), **settings)
 
     if message is None:
         build()
@@ -169,18 +173,18 @@ def test_a_model_with_a_fixed_batch_gets_no_other_one(
         build()
 
 
-def test_missing_numbers_in_the_inputs_are_a_warning(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_numbers_in_the_inputs_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     """NaN may be meant, e.g. for a masking layer, so the log has the array and the number of rows."""
     inputs = X.copy()
     inputs[3:5, 1:4] = np.nan
     with caplog.at_level(logging.WARNING):
-        make_network(tmp_path / "run", Dataset(Split(inputs, SIGNS)))
+        make_small(Dataset(Split(inputs, SIGNS)), make_model())
 
     assert "train/inputs has NaN in 2 of 40 rows" in caplog.messages
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # Keras warns about the name that is not used
-def test_a_model_may_take_more_arrays_than_it_uses(tmp_path: pathlib.Path) -> None:
+def test_a_model_may_take_more_arrays_than_it_uses() -> None:
     """A dict with more names than the model's inputs is accepted, as in Keras; a missing name is not."""
     import keras
 
@@ -190,21 +194,21 @@ def test_a_model_may_take_more_arrays_than_it_uses(tmp_path: pathlib.Path) -> No
         out = keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(seed=1))(joined)
         return keras.Model({"a": a, "b": b}, out, name="net")
 
-    make_network(tmp_path / "run", Dataset(Split({"a": X, "b": SIGNS, "c": X}, SIGNS)), model=model())
+    make_small(Dataset(Split({"a": X, "b": SIGNS, "c": X}, SIGNS)), model())
     with pytest.raises(ConfigError, match=r"expected 2 arrays for the model: a \(None, 6\), b \(None, 1\)"):
-        make_network(tmp_path / "two", Dataset(Split({"a": X, "c": SIGNS}, SIGNS)), model=model())
+        make_small(Dataset(Split({"a": X, "c": SIGNS}, SIGNS)), model())
 
 
-def test_a_class_that_computes_its_own_loss_takes_any_labels(tmp_path: pathlib.Path) -> None:
+def test_a_class_that_computes_its_own_loss_takes_any_labels() -> None:
     """A model with a train_step of its own may have labels that no loss of Keras would take."""
     import keras
 
-    class Mine(keras.Sequential):  # type: ignore[misc]
+    class Mine(keras.Sequential):
         def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, *_: Any, **__: Any) -> Any:
             return keras.ops.mean(keras.ops.square(y_pred - y[:, 3:4])) + 0 * keras.ops.sum(x)
 
     layer = keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(seed=1), name="out")
-    make_network(tmp_path / "run", Dataset(Split(X, X)), model=Mine([keras.Input((6,)), layer]))
+    make_small(Dataset(Split(X, X)), Mine([keras.Input((6,)), layer]))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Data that is not in memory: row sources, PyDatasets and tf.data factories give the same bits after a stop."""
 
-import itertools
 import pathlib
 import threading
 import time
@@ -10,49 +9,30 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_process import Small, op_determinism
 
-from samebits.core.config import Config, RuntimeConfig, TraceConfig, TrainingConfig
-from samebits.core.errors import ConfigError, DataError, StopRequestedError
-from samebits.core.seeds import Seeds, make_rng, resolve_points
-from samebits.core.terminal import TrainingProgress
+from samebits.core.errors import ConfigError, DataError
+from samebits.core.seeds import make_rng
 from samebits.runs.folder import METRICS, TRACE, read_rows
 from samebits.train.data import Dataset, Split
 from samebits.train.read_ahead import ReadAhead
-from samebits.train.sources import source_digest
+from samebits.train.sources import RowBatches, source_digest
 
 ROWS, SIZE, STEPS, EPOCHS = 46, 8, 6, 2  # the last batch is smaller
-POINTS = {"python": {"random": None}, "data": {"order": None, "augment": None}}
 FULL = pytest.mark.full  # takes over 5 s
 STOPPED_AT = 9  # in the middle of the second epoch
 
 
 @pytest.fixture(autouse=True, scope="module")
 def deterministic() -> Iterator[None]:
-    """Enable deterministic operations and set the global seed for this module."""
+    """Enable deterministic operations and set TensorFlow's global seed for this module, as in a training process."""
     import tensorflow as tf
     from tensorflow.python.eager import context
-    from tensorflow.python.framework.config import disable_op_determinism
 
-    tf.config.experimental.enable_op_determinism()
-    tf.random.set_seed(1)
-    yield
+    with op_determinism():
+        tf.random.set_seed(1)
+        yield
     context.set_global_seed(None)
-    disable_op_determinism()
-
-
-class Stop:
-    """Requests a stop at one of the checks of the loop; 0: never."""
-
-    def __init__(self, at: int = 0) -> None:
-        self.looks, self.at = 0, at
-
-    def requested(self) -> bool:
-        """Return whether the training must stop."""
-        self.looks += 1
-        return self.looks == self.at
-
-    def wait_for_checkpoint(self) -> None:
-        """Do nothing."""
 
 
 def numbers() -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +61,7 @@ class Rows:
         return self.inputs[rows] + rng.normal(0, 0.1, (len(rows), 6)), self.labels[rows]
 
 
-def make_sequence(seeds: Seeds, **methods: Any) -> Any:
+def make_sequence(**methods: Any) -> Any:
     """Return a PyDataset that adds noise, made from the epoch that its hook counts."""
     import keras
 
@@ -98,7 +78,7 @@ def make_sequence(seeds: Seeds, **methods: Any) -> Any:
 
         def __getitem__(self, index: int) -> Any:
             rows = self.shuffled[index * SIZE : (index + 1) * SIZE]
-            return self.rows.batch(rows, seeds.rng("data/augment", self.epoch, index))
+            return self.rows.batch(rows, make_rng(56, "data/augment", self.epoch, index))
 
         def on_epoch_end(self) -> None:
             self.shuffled = self.order.permutation(ROWS)
@@ -126,13 +106,13 @@ def uncounted(seed: int, epoch: int) -> Any:
     return make_pipeline(seed, epoch).filter(lambda _x, _y: True)
 
 
-def make_dataset(form: str, seeds: Seeds) -> Dataset:
+def make_dataset(form: str) -> Dataset:
     """Return the numbers in one of the forms, also for validation and test."""
     plain = Split(*numbers())
     if form == "arrays":
         return Dataset(plain, plain, plain)
     if form == "sequence":
-        return Dataset(make_sequence(seeds), make_sequence(seeds), make_sequence(seeds))
+        return Dataset(make_sequence(), make_sequence(), make_sequence())
     source = {"rows": Rows(), "pipeline": make_pipeline, "uncounted": uncounted}[form]
     return Dataset(source, source, source)
 
@@ -143,69 +123,32 @@ FORMS = ("arrays", "rows", "sequence", "pipeline", "uncounted")
 # --- trainings in this process ---
 
 
-def make_network(
-    attempt: pathlib.Path,
-    dataset: Dataset | Callable[[Seeds], Dataset],
-    *,
-    stop: Any = None,
-    level: str = "epoch",
-    policy: str = "derived",
-    model: Any = None,
-    **settings: Any,
-) -> Any:
-    """Return a checked network for a data set, by default a small dense one."""
+def make_model() -> Any:
+    """Return a small dense model."""
     import keras
 
-    from samebits.train.network import Network
-
-    keras.backend.clear_session()  # the same names of variables each time
     glorot = keras.initializers.GlorotUniform
     layers = [
         keras.layers.Dense(8, activation="relu", kernel_initializer=glorot(seed=1), name="hidden"),
         keras.layers.Dense(1, kernel_initializer=glorot(seed=3), name="output"),
     ]
-    options = {
+    return keras.Sequential([keras.Input((6,)), *layers], name="net")
+
+
+def make_small(dataset: Dataset, model: Callable[[], Any] = make_model, **options: Any) -> Small:
+    """Return a checked training, by default with the small dense model."""
+    settings = {
         "epochs": EPOCHS, "batch_size": SIZE, "log_every": 4, "checkpoint_every": 5, "learning_rate": 0.05,
         "loss": "binary_crossentropy", "optimizer": "adam", "metrics": ["accuracy"],
     }  # fmt: skip
-    config = Config(
-        training=TrainingConfig(**options | settings),  # type: ignore[arg-type]
-        runtime=RuntimeConfig(promise="machine"),
-        trace=TraceConfig(level),
-    )
-    attempt.mkdir(exist_ok=True)
-    seeds = Seeds(resolve_points(56, policy, POINTS))
-    data = dataset(seeds) if callable(dataset) else dataset
-    network = Network(
-        model or keras.Sequential([keras.Input((6,)), *layers], name="net"), data, config, seeds, attempt,
-        stop or Stop(),
-    )  # fmt: skip
-    network.check()
-    network.take_seeds()
-    return network
+    return Small(model, dataset, **settings | options)  # type: ignore[arg-type]
 
 
-def train(attempt: pathlib.Path, dataset: Any, *, clock: Any = lambda: 0.0, **options: Any) -> dict[str, Any]:
-    """Train to the end, and return the record."""
-    from samebits.train.recorder import Recorder
-
-    network = make_network(attempt, dataset, **options)
-    training = network.make_training(Recorder(attempt, TrainingProgress(EPOCHS, STEPS), clock))
-    training.run()
-    last = training.recorder.read_complete_trace()[-1]
-    return {
-        "weights": last["weights"],
-        "optimizer": last["optimizer"],
-        "test": network.test(),
-        "predictions": network.predict(),
-        "metrics": (attempt / METRICS).read_bytes(),
-        "trace": [row for row in read_rows(attempt / TRACE) if "step" not in row],
-    }
-
-
-def leaping() -> Callable[[], float]:
-    """Return a clock on which every call takes too long, so that the loop takes one step per call."""
-    return itertools.count(0.0, 100.0).__next__
+def train(attempt: pathlib.Path, dataset: Dataset, model: Callable[[], Any] = make_model, **options: Any) -> Any:
+    """Train to the end, and return the record, without the place where it was resumed."""
+    small = make_small(dataset, model, **options)
+    record = small.train(attempt)
+    return {**record, "test": small.network.test(), "resumed_at": None}
 
 
 # --- the same bits ---
@@ -214,11 +157,9 @@ def leaping() -> Callable[[], float]:
 @pytest.mark.parametrize("form", [form if form != "uncounted" else pytest.param(form, marks=FULL) for form in FORMS])
 def test_a_stopped_training_resumes_to_the_same_bits(form: str, tmp_path: pathlib.Path) -> None:
     """Every form of data, one traced step per call and stopped in the middle of an epoch, ends as without all that."""
-    make = partial(make_dataset, form)
-    whole = train(tmp_path / "whole", make)
-    with pytest.raises(StopRequestedError):
-        train(tmp_path / "run", make, clock=leaping(), level="step", stop=Stop(STOPPED_AT))
-    resumed = train(tmp_path / "run", make, level="step")
+    whole = train(tmp_path / "whole", make_dataset(form))
+    make_small(make_dataset(form), level="step").stop(tmp_path / "run", STOPPED_AT)
+    resumed = train(tmp_path / "run", make_dataset(form), level="step")
     rows = [row for row in read_rows(tmp_path / "run" / TRACE) if "step" in row]
 
     assert whole == resumed
@@ -229,7 +170,6 @@ def test_a_stopped_training_resumes_to_the_same_bits(form: str, tmp_path: pathli
 
 def test_each_epoch_and_each_seed_has_its_own_noise() -> None:
     """The noise of a batch depends on the seed point, the epoch and the step alone."""
-    from samebits.train.sources import RowBatches
 
     def noise(seed: int, epoch: int, step: int) -> bytes:
         batches = RowBatches(Rows(), SIZE, None, lambda *index: make_rng(seed, "data/augment", *index))
@@ -243,7 +183,7 @@ def test_each_epoch_and_each_seed_has_its_own_noise() -> None:
 
 def test_an_evaluation_draws_the_same_in_each_epoch(tmp_path: pathlib.Path) -> None:
     """With a learning rate near zero, the noise of the validation rows gives the same loss in each epoch."""
-    train(tmp_path / "run", partial(make_dataset, "rows"), learning_rate=1e-30)
+    train(tmp_path / "run", make_dataset("rows"), learning_rate=1e-30)
     losses = {row["val_loss"] for row in read_rows(tmp_path / "run" / METRICS) if "val_loss" in row}
 
     assert len(losses) == 1
@@ -314,20 +254,23 @@ def test_shuffle_false_leaves_the_order(tmp_path: pathlib.Path) -> None:
 def test_hooks_of_a_pydataset_are_called_for_each_finished_epoch(tmp_path: pathlib.Path) -> None:
     """`on_epoch_begin` and `on_epoch_end` alternate, and a resumed training calls those of finished epochs first."""
     calls: list[str] = []
-    hooks = {name: lambda self, name=name: calls.append(name) for name in ("on_epoch_begin",)}
 
-    def dataset(seeds: Seeds) -> Dataset:
-        sequence = make_sequence(seeds, **hooks)
+    def dataset() -> Dataset:
+        sequence = make_sequence(on_epoch_begin=lambda _self: calls.append("begin"))
         end = sequence.on_epoch_end
-        sequence.on_epoch_end = lambda: (calls.append("on_epoch_end"), end())
+
+        def on_epoch_end() -> None:
+            calls.append("end")
+            end()
+
+        sequence.on_epoch_end = on_epoch_end
         return Dataset(sequence)
 
-    with pytest.raises(StopRequestedError):
-        train(tmp_path / "run", dataset, clock=leaping(), stop=Stop(STOPPED_AT))
+    make_small(dataset()).stop(tmp_path / "run", STOPPED_AT)
     calls.clear()
-    train(tmp_path / "run", dataset)
+    train(tmp_path / "run", dataset())
 
-    assert ["on_epoch_begin", "on_epoch_end"] * EPOCHS + ["on_epoch_begin"] == calls
+    assert ["begin", "end"] * EPOCHS + ["begin"] == calls
 
 
 def test_sizes_may_vary_where_the_model_says_so(tmp_path: pathlib.Path) -> None:
@@ -344,9 +287,9 @@ def test_sizes_may_vary_where_the_model_says_so(tmp_path: pathlib.Path) -> None:
         dense = keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(seed=1))
         return keras.Sequential([keras.Input((None, 1)), dense], name="net")
 
-    whole = train(tmp_path / "a", Dataset(Padded(), Padded()), model=model())
+    whole = train(tmp_path / "a", Dataset(Padded(), Padded()), model=model)
 
-    assert whole == train(tmp_path / "b", Dataset(Padded(), Padded()), model=model(), level="step")
+    assert whole == train(tmp_path / "b", Dataset(Padded(), Padded()), model=model, level="step")
 
 
 def test_text_is_data_too(tmp_path: pathlib.Path) -> None:
@@ -371,8 +314,8 @@ def test_text_is_data_too(tmp_path: pathlib.Path) -> None:
     moved = Dataset(Split({"word": ["worse", *words[1:]]}, labels))
 
     assert (
-        train(tmp_path / "a", arrays, model=model())["weights"]
-        == (train(tmp_path / "b", Dataset(Words()), model=model())["weights"])
+        train(tmp_path / "a", arrays, model=model)["weights"]
+        == (train(tmp_path / "b", Dataset(Words()), model=model)["weights"])
     )
     assert arrays.digest() != moved.digest()
 
@@ -400,17 +343,16 @@ def test_a_source_is_known_by_its_length_and_its_digest() -> None:
     assert len(set(found)) == 3
 
 
-def test_the_point_of_augmentation_is_used_by_sources_alone(tmp_path: pathlib.Path) -> None:
+def test_the_point_of_augmentation_is_used_by_sources_alone() -> None:
     """data/augment is consumed by sources that draw, and is marked unused for arrays."""
     used = {}
-    for form in FORMS:
-        network = make_network(tmp_path / form, partial(make_dataset, form))
-        (row,) = (row for row in network.seeds.table() if row["point"] == "data/augment")
+    for form in ("arrays", "rows", "pipeline"):
+        seeds = make_small(make_dataset(form)).network.seeds
+        seeds.mark_unused("data/augment", because="nothing draws")
+        (row,) = (row for row in seeds.table() if row["point"] == "data/augment")
         used[form] = row["consumed"], bool(row["rests"])
-        network.seeds.take("python/random")
-        network.seeds.check_consumed()
 
-    assert {"arrays": (False, True)} | dict.fromkeys(FORMS[1:], (True, False)) == used
+    assert {"arrays": (False, True), "rows": (True, False), "pipeline": (True, False)} == used
 
 
 # --- refused before training ---
@@ -441,15 +383,15 @@ REFUSED: dict[str, tuple[Callable[[], Dataset], str]] = {
 
 
 @pytest.mark.parametrize("cause", REFUSED)
-def test_a_wrong_source_is_refused_before_training(cause: str, tmp_path: pathlib.Path) -> None:
+def test_a_wrong_source_is_refused_before_training(cause: str) -> None:
     """The error names the split, the array and the cause."""
     make, message = REFUSED[cause]
 
     with pytest.raises((ConfigError, DataError), match=message):
-        make_network(tmp_path / "run", make())
+        make_small(make())
 
 
-def test_a_pipeline_shuffled_without_the_seed_is_refused(tmp_path: pathlib.Path) -> None:
+def test_a_pipeline_shuffled_without_the_seed_is_refused() -> None:
     """A factory whose shuffle has no seed gives another first batch when it is made again."""
     import tensorflow as tf
 
@@ -458,7 +400,7 @@ def test_a_pipeline_shuffled_without_the_seed_is_refused(tmp_path: pathlib.Path)
         return tf.data.Dataset.from_tensor_slices(numbers()).shuffle(ROWS).batch(SIZE)
 
     with pytest.raises(DataError, match="the same arrays whenever a batch is read"):
-        make_network(tmp_path / "run", Dataset(make))
+        make_small(Dataset(make))
 
 
 def test_a_tf_data_dataset_alone_is_refused_with_advice() -> None:
@@ -485,7 +427,7 @@ def test_an_endless_pipeline_needs_a_number_of_steps(tmp_path: pathlib.Path) -> 
         return make_pipeline(seed, epoch).repeat()
 
     with pytest.raises(ConfigError, match=r"training.steps_per_epoch: .* infinite"):
-        make_network(tmp_path / "run", Dataset(make))
+        make_small(Dataset(make))
     train(tmp_path / "cut", Dataset(make), steps_per_epoch=2)
 
 

@@ -568,10 +568,15 @@ def test_every_row_of_the_faults_table_names_a_test_of_each_set() -> None:
 
     assert [] == [row for row in rows if not is_right(row, tests)]
     assert len(rows) > 40
-    assert is_right("| a | b | `ctrl_c_in_a` | `closed_terminal` |", tests)
-    for wrong in ("`ctrl_d_in_a` | the same", "`_in_` | the same", "`ctrl_c_in_a` |", "`closed_terminal` | the same"):
+    assert is_right("| a | b | `child_was_killed` | `closed_terminal` |", tests)
+    for wrong in (
+        "`child_was_filled` | the same",
+        "`_in_` | the same",
+        "`child_was_killed` |",
+        "`closed_terminal` | the same",
+    ):
         assert not is_right(f"| a | b | {wrong} |", tests)
-    assert not is_right("| a | b | `ctrl_c_in_a` | `ctrl_c_in_a` |", tests)
+    assert not is_right("| a | b | `child_was_killed` | `child_was_killed` |", tests)
 
 
 @pytest.mark.full

@@ -189,8 +189,9 @@ def describe_end(result: dict[str, Any], epochs: int | None) -> str:
     """
     if not result.get("stopped_early"):
         return ""
+    ended = f"stopped at epoch {result.get('epochs_done')} of {result.get('epochs', epochs)}"
     best = result.get("best_epoch")
-    return f"stopped at epoch {result.get('epochs_done')} of {result.get('epochs', epochs)}" + ("" if best is None else f", best {best}")
+    return ended if best is None else f"{ended}, best {best}"
 
 
 def keep_rows(path: pathlib.Path, count: int) -> None:

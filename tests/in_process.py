@@ -107,7 +107,8 @@ class Small:
         network, settings, folder = self.network, self.network.config.training, attempt / "callbacks"
         for variable, value in zip(network.steps.variables(), self.initial, strict=True):
             variable.assign(value)
-        network.attempt, network.stop, network.watch = attempt, stop or Stop(), GeneratorWatch(network.seeds)
+        halt: Any = stop or Stop()
+        network.attempt, network.stop, network.watch = attempt, halt, GeneratorWatch(network.seeds)
         network.callbacks = callbacks() if callbacks else make_callbacks(settings, {"folder": folder})
         for callback in network.callbacks:
             place_files(callback, folder)
@@ -136,7 +137,8 @@ class Small:
 
     def stop(self, attempt: pathlib.Path, at: int, **options: Any) -> list[pathlib.Path]:
         """Stop a training at one of its checks, one per step, and return its checkpoints, oldest first."""
-        training = self.start(attempt, **{"clock": leaping(), "stop": Stop(at)} | options)
+        defaults: dict[str, Any] = {"clock": leaping(), "stop": Stop(at)}
+        training = self.start(attempt, **defaults | options)
         with pytest.raises(StopRequestedError):
             training.run()
         return sorted(attempt.glob("checkpoint-*"))

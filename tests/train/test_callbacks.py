@@ -25,7 +25,7 @@ from samebits.train.data import Dataset, Split
 
 ROWS, STEPS, EPOCHS = 30, 4, 6  # batches of eight; the last one is smaller
 MIDDLE, LAST, LATE = 2 * STEPS + 2, 3 * STEPS, 3 * STEPS + 1  # stops in the middle and at the end of epoch 3, and in 4
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "loss": "binary_crossentropy", "optimizer": "adam", "learning_rate": 0.05, "metrics": ["accuracy"],
     "epochs": EPOCHS, "batch_size": 8, "log_every": 2, "checkpoint_every": 3,
 }  # fmt: skip
@@ -448,7 +448,7 @@ def test_an_observer_that_touches_the_training_is_an_error(
     """The error names the observer and the hook, which may be one of a batch."""
     observer = keras.callbacks.Callback()
     setattr(observer, hook, lambda *_, **__: touch(observer.model))
-    observer.observer = True  # type: ignore[attr-defined]
+    observer.observer = True
     named = hook.replace("on_batch", "on_train_batch")
 
     with pytest.raises(TrainingError, match=f"the observer Callback changed the training in {named}"):
@@ -583,7 +583,7 @@ def test_callbacks_of_the_configuration(tmp_path: pathlib.Path) -> None:
         {"class": "keras.callbacks.LearningRateScheduler", "schedule": {"function": f"{__name__}.halve"}},
     ]
     offered = {"folder": tmp_path, "seed": len}
-    nan, log, first, second, rate = make_callbacks(TrainingConfig(callbacks=named), offered)  # type: ignore[misc]
+    nan, log, first, second, rate = make_callbacks(TrainingConfig(callbacks=named), offered)
 
     assert isinstance(nan, keras.callbacks.TerminateOnNaN)
     assert str(tmp_path / "sub" / "log.csv") == log.filename

@@ -21,7 +21,7 @@ from samebits.runs.folder import METRICS, TRACE, read_rows
 from samebits.train.data import Dataset, Split
 
 ROWS, STEPS, EPOCHS = 46, 6, 3  # batches of eight; the last one is smaller
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "loss": "binary_crossentropy", "optimizer": "adam", "learning_rate": 0.05, "metrics": ["accuracy"],
     "epochs": EPOCHS, "batch_size": 8, "log_every": 4, "checkpoint_every": 5,
 }  # fmt: skip

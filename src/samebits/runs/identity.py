@@ -18,8 +18,9 @@ from samebits.runs.folder import INPUTS, SEEDS, SOURCE, list_attempts, read_json
 HARNESS = pathlib.Path(__file__).resolve().parent.parent  # the folder from which this process imports samebits
 # The modules of the harness that can change the bits of a training, by path.
 ARITHMETIC_MODULES = (
-    "core/digest", "core/seeds", "core/short_names", "portable/exact", "portable/initializers", "portable/layers",
-    "portable/losses", "portable/lstm", "portable/optimizers", "runs/predictions", "runtime/pins", "train/arrays",
+    "core/digest", "core/metrics", "core/seeds", "core/short_names", "portable/exact", "portable/initializers",
+    "portable/layers", "portable/losses", "portable/lstm", "portable/optimizers", "runs/predictions", "runtime/pins",
+    "train/arrays",
     "train/callbacks", "train/checkpoints", "train/compiling", "train/data", "train/encoding", "train/feeds",
     "train/forest", "train/loop", "train/network", "train/resuming", "train/seeding", "train/sources", "train/splitting",
     "train/stages", "train/steps", "train/streams", "train/weights", "train/worker",

@@ -21,7 +21,7 @@ def opaque_operations(nodes: Iterable[Any]) -> list[str]:
 
 
 def graph_nodes(function: Any) -> list[Any]:
-    """Return the nodes of a traced function and of the functions that it calls (loops, branches), without such calls."""
+    """Return the nodes of a traced function and of the functions that it calls (loops, branches), without the calls."""
     graph = function.graph.as_graph_def()
     called = {part.signature.name for part in graph.library.function}
     nodes = [*graph.node, *(node for part in graph.library.function for node in part.node_def)]

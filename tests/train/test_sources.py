@@ -1,6 +1,7 @@
 """Data that is not in memory: row sources, PyDatasets and tf.data factories give the same bits after a stop."""
 
 import pathlib
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,13 +9,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from conftest import ROOT
 from in_process import Small, op_determinism
 
 from samebits.core.errors import ConfigError, DataError
-from samebits.core.seeds import make_rng
+from samebits.core.seeds import Seeds, make_rng, resolve_points
 from samebits.runs.folder import METRICS, TRACE, read_rows
-from samebits.train.data import Dataset, Split
+from samebits.train.data import DataContext, Dataset, Split
 from samebits.train.read_ahead import ReadAhead
 from samebits.train.sources import RowBatches, source_digest
 
@@ -141,7 +144,7 @@ def make_small(dataset: Dataset, model: Callable[[], Any] = make_model, **option
         "epochs": EPOCHS, "batch_size": SIZE, "log_every": 4, "checkpoint_every": 5, "learning_rate": 0.05,
         "loss": "binary_crossentropy", "optimizer": "adam", "metrics": ["accuracy"],
     }  # fmt: skip
-    return Small(model, dataset, **settings | options)  # type: ignore[arg-type]
+    return Small(model, dataset, **settings | options)
 
 
 def train(attempt: pathlib.Path, dataset: Dataset, model: Callable[[], Any] = make_model, **options: Any) -> Any:
@@ -353,6 +356,48 @@ def test_the_point_of_augmentation_is_used_by_sources_alone() -> None:
         used[form] = row["consumed"], bool(row["rests"])
 
     assert {"arrays": (False, True), "rows": (True, False), "pipeline": (True, False)} == used
+
+
+def test_a_layer_adapts_to_the_training_rows(tmp_path: pathlib.Path) -> None:
+    """A model function reads the arrays of its dataset, also those that came from pandas."""
+    import keras
+
+    inputs, labels = numbers()
+    data = Dataset(Split(pd.DataFrame(inputs * 3 + 5), labels.tolist()), Split(inputs, labels))
+
+    def model() -> Any:
+        norm = keras.layers.Normalization(name="norm")
+        norm.adapt(data.train.inputs)
+        dense = keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(seed=1), name="out")
+        return keras.Sequential([keras.Input((6,)), norm, dense], name="net")
+
+    small = make_small(data, model)
+    small.train(tmp_path / "run")
+
+    assert np.allclose(small.network.model.get_layer("norm").mean, (inputs * 3 + 5).mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_the_examples_of_the_document_train(number: int, tmp_path: pathlib.Path) -> None:
+    """Each data function of docs/data.md trains a step; there are no others."""
+    import keras
+
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(blocks[number], names)  # noqa: S102  the example
+    points = dict.fromkeys(("load", "split", "folds", "oversample", "bootstrap", "order", "augment"))
+    seeds = Seeds(resolve_points(56, "derived", {"data": points}))
+    data = names["load"](DataContext(seeds, {"validation_size": 64}, tmp_path))
+
+    def model() -> Any:
+        dense = keras.layers.Dense(10, kernel_initializer=keras.initializers.GlorotUniform(seed=1), name="out")
+        return keras.Sequential([keras.Input((64,)), dense], name="net")
+
+    options = {"loss": "sparse_categorical_crossentropy", "steps_per_epoch": 2, "epochs": 1}
+    record = train(tmp_path / "run", data, model, **options)
+
+    assert 4 == len(blocks)
+    assert {"accuracy", "loss", "val_accuracy", "val_loss"} == record["values"].keys()
 
 
 # --- refused before training ---

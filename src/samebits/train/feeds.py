@@ -121,7 +121,7 @@ class ArrayFeed:
     def start_epoch(self, epoch: int) -> None:
         """Shuffle the rows for an epoch."""
         if self._make_order is not None:
-            self.order = self._make_order(epoch)
+            self.order = self._make_order(epoch, self._rows)
 
     def take(self, step: int, count: int = 1) -> np.ndarray:
         """Return the rows of a batch: int32[batch]; of several batches: int32[count, batch]."""

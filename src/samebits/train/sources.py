@@ -18,7 +18,7 @@ from samebits.train.arrays import PARTS
 
 Task = Callable[[], Any]  # returns inputs, (inputs,), (inputs, labels) or (inputs, labels, sample weights)
 Shape = tuple[int | None, ...]
-Order = Callable[[int], np.ndarray]  # epoch -> int64[rows or batches]
+Order = Callable[[int, int], np.ndarray]  # (epoch, count of rows or batches) -> int64[count]
 INFINITE, UNKNOWN = -1, -2  # the cardinality of a tf.data.Dataset
 FORMS = (
     "Split(inputs, labels), an object with __len__() and batch(rows, rng), a keras.utils.PyDataset, "
@@ -125,7 +125,7 @@ class RowBatches:
     def start_epoch(self, epoch: int) -> None:
         """Shuffle the rows for an epoch."""
         self._epoch = epoch
-        self.order = None if self._make_order is None else self._make_order(epoch)
+        self.order = None if self._make_order is None else self._make_order(epoch, len(self._source))
 
     def tasks(self, step: int) -> Iterator[Task]:
         """Yield a call of the source for each batch."""
@@ -177,7 +177,7 @@ class SequenceBatches:
             self._dataset.on_epoch_begin()
             self._begun += 1
         self.steps = self._count()
-        self.order = None if self._make_order is None else self._make_order(epoch)
+        self.order = None if self._make_order is None else self._make_order(epoch, self.steps)
 
     def tasks(self, step: int) -> Iterator[Task]:
         """Yield a call of `__getitem__` for each batch."""
@@ -213,7 +213,7 @@ class PipelineBatches:
         if count == INFINITE and max_steps is None:
             raise ConfigError(
                 "training.steps_per_epoch", expected="the number of batches per epoch", received="null",
-                fix="set it: the tf.data.Dataset is infinite",
+                fix="set it, because the tf.data.Dataset is infinite; end that of an evaluation with .take(batches)",
             )  # fmt: skip
         self._is_counted = count == UNKNOWN and max_steps is None
         if self._is_counted:

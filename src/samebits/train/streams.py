@@ -20,7 +20,6 @@ from samebits.train.feeds import ArrayFeed, Feed, class_weights, epoch_order, pa
 from samebits.train.read_ahead import ReadAhead
 from samebits.train.sources import (
     Batches,
-    Order,
     PipelineBatches,
     RowBatches,
     SequenceBatches,
@@ -224,20 +223,14 @@ def make_feed(
     size = settings.batch_size if is_training else evaluation_batch_size(model, settings)
     max_steps = settings.steps_per_epoch if is_training else None
     weights = settings.class_weight if is_training else None
-    is_shuffled = is_training and settings.shuffle
-
-    def shuffled(rows: int) -> Order | None:
-        return (lambda epoch: epoch_order(seeds, epoch, rows)) if is_shuffled else None
-
+    order = partial(epoch_order, seeds) if is_training and settings.shuffle else None
     if isinstance(part, Split):
-        return ArrayFeed(class_weights(part, weights), size, shuffled(part.rows), max_steps)
+        return ArrayFeed(class_weights(part, weights), size, order, max_steps)
     kind = source_kind(part)
     if kind == "rows":
-        batches: Batches = RowBatches(
-            part, size, shuffled(len(part)), lambda epoch, step: seeds.rng("data/augment", epoch, step)
-        )
+        batches: Batches = RowBatches(part, size, order, lambda epoch, step: seeds.rng("data/augment", epoch, step))
     elif kind == "sequence":
-        batches = SequenceBatches(part, shuffled(part.num_batches or 0))
+        batches = SequenceBatches(part, order)
     else:
         batches = PipelineBatches(
             part, lambda epoch: int(seeds.rng("data/augment", epoch).integers(POINT_SEED_END)), max_steps

@@ -626,7 +626,7 @@ def test_captured_values_select_the_entry(tmp_path: pathlib.Path) -> None:
     def outer(number: int) -> Any:
         return lambda: {"words": np.array([number])}
 
-    def given(number: int, scale: float = 1.0) -> dict[str, np.ndarray]:
+    def given(number: Any, scale: float = 1.0) -> dict[str, np.ndarray]:
         return {"words": np.array([number * scale])}
 
     makers = [outer(1), outer(2), functools.partial(given, 1), functools.partial(given, 2)]

@@ -68,7 +68,7 @@ def make_sequence(**methods: Any) -> Any:
     """Return a PyDataset that adds noise, made from the epoch that its hook counts."""
     import keras
 
-    class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
+    class Sequence(keras.utils.PyDataset):
         def __init__(self) -> None:
             super().__init__()
             self.rows, self.epoch, self.calls = Rows(), 1, [0, 0]
@@ -140,7 +140,7 @@ def make_model() -> Any:
 
 def make_small(dataset: Dataset, model: Callable[[], Any] = make_model, **options: Any) -> Small:
     """Return a checked training, by default with the small dense model."""
-    settings = {
+    settings: dict[str, Any] = {
         "epochs": EPOCHS, "batch_size": SIZE, "log_every": 4, "checkpoint_every": 5, "learning_rate": 0.05,
         "loss": "binary_crossentropy", "optimizer": "adam", "metrics": ["accuracy"],
     }  # fmt: skip

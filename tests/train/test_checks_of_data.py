@@ -173,6 +173,24 @@ def test_a_model_with_a_fixed_batch_gets_no_other_one(
         build()
 
 
+def test_class_weights_are_weights_of_the_rows() -> None:
+    """A loss that returns one value for all rows cannot be weighted by class, in arrays or in a source."""
+
+    class Rows:
+        def __len__(self) -> int:
+            return ROWS
+
+        def batch(self, rows: np.ndarray, rng: np.random.Generator) -> Any:
+            del rng
+            return X[rows], SIGNS[rows]
+
+    for data in (Split(X, SIGNS), Rows()):
+        model = make_model()
+        model.compile("sgd", scalar)
+        with pytest.raises(ConfigError, match=r"loss scalar: .*because the rows have weights"):
+            make_small(Dataset(data), model, class_weight={1: 5.0})
+
+
 def test_missing_numbers_in_the_inputs_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     """NaN may be meant, e.g. for a masking layer, so the log has the array and the number of rows."""
     inputs = X.copy()

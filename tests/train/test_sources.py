@@ -400,6 +400,32 @@ def test_the_examples_of_the_document_train(number: int, tmp_path: pathlib.Path)
     assert {"accuracy", "loss", "val_accuracy", "val_loss"} == record["values"].keys()
 
 
+def test_the_state_of_a_recurrent_layer_is_in_the_checkpoint(tmp_path: pathlib.Path) -> None:
+    """A stateful layer keeps its state from batch to batch, and a stopped training resumes with it."""
+    import keras
+
+    inputs, labels = numbers()
+    data = Dataset(Split(inputs[:40, :, None], labels[:40]), Split(inputs[:16, :, None], labels[:16]))
+
+    def model() -> Any:
+        glorot = keras.initializers.GlorotUniform
+        gru = keras.layers.GRU(
+            4,
+            stateful=True,
+            kernel_initializer=glorot(seed=1),
+            recurrent_initializer=glorot(seed=2),
+            seed=4,
+            name="gru",
+        )
+        dense = keras.layers.Dense(1, kernel_initializer=glorot(seed=3), name="out")
+        return keras.Sequential([keras.Input((6, 1), batch_size=SIZE), gru, dense], name="net")
+
+    whole = train(tmp_path / "whole", data, model)
+    make_small(data, model).stop(tmp_path / "run", 7)
+
+    assert whole == train(tmp_path / "run", data, model)
+
+
 # --- refused before training ---
 
 

@@ -25,10 +25,12 @@ class Feed(Protocol):
     Attributes:
         steps: Number of batches in the current epoch.
         signature: What the traced function gets for one step: tf.TensorSpec, possibly nested.
+        example: The arrays of the split if they are in memory, else of its first batch.
     """
 
     steps: int
     signature: Any
+    example: Split
 
     def start_epoch(self, epoch: int) -> None:
         """Start an epoch, counted from 1."""
@@ -110,7 +112,7 @@ class ArrayFeed:
     signature = tf.TensorSpec([None], tf.int32)
 
     def __init__(self, split: Split, batch_size: int, order: Order | None = None, max_steps: int | None = None) -> None:
-        self._split, self._size, self._make_order = split, batch_size, order
+        self.example, self._size, self._make_order = split, batch_size, order
         self._rows = split.rows
         steps = math.ceil(self._rows / batch_size)
         self.steps = min(steps, max_steps or steps)
@@ -139,7 +141,7 @@ class ArrayFeed:
     def digests(self, step: int) -> dict[str, str]:
         """Return the digests of the row numbers and of their contents."""
         rows = self.order[step * self._size : (step + 1) * self._size]
-        contents = {name: array_digest(name, array[rows]) for name, array in named_leaves(self._split).items()}
+        contents = {name: array_digest(name, array[rows]) for name, array in named_leaves(self.example).items()}
         return {"order": array_digest("order", rows), "batch": arrays_digest(contents)}
 
     def order_digest(self) -> str:
@@ -157,7 +159,7 @@ class ArrayFeed:
     def labels(self, step: int) -> Any:
         """Return the labels of a batch."""
         rows = self.order[step * self._size : (step + 1) * self._size]
-        return map_named(lambda array, _: array[rows], self._split.labels, "labels")
+        return map_named(lambda array, _: array[rows], self.example.labels, "labels")
 
 
 def as_tensor(array: np.ndarray) -> tf.Tensor:

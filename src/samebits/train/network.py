@@ -19,7 +19,7 @@ from samebits.train.callbacks import Callbacks, make_callbacks
 from samebits.train.checkpoints import Checkpoints
 from samebits.train.checks_of_data import check_batches, check_inputs, check_labels
 from samebits.train.compiling import check_activations, compile_model, explain_missing_loss, output_kind
-from samebits.train.data import Dataset, Split
+from samebits.train.data import Dataset
 from samebits.train.draws import GeneratorWatch
 from samebits.train.loop import Training
 from samebits.train.recorder import Recorder, finite
@@ -27,7 +27,7 @@ from samebits.train.resuming import state_of
 from samebits.train.stages import Stage
 from samebits.train.steps import Steps
 from samebits.train.stop import StopRequests
-from samebits.train.streams import StreamFeed, make_feed
+from samebits.train.streams import make_feed
 from samebits.train.weights import is_savable, load_weights, save_model, source_of_weights
 
 
@@ -65,7 +65,7 @@ class Network:
             name: make_feed(part, name, self.seeds, settings, self.model, is_training=name == "train")
             for name, part in self.dataset.splits().items()
         }
-        was_built, examples = self.model.built, self.examples()
+        was_built, examples = self.model.built, {name: feed.example for name, feed in self.feeds.items()}
         check_inputs(self.model, examples)
         if was_built:
             check_activations(self.model)
@@ -115,13 +115,6 @@ class Network:
         for variable in self.model.variables:
             if variable.path in before:
                 variable.assign(before[variable.path])
-
-    def examples(self) -> dict[str, Split]:
-        """Return the arrays of each split, or its first batch if it is a source."""
-        parts = self.dataset.splits()
-        return {
-            name: feed.example if isinstance(feed, StreamFeed) else parts[name] for name, feed in self.feeds.items()
-        }
 
     def take_seeds(self) -> None:
         """Use data/order and data/augment, or mark them as unused."""

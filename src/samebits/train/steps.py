@@ -131,9 +131,12 @@ def logs_of_steps(stacked: tf.Tensor, names: list[str]) -> list[Logs]:
 def all_variables(model: keras.Model, optimizers: list[keras.optimizers.Optimizer]) -> list[Any]:
     """Return all state of a training that Keras knows, each variable once.
 
-    That is: weights, seed generators, metrics and optimizers.
+    That is: weights, seed generators, metrics, optimizers, and the states of stateful recurrent layers, which are not
+    among the model's variables (Keras 3.15).
     """
-    groups = [model.variables, model.metrics_variables, *(optimizer.variables for optimizer in optimizers)]
+    recurrent = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]  # noqa: SLF001  no public name (Keras 3.15)
+    states = [keras.tree.flatten(layer.states or []) for layer in recurrent]
+    groups = [model.variables, model.metrics_variables, *(optimizer.variables for optimizer in optimizers), *states]
     return list({id(variable): variable for group in groups for variable in group}.values())
 
 

@@ -154,7 +154,7 @@ def test_settings_that_a_forest_would_ignore_are_refused(trained: Trained, train
     done = train_here(trained[0], "training.optimizer=sgd", experiment="smoke_forest")
 
     assert 2 == done.returncode, done.stdout + done.stderr
-    assert "training.optimizer: expected adam: a forest has no epochs, batches, loss, optimizer" in done.stderr
+    assert "training.optimizer: expected None: a forest has no epochs, batches, loss, optimizer" in done.stderr
 
 
 @pytest.mark.full

@@ -20,6 +20,7 @@ GROUPS = {  # the kernel's two kinds of control groups: folder, file of the limi
 }
 TRAIN = """
 import pathlib, sys
+import numpy as np
 sys.path[:0] = sys.argv[2:]
 import keras
 from samebits.train.data import Dataset

@@ -173,7 +173,6 @@ def test_a_stopped_training_resumes_to_the_same_bits(form: str, tmp_path: pathli
 
 def test_each_epoch_and_each_seed_has_its_own_noise() -> None:
     """The noise of a batch depends on the seed point, the epoch and the step alone."""
-
     source = Rows()
     source.inputs[:] = 0
 

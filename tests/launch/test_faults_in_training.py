@@ -28,7 +28,6 @@ FAULTS = {  # fault: exit code and message
     "row 3 limit_files 4096": (1, "could not be written"),
     "row 4 block_model": (1, "model.keras could not be written"),
 }
-FULL = ("row 4 interrupt", "row 4 lose_parent", "row 4 limit_cpu", "row 3 limit_files 4096")  # much like another one
 RECORDS = ("metrics.jsonl", "trace.jsonl", "predictions.arrays")
 
 
@@ -53,9 +52,7 @@ def check_resumed(root: pathlib.Path, whole: pathlib.Path, train_here: TrainHere
     return (attempt / "log.txt").read_text()
 
 
-@pytest.mark.parametrize(
-    "fault", [pytest.param(name, marks=pytest.mark.full if name in FULL else ()) for name in FAULTS]
-)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_training_that_meets_a_fault_resumes_to_the_same_bits(
     fault: str, project: pathlib.Path, whole: pathlib.Path, train_here: TrainHere
 ) -> None:

@@ -264,6 +264,12 @@ def test_the_other_licenses_name_the_author(license_: str, template: pathlib.Pat
         ("package", PACKAGE, "has that name already"),
         ("description", 'the "best"', "no quotation marks"),
         ("python", "3.10", "Invalid choice"),
+        pytest.param("name", "1study", "a letter first", marks=pytest.mark.full),
+        pytest.param("package", "random", "has that name already", marks=pytest.mark.full),
+        pytest.param("package", "numpy", "has that name already", marks=pytest.mark.full),
+        pytest.param("package", "smoke", "has that name already", marks=pytest.mark.full),
+        pytest.param("author", "a\\b", "no quotation marks", marks=pytest.mark.full),
+        pytest.param("comet_project", "a/b", "letters, digits", marks=pytest.mark.full),
     ],
 )
 def test_answers_that_would_break_the_copy_are_refused(

@@ -31,7 +31,7 @@ def test_the_document_shows_the_example() -> None:
     text = (ROOT / "docs" / "your-own.md").read_text()
 
     assert files() == snippets(text)
-    assert files() != snippets(text.replace("name=\"conv\"", "name=\"cone\""))
+    assert files() != snippets(text.replace('name="conv"', 'name="cone"'))
 
 
 def test_the_example_is_less_than_50_lines() -> None:

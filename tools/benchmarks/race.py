@@ -1,4 +1,4 @@
-"""Races three trainings of gallery kinds against their plain `compile` and `fit`: python -m benchmarks.race [--repeats=3].
+"""Races three trainings of gallery kinds against their plain `compile` and `fit`: python -m benchmarks.race.
 
 Both train the same arrays with the same model in fresh processes, in turns, on one core and on two. Ratios compare
 values from the same turn. Exit code 1: samebits under `portable` is slower than plain Keras.
@@ -68,14 +68,16 @@ def main() -> int:
     given = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))[:2]
     heads = ("kind", "cores", "plain samples/s", "samebits samples/s", "ratio", "ratio of evaluations")
-    table = Table(*heads, title=f"{given.epochs} epochs: median (range) of {given.repeats} turns; {describe_this_machine()}")
+    measured = f"{given.epochs} epochs: median (range) of {given.repeats} turns"
+    table = Table(*heads, title=f"{measured}; {describe_this_machine()}")
     met = []
     with tempfile.TemporaryDirectory() as name:
         root = make_project(pathlib.Path(name))
         for kind in given.kinds.split(","):
             for count in range(1, len(cores) + 1):
+                on = cores[:count]
                 turns = [
-                    (train_plain(kind, given.epochs, cores[:count]), train_ours(kind, given.epochs, cores[:count], root))
+                    (train_plain(kind, given.epochs, on), train_ours(kind, given.epochs, on, root))
                     for _ in range(given.repeats)
                 ]
                 plain, ours = ([turn[side] for turn in turns] for side in (0, 1))

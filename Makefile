@@ -19,7 +19,7 @@ IMAGE = PYTHONPATH=src $(PYTHON) -m samebits image
 BUILD = --engine='$(ENGINE)' --base='$(BASE_IMAGE)'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train test test-all lint format verify predict explain study report image docker-train docker-test new clean
+.PHONY: help setup setup-dev train test test-all lint verify predict explain study report image docker-train docker-test new clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -42,9 +42,6 @@ test-all: setup-dev ## run all tests
 
 lint: setup-dev ## check style, types and layers
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && PYTHONPATH=src .venv/bin/lint-imports
-
-format: setup-dev ## reformat the code
-	@.venv/bin/ruff check --fix-only . && .venv/bin/ruff format .
 
 verify: setup ## train the same run twice under different conditions and compare: make verify [RUNS=3]
 	@$(SAMEBITS) verify --runs '$(or $(RUNS),2)' 'seed.root=$(SEED)' $(OVERRIDES)

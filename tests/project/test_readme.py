@@ -23,6 +23,7 @@ COMMANDS = {
     "samebits verify --quick": (f"{SMOKE} training.steps_per_epoch=9", "VERIFIED: 2 runs"),
     "samebits explain last~1 last": ("", "no divergence"),
     "samebits report last last~1": ("", "report of "),
+    "samebits predict last": ("", "predictions_validation.csv"),
     "samebits watch": ("", "0 running"),
     "samebits rounds": (SMOKE, "round 3 is bitwise identical; rounds 1 and 2 are not"),
     "samebits doctor": ("|| true", " checks"),  # finds that a test's copy has no git repository

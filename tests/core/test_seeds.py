@@ -269,7 +269,10 @@ def test_data_only_seeds_the_data_and_nothing_else() -> None:
     expected = {n: derived[n] if n.startswith("data/") else SeedPoint(n, None, "unseeded") for n in derived}
 
     assert expected == points
-    assert sum(point.value is not None for point in points.values()) == 6
+    assert {name for name in points if name.startswith("data/")} == {
+        n for n, p in points.items() if p.value is not None
+    }
+    assert 7 == len([name for name in points if name.startswith("data/")])
 
 
 def test_data_only_means_the_points_below_data() -> None:

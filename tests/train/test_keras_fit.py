@@ -377,6 +377,7 @@ CASES = {
     "sample weights": Case(compiled, lambda: split(weights=WEIGHTS)),
     "class weights": Case(compiled, settings={"class_weight": {0: 0.3, 1: 2.0}}),
     "steps per epoch": Case(compiled, settings={"steps_per_epoch": 2}),
+    "float16 arrays": Case(compiled, lambda: split(INPUTS.astype(np.float16), LABELS.astype(np.float16))),
     "float64 arrays": Case(compiled, lambda: split(INPUTS.astype(np.float64), LABELS.astype(np.int64))),
     "use_ema": Case(averaged),
     "mixed precision": Case(scaled),

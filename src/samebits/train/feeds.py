@@ -116,7 +116,7 @@ class ArrayFeed:
         self._rows = split.rows
         steps = math.ceil(self._rows / batch_size)
         self.steps = min(steps, max_steps or steps)
-        self._tensors = keras.tree.map_structure(as_tensor, pack(split))
+        self._tensors = keras.tree.map_structure(lambda array: tf.constant(as_floatx(array)), pack(split))
         self.order = np.arange(self._rows)
         self.start_epoch(1)
 
@@ -162,6 +162,8 @@ class ArrayFeed:
         return map_named(lambda array, _: array[rows], self.example.labels, "labels")
 
 
-def as_tensor(array: np.ndarray) -> tf.Tensor:
-    """Return an array as Keras's `fit` would give it to the model: float64 becomes Keras's float type."""
-    return tf.constant(array, keras.config.floatx() if array.dtype == np.float64 else None)
+def as_floatx(array: np.ndarray) -> np.ndarray:
+    """Return an array as Keras's `fit` would give it to the model: every float type becomes `keras.config.floatx()`."""
+    if array.dtype.kind in "SUO" or not keras.backend.is_float_dtype(array.dtype.name):
+        return array
+    return array.astype(keras.config.floatx(), copy=False)

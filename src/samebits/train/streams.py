@@ -16,7 +16,7 @@ from samebits.core.seeds import POINT_SEED_END, Seeds
 from samebits.train.arrays import PARTS, convert, is_text, map_named
 from samebits.train.checks_of_data import fixed_batch_size, model_inputs
 from samebits.train.data import Split, named_leaves
-from samebits.train.feeds import ArrayFeed, Feed, class_weights, epoch_order, pack
+from samebits.train.feeds import ArrayFeed, Feed, as_floatx, class_weights, epoch_order, pack
 from samebits.train.read_ahead import ReadAhead
 from samebits.train.sources import (
     Batches,
@@ -128,7 +128,10 @@ class StreamFeed:
         """
         parts = keras.utils.unpack_x_y_sample_weight(task())
         batch = Split(
-            *(map_named(as_float, convert(part, name), name) for part, name in zip(parts, PARTS, strict=True))
+            *(
+                map_named(lambda array, _: as_floatx(array), convert(part, name), name)
+                for part, name in zip(parts, PARTS, strict=True)
+            )
         )
         batch = class_weights(batch, self._weights)
         for name, leaf in named_leaves(batch).items() if self._shapes else ():
@@ -200,11 +203,6 @@ class StreamFeed:
 def digests_of(batch: Split) -> dict[str, str]:
     """Return the digest of each array of a batch."""
     return {name: array_digest(name, leaf) for name, leaf in named_leaves(batch).items()}
-
-
-def as_float(array: np.ndarray, name: str) -> np.ndarray:  # noqa: ARG001  for map_named
-    """Return an array with Keras's float type instead of float64."""
-    return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array
 
 
 def make_feed(

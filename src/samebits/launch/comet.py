@@ -6,6 +6,7 @@ fails, the record is written to an offline archive at once (mode auto), or uploa
 """
 
 import concurrent.futures
+import json
 import logging
 import os
 import pathlib
@@ -210,7 +211,8 @@ def log_inputs(experiment: Any, attempt: pathlib.Path, config: Config) -> None:
         experiment.log_other("group", config.tracker.group)
     for name, point in resolve_points(config.seed.root, config.seed.policy, config.seed.points).items():
         experiment.log_other(f"seed {name}", "unseeded" if point.value is None else point.value)
-    experiment.log_parameters(flatten(read_json(attempt.parent / INPUTS)["config"]))
+    parameters = flatten(read_json(attempt.parent / INPUTS)["config"])
+    experiment.log_parameters({key: json.dumps(v) if isinstance(v, list) else v for key, v in parameters.items()})
     source = attempt.parent / SOURCE
     for path in sorted(source.rglob("*.py")):
         experiment.log_code(file_name=str(path), code_name=path.relative_to(source).as_posix(), overwrite=True)

@@ -15,7 +15,7 @@ def make_arrays() -> tuple[Any, np.ndarray]:
     rows = ROWS + VALIDATION
     inputs = {f"category_{i}": rng.integers(0, SIZE, rows).astype(np.int32) for i in range(CATEGORIES)}
     inputs["numbers"] = rng.standard_normal((rows, NUMBERS)).astype(np.float32)
-    odds = inputs["numbers"][:, 0] + (inputs["category_0"] > SIZE // 2)
+    odds: np.ndarray = inputs["numbers"][:, 0] + (inputs["category_0"] > SIZE // 2)
     odds = odds + rng.standard_normal(rows) - 1 / 2
     return inputs, (odds > 0).astype(np.int32)
 

@@ -19,7 +19,7 @@ SIGNS = (np.arange(ROWS) % 2).astype(np.int32)
 SPARSE, BINARY, ONE_HOT = "sparse_categorical_crossentropy", "binary_crossentropy", "categorical_crossentropy"
 
 
-def make_model(*shape: int, outputs: int = 1, batch_size: int | None = None, rank: int = 1) -> Any:
+def make_model(*shape: int, outputs: int = 1, rank: int = 1) -> Any:
     """Return a dense model; with rank 3 one for images."""
     import keras
 
@@ -28,7 +28,7 @@ def make_model(*shape: int, outputs: int = 1, batch_size: int | None = None, ran
         layer = keras.layers.Conv2D(
             outputs, 3, padding="same", kernel_initializer=keras.initializers.GlorotUniform(seed=1), name="out"
         )
-    return keras.Sequential([keras.Input(shape or (6,), batch_size=batch_size), layer], name="net")
+    return keras.Sequential([keras.Input(shape or (6,)), layer], name="net")
 
 
 def make_small(dataset: Dataset, model: Any, **settings: Any) -> None:
@@ -157,14 +157,17 @@ def test_data_that_fits_is_accepted(case: str) -> None:
         (4, 40, {}, "training.batch_size: expected 1 to 4, the number of training samples"),
     ],
 )
-def test_a_model_with_a_fixed_batch_gets_no_other_one(
+def test_a_stateful_model_gets_no_other_batch(
     rows: int, validation: int, settings: dict[str, Any], message: str | None
 ) -> None:
     """Rows that leave a smaller last batch are refused, unless the epoch is cut before it."""
-    parts = [Split(np.zeros((count, 6)), np.zeros(count)) for count in (rows, validation)]
+    import keras
+
+    parts = [Split(np.zeros((count, 6, 2)), np.zeros(count)) for count in (rows, validation)]
+    memory = keras.layers.SimpleRNN(1, stateful=True)
 
     def build() -> None:
-        make_small(Dataset(*parts), make_model(batch_size=8), **settings)
+        make_small(Dataset(*parts), keras.Sequential([keras.Input((6, 2), batch_size=8), memory]), **settings)
 
     if message is None:
         build()

@@ -362,6 +362,13 @@ def compiled_alike() -> keras.Model:
     return model
 
 
+def for_eight() -> keras.Model:
+    """Return a model for batches of eight rows, without a state; Keras gives it smaller ones too."""
+    model = keras.Sequential([keras.Input((6,), batch_size=8), dense(1, 1, activation="sigmoid")])
+    model.compile("adam", "binary_crossentropy")
+    return model
+
+
 def callbacks() -> list[keras.callbacks.Callback]:
     """Return callbacks that change the training."""
     return [
@@ -379,6 +386,7 @@ CASES = {
     "steps per epoch": Case(compiled, settings={"steps_per_epoch": 2}),
     "float16 arrays": Case(compiled, lambda: split(INPUTS.astype(np.float16), LABELS.astype(np.float16))),
     "float64 arrays": Case(compiled, lambda: split(INPUTS.astype(np.float64), LABELS.astype(np.int64))),
+    "a fixed batch": Case(for_eight),
     "use_ema": Case(averaged),
     "mixed precision": Case(scaled),
     "several outputs": Case(

@@ -58,12 +58,17 @@ def check_same_data(first: dict[str, str], now: dict[str, str]) -> None:
 
 
 def check_batches(model: keras.Model, dataset: Dataset, training: TrainingConfig) -> None:
-    """Check that the batch is not larger than the training data, and that a model with a fixed batch gets no other one.
+    """Check that the batch is not larger than the training data, and that a stateful model gets no other batch.
+
+    A recurrent layer with `stateful=True` has a state per row of the batch that it was built for. Other models with a
+    fixed batch also take a smaller one, as in Keras.
 
     Raises:
         ConfigError: It is, or it would. The message has the number of rows.
     """
-    fixed = fixed_batch_size(model)
+    layers = model._flatten_layers()  # noqa: SLF001  no public name (Keras 3.15)
+    is_stateful = any(getattr(layer, "stateful", False) for layer in layers)
+    fixed = fixed_batch_size(model) if is_stateful else None
     for name, part in dataset.splits().items():
         if not isinstance(part, Split) and source_kind(part) != "rows":
             continue

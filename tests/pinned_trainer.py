@@ -49,6 +49,7 @@ def begin(arguments: list[str], environment: dict[str, str], folder: str, output
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
+    sys.modules.pop("threadpoolctl", None)  # its import sets a variable, as in a fresh process
     os.chdir(folder)
     sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
     for number, path in enumerate([os.devnull, *outputs]):

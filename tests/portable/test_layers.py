@@ -142,12 +142,12 @@ def test_keras_orthogonal_becomes_ours() -> None:
 
     from samebits.portable.initializers import Orthogonal, exact_version
 
-    made = exact_version(keras.initializers.Orthogonal(gain=1.5, seed=7))
+    made = exact_version(keras.initializers.Orthogonal(gain=1.5, seed=7), "a weight")
     other = keras.initializers.HeNormal(seed=7)
 
     assert (Orthogonal, {"gain": 1.5, "seed": 7}) == (type(made), made.get_config())
-    assert exact_version(other) is other
-    assert exact_version(made) is made
+    assert exact_version(other, "a weight") is other
+    assert exact_version(made, "a weight") is made
 
 
 def make_model(**points: int) -> Any:

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 from samebits.core.config import SeedConfig
-from samebits.core.errors import SeedError
+from samebits.core.errors import NotPortableError, SeedError
 from samebits.core.seeds import Seeds, derive_seed
 
 Build = Callable[[Any], Any]
@@ -409,3 +409,18 @@ def test_keras_orthogonal_initializer_becomes_exact() -> None:
     assert exact.weights()[path] != stock.weights()[path]
     values, expected = (abs(each.model.weights[1].numpy()) for each in (exact, stock))
     np.testing.assert_allclose(values, expected, atol=1e-5)
+
+
+def test_a_subclass_of_keras_orthogonal_is_refused() -> None:
+    """What a subclass computes is the user's, so it is refused under portable alone, with the path of its weight."""
+    import keras
+
+    class Own(keras.initializers.Orthogonal):
+        """Decomposes a matrix too."""
+
+    def build(_: Any) -> Any:
+        return sequential(keras.layers.LSTM(5, recurrent_initializer=Own(), name="lstm"))
+
+    with pytest.raises(NotPortableError, match=r"the initializer .*Own of net/lstm/lstm_cell/recurrent_kernel"):
+        Built(build, exact=True)
+    Built(build, exact=False)

@@ -136,7 +136,7 @@ def measure(case: MetricCase) -> tuple[dict[str, str], list[Any], list[graph_che
 
 def initialize(case: InitializerCase) -> tuple[dict[str, str], list[Any], list[graph_check.Finding]]:
     """Call an initializer, in the version that a run uses, for each of its shapes."""
-    made = {"x".join(map(str, shape)): exact_version(case.make())(shape) for shape in case.shapes}
+    made = {"x".join(map(str, shape)): exact_version(case.make(), "a weight")(shape) for shape in case.shapes}
     return {f"{shape}: values": _digest([values]) for shape, values in made.items()}, [], []
 
 

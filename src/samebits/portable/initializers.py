@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from samebits.core.errors import NotPortableError
+
 
 def orthonormal_rows(matrix: np.ndarray) -> np.ndarray:
     """Return orthonormal rows that span the same space as the given rows, with bits that depend only on the input.
@@ -71,11 +73,26 @@ class Orthogonal(keras.initializers.Initializer):
         return {"gain": self.gain, "seed": self._init_seed}
 
 
-def exact_version(initializer: Any) -> Any:
+def exact_version(initializer: Any, weight: str) -> Any:
     """Return an initializer with the same seed and distribution, and the same bits on every CPU.
 
     Keras's orthogonal initializer is the only one with other bits on other CPUs; any other is returned unchanged.
+
+    Args:
+        initializer: What the weight is created with.
+        weight: Keras's path of the weight.
+
+    Raises:
+        NotPortableError: It is a user's subclass of Keras's orthogonal initializer.
     """
     if type(initializer) is keras.initializers.Orthogonal:
         return Orthogonal(initializer.gain, initializer.seed)
+    if isinstance(initializer, keras.initializers.Orthogonal):
+        name = type(initializer).__qualname__
+        raise NotPortableError(
+            f"not portable: the initializer {name} of {weight} decomposes a matrix",
+            expected="initial weights with the same bits on every CPU under runtime=portable",
+            received=f"{name}, a subclass of keras.initializers.Orthogonal",
+            fix="derive it from samebits.portable.layers.Orthogonal; or choose runtime=machine",
+        )
     return initializer

@@ -45,7 +45,8 @@ def find_named(
     if isinstance(named, Mapping):
         arguments = {part: _argument(f"{key}.{part}", value) for part, value in named.items() if part != "class"}
         name = named.get("class")
-    expected = ", ".join([*short_names, "package.module.name"]) + " or {class: package.module.name, argument: value}"
+    known = f"a name that keras.{registry.__name__.rpartition('.')[2]}.get knows, " if registry is not None else ""
+    expected = known + "package.module.name or {class: package.module.name, argument: value}"
     if not isinstance(name, str):
         raise ConfigError(key, expected=expected, received=repr(named), fix="name a class or a function")
     module, _, attribute = short_names.get(name, name).rpartition(".")

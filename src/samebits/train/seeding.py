@@ -110,7 +110,7 @@ class Seeding:
         """Create a variable. Its initializer draws with the seed of its point."""
         outer, self._weight = self._weight, Weight(variable.path)
         try:
-            create(variable, exact_version(initializer) if self.exact_initializers else initializer)
+            create(variable, exact_version(initializer, variable.path) if self.exact_initializers else initializer)
         finally:
             self._weight = outer
 

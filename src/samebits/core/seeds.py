@@ -261,11 +261,14 @@ class Seeds:
             if name in self._consumed or (name in self._unused and point.source != "set"):
                 continue
             literal = f"the code has the seed {self._literals[name][0]}" if name in self._literals else ""
+            fix = "remove it from seed.points, or use the listed name in the layer or function"
+            if name.startswith("data/") and point.source != "set":
+                fix = f"""use it in the data function, or declare it: context.mark_unused("{name}", because="…")"""
             raise SeedError(
                 f"seed point {name}",
                 expected="code that uses it",
                 received=f"none: {literal or self._unused.get(name, 'nothing in this run uses it')}",
-                fix="remove it from seed.points, or use the listed name in the layer or function",
+                fix=fix,
             )
 
     def is_seeded(self, point: str) -> bool:

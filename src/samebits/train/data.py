@@ -152,15 +152,17 @@ class DataContext:
             fix="write context.mark_unused(point, because=reason)",
         )  # fmt: skip
 
-    def mark_unused(self, point: str, *, because: str) -> None:
-        """Declare that this data set does not use a point. Setting that point is then an error.
+    def mark_unused(self, *points: str, because: str) -> None:
+        """Declare that this data set does not use some points. Setting one of them is then an error.
 
         Raises:
             ConfigError: The data are not split, but the configuration asks for folds.
         """
-        if point in ("data/split", "data/folds") and self._options["folds"]:
-            raise ConfigError("data.folds", expected="0", received=self._options["folds"], fix=f"remove it: {because}")
-        self._seeds.mark_unused(point, because=because)
+        folds = self._options["folds"]
+        if folds and {"data/split", "data/folds"} & set(points):
+            raise ConfigError("data.folds", expected="0", received=folds, fix=f"remove it: {because}")
+        for point in points:
+            self._seeds.mark_unused(point, because=because)
 
     def cached(
         self, name: str, key: Mapping[str, Any], make: Callable[[], dict[str, np.ndarray]]

@@ -280,12 +280,14 @@ class Seeds:
         return all(point.value is not None for name, point in self._points.items() if name.startswith(prefix))
 
     def table_with(self, recorded: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Return the table with the points and consumers that a run with other seeds recorded."""
+        """Return the table with the points and consumers that a run recorded, possibly with other seeds."""
         for row in recorded:
             if row["source"] == "literal":
                 self.note_literal(row["point"], row["value"], row["consumer"])
             elif row["consumed"]:
                 self.take(row["point"], row["consumer"])
+            elif row["point"] != "data/order":  # whose use depends on the settings of the training
+                self.mark_unused(row["point"], because=row["rests"])
         return self.table()
 
     def table(self) -> list[dict[str, Any]]:

@@ -121,8 +121,7 @@ def load_keras_reviews(
     train, validation = np.arange(rows), np.arange(rows, len(corpus["labels"]))
     rng.shuffle(train)
     rng.shuffle(validation)
-    for point in ("data/split", "data/folds"):
-        context.mark_unused(point, because="data=imdb_keras has its own validation set")
+    context.mark_unused("data/split", because="data=imdb_keras has its own validation set")
     train = context.resample(train, corpus["labels"])
     inputs = encode_reviews(corpus, ranks, num_words=num_words, skip_top=skip_top, sequence_length=sequence_length)
     return take_rows(inputs, corpus["labels"], train, validation)

@@ -300,7 +300,8 @@ def run_seeds(given: argparse.Namespace, root: pathlib.Path) -> int:
     recorded = recorded_points(config, root)
     table = Table("seed point", "value", "source", "consumer", title=f"root seed {config.seed.root}")
     for row in Seeds.of(config.seed).table_with(recorded):
-        table.add_row(row["point"], "-" if row["value"] is None else str(row["value"]), row["source"], row["consumer"])
+        consumer = f"none: {row['rests']}" if row["rests"] else row["consumer"]
+        table.add_row(row["point"], "-" if row["value"] is None else str(row["value"]), row["source"], consumer)
     print_table(table)
     if not recorded:
         print("No run of this code and configuration is recorded: its weights and layers may have more seed points.")

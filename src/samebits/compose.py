@@ -31,6 +31,7 @@ NOISE = re.compile(
     r"See https|full_key:|object_type=|reference_type=|Config search path|provider=|To append to your config"
 )
 MODEL_POINTS = "seed.points.model."
+HELP_LISTS_THEM = "samebits train --help lists them"
 LEXER = "LexerNoViableAltException: "  # Hydra prints the override after it, with a caret on the next line
 
 
@@ -169,11 +170,13 @@ def config_error(error: Exception, overrides: Sequence[str] = ()) -> ConfigError
     lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
     key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
     useful = [line.rstrip(".") for line in lines if not NOISE.match(line)]
+    received = "; ".join(useful).replace(":; ", ": ") or type(error).__name__
+    unplaced = re.search(r"In '(experiment/\w+)'.*Key 'experiment' not in", received)
     return ConfigError(
         key or "configuration",
         expected="the keys, groups and types in conf/",
-        received="; ".join(useful).replace(":; ", ": ") or type(error).__name__,
-        fix="samebits train --help lists them",
+        received=received,
+        fix=f"start conf/{unplaced[1]}.yaml with the line # @package _global_" if unplaced else HELP_LISTS_THEM,
     )
 
 

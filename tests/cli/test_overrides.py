@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -138,3 +139,17 @@ def test_any_value_that_can_be_quoted_is_quoted_for_a_shell(value: str) -> None:
 
         assert read is not None
         assert value == read.value()
+
+
+def test_an_experiment_without_its_first_line_is_an_error_that_shows_the_line(tmp_path: pathlib.Path) -> None:
+    """Hydra alone would say that the configuration has no key `experiment`."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text("training:\n  epochs: 3\n")
+
+    with pytest.raises(ConfigError) as caught:
+        compose.compose(tmp_path, ["experiment=mine"])
+    assert "start conf/experiment/mine.yaml with the line # @package _global_" == caught.value.fix
+
+    with pytest.raises(ConfigError) as caught:
+        compose.compose(tmp_path, ["experiment=other"])
+    assert "samebits train --help lists them" == caught.value.fix

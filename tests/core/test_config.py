@@ -368,15 +368,21 @@ def test_own_code_that_the_training_names_is_found() -> None:
         optimizer={"class": "keras.optimizers.Adam", "learning_rate": rate},
         metrics=["accuracy", {"class": "my.metrics.Gain"}],
         callbacks=callbacks,
+        stages=[{"name": "a"}, {"name": "b", "data": {"_target_": "other.load", "rows": 3}, "loss": "other.loss"}],
     )
+    config = Config(data={"_target_": "my.data.load"}, model={"_target_": "my.model.build"}, training=training)
 
     assert {
+        "data._target_": "my.data.load",
+        "model._target_": "my.model.build",
         "training.loss.a": "my.losses.one",
         "training.optimizer.learning_rate.class": "my.rates.Rate",
         "training.metrics[1].class": "my.metrics.Gain",
         "training.callbacks[0]": "my.callbacks.Own",
         "training.callbacks[2].schedule.function": "my.rates.halve",
-    } == named_code(training)
+        "training.stages[1].data._target_": "other.load",
+        "training.stages[1].loss": "other.loss",
+    } == named_code(config)
 
 
 def test_the_harness_keys_are_not_the_users() -> None:

@@ -451,6 +451,22 @@ def test_an_unused_point_needs_no_consumer() -> None:
     ]
 
 
+def test_a_recorded_run_says_what_uses_each_point() -> None:
+    """The table of a configuration takes consumers, points of the model and reasons from a run with other seeds."""
+    points = {"data": {"order": None, "folds": None}}
+    recorded = Seeds.of(SeedConfig(57, "derived", points))
+    recorded.take("data/order")
+    recorded.take("model/net/dense/kernel", "weight net/dense/kernel")
+    recorded.mark_unused("data/folds", because="data.folds is 0")
+    seeds = Seeds.of(SeedConfig(56, "derived", points))
+
+    assert [
+        ("data/order", derive_seed(56, "data/order"), "batches of each epoch", ""),
+        ("data/folds", derive_seed(56, "data/folds"), "K-fold and leave-one-out splits", "data.folds is 0"),
+        ("model/net/dense/kernel", derive_seed(56, "model/net/dense/kernel"), "weight net/dense/kernel", ""),
+    ] == [(r["point"], r["value"], r["consumer"], r["rests"]) for r in seeds.table_with(recorded.table())]
+
+
 def test_an_unused_point_set_on_purpose_is_refused() -> None:
     """Setting a point that is marked unused is an error with the reason."""
     seeds = Seeds(resolve_points(56, "derived", {"data": {"folds": 0}}))

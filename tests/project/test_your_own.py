@@ -1,5 +1,6 @@
 """The example of docs/your-own.md, with its own data and model, in a copy of the project."""
 
+import json
 import pathlib
 import re
 import shutil
@@ -8,10 +9,14 @@ import sys
 import pytest
 from conftest import ROOT, Result, copy_project, digest, finished, run_command, run_script, run_words
 
-pytestmark = pytest.mark.full  # whole trainings, one after another
-
 EXAMPLE = ROOT / "tests" / "own_example"
 DIGITS = ("experiment=digits", "tracker=none")
+EXPORT = """
+model.export("exported")
+import tensorflow
+exported = tensorflow.saved_model.load("exported")
+print(exported.serve(images.astype("float32")).numpy().argmax(axis=1))
+"""
 AUDITED = ("data/split", "data/oversample", "model/conv/kernel", "model/drop/seed_generator")
 
 
@@ -32,6 +37,38 @@ def test_the_document_shows_the_example() -> None:
 
     assert files() == snippets(text)
     assert files() != snippets(text.replace('name="conv"', 'name="cone"'))
+
+
+def read_diff(text: str) -> dict[str, str]:
+    """Return the files that the document's diff makes: the lines below each `+++ path` that it adds or keeps."""
+    (diff,) = re.findall(r"^```diff\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    parts = re.split(r"^\+\+\+ (\S+)\n", diff, flags=re.MULTILINE)[1:]
+    return {
+        path: "".join(line[1:] + "\n" for line in part.splitlines() if line[:1] != "-")
+        for path, part in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+def test_the_diff_has_ten_new_lines_and_one_in_place_of_fit() -> None:
+    """The document says how many lines a script needs."""
+    (diff,) = re.findall(r"^```diff\n(.*?)^```$", (ROOT / "docs" / "your-own.md").read_text(), re.DOTALL | re.MULTILINE)
+
+    assert 11 == len(re.findall(r"^\+(?!\+\+)", diff, re.MULTILINE))
+
+
+@pytest.mark.full
+def test_the_diff_trains(tmp_path: pathlib.Path) -> None:
+    """The files of the document's diff are a whole experiment."""
+    root = copy_project(tmp_path)
+    for path, text in read_diff((ROOT / "docs" / "your-own.md").read_text()).items():
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_text(text)
+    done = run_script(root, "train.py", "experiment=mine", "tracker=none")
+    result = json.loads((finished(root)[0] / "result.json").read_text())
+
+    assert 0 == done.returncode, done.stderr
+    assert {"loss", "mae", "val_loss", "val_mae"} == set(result["metrics"])
+    assert result["metrics"]["val_mae"] < 1.2
 
 
 def test_the_example_is_less_than_50_lines() -> None:
@@ -56,6 +93,7 @@ def verified(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, Re
     return root, run_command(root, "verify", "--runs=2", *DIGITS)
 
 
+@pytest.mark.full
 def test_the_example_verifies_green(verified: tuple[pathlib.Path, Result]) -> None:
     """Two runs under different conditions have the same bits, and no untested operations."""
     root, done = verified
@@ -67,14 +105,15 @@ def test_the_example_verifies_green(verified: tuple[pathlib.Path, Result]) -> No
     assert "never measured" not in done.stdout + done.stderr
 
 
+@pytest.mark.full
 def test_the_trained_model_is_used_as_the_document_shows(verified: tuple[pathlib.Path, Result]) -> None:
-    """The document's last Python block recognizes five digits with the newest model."""
+    """The document's last Python block recognizes five digits with the newest model, and so does its SavedModel."""
     text = (ROOT / "docs" / "your-own.md").read_text()
     program = re.findall(r"```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[-1]
-    done = run_words(verified[0], [sys.executable, "-c", program], {}, None)
+    done = run_words(verified[0], [sys.executable, "-c", program + EXPORT], {}, None)
 
     assert 0 == done.returncode, done.stderr
-    assert "[0 1 2 3 4]" in done.stdout
+    assert 2 == done.stdout.count("[0 1 2 3 4]")
 
 
 @pytest.mark.full

@@ -18,6 +18,7 @@ from samebits.core.files import read_arrays
 from samebits.core.seeds import make_rng
 from samebits.runs.folder import TRACE, read_rows
 from samebits.train.data import Dataset, Split
+from samebits.train.weights import load_weights
 
 ROWS = 16
 INPUTS = make_rng(1, "inputs").standard_normal((ROWS, 3)).astype(np.float32)
@@ -389,3 +390,26 @@ def test_a_metric_of_several_numbers_has_one_name_for_each(tmp_path: pathlib.Pat
 
     assert {"loss", "f1_score_0", "f1_score_1", "f1_score_2"} == found["values"].keys()
     assert found["values"] == {name: value for name, value in row.items() if name not in ("epoch", "step")}
+
+
+def classifier(learning_rate: float, metric: str) -> keras.Model:
+    """Return a compiled model that has evaluated some rows."""
+    model = network(keras.layers.Dense(1, activation="sigmoid"))
+    model.compile(keras.optimizers.Adam(learning_rate), "binary_crossentropy", metrics=[metric])
+    model.optimizer.build(model.trainable_variables)
+    model.evaluate(INPUTS, DATA.train.labels, verbose=0)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras 3.15
+def test_loaded_weights_leave_optimizer_and_metrics_alone(tmp_path: pathlib.Path) -> None:
+    """A .keras file also has another run's learning rate, moments and metrics, which may be of other classes."""
+    trained, fresh = classifier(0.5, "accuracy"), classifier(0.001, "auc")
+    trained.train_on_batch(INPUTS, DATA.train.labels)
+    trained.save(tmp_path / "trained.keras")
+    before = [variable.numpy() for variable in fresh.optimizer.variables]
+    load_weights(fresh, tmp_path / "trained.keras")
+    after = [variable.numpy() for variable in fresh.optimizer.variables]
+
+    assert [each.tobytes() for each in trained.get_weights()] == [each.tobytes() for each in fresh.get_weights()]
+    assert [each.tobytes() for each in before] == [each.tobytes() for each in after]

@@ -392,6 +392,26 @@ def test_each_data_point_moves_what_it_draws(point: str, tmp_path: pathlib.Path)
         assert before == load_toy(tmp_path, options, **{other: 1})
 
 
+def test_data_with_a_validation_set_need_one_declaration(tmp_path: pathlib.Path) -> None:
+    """Without a split only data/split is declared. Features that are off need no declaration, those that are on do."""
+    seeds = make_seeds()
+    make_context(tmp_path, seeds).mark_unused("data/split", because="the data have a validation set")
+    for point in ("data/load", "data/order"):
+        seeds.take(point)
+    seeds.check_consumed()
+
+    with pytest.raises(ConfigError, match=r"^data.folds: expected 0, received 5"):
+        make_context(tmp_path, folds=5).mark_unused("data/split", because="the data have a validation set")
+
+    seeds = make_seeds()
+    make_context(tmp_path, seeds, oversample=True).mark_unused("data/split", because="the data have a validation set")
+    for point in ("data/load", "data/order"):
+        seeds.take(point)
+    advice = r'fix: use it in the data function, or declare it: context.mark_unused\("data/oversample", because="…"\)$'
+    with pytest.raises(SeedError, match=rf"^seed point data/oversample: .*{advice}"):
+        seeds.check_consumed()
+
+
 def test_points_without_a_use_are_marked_unused(tmp_path: pathlib.Path) -> None:
     """The split marks unused points, and setting one of them is an error with the reason."""
     for options, unused in (

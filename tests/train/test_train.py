@@ -351,6 +351,7 @@ BAD = {
     "model.dropout_rate=1.5": "model.dropout_rate: expected a number of at least 0 and below 1, received 1.5",
     "+model.foo=1": "got an unexpected keyword argument 'foo'",
     "training.callbacks=[keras.losses.MeanSquaredError]": "training.callbacks[0]: expected a Keras callback",
+    "training.callbacks=[EarlyStopping]": "fix: write the module too, e.g. keras.callbacks.EarlyStopping",
     "training.callbacks=[faults.callbacks.Locked]": "callback Locked: expected attributes that a checkpoint can save",
     "data.validation_size=600": "data.validation_size: expected 1 to 599",
     "seed.points.data.folds=3": "seed point data/folds: expected code that uses it, received none: data.folds is 0",

@@ -193,14 +193,23 @@ def split_target(tree: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return tree["_target_"], arguments
 
 
-def named_code(training: TrainingConfig) -> dict[str, str]:
-    """Return the dotted names of own classes and functions in `training`, by key."""
-    return {
-        place: name
-        for key in NAMING_KEYS
-        for place, name in _names(getattr(training, key), f"training.{key}")
-        if "." in name and not name.startswith(LIBRARY_PREFIXES)
-    }
+def named_code(config: Config) -> dict[str, str]:
+    """Return the dotted names of own functions and classes in the configuration and its stages, by key."""
+    training = config.training
+    parts = {"data": config.data, "model": config.model}
+    parts |= {f"training.{key}": getattr(training, key) for key in NAMING_KEYS}
+    for number, stage in enumerate(training.stages):
+        parts |= {
+            f"training.stages[{number}].{key}": stage[key] for key in ("data", "model", *NAMING_KEYS) if key in stage
+        }
+    named: dict[str, str] = {}
+    for key, part in parts.items():
+        if key.rpartition(".")[2] not in NAMING_KEYS:
+            named |= {f"{key}._target_": part["_target_"]} if "_target_" in part else {}
+            continue
+        names = {place: name for place, name in _names(part, key) if "." in name}
+        named |= {place: name for place, name in names.items() if not name.startswith(LIBRARY_PREFIXES)}
+    return named
 
 
 def _names(value: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -261,11 +261,14 @@ class Seeds:
             if name in self._consumed or (name in self._unused and point.source != "set"):
                 continue
             literal = f"the code has the seed {self._literals[name][0]}" if name in self._literals else ""
+            fix = "remove it from seed.points, or use the listed name in the layer or function"
+            if name.startswith("data/") and point.source != "set":
+                fix = f"""use it in the data function, or declare it: context.mark_unused("{name}", because="…")"""
             raise SeedError(
                 f"seed point {name}",
                 expected="code that uses it",
                 received=f"none: {literal or self._unused.get(name, 'nothing in this run uses it')}",
-                fix="remove it from seed.points, or use the listed name in the layer or function",
+                fix=fix,
             )
 
     def is_seeded(self, point: str) -> bool:
@@ -277,12 +280,14 @@ class Seeds:
         return all(point.value is not None for name, point in self._points.items() if name.startswith(prefix))
 
     def table_with(self, recorded: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Return the table with the points and consumers that a run with other seeds recorded."""
+        """Return the table with the points and consumers that a run recorded, possibly with other seeds."""
         for row in recorded:
             if row["source"] == "literal":
                 self.note_literal(row["point"], row["value"], row["consumer"])
             elif row["consumed"]:
                 self.take(row["point"], row["consumer"])
+            elif row["point"] != "data/order":  # whose use depends on the settings of the training
+                self.mark_unused(row["point"], because=row["rests"])
         return self.table()
 
     def table(self) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import yaml
 from samebits.core.config import from_dict
 from samebits.core.errors import ConfigError, FolderError
 from samebits.launch.process import pinned_environment
-from samebits.runs.folder import CONFIG, LOG, SOURCE, is_finished, read_yaml
+from samebits.runs.folder import CONFIG, SOURCE, is_finished, read_yaml
 
 
 def parse_data(words: Sequence[str]) -> dict[str, Any]:
@@ -59,11 +59,7 @@ def predict(
     request = json.dumps({"split": split, "data": data, "out": str(path)})
     command = [sys.executable, "-m", "samebits.train.predict", str(attempt.absolute()), str(root), request]
     environment = pinned_environment(config, root, attempt.parent / SOURCE)
-    with (attempt / LOG).open("ab") as log:
-        done = subprocess.run(command, env=environment, cwd=root, stderr=subprocess.PIPE, check=False)
-        log.write(done.stderr)
-    if done.returncode:
-        sys.stderr.write(done.stderr.decode(errors="replace")[-2000:])
-        return done.returncode
-    print(path)
-    return 0
+    code = subprocess.run(command, env=environment, cwd=root, check=False).returncode
+    if code == 0:
+        print(path)
+    return code

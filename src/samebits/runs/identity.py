@@ -8,7 +8,7 @@ import site
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from samebits.core.config import Config, flatten, named_code, split_target, to_dict
+from samebits.core.config import Config, flatten, named_code, to_dict
 from samebits.core.digest import bytes_digest, json_digest
 from samebits.core.errors import ConfigError, RecordError
 from samebits.core.files import make_folder, write_bytes, write_json
@@ -110,11 +110,7 @@ def source_files(config: Config, root: pathlib.Path) -> dict[str, bytes]:
         if decides_bits(place):
             files.setdefault(place.parts[0].removesuffix(".py"), {})[place.as_posix()] = path.read_bytes()
     waiting: set[str] = set()
-    targets = {
-        f"{key}._target_": split_target(tree)[0] for key, tree in (("data", config.data), ("model", config.model))
-    }
-    targets |= named_code(config.training)
-    for key, target in targets.items():
+    for key, target in named_code(config).items():
         package = target.partition(".")[0]
         if package not in files or package == "samebits":
             raise ConfigError(

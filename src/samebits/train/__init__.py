@@ -5,8 +5,8 @@ Started by `launch` with fixed settings. Only `samebits/__init__.py` imports it.
     worker       runs everything from the settings to the result; a `Trainer` is a `network` (Keras) or a `forest`
                  (scikit-learn)
     stages       several trainings, one after another
-    data         what a data function gets and returns; `splitting` and `sources`: splits, and data that are no arrays
-    feeds        the batches of an epoch, from arrays or, in `streams`, from sources
+    data         what a data function gets and returns; `arrays` converts it, `splitting` splits it, `checks_of_data`
+    feeds        the batches of an epoch, from arrays; `streams`: those of `sources`, which `read_ahead` reads
     seeding      gives each weight and each layer its seed; `draws` finds random numbers without one
     compiling    the loss, optimizer and metrics of a model
     steps        the traced functions around Keras's train_step and test_step
@@ -14,7 +14,7 @@ Started by `launch` with fixed settings. Only `samebits/__init__.py` imports it.
     recorder     writes rows, progress and timings
     checkpoints  saves and restores variables; `resuming` starts a training, or continues it from a checkpoint
     loop         decides when to train, evaluate, record and save
-    weights      saves the model, and loads weights
+    weights      saves the model, and loads weights; `predict` uses it, in a process of its own
     stop         handles requests to stop
 
 For tests: `loop.Training` takes steps, batches, recorder, checkpoints and `stop_requested` as arguments, and

@@ -50,6 +50,10 @@ def find_named(
     if not isinstance(name, str):
         raise ConfigError(key, expected=expected, received=repr(named), fix="name a class or a function")
     module, _, attribute = short_names.get(name, name).rpartition(".")
+    if not module and registry is None:
+        home = key.partition("[")[0].removeprefix("training.")
+        example = f", e.g. keras.{home}.{name}" if home in ("callbacks", "metrics") else ""
+        raise ConfigError(key, expected=expected, received=name, fix=f"write the module too{example}")
     try:
         if not module and registry is not None:
             found = registry.get(name)

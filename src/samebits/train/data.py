@@ -124,6 +124,9 @@ class DataContext:
         self._seeds = seeds
         self._options = {key: options.get(key, default) for key, default in HARNESS_DATA_KEYS.items()}
         self._cache = cache
+        for key in ("folds", "oversample", "bootstrap"):
+            if not self._options[key]:
+                seeds.mark_unused(f"data/{key}", because=f"data.{key} is {json.dumps(self._options[key])}")
 
     def seed(self, point: str) -> int | None:
         """Return the seed of a point such as "data/load" (None: unseeded)."""
@@ -149,15 +152,17 @@ class DataContext:
             fix="write context.mark_unused(point, because=reason)",
         )  # fmt: skip
 
-    def mark_unused(self, point: str, *, because: str) -> None:
-        """Declare that this data set does not use a point. Setting that point is then an error.
+    def mark_unused(self, *points: str, because: str) -> None:
+        """Declare that this data set does not use some points. Setting one of them is then an error.
 
         Raises:
-            ConfigError: The point is data/folds, but the configuration asks for folds.
+            ConfigError: The data are not split, but the configuration asks for folds.
         """
-        if point == "data/folds" and self._options["folds"]:
-            raise ConfigError("data.folds", expected="0", received=self._options["folds"], fix=f"remove it: {because}")
-        self._seeds.mark_unused(point, because=because)
+        folds = self._options["folds"]
+        if folds and {"data/split", "data/folds"} & set(points):
+            raise ConfigError("data.folds", expected="0", received=folds, fix=f"remove it: {because}")
+        for point in points:
+            self._seeds.mark_unused(point, because=because)
 
     def cached(
         self, name: str, key: Mapping[str, Any], make: Callable[[], dict[str, np.ndarray]]
@@ -216,11 +221,9 @@ class DataContext:
                 self._seeds.mark_unused(point, because="the split is by time")
             rows = splitting.time_fold(time, folds, fold) if folds else splitting.time_split(time, size)
             return self.resample(rows[0], labels), rows[1]
-        used, unused, because = ("folds", "split", "data.folds replaces the split")
-        if not folds:
-            used, unused, because = ("split", "folds", "data.folds is 0")
-        self._seeds.mark_unused(f"data/{unused}", because=because)
-        rng, classes = self._seeds.rng(f"data/{used}"), splitting.class_numbers(labels)
+        if folds:
+            self._seeds.mark_unused("data/split", because="data.folds replaces the split")
+        rng, classes = self._seeds.rng("data/folds" if folds else "data/split"), splitting.class_numbers(labels)
         if folds:
             rows = splitting.make_fold(len(labels), folds, fold, rng, classes, groups)
         elif groups is not None:
@@ -253,12 +256,8 @@ class DataContext:
         """Return the training rows after oversampling and bootstrap, if the configuration enables them."""
         if self._options["oversample"]:
             train = splitting.oversample(train, labels, self._seeds.rng("data/oversample"))
-        else:
-            self._seeds.mark_unused("data/oversample", because="data.oversample is false")
         if self._options["bootstrap"]:
             train = train[self._seeds.rng("data/bootstrap").integers(0, len(train), len(train))]
-        else:
-            self._seeds.mark_unused("data/bootstrap", because="data.bootstrap is false")
         return train
 
 

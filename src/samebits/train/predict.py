@@ -8,12 +8,13 @@ import json
 import os
 import pathlib
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from samebits.core.config import Config, from_dict
 from samebits.core.errors import ConfigError, RecordError, report_errors
 from samebits.core.seeds import Seeds
-from samebits.runs.folder import CONFIG, read_yaml
+from samebits.runs.folder import CONFIG, LOG, read_yaml
 from samebits.runs.predictions import write_table
 from samebits.runtime.pins import end_process
 from samebits.train.stages import list_stages
@@ -31,7 +32,10 @@ def choose_split(dataset: "Dataset", name: str) -> Any:
     """
     splits = dataset.splits()
     if name not in splits:
-        raise ConfigError("--split", expected=", ".join(splits), received=name, fix="choose one of these")
+        raise ConfigError(
+            "--split", expected=", ".join(splits), received=f"{name}, which the data function does not return",
+            fix="choose another split, or return this one too",
+        )  # fmt: skip
     return splits[name]
 
 
@@ -54,16 +58,14 @@ def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: 
     from samebits.train.streams import make_feed  # noqa: PLC0415
     from samebits.train.weights import load_weights, weights_file  # noqa: PLC0415
 
-    stage = list_stages(config)[-1]
-    dataset = load_dataset(stage.config, seeds, root)
+    last = list_stages(config)[-1].config
+    dataset = load_dataset(last, seeds, root)
     model = build_last_stage(config, seeds, root, dataset)
     if request["data"]:
-        config.data |= request["data"]
-        again = Seeds.of(config.seed)
-        dataset = load_dataset(config, again, root)
+        dataset = load_dataset(replace(last, data=last.data | request["data"]), Seeds.of(config.seed), root)
     split = choose_split(dataset, request["split"])
-    compile_model(model, config.training)
-    feed = make_feed(split, request["split"], seeds, config.training, model)
+    compile_model(model, last.training)
+    feed = make_feed(split, request["split"], seeds, last.training, model)
     traced = Steps.trace_predictions(model, feed)
     if traced is None:
         raise RecordError(
@@ -75,8 +77,10 @@ def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: 
 
 
 def main() -> int:
-    """Predict as the command line says."""
+    """Predict as the command line says. TensorFlow's own messages go to the log of the run."""
     attempt, root = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(os.open(attempt / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), 2)
     config = from_dict(read_yaml(attempt / CONFIG))
     os.chdir(root)
     predict(config, attempt, root, json.loads(sys.argv[3]))

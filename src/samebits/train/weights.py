@@ -11,6 +11,7 @@ from samebits.core.digest import bytes_digest
 from samebits.core.errors import RecordError, first_line
 from samebits.core.files import storage_error
 from samebits.runs.folder import MODEL, RESULT, WEIGHTS, find_attempt, read_json
+from samebits.train.compiling import optimizers_of
 from samebits.train.steps import by_path
 
 logger = logging.getLogger(__name__)
@@ -60,12 +61,19 @@ def weights_file(attempt: pathlib.Path) -> pathlib.Path:
 
 
 def load_weights(model: Any, path: pathlib.Path) -> None:
-    """Give a built model the weights of a file: .keras, .weights.h5, or the arrays that a run wrote.
+    """Give a built model the weights of a file: .keras, .weights.h5, .h5, or the arrays that a run wrote.
+
+    Optimizers and metrics keep their state: a .keras file also holds another run's learning rate and momentum.
 
     Raises:
         RecordError: The file is missing or damaged, or has the weights of another model.
     """
+    from keras.src.saving.saving_lib import load_weights_only  # noqa: PLC0415  no public name (Keras 3.15)
+
     try:
+        if path.name.endswith((".keras", ".weights.h5")):
+            load_weights_only(model, path, objects_to_skip=[*optimizers_of(model), *model.metrics])
+            return
         if path.suffix != ".arrays":
             model.load_weights(path)
             return

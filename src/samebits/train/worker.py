@@ -136,10 +136,11 @@ def find_function(key: str, tree: dict[str, Any], offered: dict[str, Any] | None
     try:
         inspect.signature(function).bind(None, **arguments)
     except TypeError as error:
-        takes = [f"{key}.{name}" for name in list(inspect.signature(function).parameters)[1:]]
+        takes = [f"{key}.{name}" for name in list(inspect.signature(function).parameters)[1:] if name not in OFFERED]
         raise ConfigError(
-            key, expected="the keys " + ", ".join(takes), received=str(error), fix="fix the keys"
-        ) from error
+            key, expected=f"the keys {', '.join(takes)}" if takes else "no keys: the function has no parameters",
+            received=str(error), fix=f"use the names of the parameters of {target} as keys",
+        ) from error  # fmt: skip
     return functools.partial(function, **arguments)
 
 

@@ -188,6 +188,54 @@ def test_what_fits_its_loss_is_accepted(kind: str) -> None:
     check(build, labels)
 
 
+# --- layers that keep a state from batch to batch ---
+
+
+class Recurrent(keras.Model):
+    """A class with a stateful layer, built by its first batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.out = stateful(), dense(1)
+        self.compile("sgd", "mse")
+
+    def call(self, inputs: Any) -> Any:
+        """Return the output."""
+        return self.out(self.recurrent(inputs))
+
+
+def stateful() -> Layer:
+    """Return a seeded layer that keeps its state."""
+    glorot = keras.initializers.GlorotUniform
+    return keras.layers.GRU(3, stateful=True, kernel_initializer=glorot(seed=2), recurrent_initializer=glorot(seed=3))
+
+
+def sequential() -> keras.Model:
+    """Return a Sequential without keras.Input."""
+    model = keras.Sequential([stateful(), dense(1)])
+    model.compile("sgd", "mse")
+    return model
+
+
+@pytest.mark.parametrize("build", [Recurrent, pytest.param(sequential, marks=pytest.mark.full)])
+def test_a_stateful_layer_that_the_first_batch_builds_is_trained_as_keras_does(
+    build: Build, tmp_path: pathlib.Path
+) -> None:
+    """The state has the size of the batches, also without keras.Input. Validation rows use the same size."""
+    rows = Split(INPUTS.reshape(-1, 3, 2), SIGNS)
+    ours = Small(build, Dataset(rows, rows), **SETTINGS | {"validation_batch_size": None}).train(tmp_path / "run")
+
+    assert fit(build, rows, validation_data=(rows.inputs, rows.labels), validation_batch_size=8) == ours["history"]
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 12}, {"validation_batch_size": 16}])
+def test_a_stateful_layer_gets_no_other_batch(settings: dict[str, int]) -> None:
+    """Another size, or a smaller last batch, is refused by name."""
+    rows = Split(INPUTS.reshape(-1, 3, 2), SIGNS)
+    with pytest.raises(ConfigError, match=r"the train data: expected a multiple of 12 rows|validation_batch_size: exp"):
+        Small(Recurrent, Dataset(rows, rows), **SETTINGS | settings)
+
+
 # --- shapes of labels, losses, metrics and weights ---
 
 
@@ -323,4 +371,4 @@ def test_the_message_of_a_key_error_is_readable() -> None:
         "Exception encountered when calling FromDict.call().\n\n\x1b[1mage\x1b[0m\n\nArguments received by"
     )
 
-    assert "Exception encountered when calling FromDict.call(). age" == first_line(error)
+    assert "age" == first_line(error)

@@ -15,7 +15,7 @@ from samebits.core.config import TrainingConfig
 from samebits.core.digest import changed_names
 from samebits.core.errors import ConfigError, DataError
 from samebits.runs.predictions import named_arrays
-from samebits.train.arrays import is_text
+from samebits.train.arrays import is_text, map_named
 from samebits.train.compiling import compiled_metrics, computes_own_loss, losses_by_output
 from samebits.train.data import Dataset, Split
 from samebits.train.sources import source_kind
@@ -97,8 +97,28 @@ def check_batches(model: keras.Model, dataset: Dataset, training: TrainingConfig
 
 def fixed_batch_size(model: keras.Model) -> int | None:
     """Return the number of rows that a model was built for, or None if it takes any number."""
-    sizes = {tensor.shape[0] for tensor in getattr(model, "inputs", None) or []}
+    states = [state for layer in stateful_layers(model) for state in keras.tree.flatten(layer.states or [])]
+    sizes = {tensor.shape[0] for tensor in [*(getattr(model, "inputs", None) or []), *states]}
     return next(iter(sizes)) if len(sizes) == 1 else None
+
+
+def stateful_layers(model: keras.Model) -> list[Any]:
+    """Return the recurrent layers that keep their state from batch to batch."""
+    layers = model._flatten_layers()  # noqa: SLF001  no public name (Keras 3.15)
+    return [layer for layer in layers if isinstance(layer, keras.layers.RNN) and layer.stateful]
+
+
+def build_stateful(model: keras.Model, part: Any, batch_size: int) -> None:
+    """Build a model without keras.Input for one size of batch, as Keras's `fit` does, if it has stateful layers."""
+    if not model.built and isinstance(part, Split) and stateful_layers(model):
+        first = map_named(lambda array, _: tf.TensorSpec([batch_size, *array.shape[1:]], float_dtype(array)),
+                          part.inputs, "inputs")  # fmt: skip
+        tf.function(model, autograph=False).get_concrete_function(first)
+
+
+def float_dtype(array: np.ndarray) -> Any:
+    """Return the type that Keras gives an array: float64 becomes its float type."""
+    return keras.config.floatx() if array.dtype == np.float64 else tf.as_dtype(array.dtype)
 
 
 # --- inputs ---

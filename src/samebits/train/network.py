@@ -18,7 +18,7 @@ from samebits.train.activations import check_activations
 from samebits.train.arrays import is_text
 from samebits.train.callbacks import Callbacks, make_callbacks
 from samebits.train.checkpoints import Checkpoints
-from samebits.train.checks_of_data import check_batches, check_inputs, check_labels
+from samebits.train.checks_of_data import build_stateful, check_batches, check_inputs, check_labels
 from samebits.train.compiling import compile_model, explain_missing_loss, output_kind
 from samebits.train.data import Dataset
 from samebits.train.draws import GeneratorWatch
@@ -61,25 +61,27 @@ class Network:
         settings, began = self.config.training, time.monotonic()
         compile_model(self.model, settings)
         self.watch, self.generators = GeneratorWatch(self.seeds), generator_state_digests()
+        build_stateful(self.model, self.dataset.train, settings.batch_size)
         check_batches(self.model, self.dataset, settings)
         self.feeds = {
             name: make_feed(part, name, self.seeds, settings, self.model, is_training=name == "train")
             for name, part in self.dataset.splits().items()
         }
+        has_outputs = bool(getattr(self.model, "outputs", None))  # a class of one's own has none before it is traced
         was_built, examples = self.model.built, {name: feed.example for name, feed in self.feeds.items()}
         check_inputs(self.model, examples)
-        if was_built:
+        if has_outputs:
             check_labels(self.model, examples)
             predictions = self.trace_predictions()
-            if self.model.optimizer is not None:
-                self.model.optimizer.build(self.model.trainable_variables)
+        if was_built and self.model.optimizer is not None:
+            self.model.optimizer.build(self.model.trainable_variables)
         offered = {
             "folder": self.attempt / CALLBACKS / self.stage.name,
             "seed": lambda name: self.seeds.take(f"callbacks/{name}"),
         }
         self.callbacks = make_callbacks(settings, offered)
         self.steps = self.trace()
-        if not was_built:
+        if not has_outputs:
             predictions = self.trace_predictions()
             if predictions is not None:
                 check_labels(self.model, examples, predictions.get_concrete_function().structured_outputs)

@@ -13,6 +13,7 @@ import in_process
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from in_process import Small, Stop
 
 from samebits.core import files
@@ -380,6 +381,65 @@ def test_a_callback_whose_state_cannot_be_saved_is_refused(kind: str, tmp_path: 
     assert received in str(error.value)
     assert "observer = True" in error.value.fix
     assert 0 == stop.looks
+
+
+RNG, VARIABLE = np.random.default_rng(7), tf.Variable(0.0)
+
+
+def draw() -> float:
+    """Return a number from a generator of this module."""
+    return float(RNG.normal())
+
+
+def count() -> None:
+    """Change a variable of this module."""
+    VARIABLE.assign_add(1.0)
+
+
+def drawing(rng: random.Random) -> keras.callbacks.Callback:
+    """Return a callback whose function holds a generator."""
+    return Unsavable(lambda: rng.random() + 1)
+
+
+class Drawing(keras.callbacks.Callback):
+    """Draws in a helper."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Draw."""
+        del epoch, logs
+        draw()
+
+
+class DrawingElsewhere(keras.callbacks.Callback):
+    """Draws from the generator of another module."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Draw."""
+        del epoch, logs
+        callbacks_module.RNG.normal()  # type: ignore[attr-defined]
+
+
+USES: dict[str, tuple[Callable[[], keras.callbacks.Callback], str]] = {
+    "a helper": (Drawing, "function Drawing.on_epoch_end that uses RNG, a Generator"),
+    "another module": (DrawingElsewhere, "that uses callbacks_module.RNG, a RandomState"),
+    "a lambda": (lambda: keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: draw()), "that uses RNG"),
+    "a variable": (lambda: Unsavable(count), "function count that uses VARIABLE, a ResourceVariable"),
+    "a closure": (lambda: drawing(random.Random(1)), "that uses rng, a Random"),  # noqa: S311
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_callback_that_uses_a_generator_of_its_module_is_refused(
+    use: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed process would start the generator or the variable anew."""
+    monkeypatch.setattr(callbacks_module, "RNG", np.random.RandomState(1), raising=False)
+    make, received = USES[use]
+
+    with pytest.raises(ConfigError, match="expected attributes that a checkpoint can save") as error:
+        small().start(tmp_path / "run", callbacks=lambda: [make()]).run()
+
+    assert received in str(error.value)
 
 
 def savable() -> list[Any]:

@@ -104,7 +104,8 @@ def first_line(error: BaseException) -> str:
 
     Keras and TensorFlow put tracebacks, the received arguments and the place in the graph around the cause.
     """
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    is_key = isinstance(error, KeyError) and len(error.args) == 1 and isinstance(error.args[0], str)  # str() quotes it
+    text = re.sub(r"\x1b\[[0-9;]*m", "", error.args[0] if is_key else str(error))
     text = re.sub(r"\s*\[\[\{?\{?node.*", "", text, flags=re.DOTALL)
     if "in user code:" in text:  # a traceback, whose last line without indent has the cause
         matches = re.findall(r"^ *(\w+(?:Error|Exception)): (.+)$", text, flags=re.MULTILINE)

@@ -63,7 +63,7 @@ class Finding:
     instead: str
 
 
-def _layer_of(path: str, layers: dict[str, keras.Layer]) -> keras.Layer | None:
+def layer_of(path: str, layers: dict[str, keras.Layer]) -> keras.Layer | None:
     """Return the innermost layer in an operation's path. TensorFlow adds a number to repeated scopes."""
     for part in reversed(path.split("/")[:-1]):
         layer = layers.get(part) or layers.get(re.sub(r"_\d+$", "", part))
@@ -74,7 +74,7 @@ def _layer_of(path: str, layers: dict[str, keras.Layer]) -> keras.Layer | None:
 
 def _owner(path: str, layers: dict[str, keras.Layer], scopes: Mapping[str, str]) -> str:
     """Return where an operation comes from, in words."""
-    layer = _layer_of(path, layers)
+    layer = layer_of(path, layers)
     if layer is not None:
         return f"layer {layer.name} ({type(layer).__name__})"
     parts = [re.sub(r"_\d+$", "", part) for part in path.split("/")]

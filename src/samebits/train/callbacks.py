@@ -10,6 +10,7 @@ import inspect
 import math
 import os
 import pathlib
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -222,10 +223,27 @@ class Callbacks:
             for callback in self.callbacks:
                 if isinstance(callback, keras.callbacks.CSVLogger):
                     callback.append = True  # keeps the rows of the first start
+        for callback in self.callbacks:
+            self._check_code(callback)
         self.call("on_train_begin")
         self._initial = [self._encode(callback)[1] for callback in self.callbacks]
         for callback, state in zip(self.callbacks, states, strict=True):
             self._restore(callback, state, arrays)
+
+    def _check_code(self, callback: keras.callbacks.Callback) -> None:
+        """Check that the methods of a callback use no generator or variable of their module.
+
+        Raises:
+            ConfigError: They do.
+        """
+        if isinstance(callback, OBSERVERS) or getattr(callback, "observer", False) or hasattr(callback, "get_state"):
+            return
+        own = [kind for kind in type(callback).__mro__ if not kind.__module__.startswith(("keras.", "builtins"))]
+        for method in [part for kind in own for part in vars(kind).values() if isinstance(part, types.FunctionType)]:
+            try:
+                Encoder(callback, self._saved).check_code(method)
+            except UnsavableError as error:
+                raise _cannot_save(callback, str(error)) from error
 
     def _encode(self, callback: keras.callbacks.Callback) -> tuple[dict[str, Any], dict[str, tuple[str, Any]]]:
         """Return each attribute as (plain data, arrays), and for each a digest and which objects it keeps."""

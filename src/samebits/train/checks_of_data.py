@@ -4,7 +4,7 @@ Each error names the array and the cause. Of a source, only the number of rows a
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -15,8 +15,8 @@ from samebits.core.config import TrainingConfig
 from samebits.core.digest import changed_names
 from samebits.core.errors import ConfigError, DataError
 from samebits.runs.predictions import named_arrays
-from samebits.train.arrays import is_text
-from samebits.train.compiling import losses_by_output
+from samebits.train.arrays import is_text, map_named
+from samebits.train.compiling import compiled_metrics, computes_own_loss, losses_by_output
 from samebits.train.data import Dataset, Split
 from samebits.train.sources import source_kind
 
@@ -32,6 +32,7 @@ ELEMENTWISE = frozenset(
 SPARSE = "sparse_categorical_crossentropy"
 ROWS = 7919  # a prime for the number of rows, which no other axis has by chance
 Shape = tuple[int | None, ...]
+SAME_SHAPE = "give the labels the shape of the output"
 
 
 def check_same_data(first: dict[str, str], now: dict[str, str]) -> None:
@@ -101,8 +102,28 @@ def check_batches(model: keras.Model, dataset: Dataset, training: TrainingConfig
 
 def fixed_batch_size(model: keras.Model) -> int | None:
     """Return the number of rows that a model was built for, or None if it takes any number."""
-    sizes = {tensor.shape[0] for tensor in getattr(model, "inputs", None) or []}
+    states = [state for layer in stateful_layers(model) for state in keras.tree.flatten(layer.states or [])]
+    sizes = {tensor.shape[0] for tensor in [*(getattr(model, "inputs", None) or []), *states]}
     return next(iter(sizes)) if len(sizes) == 1 else None
+
+
+def stateful_layers(model: keras.Model) -> list[Any]:
+    """Return the recurrent layers that keep their state from batch to batch."""
+    layers = model._flatten_layers()  # noqa: SLF001  no public name (Keras 3.15)
+    return [layer for layer in layers if isinstance(layer, keras.layers.RNN) and layer.stateful]
+
+
+def build_stateful(model: keras.Model, part: Any, batch_size: int) -> None:
+    """Build a model without keras.Input for one size of batch, as Keras's `fit` does, if it has stateful layers."""
+    if not model.built and isinstance(part, Split) and stateful_layers(model):
+        first = map_named(lambda array, _: tf.TensorSpec([batch_size, *array.shape[1:]], float_dtype(array)),
+                          part.inputs, "inputs")  # fmt: skip
+        tf.function(model, autograph=False).get_concrete_function(first)
+
+
+def float_dtype(array: np.ndarray) -> Any:
+    """Return the type that Keras gives an array: float64 becomes its float type."""
+    return keras.config.floatx() if array.dtype == np.float64 else tf.as_dtype(array.dtype)
 
 
 # --- inputs ---
@@ -190,37 +211,55 @@ def warn_about_nan(name: str, array: np.ndarray) -> None:
 # --- labels ---
 
 
-def check_labels(model: keras.Model, examples: Mapping[str, Split]) -> None:
-    """Check that the labels have the shape and the values that the loss reads.
+def check_labels(model: keras.Model, examples: Mapping[str, Split], outputs: Any = None) -> None:
+    """Check that the labels and weights have the shape and the values that the loss and the metrics read.
 
-    Does nothing if the model's class computes its loss itself, or if an output has no loss.
+    Does nothing if the model's class computes its loss itself, and for outputs without a loss.
+
+    Args:
+        model: The compiled model.
+        examples: The rows of each split.
+        outputs: The outputs of a model without keras.Input, as its traced function returns them.
 
     Raises:
         ConfigError: They have not. The message has the split, the loss and the labels.
     """
-    own = (type(model).train_step, type(model).compute_loss) != (keras.Model.train_step, keras.Model.compute_loss)
-    if own:
-        return
+    every = [] if computes_own_loss(model) else losses_by_output(model, outputs)
+    compared = [(number, *each) for number, each in enumerate(every) if each[2] is not None]
     for split, example in examples.items():
-        for place, output, loss, labels in _labelled(model, example.labels):
-            check_output_labels(f"{split}/{place}", labels, output.shape, loss)
-            check_loss_shape(loss, output.shape, labels, is_weighted=example.sample_weight is not None)
+        for place, array in named_arrays(example.sample_weight, "sample_weight").items():
+            if is_text(array):
+                raise ConfigError(f"{split}/{place}", expected="numbers", received="strings", fix="convert them")
+        for number, name, output, loss in compared:
+            labels = _of_output(example.labels, name, number, len(every))
+            place = f"{split}/labels" if len(every) == 1 else f"{split}/labels/{name}"
+            if example.labels is None or (labels is None and isinstance(example.labels, Mapping)) or (
+                labels is example.labels and len(compared) > 1
+            ):  # fmt: skip
+                raise ConfigError(
+                    place, expected=f"labels, which the loss {_name_of(loss)} compares with output {name}",
+                    received=", ".join(named_arrays(example.labels, "labels")) or "none",
+                    fix="give the Split one array, or a dict with one array per output; or remove this loss",
+                )  # fmt: skip
+            if labels is not None:
+                check_output_labels(place, labels, output.shape, loss)
+                weights = _of_output(example.sample_weight, name, number, len(every))
+                check_loss_shape(loss, output.shape, labels, weights)
+        if len(every) == 1 and isinstance(example.labels, np.ndarray):
+            check_metrics(model, every[0][1].shape, example.labels)
 
 
-def _labelled(model: keras.Model, labels: Any) -> Iterator[tuple[str, Any, Any, np.ndarray]]:
-    """Yield (name of the labels, output, loss, labels) of each output that has these."""
-    outputs = list(getattr(model, "outputs", None) or [])
-    names = list(getattr(model, "output_names", None) or [])
-    for output, loss in losses_by_output(model):
-        if loss is None:
-            continue
-        number = next(n for n, each in enumerate(outputs) if each is output)
-        if isinstance(labels, np.ndarray) and len(outputs) == 1:
-            yield "labels", output, loss, labels
-        elif isinstance(labels, Mapping) and number < len(names) and names[number] in labels:
-            yield f"labels/{names[number]}", output, loss, labels[names[number]]
-        elif isinstance(labels, tuple | list) and len(labels) == len(outputs):
-            yield f"labels/{number}", output, loss, labels[number]
+def _of_output(part: Any, name: str, number: int, count: int) -> Any:
+    """Return the labels or weights of one of several outputs: by name, by number, or those of all outputs."""
+    if isinstance(part, Mapping):
+        return part.get(name)
+    if isinstance(part, tuple | list):
+        return part[number] if len(part) == count else None
+    return part
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "name", None) or getattr(function, "__name__", function))
 
 
 def check_output_labels(name: str, labels: np.ndarray, output: Shape, loss: Any) -> None:
@@ -234,7 +273,7 @@ def check_output_labels(name: str, labels: np.ndarray, output: Shape, loss: Any)
     if kind == SPARSE:
         _check_class_numbers(name, labels, output, loss)
     elif kind in ELEMENTWISE:
-        advice = "give the labels the shape of the output"
+        advice = SAME_SHAPE
         if kind.startswith("categorical") and fits(labels.shape, (*output[:-1], 1)):
             advice = f"use the loss {SPARSE}, or keras.utils.to_categorical(labels)"
         if not fits(labels.shape, output):
@@ -285,32 +324,87 @@ def _check_range(name: str, labels: np.ndarray, low: int, high: int, loss: str, 
         )  # fmt: skip
 
 
-def check_loss_shape(loss: Any, output: Shape, labels: np.ndarray, *, is_weighted: bool) -> None:
-    """Check what a loss of one's own returns: one value per row, or for no sample weights, one for all.
+def check_loss_shape(loss: Any, output: Shape, labels: np.ndarray, weights: np.ndarray | None) -> None:
+    """Check what a loss returns: one value per row, or for no sample weights, one for all.
+
+    Args:
+        loss: The loss.
+        output: The shape of the output.
+        labels: The labels.
+        weights: The sample weights; None: all rows weigh the same.
 
     Raises:
         ConfigError: It returns another shape, as a loss does that compares each row with each row.
     """
-    if loss_kind(loss) or isinstance(loss, str):
-        return
-    from keras.src.losses.losses import LossFunctionWrapper  # noqa: PLC0415  no public name (Keras 3.15)
+    name = f"loss {_name_of(loss)}"
+    found: Shape | None = (ROWS, *output[1:-1])
+    if not loss_kind(loss) and not isinstance(loss, str):
+        from keras.src.losses.losses import LossFunctionWrapper  # noqa: PLC0415  no public name (Keras 3.15)
 
-    whole = loss if isinstance(loss, keras.losses.Loss) else LossFunctionWrapper(loss)
-    dtype = keras.config.floatx()
-    specs = [tf.TensorSpec([ROWS, *labels.shape[1:]], dtype), tf.TensorSpec([ROWS, *output[1:]], dtype)]
-    try:
-        found = tf.function(whole.call, autograph=False).get_concrete_function(*specs).output_shapes
-    except Exception:  # noqa: BLE001  the training step has the same error, with its cause
+        whole = loss if isinstance(loss, keras.losses.Loss) else LossFunctionWrapper(loss)
+        found = shape_of_values(name, whole.call, output, labels)
+    if found is None:
         return
-    if found.rank is None:
-        return
-    name = getattr(loss, "name", getattr(loss, "__name__", "loss"))
-    is_square = found.rank > 1 and found[1] == ROWS
-    if is_square or (is_weighted and (found.rank == 0 or found[0] != ROWS)):
-        received = ", ".join("rows" if size == ROWS else "any" if size is None else str(size) for size in found)
+    is_square = found[1:2] == (ROWS,)
+    if is_square or (weights is not None and not (found[:1] == (ROWS,) and can_weigh(weights.shape, found))):
+        sizes = ", ".join("rows" if size == ROWS else "any" if size is None else str(size) for size in found)
         compared = f": labels {describe_shape(labels.shape)} against outputs {describe_shape(output)}"
+        weighed = "" if weights is None else f", because the rows have weights {describe_shape(weights.shape)}"
         raise ConfigError(
-            f"loss {name}", expected="one value per row" + (", because the rows have weights" if is_weighted else ""),
-            received=f"shape [{received}]" + (compared if is_square else ""),
-            fix="give the labels the shape of the output" if is_square else "take the mean over the last axis only",
+            name, expected=f"one value per row{weighed}",
+            received=f"shape [{sizes}]{compared if is_square else ''}",
+            fix=SAME_SHAPE if is_square else "take the mean over all axes but the first, or weigh each value",
         )  # fmt: skip
+
+
+def can_weigh(weights: Shape, values: Shape) -> bool:
+    """Return whether Keras can multiply the values of a loss with sample weights. It adds or drops a last axis of 1."""
+    if len(weights) == len(values) + 1 and weights[-1] == 1:
+        weights = weights[:-1]
+    elif len(values) == len(weights) + 1 and values[-1] == 1:
+        values = values[:-1]
+    sizes = zip(weights[1:], values[1:], strict=False)
+    return len(weights) == len(values) and all(weight in (1, value) or value is None for weight, value in sizes)
+
+
+def shape_of_values(name: str, function: Any, output: Shape, labels: np.ndarray) -> Shape | None:
+    """Return the shape of what a loss or a metric of one's own returns, or None if it is not known.
+
+    Raises:
+        ConfigError: It returns no tensor, or compares each row with each row, because the labels lack an axis.
+    """
+    dtype = keras.config.floatx()
+    specs = [tf.TensorSpec([ROWS, *shape[1:]], dtype) for shape in (labels.shape, output)]
+    try:
+        traced = tf.function(function, autograph=False).get_concrete_function(*specs)
+    except Exception:  # noqa: BLE001  the training step has the same error, with its cause
+        return None
+    values = traced.structured_outputs
+    if not isinstance(values, tf.Tensor):
+        raise ConfigError(name, expected="a tensor", received=type(values).__name__, fix="return one value per row")
+    pairs = [tuple(each.shape.as_list() for each in operation.inputs) for operation in _binary(traced.graph)]
+    if labels.ndim != len(output) and ([ROWS], [ROWS, 1]) in [tuple(sorted(pair, key=len)) for pair in pairs]:
+        raise ConfigError(
+            name, expected="each row compared with its label", fix=SAME_SHAPE,
+            received=f"labels {describe_shape(labels.shape)} against outputs {describe_shape(output)}, which compares "
+            "each row with each label",
+        )  # fmt: skip
+    return None if values.shape.rank is None else tuple(values.shape)
+
+
+def _binary(graph: tf.Graph) -> list[Any]:
+    """Return the operations of two tensors whose ranks are known."""
+    known = [each for each in graph.get_operations() if all(tensor.shape.rank is not None for tensor in each.inputs)]
+    return [each for each in known if len(each.inputs) == 2]  # noqa: PLR2004
+
+
+def check_metrics(model: keras.Model, output: Shape, labels: np.ndarray) -> None:
+    """Check that the metric functions of one's own compare each row with its label.
+
+    Raises:
+        ConfigError: One compares each row with each label.
+    """
+    for metric in compiled_metrics(model):
+        function = getattr(metric, "_fn", metric)
+        if callable(function) and not isinstance(function, keras.metrics.Metric) and not loss_kind(function):
+            shape_of_values(f"metric {_name_of(metric)}", function, output, labels)

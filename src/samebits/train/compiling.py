@@ -194,6 +194,11 @@ def compile_model(model: keras.Model, settings: TrainingConfig) -> None:
         ) from error  # fmt: skip
 
 
+def computes_own_loss(model: keras.Model) -> bool:
+    """Return whether the class of a model decides itself what its loss compares."""
+    return overrides(model, "train_step") or overrides(model, "compute_loss")
+
+
 def overrides(model: keras.Model, method: str) -> bool:
     """Return whether the class of a model has its own method instead of Keras's."""
     return getattr(type(model), method) is not getattr(keras.Model, method)
@@ -244,16 +249,33 @@ def _members(value: Any) -> Iterator[Any]:
         yield value
 
 
-def losses_by_output(model: keras.Model) -> list[tuple[Any, Any]]:
-    """Return (output tensor, loss) of a functional model whose losses can be assigned to its outputs."""
-    loss, outputs = model.loss, getattr(model, "outputs", None)
-    if not outputs or loss is None:
+def losses_by_output(model: keras.Model, outputs: Any = None) -> list[tuple[str, Any, Any]]:
+    """Return (name, output, loss) of each output; the loss may be None. Empty if the outputs are not known.
+
+    Args:
+        model: The compiled model.
+        outputs: Its outputs, possibly nested; None: those of a functional model.
+    """
+    if outputs is None:
+        outputs = getattr(model, "_outputs_struct", getattr(model, "outputs", None))  # (Keras 3.15)
+    tensors = keras.tree.flatten(outputs)
+    if model.loss is None or any(tensor is None for tensor in tensors):
         return []
+    keys = sorted(outputs) if isinstance(outputs, Mapping) else getattr(model, "output_names", None) or []
+    names = list(keys) if len(keys) == len(tensors) else [str(number) for number in range(len(tensors))]
+    loss = model.loss
     if isinstance(loss, Mapping):
-        names = dict(zip(model.output_names, outputs, strict=False))
-        return [(names[name], part) for name, part in loss.items() if name in names]
-    parts = loss if isinstance(loss, list | tuple) else [loss] * len(outputs)
-    return list(zip(outputs, parts, strict=False))
+        losses = [loss.get(name) for name in names]
+    else:
+        losses = list(loss) if isinstance(loss, list | tuple) else [loss] * len(tensors)
+    return list(zip(names, tensors, losses, strict=False))
+
+
+def compiled_metrics(model: keras.Model) -> list[Any]:
+    """Return the metrics that a model was compiled with: names, functions and objects."""
+    metrics = getattr(model, "_compile_metrics", None)
+    groups = [getattr(metrics, f"_user_{kind}", None) for kind in ("metrics", "weighted_metrics")]  # (Keras 3.15)
+    return [part for part in _members(groups) if part is not None]
 
 
 def reads_logits(loss: Any) -> tuple[str, bool] | None:
@@ -267,42 +289,6 @@ def reads_logits(loss: Any) -> tuple[str, bool] | None:
     return CROSSENTROPIES[name], bool(options.get("from_logits", False))
 
 
-def check_activations(model: keras.Model) -> None:
-    """Check that the last activation and the loss agree: logits for a loss that reads logits, else probabilities.
-
-    Raises:
-        ConfigError: They do not. The message has the layer and the loss.
-    """
-    for output, loss in losses_by_output(model):
-        expected, layer = reads_logits(loss), output._keras_history.operation  # noqa: SLF001  no public name (Keras 3.15)
-        activation = getattr(layer, "activation", None)
-        if isinstance(layer, keras.layers.Softmax):
-            activation = keras.activations.softmax
-        if expected is None or activation is None:
-            continue
-        wanted, from_logits = expected
-        has = getattr(activation, "__name__", "")
-        name = getattr(loss, "name", loss)
-        if from_logits and has in ("sigmoid", "softmax"):
-            raise ConfigError(
-                f"layer {layer.name}", expected=f"no activation, because the loss {name} has from_logits=True",
-                received=f"activation {has}: the loss would read its probabilities as logits",
-                fix=f"remove the activation, or use the loss with from_logits=False, e.g. "
-                f"training.loss={{class: keras.losses.{_class_name(loss)}, from_logits: false}}",
-            )  # fmt: skip
-        if not from_logits and has == "linear":
-            raise ConfigError(
-                f"layer {layer.name}", expected=f"probabilities, because the loss {name} has from_logits=False",
-                received="no activation: the loss would read logits as probabilities",
-                fix=f"use the loss with from_logits=True, or activation={wanted!r} in layer {layer.name}",
-            )  # fmt: skip
-
-
-def _class_name(loss: Any) -> str:
-    name = getattr(getattr(loss, "fn", loss), "__name__", str(loss))
-    return "".join(part.capitalize() for part in name.split("_"))
-
-
 def loss_name(model: keras.Model) -> str:
     """Return the names of a model's losses, for messages."""
     losses = [part for part in _members(getattr(model, "loss", None)) if part is not None]
@@ -313,7 +299,9 @@ def loss_name(model: keras.Model) -> str:
 
 def output_kind(model: keras.Model) -> str:
     """Return what the outputs of a model are for its loss: "logits" or "probabilities" of classes, else "outputs"."""
-    kinds = {reads_logits(loss) for _, loss in losses_by_output(model)} or {reads_logits(model.loss)}
+    kinds = {reads_logits(loss) for _, _, loss in losses_by_output(model) if loss is not None} or {
+        reads_logits(model.loss)
+    }
     kind = next(iter(kinds)) if len(kinds) == 1 else None
     if kind is None:
         return "outputs"

@@ -7,6 +7,7 @@ such as Keras metrics, generators and functions, are kept: only their changeable
 import collections
 import functools
 import importlib
+import inspect
 import logging
 import pathlib
 import random
@@ -29,6 +30,9 @@ CONSTANT = (
 )  # fmt: skip
 # What a function may hold, besides other functions: values that are not changed in place.
 HELD = (*PLAIN, *CONSTANT, *VARIABLES, float, pathlib.PurePath, np.ndarray, np.generic, tf.Tensor, keras.Layer)
+
+# What code draws from or writes to.
+CHANGING = (np.random.Generator, np.random.RandomState, random.Random, keras.random.SeedGenerator, *VARIABLES)
 
 
 class UnsavableError(Exception):
@@ -92,6 +96,8 @@ class Encoder:
         if callable(value):
             module, name = getattr(value, "__module__", None) or "", getattr(value, "__qualname__", "")
             if name and _import(module, name) is value:
+                if isinstance(value, types.FunctionType):
+                    self.check_code(value)
                 return {"function": [module, name]}
             self._check_function(value)
             return {"kept": [id(value), "constant", None]}
@@ -99,6 +105,16 @@ class Encoder:
 
     def _variables(self, value: Any) -> list[Any]:
         return [variable for variable in variables_of(value) if id(variable) not in self._saved]
+
+    def check_code(self, function: types.FunctionType) -> None:
+        """Check that a function and its helpers use no generator or variable that nothing saves.
+
+        Raises:
+            UnsavableError: They do, e.g. a generator of their module.
+        """
+        for name, value in used_objects(function, set()):
+            if isinstance(value, CHANGING) and any(id(each) not in self._saved for each in _changing_parts(value)):
+                raise UnsavableError(f"function {function.__qualname__} that uses {name}, a {type(value).__qualname__}")
 
     def _check_function(self, function: Any) -> None:
         """Check that a function holds nothing that can change.
@@ -112,6 +128,7 @@ class Encoder:
         elif isinstance(function, functools.partial):
             held = [function.func, *function.args, *function.keywords.values()]
         elif isinstance(function, types.FunctionType):
+            self.check_code(function)
             held = [cell.cell_contents for cell in function.__closure__ or ()]
             held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         elif not isinstance(function, np.ufunc | types.BuiltinFunctionType) or _holds_object(function):
@@ -122,6 +139,20 @@ class Encoder:
             elif value is not self._owner and not isinstance(value, HELD):
                 name = getattr(function, "__qualname__", "partial")
                 raise UnsavableError(f"function {name} that holds a {type(value).__qualname__}")
+
+
+def used_objects(function: types.FunctionType, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the value of each global or outer variable that a function and its helpers use."""
+    seen.add(id(function))
+    used = inspect.getclosurevars(function)
+    for name, value in {**used.globals, **used.nonlocals}.items():
+        yield name, value
+        if isinstance(value, types.ModuleType):
+            inner = [each for each in function.__code__.co_names if each in vars(value)]
+            yield from ((f"{name}.{each}", vars(value)[each]) for each in inner)
+        is_helper = isinstance(value, types.FunctionType) and value.__module__ == function.__module__
+        if is_helper and id(value) not in seen:
+            yield from used_objects(value, seen)
 
 
 def items_of(container: Any) -> list[Any]:
@@ -145,6 +176,11 @@ def variables_of(value: Any) -> list[Any]:
     if isinstance(value, VARIABLES):
         return [value]
     return [value.state] if isinstance(value, keras.random.SeedGenerator) else list(value.variables)
+
+
+def _changing_parts(value: Any) -> list[Any]:
+    is_keras = isinstance(value, (keras.random.SeedGenerator, *VARIABLES))
+    return variables_of(value) if is_keras else [value]
 
 
 def _import(module: str, name: str) -> Any:

@@ -94,6 +94,11 @@ def class_weights(split: Split, weights: Mapping[Any, float] | None) -> Split:
     labels = split.labels
     if labels.ndim > 1:
         labels = labels.argmax(-1) if labels.shape[-1] != 1 else labels[..., 0]
+    if labels.ndim > 1:
+        raise ConfigError(
+            "training.class_weight", expected="one class per row",
+            received=f"labels of shape {list(split.labels.shape)}", fix="give sample weights in the data function",
+        )  # fmt: skip
     by_class = {int(number): float(weight) for number, weight in weights.items()}
     rows = np.array([by_class.get(int(label), 1.0) for label in np.round(labels).tolist()], np.float32)
     return Split(split.inputs, split.labels, rows)

@@ -14,11 +14,12 @@ from samebits.core.terminal import TrainingProgress
 from samebits.runs.folder import CALLBACKS
 from samebits.runs.predictions import named_arrays, write_predictions
 from samebits.runtime.pins import generator_state_digests
+from samebits.train.activations import check_activations
 from samebits.train.arrays import is_text
 from samebits.train.callbacks import Callbacks, make_callbacks
 from samebits.train.checkpoints import Checkpoints
-from samebits.train.checks_of_data import check_batches, check_inputs, check_labels
-from samebits.train.compiling import check_activations, compile_model, explain_missing_loss, output_kind
+from samebits.train.checks_of_data import build_stateful, check_batches, check_inputs, check_labels
+from samebits.train.compiling import compile_model, explain_missing_loss, output_kind
 from samebits.train.data import Dataset
 from samebits.train.draws import GeneratorWatch
 from samebits.train.loop import Training
@@ -60,31 +61,39 @@ class Network:
         settings, began = self.config.training, time.monotonic()
         compile_model(self.model, settings)
         self.watch, self.generators = GeneratorWatch(self.seeds), generator_state_digests()
+        build_stateful(self.model, self.dataset.train, settings.batch_size)
         check_batches(self.model, self.dataset, settings)
         self.feeds = {
             name: make_feed(part, name, self.seeds, settings, self.model, is_training=name == "train")
             for name, part in self.dataset.splits().items()
         }
+        has_outputs = bool(getattr(self.model, "outputs", None))  # a class of one's own has none before it is traced
         was_built, examples = self.model.built, {name: feed.example for name, feed in self.feeds.items()}
         check_inputs(self.model, examples)
-        if was_built:
-            check_activations(self.model)
+        if has_outputs:
             check_labels(self.model, examples)
-            if self.model.optimizer is not None:
-                self.model.optimizer.build(self.model.trainable_variables)
+            predictions = self.trace_predictions()
+        if was_built and self.model.optimizer is not None:
+            self.model.optimizer.build(self.model.trainable_variables)
         offered = {
             "folder": self.attempt / CALLBACKS / self.stage.name,
             "seed": lambda name: self.seeds.take(f"callbacks/{name}"),
         }
         self.callbacks = make_callbacks(settings, offered)
         self.steps = self.trace()
-        if not was_built:
-            check_activations(self.model)
-            check_labels(self.model, examples)
-        validation = self.feeds.get("validation")
-        self.validation_outputs = None if validation is None else Steps.trace_predictions(self.model, validation)
+        if not has_outputs:
+            predictions = self.trace_predictions()
+            if predictions is not None:
+                check_labels(self.model, examples, predictions.get_concrete_function().structured_outputs)
+        self.validation_outputs = predictions if "validation" in self.feeds else None
         self.is_savable = is_savable(self.model)
         self.prepare_s = time.monotonic() - began
+
+    def trace_predictions(self) -> Any:
+        """Return the traced function of the outputs, after a check of the last activations; None if there are none."""
+        predictions = Steps.trace_predictions(self.model, self.feeds.get("validation") or self.feeds["train"])
+        check_activations(self.model, predictions)
+        return predictions
 
     def trace(self) -> Steps:
         """Return the traced and checked functions of a step.

@@ -164,7 +164,8 @@ def check_captured_state(step: Any, known: list[Any]) -> None:
             f"the step changes state that Keras does not know: {', '.join(lost)}.",
             expected="state in Keras weights, metrics, seed generators and optimizers that are attributes of the model",
             received="a tf.Variable, a generator of a plain object or a table, which no checkpoint would hold",
-            fix="make it self.add_weight(..., trainable=False) of a layer, or an attribute of a layer or of the model",
+            fix="use self.add_weight(..., trainable=False) of a layer instead of a tf.Variable; make a metric, a layer "
+            "or a keras.random.SeedGenerator an attribute of a layer or of the model",
         )
 
 

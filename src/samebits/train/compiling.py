@@ -287,8 +287,7 @@ def check_activations(model: keras.Model) -> None:
             raise ConfigError(
                 f"layer {layer.name}", expected=f"no activation, because the loss {name} has from_logits=True",
                 received=f"activation {has}: the loss would read its probabilities as logits",
-                fix=f"remove the activation, or use the loss with from_logits=False, e.g. "
-                f"training.loss={{class: keras.losses.{_class_name(loss)}, from_logits: false}}",
+                fix=f"remove the activation, or use keras.losses.{_class_name(loss)} with from_logits=False",
             )  # fmt: skip
         if not from_logits and has == "linear":
             raise ConfigError(

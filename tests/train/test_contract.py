@@ -126,8 +126,8 @@ def test_steps_without_a_graph_are_an_error() -> None:
 @pytest.mark.parametrize(
     ("activation", "from_logits", "advice"),
     [
-        ("sigmoid", True, "from_logits: false"),
-        ("softmax", True, "from_logits: false"),
+        ("sigmoid", True, "with from_logits=False"),
+        ("softmax", True, "with from_logits=False"),
         (None, False, "activation='sigmoid'"),
     ],
 )

@@ -42,7 +42,7 @@ class TrainingConfig:
     """
 
     epochs: int = 2
-    batch_size: int = 32
+    batch_size: int = 30
     loss: Any = None
     optimizer: Any = None
     learning_rate: float | None = None

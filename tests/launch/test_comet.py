@@ -283,6 +283,7 @@ class Scenarios:
         def kill(training: Future[Result], folder: pathlib.Path) -> dict[str, Any]:
             with held_training(training, folder) as attempt:
                 wait_for((attempt / "comet" / "state.json").exists, training.done)
+                wait_for(lambda: "COMET " in (attempt / "tracker.txt").read_text(), training.done)
                 os.kill(find_process("samebits.launch.tracker", attempt), signal.SIGKILL)
                 return {}
 
@@ -383,9 +384,10 @@ def advised_archive(root: pathlib.Path, output: str) -> pathlib.Path:
 
 
 def flat(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return nested data as one level with dotted names."""
+    """Return nested data as one level with dotted names; lists are text, because Comet has no lists."""
     leaves: dict[str, Any] = {}
-    for key, value in tree.items():
+    for key, found in tree.items():
+        value = json.dumps(found) if isinstance(found, list) else found
         branch = flat(value) if isinstance(value, dict) else None
         leaves |= {key: value} if branch is None else {f"{key}.{name}": leaf for name, leaf in branch.items()}
     return leaves

@@ -153,7 +153,7 @@ def test_another_weight_gives_other_bits(recorded: Any) -> None:
     ("name", "reason"),
     [
         ("layer StringLookup", "text"),
-        ("layer IntegerLookup", "a lookup table"),
+        ("layer IntegerLookup", "a captured tensor"),
         ("activation divided by a constant", "constants that Python computes"),
     ],
 )

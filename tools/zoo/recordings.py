@@ -98,7 +98,7 @@ class Recorder:
         graph = function.graph.as_graph_def()
         captured = [numbers.get(id(each), -1) for each in function.captured_inputs]
         if -1 in captured:
-            self.traced_only = "a lookup table"
+            self.traced_only = "a captured tensor"  # such as a lookup table
         if any(is_computed(node) for node in all_nodes(graph)):
             self.traced_only = "constants that Python computes"
         definition = function.function_def

@@ -177,8 +177,10 @@ def zoo(
     if write:
         verdicts = [judge_case(name, rows) for name in everything]
         (root / TABLE).write_text(render(verdicts, rows[machines[0].name], machines), encoding="utf-8")
-        operations = measured_operations(verdicts, rows[machines[0].name])
-        write_bytes(root / MEASURED, (json.dumps(operations, indent=0) + "\n").encode())
+        operations = set(measured_operations(verdicts, rows[machines[0].name]))
+        if any(verdict.missing for verdict in verdicts):  # what an earlier call measured stays
+            operations |= set(json.loads((root / MEASURED).read_text(encoding="utf-8")))
+        write_bytes(root / MEASURED, (json.dumps(sorted(operations), indent=0) + "\n").encode())
         print(f"wrote {TABLE} and {len(operations)} measured operations")
     return conclude([judge_case(name, rows) for name in cases])
 

@@ -42,8 +42,11 @@ ADVICE = {
     ),
 }
 DECOMPOSITION_ADVICE = "a result that is computed once and stored with the data"
-# Only check or copy values, so their bits cannot differ. No layer of Keras has them.
-COPIES = frozenset(("Assert", "DynamicStitch", "OnesLike", "PlaceholderWithDefault"))
+# Only check, compare or copy values, so their bits cannot differ.
+COPIES = frozenset(
+    ("Assert", "Bucketize", "DynamicStitch", "LookupTableFindV2", "OnesLike", "PadV2", "PlaceholderWithDefault",
+     "RaggedTensorToTensor", "StaticRegexReplace", "StringLower", "StringSplitV2", "TensorScatterUpdate")
+)  # fmt: skip
 MEASURED = pathlib.Path(__file__).with_name("measured_operations.json")
 LOSS_SCOPE = "compile_loss"  # Keras 3.15
 

@@ -1,7 +1,5 @@
-"""`samebits portability` and `python -m zoo` on emulated CPUs: one digest, and a failure if digests differ."""
+"""`samebits portability` on emulated CPUs: one digest, and a failure if digests differ."""
 
-import functools
-import inspect
 import json
 import os
 import pathlib
@@ -13,7 +11,6 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Result, run_command, train
-from zoo import run
 
 from samebits.core.config import RuntimeConfig
 from samebits.core.errors import ConfigError, MachineError
@@ -203,110 +200,3 @@ def test_an_unknown_name_of_a_cpu(tmp_path: pathlib.Path) -> None:
     """The error names it and the known CPUs."""
     with pytest.raises(ConfigError, match="received Pentium"):
         emulators.emulated_machines(["Pentium"], tmp_path)
-
-
-# --- the zoo ---
-
-
-def rows(**stages: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """Return the rows that a machine wrote for some cases."""
-    return {
-        f"layer {name}": {"name": name, "stages": each, "refused": [], "operations": [name]}
-        for name, each in stages.items()
-    }
-
-
-def test_the_first_stage_that_differs_is_found() -> None:
-    """The first stage in order of time is reported, with the machine."""
-    here, there = {"weights": "1", "step": "2"}, {"weights": "1", "step": "3"}
-    found = run.judge({"this CPU": rows(A=here, B=here), "other": rows(A=here, B=there)})
-
-    assert ["", "step (other)"] == [verdict.difference for verdict in found]
-    assert [False, True] == [verdict.is_hole for verdict in found]
-    assert ["A"] == run.measured_operations(found, rows(A=here, B=there))
-
-
-def test_what_was_not_tried_is_a_hole() -> None:
-    """A case without a result on one machine, or with an error, does not count as portable."""
-    here = {"weights": "1"}
-    failed = {"layer A": {"name": "layer A", "error": "ValueError: no"}}
-    found = run.judge({"this CPU": rows(A=here), "other": failed}), run.judge({"this CPU": rows(A=here), "other": {}})
-
-    assert [["ValueError: no"], ["no result on other"]] == [[verdict.error for verdict in each] for each in found]
-    assert all(verdict.is_hole for each in found for verdict in each)
-
-
-def test_the_table_says_what_was_compared() -> None:
-    """A row has the shapes that were compared, the bits, and what a run does; a case without a result says so."""
-    same = run.Verdict("layer Dense", "", ())
-    refused = run.Verdict("layer Norm", "32x4: loss of step 1 (Haswell)", ("Qr",))
-    missing = run.Verdict("layer Dense", "", (), "no result on Haswell")
-    stages = ["32x300: initial weights", "32x300: loss of step 1", "7x37: predictions"]
-
-    assert ("32x300, 7x37", "same", "**allowed**") == run.describe(same, stages)
-    assert ("32x4", "differ from 32x4: loss of step 1 (Haswell)", "error: Qr") == run.describe(refused, ["32x4: x"])
-    assert ("-", "not compared: no result on Haswell", "-") == run.describe(missing, stages)
-
-
-KINDS = {"layer": "layers", "loss": "losses", "metric": "metrics", "optimizer": "optimizers",
-         "schedule": "optimizers.schedules", "initializer": "initializers"}  # fmt: skip
-
-
-def untried(kind: str, cases: list[str]) -> set[str]:
-    """Return the public classes of Keras of a kind that neither a case nor the list of those left out names."""
-    import keras
-    from zoo.pieces import LEFT_OUT
-
-    module = functools.reduce(getattr, KINDS[kind].split("."), keras)
-    names = {name.removeprefix(f"{kind} ").partition(",")[0] for name in cases if name.startswith(f"{kind} ")}
-    named = {getattr(module, name) for name in (*names, *LEFT_OUT[kind]) if not name.startswith(run.OURS)}
-    return {value.__name__ for value in vars(module).values() if inspect.isclass(value) and value not in named}
-
-
-def test_every_class_of_keras_is_a_case() -> None:
-    """Each layer, loss, metric, optimizer, schedule, initializer and activation has a case or a reason for none."""
-    import keras
-    from zoo.pieces import all_cases
-
-    cases = list(all_cases())
-    activations = {value.__name__ for value in vars(keras.activations).values() if inspect.isfunction(value)}
-    activations -= {"get", "serialize", "deserialize", "linear"}
-
-    assert {} == {kind: missing for kind in KINDS if (missing := untried(kind, cases))}
-    assert set() == activations - {name.removeprefix("activation ").partition(",")[0] for name in cases}
-
-
-def test_a_class_without_a_case_is_found() -> None:
-    """Negative control: without its case, a layer is named."""
-    from zoo.pieces import all_cases
-
-    cases = [name for name in all_cases() if not name.startswith(("layer Conv2D", "metric AUC"))]
-
-    assert ({"Conv2D", "Conv2DTranspose"}, {"AUC"}) == (untried("layer", cases), untried("metric", cases))
-
-
-# Runs the cases without the exact operations and without the check of the graph.
-WITHOUT_EXACT = """
-from samebits.portable import exact, graph_check
-exact.install = lambda: None
-graph_check.REFUSED.clear()
-from zoo import cases
-cases.main()
-"""
-
-
-@emulated
-@needs_emulator
-def test_the_zoo_on_an_emulated_cpu(
-    project: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With exact operations a case has the same bits; without them the zoo fails and names the case."""
-    shutil.copytree(ROOT / "tools" / "zoo", project / "tools" / "zoo")
-
-    assert 0 == run.zoo(project, ["Haswell"], "activation log1p")
-    monkeypatch.setattr(run, "PROGRAM", ("-c", WITHOUT_EXACT))
-    assert 1 == run.zoo(project, ["Haswell"], "activation log1p")
-    shown = capsys.readouterr().out
-    assert "COVERED: 1 cases; 1 allowed" in shown
-    assert "  activation log1p: 32x300: weights after step 1 (Haswell)" in shown
-    assert "NOT COVERED: 1 of 1 cases" in shown

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import types
 from typing import Any
 
 import pytest
@@ -238,6 +239,15 @@ def test_a_loss_of_ones_own(project: pathlib.Path, train_here: TrainHere) -> Non
     assert [0, 0, 0] == [done.returncode for done in (first, second, third)], first.stderr
     assert "same bits as 1 earlier run" in second.stdout
     assert "first run with these inputs" in third.stdout
+
+
+def test_a_copy_needs_no_measurement() -> None:
+    """Operations that only check or copy values give no warning; one that computes does."""
+    from samebits.portable import graph_check
+
+    nodes = [types.SimpleNamespace(op=name, input=["x"]) for name in ("Assert", "PlaceholderWithDefault", "Asinh")]
+
+    assert ["Asinh"] == graph_check.unmeasured_operations(nodes)
 
 
 def test_an_unmeasured_operation_is_said(project: pathlib.Path, train_here: TrainHere) -> None:

@@ -1,14 +1,17 @@
 """Trains or computes the cases of `zoo.pieces` in this process, a few steps each.
 
-`zoo.run` starts it as `python -m zoo.cases OUTPUT NAME…`, with the fixed settings of `portable`, on this CPU or an
-emulated one. It writes one JSON line per case: digests of every stage, operations that raise an error, all operations.
+`zoo.run` starts it as `python -m zoo.cases OUTPUT RECORDINGS record|play DEADLINE NAME…`, with the fixed settings of
+`portable`. On this CPU it records each case. On an emulated one it plays the recordings, and traces what has none. It
+writes one JSON line per case: digests of every stage, operations that raise an error, all operations.
 """
 
 import functools
 import gc
 import json
 import pathlib
+import re
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -16,15 +19,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 from zoo.pieces import CLASSES, RAW, SHAPES, WORDS, Case, InitializerCase, MetricCase, all_cases
+from zoo.recordings import Recorder, play, values_digest
+from zoo.rows import read_cases
 
 from samebits.core.config import RuntimeConfig
-from samebits.core.digest import bytes_digest, float_bits
 from samebits.portable import exact, graph_check
 from samebits.portable.initializers import exact_version
 from samebits.runtime import pins
 from samebits.train import draws
 
 BATCHES, SEED = (32, 7), 56  # rows per batch of the first shape and of the others
+MAX_STARTS = 2  # of a case that ends the process
 
 
 def make_inputs(kind: str, rows: int, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -61,10 +66,6 @@ def make_predictions(kind: str, rows: int, rng: np.random.Generator) -> np.ndarr
     return np.rint(values) if kind == "rounded" else values
 
 
-def _digest(variables: list[Any]) -> str:
-    return bytes_digest(b"".join(np.asarray(variable).tobytes() for variable in variables))
-
-
 def make_model(case: Case, shape: tuple[int, ...]) -> keras.Model:
     """Return the compiled model of a case for one shape."""
     types = {"words": "int32", "text": "string"}
@@ -79,9 +80,8 @@ def make_model(case: Case, shape: tuple[int, ...]) -> keras.Model:
     return model
 
 
-def train(case: Case) -> tuple[dict[str, str], list[Any], list[graph_check.Finding]]:
-    """Train a case for each of its shapes; returns digests by stage, the nodes of the graphs, and what is refused."""
-    stages: dict[str, str] = {}
+def train(case: Case, recorder: Recorder) -> tuple[list[Any], list[graph_check.Finding]]:
+    """Train a case for each of its shapes; returns the nodes of the graphs, and what is refused."""
     nodes: list[Any] = []
     findings: list[graph_check.Finding] = []
     for shape, rows in zip(SHAPES[case.shape][: case.sizes], BATCHES, strict=False):
@@ -101,47 +101,50 @@ def train(case: Case) -> tuple[dict[str, str], list[Any], list[graph_check.Findi
         findings += graph_check.inexact_operations(here, model, scopes)
         nodes += here
         where = "x".join(map(str, (rows, *shape)))
-        stages[f"{where}: initial weights"] = _digest(model.variables)
-        for number, batch in enumerate(batches):
-            logs = step(batch)
-            stages[f"{where}: loss of step {number + 1}"] = float_bits(float(logs["loss"]))
-            stages[f"{where}: weights after step {number + 1}"] = _digest(model.variables + model.optimizer.variables)
-        stages[f"{where}: predictions"] = _digest([predict(batches[0][0])])
-    return stages, nodes, findings
+        recorder.stages[f"{where}: initial weights"] = values_digest(model.variables)
+        recorder.begin(graphs, model.variables + model.optimizer.variables)
+        for number, batch in enumerate(batches, 1):
+            recorder.call(0, [batch], f"{where}: loss of step {number}", f"{where}: weights after step {number}")
+        recorder.call(1, [batches[0][0]], f"{where}: predictions")
+    return nodes, findings
 
 
-def measure(case: MetricCase) -> tuple[dict[str, str], list[Any], list[graph_check.Finding]]:
+def measure(case: MetricCase, recorder: Recorder) -> tuple[list[Any], list[graph_check.Finding]]:
     """Compute a metric over two batches, for two sizes."""
-    stages: dict[str, str] = {}
     nodes: list[Any] = []
     for rows in BATCHES:
         rng = np.random.default_rng(SEED)
         metric = case.make()
 
+        @tf.function
         def update(labels: Any, predictions: Any, metric: Any = metric) -> Any:
             arguments = (predictions,) if case.targets == "values" else (labels, predictions)
             metric.update_state(*arguments)
             return metric.result()
 
-        for number in range(2):
-            batch = make_targets(case.targets, rows, rng), make_predictions(case.targets, rows, rng)
-            if number == 0:
-                update(*batch)  # makes the variables
-                traced: Any = tf.function(update)
-                nodes += draws.graph_nodes(traced.get_concrete_function(*batch))
-            stages[f"{rows} rows: result of batch {number + 1}"] = _digest([traced(*batch)])
-        stages[f"{rows} rows: state"] = _digest(metric.variables)
-    return stages, nodes, list(graph_check.inexact_operations(nodes, keras.Sequential(), {}))
+        batches = [
+            tuple(map(tf.constant, (make_targets(case.targets, rows, rng), make_predictions(case.targets, rows, rng))))
+            for _ in range(2)
+        ]
+        update.python_function(*batches[0])  # makes the variables
+        traced = update.get_concrete_function(*batches[0])
+        nodes += draws.graph_nodes(traced)
+        recorder.begin([traced], metric.variables)
+        for number, batch in enumerate(batches, 1):
+            recorder.call(0, batch, f"{rows} rows: result of batch {number}", f"{rows} rows: state after {number}")
+    return nodes, list(graph_check.inexact_operations(nodes, keras.Sequential(), {}))
 
 
-def initialize(case: InitializerCase) -> tuple[dict[str, str], list[Any], list[graph_check.Finding]]:
+def initialize(case: InitializerCase, recorder: Recorder) -> tuple[list[Any], list[graph_check.Finding]]:
     """Call an initializer, in the version that a run uses, for each of its shapes."""
-    made = {"x".join(map(str, shape)): exact_version(case.make(), "a weight")(shape) for shape in case.shapes}
-    return {f"{shape}: values": _digest([values]) for shape, values in made.items()}, [], []
+    for shape in case.shapes:
+        values = exact_version(case.make(), "a weight")(shape)
+        recorder.stages[f"{'x'.join(map(str, shape))}: values"] = values_digest([values])
+    return [], []
 
 
-def run_case(name: str, case: Case | MetricCase | InitializerCase) -> dict[str, Any]:
-    """Run one case.
+def run_case(name: str, case: Case | MetricCase | InitializerCase) -> tuple[dict[str, Any], Recorder]:
+    """Run one case; returns its recording, and its row.
 
     Returns:
         "stages": digests in order of time; "refused": the operations that raise an error in a run; "operations": types
@@ -149,37 +152,67 @@ def run_case(name: str, case: Case | MetricCase | InitializerCase) -> dict[str, 
     """
     keras.backend.clear_session(free_memory=False)  # collecting garbage takes longer than a case
     keras.utils.set_random_seed(SEED)
+    recorder = Recorder()
     if isinstance(case, MetricCase):
-        stages, nodes, findings = measure(case)
+        nodes, findings = measure(case, recorder)
     elif isinstance(case, InitializerCase):
-        stages, nodes, findings = initialize(case)
+        nodes, findings = initialize(case, recorder)
     else:
-        stages, nodes, findings = train(case)
-    return {
+        nodes, findings = train(case, recorder)
+    row = {
         "name": name,
-        "stages": stages,
+        "stages": recorder.stages,
         "refused": sorted({found.what for found in findings}),
         "operations": sorted({node.op for node in nodes}),
     }
+    return row, recorder
+
+
+def recording_path(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """Return the file of a case's recording."""
+    return folder / f"{re.sub(r'[^a-zA-Z0-9]+', '-', name)}.arrays"
+
+
+def row_of(name: str, case: Case | MetricCase | InitializerCase, recordings: pathlib.Path, *, record: bool) -> Any:
+    """Return the row of a case: record it here, or play its recording, or trace it if it has none."""
+    path = recording_path(recordings, name)
+    if not record and path.exists():
+        return {"name": name, "stages": play(path)}
+    row, recorder = run_case(name, case)
+    if record:
+        recorder.write(path)
+    return row
 
 
 def main() -> int:
-    """Run the named cases that are not in the output yet, and append one JSON line per case."""
-    output, wanted = pathlib.Path(sys.argv[1]), sys.argv[2:]
-    done = {json.loads(line)["name"] for line in output.read_text().splitlines()} if output.exists() else set()
+    """Run the named cases without a row until a time, and append one JSON line per case.
+
+    A case that ended this process twice gets an error.
+    """
+    output, recordings, role, deadline = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+    started = output.with_suffix(".started")
+    begun = started.read_text(encoding="utf-8").splitlines() if started.exists() else []
+    done = read_cases(output.parent)
     pins.apply_pins(RuntimeConfig())
     exact.install()
     pins.check_pins(RuntimeConfig(), 0, pins.effective_settings())
     cases = all_cases()
     gc.freeze()
-    for name in (name for name in wanted if name not in done):
+    for name in (name for name in sys.argv[5:] if name not in done):
+        if time.time() > float(deadline):
+            break
+        with started.open("a", encoding="utf-8") as file:
+            file.write(f"{name}\n")
+        began = time.monotonic()
         try:
-            row = run_case(name, cases[name])
+            row = {"name": name, "error": "it ended the process twice"}
+            if begun.count(name) < MAX_STARTS:
+                row = row_of(name, cases[name], recordings, record=role == "record")
         except Exception as error:  # noqa: BLE001  one case that fails must not stop the others
             traceback.print_exc()
             row = {"name": name, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
         with output.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(row | {"duration_s": round(time.monotonic() - began, 1)}) + "\n")
     return 0
 
 

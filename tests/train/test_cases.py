@@ -22,7 +22,7 @@ CLASSES = (np.arange(ROWS) % 3).astype(np.int32)
 ONE_HOT = np.eye(3, dtype=np.float32)[CLASSES]
 IMAGES, MASKS = INPUTS[:, :4].reshape(-1, 2, 2, 1), (INPUTS[:, :4].reshape(-1, 2, 2) > 0).astype(np.int32)
 SETTINGS: dict[str, Any] = {"epochs": 1, "batch_size": 8, "shuffle": False, "validation_batch_size": 8}
-Layer = keras.layers.Layer
+
 Build = Callable[[], keras.Model]
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*received `from_logits=True`:UserWarning"),  # of Keras, about the same
@@ -38,12 +38,14 @@ def deterministic() -> Iterator[None]:
         yield
 
 
-def dense(units: int, name: str = "out", **options: Any) -> Layer:
+def dense(units: int, name: str = "out", **options: Any) -> keras.layers.Layer:
     """Return a seeded dense layer."""
     return keras.layers.Dense(units, kernel_initializer=keras.initializers.GlorotUniform(seed=1), name=name, **options)
 
 
-def compiled(*layers: Layer, loss: Any = "mse", shape: tuple[int, ...] = (6,), **options: Any) -> keras.Model:
+def compiled(
+    *layers: keras.layers.Layer, loss: Any = "mse", shape: tuple[int, ...] = (6,), **options: Any
+) -> keras.Model:
     """Return a compiled model of some layers."""
     model = keras.Sequential([keras.Input(shape), *layers])
     model.compile("sgd", loss, **options)
@@ -204,7 +206,7 @@ class Recurrent(keras.Model):
         return self.out(self.recurrent(inputs))
 
 
-def stateful() -> Layer:
+def stateful() -> keras.layers.Layer:
     """Return a seeded layer that keeps its state."""
     glorot = keras.initializers.GlorotUniform
     return keras.layers.GRU(3, stateful=True, kernel_initializer=glorot(seed=2), recurrent_initializer=glorot(seed=3))

@@ -131,7 +131,8 @@ def test_steps_without_a_graph_are_an_error() -> None:
         (None, False, "activation='sigmoid'"),
     ],
 )
-@pytest.mark.parametrize("built", [True, pytest.param(False, marks=pytest.mark.filterwarnings("ignore::UserWarning"))])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Keras, about a softmax of one output
+@pytest.mark.parametrize("built", [True, False])
 def test_an_activation_that_the_loss_does_not_expect_is_an_error(
     activation: str | None, from_logits: bool, advice: str, built: bool
 ) -> None:

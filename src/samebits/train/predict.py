@@ -53,6 +53,7 @@ def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: 
     """Write the outputs for the rows of a split; see `runs.predictions.write_table`."""
     seeds = Seeds.of(config.seed)
     fix_settings(config, seeds)
+    from samebits.train.checks_of_data import build_stateful  # noqa: PLC0415
     from samebits.train.compiling import compile_model, output_kind  # noqa: PLC0415  after the pins
     from samebits.train.steps import Steps  # noqa: PLC0415
     from samebits.train.streams import make_feed  # noqa: PLC0415
@@ -65,6 +66,7 @@ def predict(config: Config, attempt: pathlib.Path, root: pathlib.Path, request: 
         dataset = load_dataset(replace(last, data=last.data | request["data"]), Seeds.of(config.seed), root)
     split = choose_split(dataset, request["split"])
     compile_model(model, last.training)
+    build_stateful(model, dataset.train, last.training.batch_size)
     feed = make_feed(split, request["split"], seeds, last.training, model)
     traced = Steps.trace_predictions(model, feed)
     if traced is None:

@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from conftest import ROOT, Result, TrainHere, copy_project, install_faults, run_script
@@ -14,13 +15,13 @@ from gallery_page import EMULATED, NAMES, PAGE, RECORD, install, make_page, read
 from pinned_trainer import PinnedTrainer
 
 from samebits.compose import compose
-from samebits.core.config import to_dict
+from samebits.core.config import Config, to_dict
 from samebits.core.files import write_yaml
 from samebits.launch.process import child_command
 from samebits.runs.compare import first_difference
-from samebits.runs.folder import CONFIG, METRICS, RESULT, read_json, read_rows, read_yaml
+from samebits.runs.folder import CONFIG, METRICS, RESULT, is_finished, read_json, read_rows, read_yaml
 
-QUICK = ("mixup", "recommender", "vae")  # in `make test` too
+QUICK = ("gan", "mixup")  # in `make test` too
 STEP = 4  # of the kill; a checkpoint is one step older
 RECORDS = ("metrics.jsonl", "trace.jsonl", "predictions.arrays", "log.csv")
 HOSTILE = {"PYTHONHASHSEED": "4242", "LC_ALL": "C", "TZ": "Asia/Kathmandu", "MALLOC_ARENA_MAX": "1"}
@@ -78,23 +79,24 @@ def find_row(attempt: pathlib.Path) -> tuple[int, int]:
     return next(i for i, row in enumerate(rows, 1) if (row["epoch"], row["step"]) == (epoch, STEP)), epoch
 
 
-def see_portable(name: str, root: pathlib.Path, promise: str, train_here: TrainHere) -> str:
-    """Return whether a training is portable, and what refuses it under runtime=portable."""
-    if promise == "portable":
-        return "yes"
+def see_portable(name: str, root: pathlib.Path, result: dict[str, Any], train_here: TrainHere) -> str:
+    """Return whether a training is portable, with which untested operations, and what refuses it if it is not."""
+    if result["promise"] == "portable":
+        untested = ", ".join(result["unmeasured_operations"])
+        return f"yes, with untested {untested}" if untested else "yes"
     done = train_here(root, *read_training(name).words, "runtime=portable", experiment="gallery")
     found = re.search("NotPortableError: not portable: ([^,]*),", done.stderr)
     return f"refused: {found[1]}" if found and done.returncode == 2 else problem(done, 2, "NotPortableError")
 
 
-def see(name: str, root: pathlib.Path, train_here: TrainHere, train_again: Train) -> dict[str, str]:
+def see(name: str, root: pathlib.Path, train_here: TrainHere, train_again: Train | None = None) -> dict[str, str]:
     """Train a file, train it again in another process, then kill it in the middle of an epoch and resume it.
 
     Args:
         name: The file.
         root: The project.
         train_here: Trains.
-        train_again: Trains in another process with another environment.
+        train_again: Trains in another process with another environment; None: no such training.
 
     Returns:
         What was seen: columns of the page, and the digest of the weights. "yes": every result and record has the same
@@ -105,18 +107,18 @@ def see(name: str, root: pathlib.Path, train_here: TrainHere, train_again: Train
 
     assert not problem(done, 0, "first run with these inputs"), problem(done, 0, "first run with these inputs")
     (whole,) = list_attempts(root, name)
-    again = problem(train_again(root, *words), 0, "same bits as")
+    seen = {"verified": problem(train_again(root, *words), 0, "same bits as")} if train_again else {}
     row, epoch = find_row(whole)
-    killed = train_here(root, *words, experiment="gallery", environment={"FAULT": f"row {row} kill", **HOSTILE})
+    fault = {"FAULT": f"row {row} kill"} | (HOSTILE if train_again else {})
+    killed = train_here(root, *words, experiment="gallery", environment=fault)
     resumed = train_here(root, *words, experiment="gallery")
-    after_kill = problem(killed, 1, "killed by SIGKILL")
-    after_kill = after_kill or problem(resumed, 0, f"resumes after epoch {epoch}, step {STEP - 1} of")
+    resumes = f"resumes after epoch {epoch}, step {STEP - 1} of"
+    seen["resumed"] = problem(killed, 1, "killed by SIGKILL") or problem(resumed, 0, resumes)
     result = read_json(whole / RESULT)
-    seen = {"verified": again, "resumed": after_kill}
     for attempt, key in zip(list_attempts(root, name)[1:], seen, strict=True):
         seen[key] = seen[key] or difference(whole, attempt) or "yes"
-    seen["portable"] = see_portable(name, root, result["promise"], train_here)
-    if seen["portable"] == "yes":  # then the result is the same on every machine
+    seen["portable"] = see_portable(name, root, result, train_here)
+    if result["promise"] == "portable":  # then the result is the same on every machine
         monitor = read_yaml(whole / CONFIG)["training"]["monitor"]
         seen |= {"result": f"{monitor} {result['metrics'][monitor]:.4f}", "weights": result["weights_digest"][:12]}
     return seen
@@ -138,21 +140,20 @@ def test_a_training_has_the_same_bits_again_and_after_a_kill(
 ) -> None:
     """Two hostile processes, and one that is killed in the middle of an epoch and resumed, have the recorded bits.
 
-    The second process is a fresh one, except in `make test`.
+    `make test` compares one undisturbed process with the record, which came from two.
     """
 
     def train_again(root: pathlib.Path, *words: str) -> Result:
-        if name in QUICK and RECORD not in os.environ:
-            return train_here(root, *words, experiment="gallery", environment=HOSTILE)
         return run_script(root, "train.py", *EXPERIMENT, *words, environment=HOSTILE, cwd=tmp_path)
 
-    check_seen(name, see(name, gallery, train_here, train_again))
+    is_quick = name in QUICK and RECORD not in os.environ
+    check_seen(name, see(name, gallery, train_here, None if is_quick else train_again))
 
 
 def test_the_page_has_what_was_seen() -> None:
     """docs/gallery.md is what tools/gallery_page.py writes. Every training was verified, resumed, and is portable.
 
-    Or it was refused by name. Eight were emulated.
+    Or it was refused by name.
     """
     results = read_results()
 
@@ -161,42 +162,53 @@ def test_the_page_has_what_was_seen() -> None:
     assert len(NAMES) >= 24
     assert [*results] == NAMES
     assert {"yes"} == {seen[column] for seen in results.values() for column in ("verified", "resumed")}
-    assert ["grouped_convolution"] == [name for name, seen in results.items() if seen["portable"] != "yes"]
+    refused = [name for name, seen in results.items() if seen["portable"].startswith("refused: layer grouped (Conv2D)")]
+    assert ["grouped_convolution"] == refused
+    assert {*NAMES} == {*refused} | {name for name, seen in results.items() if seen["portable"].startswith("yes")}
     assert len(EMULATED) == 8
-    assert EMULATED == tuple(name for name, seen in results.items() if seen.get("emulated") == "yes")
+    assert {*EMULATED} >= {name for name, seen in results.items() if "emulated" in seen}
+    assert {"yes"} >= {seen["emulated"] for seen in results.values() if "emulated" in seen}
     assert {*QUICK} <= {*NAMES}
 
 
-def train_all(trainer: PinnedTrainer, root: pathlib.Path, folder: pathlib.Path) -> None:
-    """Train an epoch of the emulated files, each in a folder of its own. One that a signal killed runs once more."""
-    for name in EMULATED:
-        config = compose(root, [*EXPERIMENT, *read_training(name).words, "training.epochs=1"])
-        (folder / name).mkdir(parents=True)
-        write_yaml(folder / name / CONFIG, to_dict(config))
-        command, environment = child_command(config, folder / name, root)
-        code = trainer.train(command, environment, root)
-        if code < 0:
-            code = trainer.train(command, environment, root)
+def train_all(trainer: PinnedTrainer, root: pathlib.Path, configs: dict[pathlib.Path, Config]) -> None:
+    """Train each configuration in its folder. One that a signal killed runs once more.
 
-        assert 0 == code, (folder / name / "log.txt").read_text()
+    The emulator sometimes crashes in programs with many threads.
+    """
+    for attempt, config in configs.items():
+        attempt.mkdir(parents=True)
+        write_yaml(attempt / CONFIG, to_dict(config))
+        command, environment = child_command(config, attempt, root)
+        if trainer.train(command, environment, root) < 0:
+            trainer.train(command, environment, root)
 
 
 @pytest.mark.emulated
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs Debian's qemu-user")
 def test_other_cpus_give_the_same_bits(gallery: pathlib.Path, trainer: PinnedTrainer, tmp_path: pathlib.Path) -> None:
-    """Eight trainings have the same records on this CPU, a Haswell and an EPYC-Milan."""
+    """Eight trainings have the same records on this CPU, a Haswell and an EPYC-Milan, for an epoch."""
+    configs = {
+        name: compose(gallery, [*EXPERIMENT, *read_training(name).words, "training.epochs=1"]) for name in EMULATED
+    }
     emulators = {cpu: PinnedTrainer(("qemu-x86_64", "-cpu", cpu)) for cpu in CPUS}
     trainers = {"this CPU": trainer, **emulators}
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        jobs = [pool.submit(train_all, each, gallery, tmp_path / cpu) for cpu, each in trainers.items()]
+        jobs = [
+            pool.submit(train_all, each, gallery, {tmp_path / cpu / name: configs[name] for name in EMULATED})
+            for cpu, each in trainers.items()
+        ]
         for job in jobs:
             job.result()
     for emulator in emulators.values():
         emulator.close()
     for name in EMULATED:
-        found = {cpu: first_difference(tmp_path / "this CPU" / name, tmp_path / cpu / name) for cpu in CPUS}
-        said = ", ".join(f"{cpu}: {different}" for cpu, different in found.items() if different)
-        check_seen(name, {"emulated": said or "yes"})
+        attempts = {cpu: tmp_path / cpu / name for cpu in trainers}
+        unfinished = [f"{cpu} did not finish" for cpu, attempt in attempts.items() if not is_finished(attempt)]
+        different = [] if unfinished else [
+            f"{cpu}: {found}" for cpu in CPUS if (found := first_difference(attempts["this CPU"], attempts[cpu]))
+        ]  # fmt: skip
+        check_seen(name, {"emulated": ", ".join(unfinished + different) or "yes"})
 
 
 BROKEN = {  # name: what is replaced in its file, by what, the exit code, and the message
@@ -228,7 +240,7 @@ def test_other_bits_are_seen(own_gallery: pathlib.Path, train_here: TrainHere) -
     seen = see("anomaly", own_gallery, train_here, lambda root, *words: train_here(root, *words, experiment="gallery"))
 
     assert "DIFFERENT BITS than attempt 1" in seen["verified"]
-    assert "the run would resume with different data" in seen["resumed"]
+    assert "DataError: the data of a resumed run" in seen["resumed"]
 
 
 def test_one_other_byte_is_a_difference(tmp_path: pathlib.Path) -> None:

@@ -9,7 +9,6 @@ from sklearn.datasets import load_digits
 from samebits import DataContext, Dataset, Seed, Split
 
 OVERRIDES = ("training.monitor=val_accuracy", "runtime=machine")
-REFUSED = "layer grouped (Conv2D) uses XLA"
 
 
 def load(context: DataContext) -> Dataset:

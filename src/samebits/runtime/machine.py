@@ -20,9 +20,9 @@ def package_versions() -> dict[str, str]:
     """Return the version of every installed package, sorted by normalized name."""
     found = {}
     for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name:
-            found[normalise(name)] = distribution.version
+        metadata = distribution.metadata  # parses a file at each access
+        if metadata["Name"]:
+            found[normalise(metadata["Name"])] = metadata["Version"]
     return dict(sorted(found.items()))
 
 

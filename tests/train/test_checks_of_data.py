@@ -102,7 +102,6 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "another rank": (SIGNS, BCE, {"inputs": X.reshape(ROWS, 3, 2)}, r"received shape \[rows, 3, 2\]"),
     "strings as inputs": (SIGNS, BCE, {"inputs": np.full((ROWS, 6), "a")}, "expected numbers.*strings such as 'a'"),
     "two inputs for one": (SIGNS, BCE, {"inputs": {"a": X, "b": X}}, "expected 1 arrays for the model: .*inputs/a"),
-    "a last batch that is smaller": (SIGNS, BCE, {"batch_size": 16}, "training.batch_size: expected 16"),
 }
 
 

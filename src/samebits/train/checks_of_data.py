@@ -18,6 +18,7 @@ from samebits.runs.predictions import named_arrays
 from samebits.train.arrays import is_text, map_named
 from samebits.train.compiling import compiled_metrics, computes_own_loss, losses_by_output
 from samebits.train.data import Dataset, Split
+from samebits.train.feeds import as_floatx
 from samebits.train.sources import source_kind
 
 logger = logging.getLogger(__name__)
@@ -67,9 +68,7 @@ def check_batches(model: keras.Model, dataset: Dataset, training: TrainingConfig
     Raises:
         ConfigError: It is, or it would. The message has the number of rows.
     """
-    layers = model._flatten_layers()  # noqa: SLF001  no public name (Keras 3.15)
-    is_stateful = any(getattr(layer, "stateful", False) for layer in layers)
-    fixed = fixed_batch_size(model) if is_stateful else None
+    fixed = fixed_batch_size(model) if stateful_layers(model) else None
     for name, part in dataset.splits().items():
         if not isinstance(part, Split) and source_kind(part) != "rows":
             continue
@@ -116,14 +115,9 @@ def stateful_layers(model: keras.Model) -> list[Any]:
 def build_stateful(model: keras.Model, part: Any, batch_size: int) -> None:
     """Build a model without keras.Input for one size of batch, as Keras's `fit` does, if it has stateful layers."""
     if not model.built and isinstance(part, Split) and stateful_layers(model):
-        first = map_named(lambda array, _: tf.TensorSpec([batch_size, *array.shape[1:]], float_dtype(array)),
+        first = map_named(lambda array, _: tf.TensorSpec([batch_size, *array.shape[1:]], as_floatx(array[:0]).dtype),
                           part.inputs, "inputs")  # fmt: skip
         tf.function(model, autograph=False).get_concrete_function(first)
-
-
-def float_dtype(array: np.ndarray) -> Any:
-    """Return the type that Keras gives an array: float64 becomes its float type."""
-    return keras.config.floatx() if array.dtype == np.float64 else tf.as_dtype(array.dtype)
 
 
 # --- inputs ---

@@ -33,6 +33,8 @@ PACKAGE = str(yaml.safe_load((ROOT / "conf" / "config.yaml").read_text())["packa
 QUIET = {key: value for key, value in os.environ.items() if not key.startswith("COMET_")}
 
 LONGEST_FILES = (
+    "test_train.py",
+    "test_faults_in_training.py",
     "test_gallery.py",
     "test_readme.py",
     "test_cluster.py",

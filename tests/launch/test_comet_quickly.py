@@ -38,6 +38,7 @@ def test_a_tracked_run_is_the_untracked_one(
     assert [] == [path for path in tracked.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
+@pytest.mark.full
 def test_what_a_server_refuses_is_kept_offline(siblings: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """If the server rejects metrics, everything is in an archive, and the output has the reason."""
     inputs = finished(siblings)[0].parent

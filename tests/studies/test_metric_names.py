@@ -170,6 +170,7 @@ def test_folds_show_the_metrics_that_there_are(
     assert "accuracy" not in said
 
 
+@pytest.mark.full
 def test_variance_measures_the_metrics_that_there_are(
     finish: Callable[..., None], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -219,7 +219,7 @@ def sequential() -> keras.Model:
     return model
 
 
-@pytest.mark.parametrize("build", [Recurrent, pytest.param(sequential, marks=pytest.mark.full)])
+@pytest.mark.parametrize("build", [pytest.param(each, marks=pytest.mark.full) for each in (Recurrent, sequential)])
 def test_a_stateful_layer_that_the_first_batch_builds_is_trained_as_keras_does(
     build: Build, tmp_path: pathlib.Path
 ) -> None:

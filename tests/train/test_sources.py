@@ -218,6 +218,7 @@ def test_batches_are_in_order_whatever_thread_reads_them() -> None:
 # --- meanings ---
 
 
+@pytest.mark.full
 def test_sample_weights_and_class_weights_reach_the_batches(tmp_path: pathlib.Path) -> None:
     """Class weights train as the same weights per row do, and as they do with arrays."""
     inputs, labels = numbers()

@@ -23,7 +23,13 @@ def same_record(one: pathlib.Path, other: pathlib.Path) -> bool:
     return all((a / name).read_bytes() == (b / name).read_bytes() for name in names)
 
 
-@pytest.mark.parametrize("fault", ["row 2 kill", "row 4 kill", "row 7 kill", "checkpoint 4 kill"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "row 4 kill",
+        *(pytest.param(each, marks=pytest.mark.full) for each in ("row 2 kill", "row 7 kill", "checkpoint 4 kill")),
+    ],
+)
 def test_a_training_killed_in_any_stage_resumes_to_the_same_bits(
     train_here: TrainHere, tmp_path_factory: pytest.TempPathFactory, fault: str
 ) -> None:

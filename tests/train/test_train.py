@@ -87,9 +87,13 @@ HOSTILE = {
         "NPY_DISABLE_CPU_FEATURES": "X86_V3",
     },
 }
+ALL = "all at once"
+HOSTILE[ALL] = {name: value for variables in HOSTILE.values() for name, value in variables.items()}
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize(
+    "name", [ALL, *(pytest.param(each, marks=pytest.mark.full) for each in HOSTILE if each != ALL)]
+)
 def test_the_parents_environment_does_not_reach_the_bits(
     name: str, trained: tuple[pathlib.Path, Result], tmp_path: pathlib.Path
 ) -> None:
@@ -294,6 +298,7 @@ def test_keras_imports_what_the_training_process_leaves_out() -> None:
     assert "sklearn" in installed
 
 
+@pytest.mark.full
 def test_a_layer_without_a_seed_has_a_point_of_its_own(project: pathlib.Path, train_here: TrainHere) -> None:
     """A Dropout without a seed has the same bits again; its point is recorded and can be set alone."""
     model, point = "model._target_=faults.model.add_unseeded_dropout", "model/imdb_cnn_lstm/loose/seed_generator"

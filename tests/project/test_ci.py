@@ -247,7 +247,7 @@ def test_an_update_that_changes_the_digests_is_reported_and_red(checkout: pathli
     assert (1, 0) == (golden.returncode, outcome.returncode)
     assert "changed input: decided_by.config.training.learning_rate: golden 0.01, now 0.02" in summary
     assert "NOT GOLDEN smoke: " in summary
-    assert "      epochs.1.bits.loss: golden 0x1.5965c93333333p-1" in summary
+    assert re.search(r"^      epochs\.1\.bits\.loss: golden 0x1\.\w+p-1, now 0x1\.\w+p-1$", summary, re.MULTILINE)
 
 
 def test_an_update_without_a_result_is_reported(tmp_path: pathlib.Path) -> None:

@@ -17,7 +17,7 @@ import tensorflow
 exported = tensorflow.saved_model.load("exported")
 print(exported.serve(images.astype("float32")).numpy().argmax(axis=1))
 """
-AUDITED = ("data/split", "data/oversample", "model/conv/kernel", "model/drop/seed_generator")
+AUDITED = ("data/split", "data/oversample", "model/digits/conv/kernel", "model/digits/drop/seed_generator")
 
 
 def files() -> dict[str, str]:

@@ -21,7 +21,6 @@ from samebits.launch.process import child_command
 from samebits.runs.compare import first_difference
 from samebits.runs.folder import CONFIG, METRICS, RESULT, is_finished, read_json, read_rows, read_yaml
 
-QUICK = ("mixup",)  # in `make test` too
 FRESH = ("gan", "grouped_convolution", "segmentation", "seq2seq", "vae")  # in a fresh hostile process in all tests
 STEP = 4  # of the kill; a checkpoint is one step older
 RECORDS = ("metrics.jsonl", "trace.jsonl", "predictions.arrays", "log.csv")
@@ -133,9 +132,8 @@ def check_seen(name: str, seen: dict[str, str]) -> None:
     assert read_results()[name] == read_results()[name] | seen
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.full) for name in NAMES]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("name", NAMES)
 def test_a_training_has_the_same_bits_again_and_after_a_kill(
     name: str, gallery: pathlib.Path, tmp_path: pathlib.Path, train_here: TrainHere
 ) -> None:
@@ -170,7 +168,7 @@ def test_the_page_has_what_was_seen() -> None:
     assert len(EMULATED) == 8
     assert {*EMULATED} >= {name for name, seen in results.items() if "emulated" in seen}
     assert {"yes"} >= {seen["emulated"] for seen in results.values() if "emulated" in seen}
-    assert {*QUICK, *FRESH} <= {*NAMES}
+    assert {*FRESH} <= {*NAMES}
 
 
 def train_all(trainer: PinnedTrainer, root: pathlib.Path, configs: dict[pathlib.Path, Config]) -> None:

@@ -189,9 +189,12 @@ def train_all(trainer: PinnedTrainer, root: pathlib.Path, configs: dict[pathlib.
 def test_other_cpus_give_the_same_bits(gallery: pathlib.Path, trainer: PinnedTrainer, tmp_path: pathlib.Path) -> None:
     """Eight trainings have the same records on this CPU, a Haswell and an EPYC-Milan, for an epoch.
 
-    Unless this is recorded, two of them are compared with the Haswell: each takes minutes.
+    Unless this is recorded, two of those that were are compared with the Haswell: each takes minutes.
     """
-    names, cpus = (EMULATED, CPUS) if RECORD in os.environ else (EMULATED[:2], CPUS[:1])
+    seen = [name for name in EMULATED if "emulated" in read_results()[name]]
+    names, cpus = (EMULATED, CPUS) if RECORD in os.environ else (seen[:2], CPUS[:1])
+    if not names:
+        pytest.skip("no training has a record of an emulated CPU: tools/gallery_page.py --emulate")
     configs = {name: compose(gallery, [*EXPERIMENT, *read_training(name).words, "training.epochs=1"]) for name in names}
     emulators = {cpu: PinnedTrainer(("qemu-x86_64", "-cpu", cpu)) for cpu in cpus}
     trainers = {"this CPU": trainer, **emulators}

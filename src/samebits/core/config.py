@@ -195,20 +195,16 @@ def split_target(tree: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def named_code(config: Config) -> dict[str, str]:
     """Return the dotted names of own functions and classes in the configuration and its stages, by key."""
-    training = config.training
-    parts = {"data": config.data, "model": config.model}
-    parts |= {f"training.{key}": getattr(training, key) for key in NAMING_KEYS}
-    for number, stage in enumerate(training.stages):
-        parts |= {
-            f"training.stages[{number}].{key}": stage[key] for key in ("data", "model", *NAMING_KEYS) if key in stage
-        }
+    sections = {"": {"data": config.data, "model": config.model}, "training.": vars(config.training)}
+    sections |= {f"training.stages[{number}].": stage for number, stage in enumerate(config.training.stages)}
     named: dict[str, str] = {}
-    for key, part in parts.items():
-        if key.rpartition(".")[2] not in NAMING_KEYS:
-            named |= {f"{key}._target_": part["_target_"]} if "_target_" in part else {}
-            continue
-        names = {place: name for place, name in _names(part, key) if "." in name}
-        named |= {place: name for place, name in names.items() if not name.startswith(LIBRARY_PREFIXES)}
+    for place, section in sections.items():
+        for key in ("data", "model"):
+            if "_target_" in section.get(key, {}):
+                named[f"{place}{key}._target_"] = section[key]["_target_"]
+        for key in NAMING_KEYS:
+            names = _names(section.get(key), f"{place}{key}")
+            named |= {at: name for at, name in names if "." in name and not name.startswith(LIBRARY_PREFIXES)}
     return named
 
 

@@ -40,20 +40,28 @@ def test_a_tracked_run_is_the_untracked_one(
 
 @pytest.mark.full
 def test_what_a_server_refuses_is_kept_offline(siblings: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """If the server rejects metrics, everything is in an archive, and the output has the reason."""
+    """If the server rejects metrics, everything is in an archive, and the output has the reason.
+
+    That includes the seed of a layer, which is known by its path once the model was built.
+    """
     inputs = finished(siblings)[0].parent
     attempt = pathlib.Path(shutil.copytree(inputs, tmp_path / inputs.name)) / "1"
     tree = yaml.safe_load((attempt / "config.yaml").read_text())
     tree["tracker"] |= {"name": "comet", "finish_timeout_s": 60.0}
     (attempt / "config.yaml").write_text(yaml.safe_dump(tree))
+    seeds = json.loads((attempt / "seeds.json").read_text())
+    seeds["points"].append(seeds["points"][0] | {"point": "model/drop/seed_generator", "value": 77})
+    (attempt / "seeds.json").write_text(json.dumps(seeds))
     with FakeComet({"/experiment/metric": (400, {"msg": "no"})}) as server:
         told = run_command(siblings, "comet", str(attempt), environment=variables(server, tmp_path))
     (archive,) = (attempt / "comet").glob("*.zip")
+    told_of = read_archive(archive)
 
     assert 0 == told.returncode, told.stderr
     assert "Comet: offline archive (" in told.stdout
     assert "is incomplete: " in told.stdout
-    assert {5, 10, 15, 20, 25, 30} == {step for _, _, step, _ in read_archive(archive).metrics}
+    assert {5, 10, 15, 20, 25, 30} == {step for _, _, step, _ in told_of.metrics}
+    assert 77 == told_of.others["seed model/drop/seed_generator"]
 
 
 def test_the_look_for_the_key_can_fail(tmp_path: pathlib.Path) -> None:

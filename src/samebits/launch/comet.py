@@ -219,7 +219,10 @@ def log_inputs(experiment: Any, attempt: pathlib.Path, config: Config) -> None:
 
 
 def log_end(experiment: Any, attempt: pathlib.Path) -> None:
-    """Log result, machine and curves, which are known after the training. A second call replaces the first."""
+    """Log result, machine, curves and the seeds that the model took by path. A second call replaces the first."""
+    if (attempt / SEEDS).exists():
+        for row in read_json(attempt / SEEDS)["points"]:
+            experiment.log_other(f"seed {row['point']}", "unseeded" if row["value"] is None else row["value"])
     for name in (SEEDS, MACHINE, RESULT):
         if (attempt / name).exists():
             experiment.log_asset(str(attempt / name), file_name=name, overwrite=True)

@@ -1,5 +1,6 @@
 """Trainings that are easy to write wrong: each trains as Keras's `fit` does, or is refused with the cause."""
 
+import logging
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -310,6 +311,46 @@ def test_shapes_that_do_not_fit_are_refused(cause: str) -> None:
     """The error names the loss, the metric or the labels."""
     build, labels, weights, message = WRONG[cause]
     refuse(build, message, labels, weights, inputs=IMAGES if "pixels" in cause else INPUTS)
+
+
+METRICS: dict[str, tuple[Any, str]] = {
+    "accuracy": ("accuracy", "BinaryAccuracy(threshold=0.0)"),
+    "acc": ("acc", "BinaryAccuracy(threshold=0.0)"),
+    "binary_accuracy by class": (keras.metrics.BinaryAccuracy, "BinaryAccuracy(threshold=0.0)"),
+    "precision": (keras.metrics.Precision, "Precision(thresholds=0.0)"),
+    "recall": (keras.metrics.Recall, "Recall(thresholds=0.0)"),
+    "AUC": ("AUC", "AUC(from_logits=True)"),
+    "accuracy at 0": (lambda: keras.metrics.BinaryAccuracy(threshold=0.0), ""),
+    "AUC of logits": (lambda: keras.metrics.AUC(from_logits=True), ""),
+    "precision at 0": (lambda: keras.metrics.Precision(thresholds=0), ""),
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", ["functional", "own class", "probabilities", "weighted"])
+def test_a_metric_of_probabilities_of_logits_is_a_warning(
+    metric: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Keras computes it, with a threshold of 0.5 for logits."""
+    named, advice = METRICS[metric]
+    with caplog.at_level(logging.WARNING):
+        check(lambda: with_metric(kind, named if isinstance(named, str) else named()), SIGNS)
+
+    warned = [text for text in caplog.messages if "reads probabilities" in text]
+    assert len(warned) == bool(advice and kind != "probabilities")
+    assert all(advice in text for text in warned)
+
+
+def with_metric(kind: str, metric: Any) -> keras.Model:
+    """Return a compiled model of one logit or probability with a metric."""
+    if kind == "own class":
+        model: keras.Model = Own(binary())
+        model.compile("sgd", binary(), metrics=[metric])
+        return model
+    is_logit = kind != "probabilities"
+    options: dict[str, Any] = {"weighted_metrics" if kind == "weighted" else "metrics": [metric]}
+    layer = dense(1) if is_logit else dense(1, activation="sigmoid")
+    return compiled(layer, loss=binary(from_logits=is_logit), **options)
 
 
 def fit(build: Build, split: Split, **options: Any) -> dict[str, list[float]]:

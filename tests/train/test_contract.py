@@ -213,6 +213,32 @@ def test_a_variable_that_is_only_read_is_allowed(tmp_path: pathlib.Path) -> None
     assert small.train(tmp_path / "run")["weights"]
 
 
+class Scale(keras.layers.Layer):
+    """Scales with a factor that it holds in one of several ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__(name="scale")
+        factor = keras.Variable(1.0) if way == "keras.Variable" else tf.Variable(1.0, trainable=way != "constant")
+        self.held = {"list": [factor], "dict": {"a": [factor]}}.get(way, factor)
+
+    def call(self, inputs: Any) -> Any:
+        """Return the inputs, scaled."""
+        return inputs * tf.nest.flatten(self.held)[0]
+
+
+@pytest.mark.parametrize("way", ["attribute", "list", "dict"])
+def test_a_variable_that_keras_would_not_train_is_an_error(way: str) -> None:
+    """Keras's fit leaves it as it is, without a word."""
+    with pytest.raises(TrainingError, match=r"does not train Variable \(shape \(\)\) of layer scale"):
+        Small(lambda: network(Scale(way)), DATA, **SETTINGS)
+
+
+@pytest.mark.parametrize("way", ["constant", "keras.Variable"])
+def test_a_constant_and_a_variable_of_keras_are_allowed(way: str) -> None:
+    """The first is not to be trained, the second is trained."""
+    assert Small(lambda: network(Scale(way)), DATA, **SETTINGS)
+
+
 class Hidden(keras.layers.Layer):
     """Draws, measures or looks up with an object that Keras does not see."""
 

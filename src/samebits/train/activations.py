@@ -1,15 +1,18 @@
-"""Checks that the outputs of a model are what its loss reads: logits or probabilities.
+"""Checks that the outputs of a model are what its loss and its metrics read: logits or probabilities.
 
 Reads the traced graph of the model, so that it finds an activation that is a layer, a function, or deep in a class.
 """
 
+import logging
 from typing import Any
 
 import keras
 
 from samebits.core.errors import ConfigError
 from samebits.portable.graph_check import layer_of
-from samebits.train.compiling import computes_own_loss, losses_by_output, reads_logits
+from samebits.train.compiling import computes_own_loss, losses_by_output, name_of, reads_logits
+
+logger = logging.getLogger(__name__)
 
 PROBABILITIES = {"Sigmoid": "sigmoid", "Softmax": "softmax"}
 # Operations after which the values are still logits or still probabilities.
@@ -53,7 +56,7 @@ def last_operation(tensor: Any) -> Any:
 
 def _check(place: str, operation: Any, output: Any, loss: Any, reads: tuple[str, bool]) -> None:
     activation, from_logits = reads
-    name, has = getattr(loss, "name", loss), PROBABILITIES.get(operation.type)
+    name, has = name_of(loss), PROBABILITIES.get(operation.type)
     if from_logits and has:
         raise ConfigError(
             place, expected=f"no activation, because the loss {name} has from_logits=True",
@@ -79,6 +82,36 @@ def _check(place: str, operation: Any, output: Any, loss: Any, reads: tuple[str,
 def _is_linear(operation: Any) -> bool:
     """Return whether an operation adds or multiplies with a weight."""
     return operation.type in LINEAR and any(last_operation(each).type == "ReadVariableOp" for each in operation.inputs)
+
+
+def warn_of_thresholds(model: keras.Model, outputs: Any = None) -> None:
+    """Log a warning for each metric that expects probabilities of outputs whose loss reads logits. Keras computes both.
+
+    Args:
+        model: The compiled model, after its step was traced, so that its metrics are built.
+        outputs: The outputs of a model without keras.Input.
+    """
+    built = getattr(model, "_compile_metrics", None)  # no public name (Keras 3.15)
+    for kind in ("_flat_metrics", "_flat_weighted_metrics"):
+        metrics = getattr(built, kind, None) or []
+        for (_, _, loss), group in zip(losses_by_output(model, outputs), metrics, strict=False):
+            if loss is not None and reads_logits(loss) == ("sigmoid", True):
+                for metric in getattr(group, "metrics", []):
+                    _warn_of_threshold(metric, name_of(loss))
+
+
+def _warn_of_threshold(metric: Any, loss: str) -> None:
+    thresholds = [getattr(metric, "threshold", None), *(getattr(metric, "thresholds", None) or [])]
+    if isinstance(metric, keras.metrics.AUC):
+        advice = "" if metric._from_logits else "from_logits=True"  # noqa: SLF001  no public name (Keras 3.15)
+    else:
+        parameter = "threshold" if hasattr(metric, "threshold") else "thresholds"
+        advice = f"{parameter}=0.0" if any(each is not None and 0 < each < 1 for each in thresholds) else ""
+    if advice:
+        logger.warning(
+            "metric %s reads probabilities, but the loss %s has from_logits=True: use keras.metrics.%s(%s)",
+            metric.name, loss, type(metric).__name__, advice,
+        )  # fmt: skip
 
 
 def _class_name(loss: Any) -> str:

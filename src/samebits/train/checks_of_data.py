@@ -16,7 +16,7 @@ from samebits.core.digest import changed_names
 from samebits.core.errors import ConfigError, DataError
 from samebits.runs.predictions import named_arrays
 from samebits.train.arrays import is_text, map_named
-from samebits.train.compiling import compiled_metrics, computes_own_loss, losses_by_output
+from samebits.train.compiling import compiled_metrics, computes_own_loss, losses_by_output, name_of
 from samebits.train.data import Dataset, Split
 from samebits.train.feeds import as_floatx
 from samebits.train.sources import source_kind
@@ -227,11 +227,9 @@ def check_labels(model: keras.Model, examples: Mapping[str, Split], outputs: Any
         for number, name, output, loss in compared:
             labels = _of_output(example.labels, name, number, len(every))
             place = f"{split}/labels" if len(every) == 1 else f"{split}/labels/{name}"
-            if example.labels is None or (labels is None and isinstance(example.labels, Mapping)) or (
-                labels is example.labels and len(compared) > 1
-            ):  # fmt: skip
+            if _are_missing(labels, example.labels, len(compared)):
                 raise ConfigError(
-                    place, expected=f"labels, which the loss {_name_of(loss)} compares with output {name}",
+                    place, expected=f"labels, which the loss {name_of(loss)} compares with output {name}",
                     received=", ".join(named_arrays(example.labels, "labels")) or "none",
                     fix="give the Split one array, or a dict with one array per output; or remove this loss",
                 )  # fmt: skip
@@ -243,6 +241,13 @@ def check_labels(model: keras.Model, examples: Mapping[str, Split], outputs: Any
             check_metrics(model, every[0][1].shape, example.labels)
 
 
+def _are_missing(labels: Any, given: Any, compared: int) -> bool:
+    """Return whether an output has no labels: a split has none, not under this name, or one array for several."""
+    if labels is None:
+        return given is None or isinstance(given, Mapping)
+    return labels is given and compared > 1
+
+
 def _of_output(part: Any, name: str, number: int, count: int) -> Any:
     """Return the labels or weights of one of several outputs: by name, by number, or those of all outputs."""
     if isinstance(part, Mapping):
@@ -250,10 +255,6 @@ def _of_output(part: Any, name: str, number: int, count: int) -> Any:
     if isinstance(part, tuple | list):
         return part[number] if len(part) == count else None
     return part
-
-
-def _name_of(function: Any) -> str:
-    return str(getattr(function, "name", None) or getattr(function, "__name__", function))
 
 
 def check_output_labels(name: str, labels: np.ndarray, output: Shape, loss: Any) -> None:
@@ -330,7 +331,7 @@ def check_loss_shape(loss: Any, output: Shape, labels: np.ndarray, weights: np.n
     Raises:
         ConfigError: It returns another shape, as a loss does that compares each row with each row.
     """
-    name = f"loss {_name_of(loss)}"
+    name = f"loss {name_of(loss)}"
     found: Shape | None = (ROWS, *output[1:-1])
     if not loss_kind(loss) and not isinstance(loss, str):
         from keras.src.losses.losses import LossFunctionWrapper  # noqa: PLC0415  no public name (Keras 3.15)
@@ -401,4 +402,4 @@ def check_metrics(model: keras.Model, output: Shape, labels: np.ndarray) -> None
     for metric in compiled_metrics(model):
         function = getattr(metric, "_fn", metric)
         if callable(function) and not isinstance(function, keras.metrics.Metric) and not loss_kind(function):
-            shape_of_values(f"metric {_name_of(metric)}", function, output, labels)
+            shape_of_values(f"metric {name_of(metric)}", function, output, labels)

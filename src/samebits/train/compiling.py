@@ -234,17 +234,17 @@ def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
     """Return the optimizers of a model and of the models in it, each once: the compiled one and all attributes."""
     found: dict[int, keras.optimizers.Optimizer] = {}
     for layer in [model, *model._flatten_layers()]:  # noqa: SLF001  no public name (Keras 3.15)
-        for value in _members(list(vars(layer).values())):
+        for value in members(list(vars(layer).values())):
             if isinstance(value, keras.optimizers.Optimizer):
                 found.setdefault(id(value), value)
     return list(found.values())
 
 
-def _members(value: Any) -> Iterator[Any]:
+def members(value: Any) -> Iterator[Any]:
     """Yield what lists, tuples and dicts hold, at any depth."""
     if isinstance(value, Mapping | list | tuple):
         for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _members(part)
+            yield from members(part)
     else:
         yield value
 
@@ -275,7 +275,7 @@ def compiled_metrics(model: keras.Model) -> list[Any]:
     """Return the metrics that a model was compiled with: names, functions and objects."""
     metrics = getattr(model, "_compile_metrics", None)
     groups = [getattr(metrics, f"_user_{kind}", None) for kind in ("metrics", "weighted_metrics")]  # (Keras 3.15)
-    return [part for part in _members(groups) if part is not None]
+    return [part for part in members(groups) if part is not None]
 
 
 def reads_logits(loss: Any) -> tuple[str, bool] | None:
@@ -289,12 +289,15 @@ def reads_logits(loss: Any) -> tuple[str, bool] | None:
     return CROSSENTROPIES[name], bool(options.get("from_logits", False))
 
 
-def loss_name(model: keras.Model) -> str:
+def name_of(function: Any) -> str:
+    """Return the name of a loss or a metric, for messages: its own, that of a function, or the word that names it."""
+    return str(getattr(function, "name", None) or getattr(function, "__name__", function))
+
+
+def names_of_losses(model: keras.Model) -> str:
     """Return the names of a model's losses, for messages."""
-    losses = [part for part in _members(getattr(model, "loss", None)) if part is not None]
-    return ", ".join(
-        dict.fromkeys(str(getattr(loss, "name", None) or getattr(loss, "__name__", loss)) for loss in losses)
-    )
+    losses = [part for part in members(getattr(model, "loss", None)) if part is not None]
+    return ", ".join(dict.fromkeys(map(name_of, losses)))
 
 
 def output_kind(model: keras.Model) -> str:

@@ -14,12 +14,12 @@ from samebits.core.terminal import TrainingProgress
 from samebits.runs.folder import CALLBACKS
 from samebits.runs.predictions import named_arrays, write_predictions
 from samebits.runtime.pins import generator_state_digests
-from samebits.train.activations import check_activations
+from samebits.train.activations import check_activations, warn_of_thresholds
 from samebits.train.arrays import is_text
 from samebits.train.callbacks import Callbacks, make_callbacks
 from samebits.train.checkpoints import Checkpoints
 from samebits.train.checks_of_data import build_stateful, check_batches, check_inputs, check_labels
-from samebits.train.compiling import compile_model, explain_missing_loss, output_kind
+from samebits.train.compiling import compile_model, computes_own_loss, explain_missing_loss, output_kind
 from samebits.train.data import Dataset
 from samebits.train.draws import GeneratorWatch
 from samebits.train.loop import Training
@@ -83,14 +83,23 @@ class Network:
         self.steps = self.trace()
         if not has_outputs:
             predictions = self.trace_predictions()
-            if predictions is not None:
-                check_labels(self.model, examples, predictions.get_concrete_function().structured_outputs)
+        if predictions is not None:
+            outputs = None if has_outputs else predictions.get_concrete_function().structured_outputs
+            if not has_outputs:
+                check_labels(self.model, examples, outputs)
+            warn_of_thresholds(self.model, outputs)
         self.validation_outputs = predictions if "validation" in self.feeds else None
         self.is_savable = is_savable(self.model)
         self.prepare_s = time.monotonic() - began
 
     def trace_predictions(self) -> Any:
-        """Return the traced function of the outputs, after a check of the last activations; None if there are none."""
+        """Return the traced function of the outputs, after a check of the last activations.
+
+        Returns:
+            None if there are no outputs, or nothing that reads them: no loss of Keras's and no validation rows.
+        """
+        if computes_own_loss(self.model) and "validation" not in self.feeds:
+            return None
         predictions = Steps.trace_predictions(self.model, self.feeds.get("validation") or self.feeds["train"])
         check_activations(self.model, predictions)
         return predictions

@@ -16,7 +16,7 @@ import tensorflow as tf
 from samebits.core.digest import array_digest, arrays_digest
 from samebits.core.errors import TrainingError, first_line
 from samebits.portable import graph_check
-from samebits.train.compiling import loss_name, optimizers_of
+from samebits.train.compiling import members, names_of_losses, optimizers_of
 from samebits.train.draws import check_graph_draws, graph_nodes, opaque_operations
 from samebits.train.feeds import Feed
 
@@ -143,24 +143,30 @@ def all_variables(model: keras.Model, optimizers: list[keras.optimizers.Optimize
     return list({id(variable): variable for group in groups for variable in group}.values())
 
 
-def check_captured_state(step: Any, known: list[Any]) -> None:
-    """Check that a traced step changes no state that a checkpoint would lose.
+def check_captured_state(step: Any, known: list[Any], model: keras.Model) -> None:
+    """Check that a traced step changes no state that a checkpoint would lose, and that it trains what is trainable.
 
     Args:
         step: The traced step.
         known: The variables that checkpoints save.
+        model: The model, whose layers may hold other variables.
 
     Raises:
-        TrainingError: It does. The message has the variable.
+        TrainingError: It changes such state, or a layer has a trainable tf.Variable. The message has the variable.
     """
     concrete = step.get_concrete_function()
     handles = {id(variable.value.handle) for variable in known}
-    lost = []
+    lost, untrained = [], []
     for outer, inner in concrete.graph.captures:
         if outer.dtype == tf.resource and id(outer) not in handles:
             variable = _variable_of(outer)
-            if variable is not None and users_of(inner) - READERS:
-                lost.append(f"{variable.name.partition(':')[0]} (shape {tuple(variable.shape)})")
+            if variable is None:
+                continue
+            described = f"{variable.name.partition(':')[0]} (shape {tuple(variable.shape)})"
+            if users_of(inner) - READERS:
+                lost.append(described)
+            elif variable.trainable and (layer := _layer_with(variable, model)):
+                untrained.append(f"{described} of layer {layer}")
     lost += [node.name for node in graph_nodes(concrete) if node.op.startswith(WRITERS)]
     if lost:
         raise TrainingError(
@@ -170,6 +176,21 @@ def check_captured_state(step: Any, known: list[Any]) -> None:
             fix="use self.add_weight(..., trainable=False) of a layer instead of a tf.Variable; make a metric, a layer "
             "or a keras.random.SeedGenerator an attribute of a layer or of the model",
         )
+    if untrained:
+        raise TrainingError(
+            f"Keras does not train {', '.join(untrained)}.",
+            expected="trainable weights made with self.add_weight(...) or keras.Variable(...)",
+            received="a tf.Variable with trainable=True, which is no weight of a Keras layer",
+            fix="use self.add_weight(...) instead, or tf.Variable(..., trainable=False) if it is a constant",
+        )
+
+
+def _layer_with(variable: tf.Variable, model: keras.Model) -> str:
+    """Return the name of the layer that has a variable as an attribute, also in a list or a dict; else ""."""
+    for layer in [model, *model._flatten_layers()]:  # noqa: SLF001  no public name (Keras 3.15)
+        if any(value is variable for value in members(list(vars(layer).values()))):
+            return str(layer.name)
+    return ""
 
 
 def users_of(tensor: tf.Tensor) -> set[str]:
@@ -260,11 +281,11 @@ class Steps:
         self.opaque = check_no_python(nodes, allowed=allow_python)
         for step in (self._train_step, self._test_step):
             if step is not None:
-                check_captured_state(step, self.variables())
+                check_captured_state(step, self.variables(), self.model)
         return nodes
 
     def _check_portable(self, nodes: list[Any]) -> None:
-        scopes = graph_check.scopes_of(loss_name(self.model), self.optimizers)
+        scopes = graph_check.scopes_of(names_of_losses(self.model), self.optimizers)
         operations = graph_check.inexact_operations(nodes, self.model, scopes)
         graph_check.check_portable(operations)
         if self.unmeasured:

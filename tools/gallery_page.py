@@ -29,7 +29,9 @@ EMULATED = (  # without ctc, whose operations end the emulator with a signal
 COLUMNS = ("result", "verified", "resumed", "portable", "emulated")
 TABLE = "|---|---|---|---|---|---|---|---|\n"  # the page above it is written by hand
 
-Seen = Mapping[str, str]  # what was seen of a training: `COLUMNS`, and "weights", the digest of its weights
+Seen = Mapping[
+    str, str
+]  # what was seen of a training: `COLUMNS`, and for later tests "weights", "bits" (digests) and "killed" (where)
 
 
 @dataclass(frozen=True)

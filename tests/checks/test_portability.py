@@ -71,10 +71,10 @@ os._exit(0)
 @needs_emulator
 def test_threads_that_follow_the_cache_are_told_apart(tmp_path: pathlib.Path) -> None:
     """Why `portable` uses one thread: with four, the number of threads in a product depends on the L2 cache."""
-    machines = emulators.emulated_machines(["Haswell-32K-256K", "Haswell-48K-2M"], tmp_path)
+    small, large = emulators.emulated_machines(["Haswell-32K-256K", "Haswell-48K-2M"], tmp_path)
     environment = pins.child_environment(RuntimeConfig(), 0, os.environ)
     jobs = []
-    for machine, threads in ((machines[0], 1), (machines[0], 4), (machines[1], 4)):
+    for machine, threads in ((emulators.Machine("this CPU"), 1), (small, 4), (large, 4)):
         name, command = f"{machine.name} {threads}", [*machine.prefix, sys.executable, "-c", PRODUCTS, str(threads)]
         jobs.append(emulators.Job(name, command, environment, tmp_path / f"{name}.txt"))
     codes = emulators.run_jobs(jobs, lambda _name, _code: None)

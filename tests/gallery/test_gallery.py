@@ -16,6 +16,7 @@ from pinned_trainer import PinnedTrainer
 
 from samebits.compose import compose
 from samebits.core.config import Config, to_dict
+from samebits.core.digest import bytes_digest, json_digest
 from samebits.core.files import write_yaml
 from samebits.launch.process import child_command
 from samebits.runs.compare import first_difference
@@ -24,6 +25,7 @@ from samebits.runs.folder import CONFIG, METRICS, RESULT, is_finished, read_json
 FRESH = ("gan", "grouped_convolution", "segmentation", "seq2seq", "vae")  # in a fresh hostile process in all tests
 STEP = 4  # of the kill; a checkpoint is one step older
 RECORDS = ("metrics.jsonl", "trace.jsonl", "predictions.arrays", "log.csv")
+OWN = ("timing", "phases", "resumed_at")  # what differs between two attempts
 HOSTILE = {"PYTHONHASHSEED": "4242", "LC_ALL": "C", "TZ": "Asia/Kathmandu", "MALLOC_ARENA_MAX": "1"}
 CPUS = ("Haswell", "EPYC-Milan")
 EXPERIMENT = "experiment=gallery", "tracker=none"
@@ -63,20 +65,29 @@ def problem(done: Result, code: int, said: str) -> str:
     return "" if done.returncode == code and said in printed else f"exit code {done.returncode}: {printed}"
 
 
+def facts_of(attempt: pathlib.Path) -> dict[str, Any]:
+    """Return what must have the same bits in two attempts: the values of the result and the digests of the records."""
+    result = {key: value for key, value in read_json(attempt / RESULT).items() if key not in OWN}
+    return result | {name: bytes_digest((attempt / name).read_bytes()) for name in RECORDS if (attempt / name).exists()}
+
+
 def difference(first: pathlib.Path, second: pathlib.Path) -> str:
     """Return where two attempts differ in their results or in a byte of their records, "" if nowhere."""
-    own = ("timing", "phases", "resumed_at")
-    one, two = ({k: v for k, v in read_json(attempt / RESULT).items() if k not in own} for attempt in (first, second))
-    files = [name for name in RECORDS if (first / name).exists() or (second / name).exists()]
-    found = [key for key in {**one, **two} if one.get(key) != two.get(key)]
-    return ", ".join(found + [name for name in files if (first / name).read_bytes() != (second / name).read_bytes()])
+    one, two = facts_of(first), facts_of(second)
+    return ", ".join(key for key in {**one, **two} if one.get(key) != two.get(key))
 
 
-def find_row(attempt: pathlib.Path) -> tuple[int, int]:
-    """Return the row of metrics in the middle of the middle epoch, counted from 1, and that epoch."""
+def digest_of(attempt: pathlib.Path) -> str:
+    """Return the digest of an attempt's result and records, which is the same on every machine under `portable`."""
+    return json_digest({key: value for key, value in facts_of(attempt).items() if key != "fingerprint"})[:12]
+
+
+def find_row(attempt: pathlib.Path) -> str:
+    """Return the row of metrics in the middle of the middle epoch, counted from 1, and that epoch: "row 7, epoch 2"."""
     rows = read_rows(attempt / METRICS)
     epoch = rows[-1]["epoch"] // 2 + 1
-    return next(i for i, row in enumerate(rows, 1) if (row["epoch"], row["step"]) == (epoch, STEP)), epoch
+    row = next(i for i, row in enumerate(rows, 1) if (row["epoch"], row["step"]) == (epoch, STEP))
+    return f"row {row}, epoch {epoch}"
 
 
 def see_portable(name: str, root: pathlib.Path, result: dict[str, Any], train_here: TrainHere) -> str:
@@ -89,39 +100,67 @@ def see_portable(name: str, root: pathlib.Path, result: dict[str, Any], train_he
     return f"refused: {found[1]}" if found and done.returncode == 2 else problem(done, 2, "NotPortableError")
 
 
-def see(name: str, root: pathlib.Path, train_here: TrainHere, train_again: Train | None = None) -> dict[str, str]:
+def see(name: str, root: pathlib.Path, train_here: TrainHere, train_again: Train) -> dict[str, str]:
     """Train a file, train it again in another process, then kill it in the middle of an epoch and resume it.
 
     Args:
         name: The file.
         root: The project.
         train_here: Trains.
-        train_again: Trains in another process with another environment; None: no such training.
+        train_again: Trains in another process with another environment.
 
     Returns:
-        What was seen: columns of the page, and the digest of the weights. "yes": every result and record has the same
-        bits as those of the first training.
+        What was seen: columns of the page, the row of the kill, and digests. "yes": every result and record has the
+        same bits as those of the first training.
     """
     words = read_training(name).words
     done = train_here(root, *words, experiment="gallery")
 
     assert not problem(done, 0, "first run with these inputs"), problem(done, 0, "first run with these inputs")
     (whole,) = list_attempts(root, name)
-    seen = {"verified": problem(train_again(root, *words), 0, "same bits as")} if train_again else {}
-    row, epoch = find_row(whole)
-    fault = {"FAULT": f"row {row} kill"} | (HOSTILE if train_again else {})
-    killed = train_here(root, *words, experiment="gallery", environment=fault)
-    resumed = train_here(root, *words, experiment="gallery")
-    resumes = f"resumes after epoch {epoch}, step {STEP - 1} of"
-    seen["resumed"] = problem(killed, 1, "killed by SIGKILL") or problem(resumed, 0, resumes)
+    seen = {"verified": problem(train_again(root, *words), 0, "same bits as")}
+    seen["killed"] = find_row(whole)
+    seen["resumed"] = kill_and_resume(name, root, train_here, seen["killed"], HOSTILE)
     result = read_json(whole / RESULT)
-    for attempt, key in zip(list_attempts(root, name)[1:], seen, strict=True):
+    for attempt, key in zip(list_attempts(root, name)[1:], ("verified", "resumed"), strict=True):
         seen[key] = seen[key] or difference(whole, attempt) or "yes"
     seen["portable"] = see_portable(name, root, result, train_here)
     if result["promise"] == "portable":  # then the result is the same on every machine
         monitor = read_yaml(whole / CONFIG)["training"]["monitor"]
         seen |= {"result": f"{monitor} {result['metrics'][monitor]:.4f}", "weights": result["weights_digest"][:12]}
+        seen["bits"] = digest_of(whole)
     return seen
+
+
+def kill_and_resume(
+    name: str, root: pathlib.Path, train_here: TrainHere, place: str, environment: dict[str, str] | None = None
+) -> str:
+    """Kill a training when it wrote a row ("row 7, epoch 2"), and resume it. Returns what went wrong."""
+    row, epoch = re.findall(r"\d+", place)
+    words, fault = read_training(name).words, {"FAULT": f"row {row} kill"} | (environment or {})
+    killed = train_here(root, *words, experiment="gallery", environment=fault)
+    resumed = train_here(root, *words, experiment="gallery")
+    return problem(killed, 1, "killed by SIGKILL") or problem(
+        resumed, 0, f"resumes after epoch {epoch}, step {STEP - 1} of"
+    )
+
+
+def see_recorded(name: str, root: pathlib.Path, train_here: TrainHere) -> dict[str, str]:
+    """Kill a file in the middle of an epoch and resume it. Returns what was seen, as `see` does.
+
+    Nothing is trained undisturbed: the digest of everything that an undisturbed training gave is in the record.
+    """
+    place = read_results()[name]["killed"]
+    problems = kill_and_resume(name, root, train_here, place)
+
+    assert not problems, problems
+    (attempt,) = list_attempts(root, name)
+    result = read_json(attempt / RESULT)
+    return {
+        "portable": see_portable(name, root, result, train_here),
+        "weights": result["weights_digest"][:12],
+        "bits": digest_of(attempt),
+    }
 
 
 def check_seen(name: str, seen: dict[str, str]) -> None:
@@ -139,15 +178,17 @@ def test_a_training_has_the_same_bits_again_and_after_a_kill(
 ) -> None:
     """Two hostile processes, and one that is killed in the middle of an epoch and resumed, have the recorded bits.
 
-    Unless this is recorded, most are compared with the record, which came from two processes, instead of trained again
-    in a fresh one.
+    Unless this is recorded, most are killed and resumed only: the record has the digest of an undisturbed training,
+    which came from two processes.
     """
 
     def train_again(root: pathlib.Path, *words: str) -> Result:
         return run_script(root, "train.py", *EXPERIMENT, *words, environment=HOSTILE, cwd=tmp_path)
 
-    is_fresh = name in FRESH or RECORD in os.environ
-    check_seen(name, see(name, gallery, train_here, train_again if is_fresh else None))
+    if name in FRESH or RECORD in os.environ:
+        check_seen(name, see(name, gallery, train_here, train_again))
+    else:
+        check_seen(name, see_recorded(name, gallery, train_here))
 
 
 def test_the_page_has_what_was_seen() -> None:
@@ -185,33 +226,28 @@ def train_all(trainer: PinnedTrainer, root: pathlib.Path, configs: dict[pathlib.
 
 
 @pytest.mark.emulated
+@pytest.mark.skipif(RECORD not in os.environ, reason="half an hour: tools/gallery_page.py --emulate")
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs Debian's qemu-user")
 def test_other_cpus_give_the_same_bits(gallery: pathlib.Path, trainer: PinnedTrainer, tmp_path: pathlib.Path) -> None:
-    """Eight trainings have the same records on this CPU, a Haswell and an EPYC-Milan, for an epoch.
-
-    Unless this is recorded, two of those that were are compared with the Haswell: each takes minutes.
-    """
-    seen = [name for name in EMULATED if "emulated" in read_results()[name]]
-    names, cpus = (EMULATED, CPUS) if RECORD in os.environ else (seen[:2], CPUS[:1])
-    if not names:
-        pytest.skip("no training has a record of an emulated CPU: tools/gallery_page.py --emulate")
-    configs = {name: compose(gallery, [*EXPERIMENT, *read_training(name).words, "training.epochs=1"]) for name in names}
-    emulators = {cpu: PinnedTrainer(("qemu-x86_64", "-cpu", cpu)) for cpu in cpus}
+    """Eight trainings have the same records on this CPU, a Haswell and an EPYC-Milan, for an epoch."""
+    words = {name: [*EXPERIMENT, *read_training(name).words, "training.epochs=1"] for name in EMULATED}
+    configs = {name: compose(gallery, overrides) for name, overrides in words.items()}
+    emulators = {cpu: PinnedTrainer(("qemu-x86_64", "-cpu", cpu)) for cpu in CPUS}
     trainers = {"this CPU": trainer, **emulators}
     with concurrent.futures.ThreadPoolExecutor() as pool:
         jobs = [
-            pool.submit(train_all, each, gallery, {tmp_path / cpu / name: configs[name] for name in names})
+            pool.submit(train_all, each, gallery, {tmp_path / cpu / name: config for name, config in configs.items()})
             for cpu, each in trainers.items()
         ]
         for job in jobs:
             job.result()
     for emulator in emulators.values():
         emulator.close()
-    for name in names:
+    for name in EMULATED:
         attempts = {cpu: tmp_path / cpu / name for cpu in trainers}
         unfinished = [f"{cpu} did not finish" for cpu, attempt in attempts.items() if not is_finished(attempt)]
         different = [] if unfinished else [
-            f"{cpu}: {found}" for cpu in cpus if (found := first_difference(attempts["this CPU"], attempts[cpu]))
+            f"{cpu}: {found}" for cpu in CPUS if (found := first_difference(attempts["this CPU"], attempts[cpu]))
         ]  # fmt: skip
         check_seen(name, {"emulated": ", ".join(unfinished + different) or "yes"})
 

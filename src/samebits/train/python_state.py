@@ -5,6 +5,7 @@ graph, which depends on how often the step was traced.
 """
 
 import collections
+import functools
 import itertools
 import random
 import types
@@ -20,6 +21,7 @@ from samebits.train.compiling import compiled_metrics, members, optimizers_of
 from samebits.train.draws import graph_nodes
 from samebits.train.encoding import used_objects
 
+GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
 LIBRARY_OBJECTS = (keras.Layer, keras.Variable, keras.optimizers.Optimizer)  # their state is known
 LIBRARIES = ("keras.", "tensorflow.", "samebits.", "numpy.", "builtins")
 NOT_STATE = ("built",)  # Keras changes it itself
@@ -46,6 +48,30 @@ def python_state(model: keras.Model) -> dict[str, str]:
                 if state := _state(value):
                     found[f"{name} of {function.__qualname__}"] = state
     return found
+
+
+def generators_of(source: Any) -> dict[str, Any]:
+    """Return the NumPy and Python generators that a source of batches holds, or its methods or functions use."""
+    found: dict[str, Any] = {}
+    waiting = [source]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, functools.partial):
+            waiting += [part.func, *part.args, *part.keywords.values()]
+        elif isinstance(part, types.MethodType):
+            waiting += [part.__self__, part.__func__]
+        elif isinstance(part, types.FunctionType):
+            found |= dict(used_objects(part, set()))
+        elif _is_own(type(part)):
+            found |= {f"{type(part).__name__}.{name}": each for name, each in getattr(part, "__dict__", {}).items()}
+            code = [vars(kind).values() for kind in type(part).__mro__ if _is_own(kind)]
+            waiting += [each for each in itertools.chain(*code) if isinstance(each, types.FunctionType)]
+    return {name: value for name, value in found.items() if isinstance(value, GENERATORS)}
+
+
+def states_of(generators: Mapping[str, Any]) -> dict[str, str]:
+    """Return the states of generators as text."""
+    return {name: _state(value) for name, value in generators.items()}
 
 
 def _owners(model: keras.Model) -> Iterator[Any]:

@@ -1,5 +1,6 @@
 """Trainings that are easy to write wrong: each trains as Keras's `fit` does, or is refused with the cause."""
 
+import itertools
 import logging
 import pathlib
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 import tensorflow as tf
 from in_process import Small
 
-from samebits.core.errors import ConfigError, first_line
+from samebits.core.errors import ConfigError, TrainingError, UncoveredDrawError, first_line
 from samebits.core.seeds import make_rng
 from samebits.train.data import Dataset, Split
 
@@ -239,6 +240,206 @@ def test_a_stateful_layer_gets_no_other_batch(settings: dict[str, int]) -> None:
         Small(Recurrent, Dataset(rows, rows), **SETTINGS | settings)
 
 
+# --- state that Keras does not know ---
+
+
+class Holder:
+    """A plain object with a number."""
+
+    number = 0
+
+
+class Counting(keras.layers.Layer):
+    """Adds a number from Python, which runs when the layer is traced."""
+
+    number = 0
+
+    def __init__(self, take: Callable[["Counting"], float]) -> None:
+        super().__init__()
+        self.take, self.holder, self.rng = take, Holder(), np.random.default_rng(3)
+        self.endless = itertools.cycle([1.0, 2.0, 3.0, 4.0, 5.0])
+
+    def call(self, inputs: Any) -> Any:
+        """Return the sum of the input and the number."""
+        return inputs + float(self.take(self))
+
+
+class CountingLoss(keras.losses.Loss):
+    """Counts how often it is traced."""
+
+    number = 0
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return one value per row."""
+        self.number += 1
+        return keras.ops.mean(keras.ops.square(y_true - y_pred), -1) * float(self.number)
+
+
+class Decaying(keras.optimizers.schedules.LearningRateSchedule):
+    """Counts how often it is traced."""
+
+    number = 0
+
+    def __call__(self, step: Any) -> Any:
+        """Return the learning rate."""
+        self.number += 1
+        return 0.1 / self.number + 0.0 * keras.ops.cast(step, "float32")
+
+
+def count(owner: Any) -> int:
+    """Return how often this was called for an object or class."""
+    owner.number += 1
+    return int(owner.number)
+
+
+def closure() -> keras.layers.Layer:
+    """Return a layer whose function counts in its outer function."""
+    number = 0
+
+    def shifted(inputs: Any) -> Any:
+        nonlocal number
+        number += 1
+        return inputs + float(number)
+
+    return keras.layers.Lambda(shifted)
+
+
+PYTHON_STATE: dict[str, tuple[Build, str]] = {
+    "a counter": (lambda: compiled(dense(1), Counting(count)), "counting.number"),
+    "a counter of the class": (lambda: compiled(dense(1), Counting(lambda _: count(Counting))), "counting.number"),
+    "a counter of an object": (lambda: compiled(dense(1), Counting(lambda layer: count(layer.holder))), "holder"),
+    "a NumPy generator": (lambda: compiled(dense(1), Counting(lambda layer: layer.rng.normal())), "counting.rng"),
+    "an iterator": (lambda: compiled(dense(1), Counting(lambda layer: next(layer.endless))), "counting.endless"),
+    "a counter of a function": (lambda: compiled(dense(1), closure()), "number of closure"),
+    "a counter of a loss": (lambda: compiled(dense(1), loss=CountingLoss()), "counting_loss.number"),
+}
+
+
+@pytest.mark.parametrize("kind", [name if number < 2 else pytest.param(name, marks=pytest.mark.full)
+                                  for number, name in enumerate(PYTHON_STATE)])  # fmt: skip
+def test_a_step_that_depends_on_python_state_is_refused(kind: str) -> None:
+    """Python runs when a step is traced, so the bits would depend on how often that is."""
+    build, name = PYTHON_STATE[kind]
+    with pytest.raises(TrainingError, match=f"depends on Python state that changes while it is traced: .*{name}"):
+        check(build, SIGNS[:, None])
+
+
+@pytest.mark.full
+def test_a_learning_rate_that_depends_on_python_state_is_refused() -> None:
+    """Also what an optimizer calls is traced."""
+    model = compiled(dense(1))
+    model.compile(keras.optimizers.SGD(Decaying()), "mse")
+    with pytest.raises(TrainingError, match="Python state that changes while it is traced: Decaying"):
+        check(lambda: model)
+
+
+def test_python_state_that_changes_nothing_is_accepted() -> None:
+    """A counter that no operation reads may count."""
+    check(lambda: compiled(dense(1), Counting(lambda layer: 0 * count(layer))))
+
+
+class Reading(keras.layers.Layer):
+    """Adds a value that is read from somewhere."""
+
+    def __init__(self, read: Callable[[], Any]) -> None:
+        super().__init__()
+        self.read = read
+
+    def call(self, inputs: Any) -> Any:
+        """Return the sum."""
+        return inputs + keras.ops.cast(self.read(), "float32")
+
+
+def from_iterator() -> keras.Model:
+    """Return a model that reads an iterator of a tf.data.Dataset."""
+    numbers = iter(tf.data.Dataset.range(100))
+    return compiled(dense(1), Reading(lambda: next(numbers)))
+
+
+def from_sampler() -> keras.Model:
+    """Return a model that samples classes, as a sampled softmax does."""
+    ones = tf.ones([1, 1], tf.int64)
+    sample = tf.random.uniform_candidate_sampler
+    return compiled(dense(1), Reading(lambda: sample(ones, 1, 1, True, 9, seed=1).sampled_candidates))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"), [(from_iterator, "IteratorGetNext"), (from_sampler, "UniformCandidateSampler draws random")]
+)
+def test_state_of_operations_is_refused(build: Build, message: str) -> None:
+    """An iterator and a sampler have a place that no checkpoint holds."""
+    with pytest.raises((TrainingError, UncoveredDrawError), match=message):
+        check(build, SIGNS[:, None])
+
+
+class Annealed(keras.Model):
+    """Has a factor that a callback sets at each epoch, and a metric that its `metrics` leave out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.factor = dense(1), tf.Variable(0.0, trainable=False)
+        self.tracked, self.left_out = keras.metrics.Mean(name="tracked"), keras.metrics.Mean(name="left_out")
+        self.compile("sgd", "mse")
+
+    @property
+    def metrics(self) -> list[Any]:
+        """Return what Keras resets at each epoch."""
+        return [self.tracked]
+
+    def call(self, inputs: Any) -> Any:
+        """Return the output."""
+        return self.out(inputs) * (1.0 + self.factor)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Take a step of Keras's, and return the metrics."""
+        logs: dict[str, Any] = super().train_step(data)
+        self.tracked.update_state(self.factor)
+        self.left_out.update_state(self.factor)
+        return logs | {"tracked": self.tracked.result(), "left_out": self.left_out.result()}
+
+
+class Annealing(keras.callbacks.Callback):
+    """Sets the factor."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Set it."""
+        del logs
+        self.model.factor.assign(0.3 * (epoch + 1))
+
+
+def test_a_variable_that_a_callback_changes_is_saved(tmp_path: pathlib.Path) -> None:
+    """A process that resumes makes a tf.Variable of the model anew, so the checkpoint has its value."""
+    data = Dataset(Split(INPUTS, SIGNS))
+    small = Small(Annealed, data, **SETTINGS | {"epochs": 2})
+    whole = small.train(tmp_path / "whole", callbacks=lambda: [Annealing()])
+    small.stop(tmp_path / "run", 3, callbacks=lambda: [Annealing()])
+    small.network.model.factor.assign(0.0)
+    resumed = small.train(tmp_path / "run", callbacks=lambda: [Annealing()])
+
+    assert {"epoch": 2, "step": 1} == resumed["resumed_at"]
+    assert whole == resumed | {"resumed_at": None}
+
+
+class OwnFit(keras.Sequential):
+    """Replaces Keras's loop."""
+
+    def fit(self, *arguments: Any, **options: Any) -> Any:
+        """Train once."""
+        return super().fit(*arguments, **options | {"epochs": 1})
+
+
+def own_fit() -> keras.Model:
+    """Return a model with its own loop."""
+    model = OwnFit([keras.Input((6,)), dense(1)])
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_a_model_with_its_own_fit_is_refused() -> None:
+    """Nothing here calls it."""
+    refuse(own_fit, r"OwnFit\.fit: expected Keras's method")
+
+
 # --- shapes of labels, losses, metrics and weights ---
 
 
@@ -264,6 +465,28 @@ def pixels(loss: Any) -> keras.Model:
     """Return a model of two classes per pixel."""
     kernel = keras.initializers.GlorotUniform(seed=1)
     return compiled(keras.layers.Conv2D(2, 3, padding="same", kernel_initializer=kernel), loss=loss, shape=(2, 2, 1))
+
+
+GENERALIZED = keras.losses.CategoricalGeneralizedCrossEntropy
+
+
+def regions(classes: int, **options: Any) -> keras.Model:
+    """Return a model of regions of images."""
+    kernel = keras.initializers.GlorotUniform(seed=1)
+    layer = keras.layers.Conv2D(classes, 3, padding="same", kernel_initializer=kernel, activation="sigmoid")
+    return compiled(layer, loss=keras.losses.Dice(**options), shape=(2, 2, 1))
+
+
+def same_class(labels: Any, outputs: Any) -> Any:
+    """Return a contrastive loss: it compares rows with rows, and classes with classes."""
+    labels = keras.ops.reshape(labels, (-1,))
+    same = keras.ops.cast(keras.ops.equal(keras.ops.expand_dims(labels, 1), labels), "float32")
+    return keras.ops.mean(keras.ops.square(keras.ops.matmul(outputs, keras.ops.transpose(outputs)) - same), -1)
+
+
+def sequences() -> keras.Model:
+    """Return a model with the loss of sequences without alignment."""
+    return compiled(keras.layers.Reshape((3, 2)), dense(5), loss=keras.losses.CTC())
 
 
 def classifier() -> keras.Model:
@@ -302,6 +525,17 @@ WRONG: dict[str, tuple[Build, Any, Any, str]] = {
     ),
     "one wrong of two": (lambda: two_outputs(GOOD), BOTH | {"digit": CLASSES + 1}, None, "labels/digit.*1 to 3"),
     "three labels for one output of a class": (lambda: Own("mse"), ONE_HOT, None, "it would be broadcast"),
+    "pixels of three classes": (lambda: regions(3), MASKS[..., None], None, "the loss dice compares them.*broadcast"),
+    "pixels up to 255": (lambda: regions(1), MASKS * 255, None, "expected 0 to 1, because the loss is dice"),
+    "one-hot for class numbers": (lambda: compiled(dense(3, activation="softmax"), loss=GENERALIZED()), ONE_HOT, None,
+                                  r"expected shape \[rows\], the number of one of 3 classes"),
+    "too many class numbers": (lambda: compiled(dense(2, activation="softmax"), loss=GENERALIZED()), CLASSES, None,
+                               "whole numbers 0 to 1"),
+    "classes for a hinge": (lambda: compiled(dense(1), loss="hinge"), CLASSES, None, "expected -1 to 1, .*hinge"),
+    "negative counts": (lambda: compiled(dense(1), loss="poisson"), SIGNS - 1, None, "expected 0 to inf, .*poisson"),
+    "negative logarithms": (lambda: compiled(dense(1), loss="msle"), SIGNS - 1, None, "expected 0 to inf"),
+    "no distribution": (lambda: compiled(dense(3, activation="softmax"), loss="kl_divergence"), ONE_HOT * 2, None,
+                        "expected 0 to 1, .*kl_divergence"),
 }  # fmt: skip
 
 
@@ -382,6 +616,11 @@ RIGHT: dict[str, tuple[Build, Any, Any]] = {
     ),
     "two outputs by name, a list of outputs": (lambda: two_outputs(GOOD, list), BOTH, None),
     "a loss for one of two outputs": (lambda: two_outputs({"sign": "mse"}), {"sign": SIGNS}, None),
+    "pixels of regions": (lambda: regions(1), MASKS, None),
+    "weights of images, regions": (lambda: regions(1, axis=(1, 2, 3)), MASKS[..., None], ROW_WEIGHTS),
+    "weights of sequences": (sequences, np.tile([1, 2], (ROWS, 1)), ROW_WEIGHTS),
+    "pairs of rows": (lambda: compiled(dense(3), loss=same_class), CLASSES, None),
+    "class numbers, generalized": (lambda: compiled(dense(3, activation="softmax"), loss=GENERALIZED()), CLASSES, None),
     "weights for two outputs": (lambda: two_outputs(GOOD), BOTH, {"sign": ROW_WEIGHTS, "digit": SIGNS}),
 }  # fmt: skip
 

@@ -219,6 +219,54 @@ def test_a_model_may_take_more_arrays_than_it_uses() -> None:
         make_small(Dataset(Split({"a": X, "c": SIGNS}, SIGNS)), model())
 
 
+FORMS: dict[str, Callable[[Any, Any], Any]] = {
+    "a dict of tuples": lambda a, b: {"x": (a, b)},
+    "a tuple with a dict": lambda a, b: ({"a": a}, b),
+    "dicts in a dict": lambda a, b: {"x": {"a": a}, "y": {"b": b}},
+}
+
+
+@pytest.mark.parametrize("form", [pytest.param(name, marks=pytest.mark.full) if number else name
+                                  for number, name in enumerate(FORMS)])  # fmt: skip
+def test_inputs_may_be_nested(form: str) -> None:
+    """Arrays in the structure of the model's inputs are accepted; in another one they are refused."""
+    import keras
+
+    def model() -> Any:
+        a, b = keras.Input((6,), name="a"), keras.Input((1,), name="b")
+        return keras.Model(FORMS[form](a, b), make_layer()(keras.layers.Concatenate()([a, b])))
+
+    make_small(Dataset(Split(FORMS[form](X, SIGNS), SIGNS)), model())
+    with pytest.raises(ConfigError, match="received shape"):
+        make_small(Dataset(Split(FORMS[form](SIGNS, X), SIGNS)), model())
+    with pytest.raises(ConfigError, match="expected 2 arrays"):
+        make_small(Dataset(Split((X, X, X), SIGNS)), model())
+
+
+def make_layer() -> Any:
+    """Return a seeded layer."""
+    import keras
+
+    return keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(seed=1))
+
+
+def test_an_optional_input_may_be_missing() -> None:
+    """None in its place is what Keras gives to the model."""
+    import keras
+
+    class Sum(keras.layers.Layer):
+        def call(self, first: Any, second: Any = None) -> Any:
+            return first if second is None else first + second
+
+    def model() -> Any:
+        a, b = keras.Input((6,), name="a"), keras.Input((1,), name="b", optional=True)
+        return keras.Model({"a": a, "b": b}, Sum()(make_layer()(a), b))
+
+    make_small(Dataset(Split({"a": X, "b": None}, SIGNS)), model())
+    with pytest.raises(ConfigError, match="expected 2 arrays"):
+        make_small(Dataset(Split({"a": None, "b": SIGNS}, SIGNS)), model())
+
+
 def test_a_class_that_computes_its_own_loss_takes_any_labels() -> None:
     """A model with a train_step of its own may have labels that no loss of Keras would take."""
     import keras

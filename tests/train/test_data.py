@@ -5,7 +5,7 @@ import importlib
 import itertools
 import logging
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -557,17 +557,13 @@ for number in range(5):
 """
 
 
-class Calls:
-    """Counts how often arrays are computed. It is no plain data, so the cache's key leaves it out."""
-
-    def __init__(self) -> None:
-        self.count = 0
+Calls = Iterator[int]
 
 
 @pytest.fixture
 def calls() -> Calls:
-    """Return what counts how often the tests below compute arrays."""
-    return Calls()
+    """Return what counts how often the tests below compute arrays. Its count is no value that the cache's key has."""
+    return itertools.count()
 
 
 @pytest.fixture
@@ -575,7 +571,7 @@ def make(calls: Calls) -> Callable[[], dict[str, np.ndarray]]:
     """Return a function that computes arrays and counts the call."""
 
     def make() -> dict[str, np.ndarray]:
-        calls.count += 1
+        next(calls)
         return {"words": np.arange(5, dtype=np.int32)}
 
     return make
@@ -589,7 +585,7 @@ def test_the_cache_makes_arrays_once(tmp_path: pathlib.Path, make: Make, calls: 
     first = make_context(tmp_path / "cache").cached("words", {"a": 1}, make)
     second = make_context(tmp_path / "cache").cached("words", {"a": 1}, make)
 
-    assert calls.count == 1
+    assert 1 == next(calls)
     assert (first["words"].dtype, first["words"].tobytes()) == (second["words"].dtype, second["words"].tobytes())
 
 
@@ -599,7 +595,7 @@ def test_another_key_is_another_entry(tmp_path: pathlib.Path, make: Make, calls:
     for name, key in (("words", {"a": 1}), ("words", {"a": 2}), ("words", {"b": 1}), ("other", {"a": 1})):
         context.cached(name, key, make)
 
-    assert calls.count == 4
+    assert 4 == next(calls)
     assert len(list(tmp_path.iterdir())) == 4
 
 
@@ -657,6 +653,72 @@ def test_captured_values_select_the_entry(tmp_path: pathlib.Path) -> None:
     assert len(makers) == len(list(tmp_path.iterdir()))
 
 
+class Encoder:
+    """Encodes by a number, as a method or as a function."""
+
+    def __init__(self, number: Any) -> None:
+        self.number, self.itself = number, self
+
+    def encode(self) -> dict[str, np.ndarray]:
+        """Return an array that depends on the number."""
+        return {"words": np.array([int(self.number)])}
+
+    __call__ = encode
+
+
+def of_closure(value: Any) -> Any:
+    """Return a function that uses a value of this one."""
+    return lambda: {"words": np.array([len(repr(value))])}
+
+
+def of_decorator(value: Any) -> Any:
+    """Return a decorated function, whose inner one has a value."""
+    inner = of_closure(value)
+    return functools.wraps(inner)(lambda: inner())  # noqa: PLW0108  a decorator
+
+
+def of_keyword(value: Any) -> Any:
+    """Return a function with a default that only a keyword sets."""
+
+    def make(*, scale: Any = value) -> dict[str, np.ndarray]:
+        return {"words": np.array([int(scale)])}
+
+    return make
+
+
+WAYS: dict[str, Any] = {
+    "a method": lambda value: Encoder(value).encode,
+    "a callable object": Encoder,
+    "an object in a closure": lambda value: of_closure(Encoder(value)),
+    "a function in a closure": lambda value: of_closure(of_closure(value)),
+    "a partial in a closure": lambda value: of_closure(functools.partial(max, value)),
+    "a decorator": of_decorator,
+    "functools.cache": lambda value: functools.cache(of_closure(value)),
+    "a keyword": of_keyword,
+    "a set": lambda value: of_closure({value, "a"}),
+    "bytes": lambda value: of_closure(bytes([value])),
+    "a NumPy number": lambda value: of_closure(np.float32(value)),
+    "a path": lambda value: of_closure(pathlib.Path(str(value))),
+    "an array of objects": lambda value: of_closure(np.array([str(value), "b"], object)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_whatever_a_function_uses_selects_the_entry(way: str, tmp_path: pathlib.Path) -> None:
+    """Another value is a new entry, however the function gets it; the same value is not."""
+    for value in (1, 2, 1):
+        make_context(tmp_path).cached("words", {}, WAYS[way](value))
+
+    assert 2 == len(list(tmp_path.iterdir()))
+
+
+def test_a_function_of_python_can_be_cached(tmp_path: pathlib.Path) -> None:
+    """It has no file with code."""
+    make_context(tmp_path).cached("words", {}, functools.partial(dict, words=np.zeros(1)))
+
+    assert 1 == len(list(tmp_path.iterdir()))
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
 def test_a_damaged_cache_file_is_made_again(
     tmp_path: pathlib.Path, make: Make, calls: Calls, caplog: pytest.LogCaptureFixture, damage: str
@@ -674,7 +736,7 @@ def test_a_damaged_cache_file_is_made_again(
 
     assert caplog.messages == [f"the cache file is rebuilt: {path} is damaged."]
     assert context.cached("words", {}, make)["words"].tolist() == [0, 1, 2, 3, 4]
-    assert calls.count == 2
+    assert 2 == next(calls)
     assert bytes(whole) == path.read_bytes()
 
 
@@ -689,7 +751,7 @@ def test_a_cache_that_cannot_be_written_costs_only_a_warning(
         arrays = [context.cached("words", {}, make)["words"].tolist() for _ in range(2)]
 
     assert arrays == [[0, 1, 2, 3, 4]] * 2
-    assert calls.count == 2
+    assert 2 == next(calls)
     assert len(caplog.messages) == 2
     assert caplog.messages[0].startswith("the encoded data could not be cached: ")
 

@@ -465,6 +465,45 @@ def test_a_wrong_source_is_refused_before_training(cause: str) -> None:
         make_small(make())
 
 
+class Seldom:
+    """Changes a few batches, by a generator of its own."""
+
+    def __init__(self) -> None:
+        self.own = make_rng(1, "seldom")
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return ROWS
+
+    def batch(self, rows: np.ndarray, rng: np.random.Generator) -> Any:
+        """Return rows."""
+        del rng
+        inputs, labels = numbers()
+        return inputs[rows] * (2.0 if self.own.random() < 1e-9 else 1.0), labels[rows]
+
+
+def late_pipeline() -> Any:
+    """Return a factory whose Python generator draws after the first batch."""
+    import tensorflow as tf
+
+    own, (inputs, labels) = make_rng(1, "late"), numbers()
+
+    def batches() -> Iterator[Any]:
+        yield inputs[:8], labels[:8]
+        while True:
+            yield inputs[:8] + np.float32(own.random()), labels[:8]
+
+    specs = tuple(tf.TensorSpec([8, *part.shape[1:]], part.dtype) for part in (inputs, labels))
+    return lambda seed, epoch: tf.data.Dataset.from_generator(batches, output_signature=specs).take(3)  # noqa: ARG005
+
+
+@pytest.mark.parametrize("make", [Seldom, late_pipeline])
+def test_a_source_that_draws_from_its_own_generator_is_refused(make: Callable[[], Any], tmp_path: pathlib.Path) -> None:
+    """Also if the first batch is the same whenever it is read."""
+    with pytest.raises(DataError, match=r"a draw from (Seldom\.own|own), whose state no checkpoint holds"):
+        train(tmp_path / "run", Dataset(make()))
+
+
 def test_a_pipeline_shuffled_without_the_seed_is_refused() -> None:
     """A factory whose shuffle has no seed gives another first batch when it is made again."""
     import tensorflow as tf

@@ -60,7 +60,7 @@ class Checkpoints:
 
     def __init__(self, attempt: pathlib.Path, variables: Sequence[Any], stage: int = 0) -> None:
         self._attempt, self._stage = attempt, stage
-        self._variables = {f"variable/{number}/{v.path}": v for number, v in enumerate(variables)}
+        self._variables = {f"variable/{number}/{getattr(v, 'path', v.name)}": v for number, v in enumerate(variables)}
         self._values: list[np.ndarray] = []  # of the restored checkpoint
 
     def assign(self) -> None:

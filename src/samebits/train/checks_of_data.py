@@ -28,9 +28,20 @@ ELEMENTWISE = frozenset(
     ("mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_logarithmic_error",
      "huber", "log_cosh", "hinge", "squared_hinge", "categorical_hinge", "poisson", "kl_divergence",
      "cosine_similarity", "binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy",
-     "categorical_focal_crossentropy")
+     "categorical_focal_crossentropy", "dice", "tversky")
 )  # fmt: skip
 SPARSE = "sparse_categorical_crossentropy"
+CLASS_NUMBERS = (SPARSE, "categorical_generalized_cross_entropy")  # losses whose labels are numbers of classes
+REGIONS = ("dice", "tversky")  # losses whose values are of whole images or batches
+# The labels that a loss can read. Keras changes others without a word, or trains with them.
+PROBABILITY = (0, 1)
+RANGES = {
+    "binary_crossentropy": PROBABILITY, "binary_focal_crossentropy": PROBABILITY,
+    "categorical_crossentropy": PROBABILITY, "categorical_focal_crossentropy": PROBABILITY,
+    "kl_divergence": PROBABILITY, "dice": PROBABILITY, "tversky": PROBABILITY,
+    "hinge": (-1, 1), "squared_hinge": (-1, 1), "categorical_hinge": (-1, 1),
+    "poisson": (0, np.inf), "mean_squared_logarithmic_error": (0, np.inf),
+}  # fmt: skip
 ROWS = 7919  # a prime for the number of rows, which no other axis has by chance
 Shape = tuple[int | None, ...]
 SAME_SHAPE = "give the labels the shape of the output"
@@ -126,9 +137,9 @@ def build_stateful(model: keras.Model, part: Any, batch_size: int) -> None:
 def model_inputs(model: keras.Model) -> dict[str, Any]:
     """Return the inputs of a model by the names that arrays of a split have; empty if the model has no keras.Input."""
     tensors = getattr(model, "inputs", None) or []
-    structure = getattr(model, "_inputs_struct", None)
-    if isinstance(structure, Mapping) and len(structure) == len(tensors):
-        return named_arrays(structure, "inputs")
+    named = named_arrays(getattr(model, "_inputs_struct", None), "inputs")  # no public name (Keras 3.15)
+    if isinstance(getattr(model, "_inputs_struct", None), Mapping) or any("/" in name[7:] for name in named):
+        return named
     names = {f"inputs/{tensor.name}": tensor for tensor in tensors}
     if len(tensors) == 1:
         return {"inputs": tensors[0], "inputs/0": tensors[0]} | names
@@ -148,7 +159,10 @@ def check_inputs(model: keras.Model, examples: Mapping[str, Split]) -> None:
         for name, array in arrays.items():
             warn_about_nan(f"{split}/{name}", array)
         given = {name: expected[name] for name in arrays if name in expected}
-        if len({id(tensor) for tensor in given.values()}) < len(tensors):
+        found = {id(tensor) for tensor in given.values()}
+        required = {key for key, tensor in tensors.items() if not _is_optional(tensor)}
+        extra = tensors and not isinstance(example.inputs, Mapping) and len(arrays) > len(given)
+        if not required <= found or extra:
             raise ConfigError(
                 f"{split}: inputs", expected=f"{len(tensors)} arrays for the model: {_describe(expected)}",
                 received=", ".join(f"{name} {array.shape}" for name, array in arrays.items()),
@@ -156,6 +170,11 @@ def check_inputs(model: keras.Model, examples: Mapping[str, Split]) -> None:
             )  # fmt: skip
         for name, tensor in given.items():
             _check_input(f"{split}/{name}", arrays[name], tensor)
+
+
+def _is_optional(tensor: Any) -> bool:
+    """Return whether a model also works without an input: keras.Input(optional=True)."""
+    return bool(getattr(tensor._keras_history.operation, "optional", False))  # noqa: SLF001  no public name (Keras 3.15)
 
 
 def _describe(expected: Mapping[str, Any]) -> str:
@@ -265,7 +284,7 @@ def check_output_labels(name: str, labels: np.ndarray, output: Shape, loss: Any)
             fix="encode them in the data function, e.g. classes, labels = numpy.unique(labels, return_inverse=True)",
         )  # fmt: skip
     kind = loss_kind(loss)
-    if kind == SPARSE:
+    if kind in CLASS_NUMBERS:
         _check_class_numbers(name, labels, output, loss)
     elif kind in ELEMENTWISE:
         advice = SAME_SHAPE
@@ -276,10 +295,10 @@ def check_output_labels(name: str, labels: np.ndarray, output: Shape, loss: Any)
                 name, expected=f"shape {describe_shape(output)}, as the output, because the loss {kind} compares them",
                 received=f"shape {describe_shape(labels.shape)}: it would be broadcast", fix=advice,
             )  # fmt: skip
-        if kind.startswith("binary"):
-            _check_range(name, labels, 0, 1, kind)
-    if kind in ELEMENTWISE and labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise ConfigError(name, expected="numbers", received="NaN", fix="drop these rows or fill them in")
+        if labels.dtype.kind == "f" and np.isnan(labels).any():
+            raise ConfigError(name, expected="numbers", received="NaN", fix="drop these rows or fill them in")
+        if kind in RANGES:
+            _check_range(name, labels, *RANGES[kind], kind)
 
 
 def loss_kind(loss: Any) -> str:
@@ -302,10 +321,10 @@ def _check_class_numbers(name: str, labels: np.ndarray, output: Shape, loss: Any
     if classes is not None:
         ignored = getattr(loss, "ignore_class", None)
         kept = labels if ignored is None else labels[labels != ignored]
-        _check_range(name, kept, 0, classes - 1, f"{SPARSE} with {classes} outputs", is_whole=True)
+        _check_range(name, kept, 0, classes - 1, f"{loss_kind(loss)} with {classes} outputs", is_whole=True)
 
 
-def _check_range(name: str, labels: np.ndarray, low: int, high: int, loss: str, *, is_whole: bool = False) -> None:
+def _check_range(name: str, labels: np.ndarray, low: float, high: float, loss: str, *, is_whole: bool = False) -> None:
     """Check that all labels are in a range."""
     if not labels.size:
         return
@@ -315,7 +334,7 @@ def _check_range(name: str, labels: np.ndarray, low: int, high: int, loss: str, 
         raise ConfigError(
             name, expected=f"{'whole numbers ' if is_whole else ''}{low} to {high}, because the loss is {loss}",
             received=f"{lowest} to {highest}{' with fractions' if has_fractions else ''}",
-            fix="number the classes from 0, with one output per class" if is_whole else "scale them to 0 to 1",
+            fix="number the classes from 0, with one output per class" if is_whole else "scale them or change the loss",
         )  # fmt: skip
 
 
@@ -333,7 +352,8 @@ def check_loss_shape(loss: Any, output: Shape, labels: np.ndarray, weights: np.n
     """
     name = f"loss {name_of(loss)}"
     found: Shape | None = (ROWS, *output[1:-1])
-    if not loss_kind(loss) and not isinstance(loss, str):
+    if loss_kind(loss) not in {*ELEMENTWISE, *CLASS_NUMBERS}.difference(REGIONS):
+        loss = keras.losses.get(loss) if isinstance(loss, str) else loss
         from keras.src.losses.losses import LossFunctionWrapper  # noqa: PLC0415  no public name (Keras 3.15)
 
         whole = loss if isinstance(loss, keras.losses.Loss) else LossFunctionWrapper(loss)
@@ -377,8 +397,7 @@ def shape_of_values(name: str, function: Any, output: Shape, labels: np.ndarray)
     values = traced.structured_outputs
     if not isinstance(values, tf.Tensor):
         raise ConfigError(name, expected="a tensor", received=type(values).__name__, fix="return one value per row")
-    pairs = [tuple(each.shape.as_list() for each in operation.inputs) for operation in _binary(traced.graph)]
-    if labels.ndim != len(output) and ([ROWS], [ROWS, 1]) in [tuple(sorted(pair, key=len)) for pair in pairs]:
+    if labels.ndim != len(output) and any(map(_is_every_pair, _binary(traced.graph))):
         raise ConfigError(
             name, expected="each row compared with its label", fix=SAME_SHAPE,
             received=f"labels {describe_shape(labels.shape)} against outputs {describe_shape(output)}, which compares "
@@ -391,6 +410,24 @@ def _binary(graph: tf.Graph) -> list[Any]:
     """Return the operations of two tensors whose ranks are known."""
     known = [each for each in graph.get_operations() if all(tensor.shape.rank is not None for tensor in each.inputs)]
     return [each for each in known if len(each.inputs) == 2]  # noqa: PLR2004
+
+
+def _is_every_pair(operation: Any) -> bool:
+    """Return whether an operation compares each label with the output of each row."""
+    shapes = sorted((each.shape.as_list() for each in operation.inputs), key=len)
+    return shapes == [[ROWS], [ROWS, 1]] and len({frozenset(_sources(each)) for each in operation.inputs}) > 1
+
+
+def _sources(tensor: Any) -> set[str]:
+    """Return the names of the arguments that a tensor of a traced function is computed from."""
+    found, waiting, seen = set(), [tensor.op], set()
+    while waiting:
+        operation = waiting.pop()
+        if operation.name not in seen:
+            seen.add(operation.name)
+            found |= {operation.name} if operation.type == "Placeholder" else set()
+            waiting += [each.op for each in operation.inputs]
+    return found
 
 
 def check_metrics(model: keras.Model, output: Shape, labels: np.ndarray) -> None:

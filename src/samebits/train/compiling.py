@@ -18,12 +18,14 @@ from samebits.core.old_names import import_advice
 from samebits.core.short_names import LOSSES, OPTIMIZERS
 
 COMPILED_KEYS = ("loss", "optimizer", "learning_rate", "metrics")  # of `training`; null if the model is compiled
+LOOPS = ("fit", "evaluate", "make_train_function", "make_test_function")  # methods of a model that are not called
 CROSSENTROPIES = {
     "binary_crossentropy": "sigmoid",
     "binary_focal_crossentropy": "sigmoid",
     "categorical_crossentropy": "softmax",
     "categorical_focal_crossentropy": "softmax",
     "sparse_categorical_crossentropy": "softmax",
+    "categorical_generalized_cross_entropy": "softmax",
 }
 
 
@@ -169,8 +171,10 @@ def compile_model(model: keras.Model, settings: TrainingConfig) -> None:
     """Compile the model with the settings, unless it is compiled.
 
     Raises:
-        ConfigError: The model is compiled and the settings say how to compile it, or neither does.
+        ConfigError: The model is compiled and the settings say how to compile it, or neither does; or its class has its
+            own `fit`.
     """
+    check_methods(model)
     given = [f"training.{key}" for key in COMPILED_KEYS if getattr(settings, key) not in (None, [], {})]
     if model.compiled:
         if given:
@@ -200,8 +204,23 @@ def computes_own_loss(model: keras.Model) -> bool:
 
 
 def overrides(model: keras.Model, method: str) -> bool:
-    """Return whether the class of a model has its own method instead of Keras's."""
-    return getattr(type(model), method) is not getattr(keras.Model, method)
+    """Return whether a model or its class has its own method instead of Keras's."""
+    return method in vars(model) or getattr(type(model), method) is not getattr(keras.Model, method)
+
+
+def check_methods(model: keras.Model) -> None:
+    """Check that the class of a model does not replace Keras's loop, which nothing here would call.
+
+    Raises:
+        ConfigError: It does. The message has the method.
+    """
+    for method in LOOPS:
+        if overrides(model, method):
+            raise ConfigError(
+                f"{type(model).__name__}.{method}", expected="Keras's method, because the training has its own loop",
+                received="a method of the model, which would not be called",
+                fix="override train_step or test_step, use a callback, or prepare the rows in the data function",
+            )  # fmt: skip
 
 
 def _not_compiled(key: str) -> ConfigError:

@@ -3,8 +3,6 @@
 It must draw random numbers only from the context. Does not know file formats or batches.
 """
 
-import functools
-import inspect
 import json
 import logging
 import pathlib
@@ -16,13 +14,13 @@ import numpy as np
 
 from samebits.core import files
 from samebits.core.config import HARNESS_DATA_KEYS
-from samebits.core.digest import array_digest, arrays_digest, bytes_digest, json_digest
+from samebits.core.digest import array_digest, arrays_digest, json_digest
 from samebits.core.errors import ConfigError, DataError, RecordError
 from samebits.core.seeds import Seeds
-from samebits.runs.identity import project_modules
 from samebits.runs.predictions import named_arrays
 from samebits.train import splitting
 from samebits.train.arrays import PARTS, as_array, convert
+from samebits.train.cache_keys import captured_values, maker_code
 from samebits.train.sources import source_digest, source_kind
 
 logger = logging.getLogger(__name__)
@@ -174,8 +172,8 @@ class DataContext:
         Args:
             name: Start of the file's name, e.g. "imdb_reviews".
             key: Everything that decides the arrays, e.g. the digest of the source file and all arguments. Added are
-                the numbers and strings that `make` captures, and the code of its package and of what that imports from
-                src/.
+                the values that `make` uses (see `cache_keys.captured_values`), and the code of its package and of what
+                that imports from src/.
             make: Computes the arrays; must not draw random numbers.
         """
         everything = {**key, "code": maker_code(make), "arguments": captured_values(make)}
@@ -259,37 +257,3 @@ class DataContext:
         if self._options["bootstrap"]:
             train = train[self._seeds.rng("data/bootstrap").integers(0, len(train), len(train))]
         return train
-
-
-def maker_code(make: Callable[..., Any]) -> str:
-    """Return the digest of the code that decides what a function returns; see `runs.identity.project_modules`."""
-    path = pathlib.Path(inspect.getfile(_function_of(make)))
-    return json_digest({name: bytes_digest(code) for name, code in project_modules(path).items()})
-
-
-def captured_values(make: Callable[..., Any]) -> str:
-    """Return the numbers, strings and lists of these that a function has besides its arguments, as JSON.
-
-    These are the values of the outer function that it uses, its default arguments, and the arguments of a
-    functools.partial. Other objects are left out.
-    """
-    function = _function_of(make)
-    values = {**inspect.getclosurevars(function).nonlocals, "": [*(function.__defaults__ or ())]}
-    if isinstance(make, functools.partial):
-        values |= {"args": list(make.args), **make.keywords}
-    return json.dumps({name: _plain(value) for name, value in values.items()}, sort_keys=True)
-
-
-def _function_of(make: Any) -> Any:
-    return make.func if isinstance(make, functools.partial) else make
-
-
-def _plain(value: Any) -> Any:
-    """Return plain data as it is, an array as its digest, and None for other objects."""
-    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        return array_digest("", value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return value if isinstance(value, str | int | float | None) else None

@@ -10,8 +10,11 @@ from samebits.runtime.pins import global_generator_states
 OPAQUE_OPS = frozenset(("EagerPyFunc", "PyFunc", "PyFuncStateless"))
 # Operations that use TensorFlow's stateful generators. (The stateless ones of Keras take a seed in each call.)
 STATEFUL_RANDOM_OPS = frozenset(
-    ("Multinomial", "RandomGamma", "RandomPoisson", "RandomPoissonV2", "RandomShuffle", "RandomStandardNormal",
-     "RandomUniform", "RandomUniformInt", "ParameterizedTruncatedNormal", "TruncatedNormal", "RandomCrop")
+    ("Multinomial", "NonDeterministicInts", "RandomGamma", "RandomPoisson", "RandomPoissonV2", "RandomShuffle",
+     "RandomStandardNormal", "RandomUniform", "RandomUniformInt", "ParameterizedTruncatedNormal", "TruncatedNormal",
+     "RandomCrop", "SampleDistortedBoundingBox", "SampleDistortedBoundingBoxV2", "Skipgram", "AllCandidateSampler",
+     "FixedUnigramCandidateSampler", "LearnedUnigramCandidateSampler", "LogUniformCandidateSampler",
+     "ThreadUnsafeUnigramCandidateSampler", "UniformCandidateSampler")
 )  # fmt: skip
 
 

@@ -121,7 +121,9 @@ class ArrayFeed:
         self._rows = split.rows
         steps = math.ceil(self._rows / batch_size)
         self.steps = min(steps, max_steps or steps)
-        self._tensors = keras.tree.map_structure(lambda array: tf.constant(as_floatx(array)), pack(split))
+        self._tensors = keras.tree.map_structure(
+            lambda array: None if array is None else tf.constant(as_floatx(array)), pack(split)
+        )
         self.order = np.arange(self._rows)
         self.start_epoch(1)
 
@@ -141,7 +143,9 @@ class ArrayFeed:
 
     def fetch(self, argument: Any) -> Any:
         """Return the rows with these numbers."""
-        return keras.tree.map_structure(lambda tensor: tf.gather(tensor, argument), self._tensors)
+        return keras.tree.map_structure(
+            lambda tensor: None if tensor is None else tf.gather(tensor, argument), self._tensors
+        )
 
     def digests(self, step: int) -> dict[str, str]:
         """Return the digests of the row numbers and of their contents."""

@@ -19,6 +19,7 @@ from samebits.portable import graph_check
 from samebits.train.compiling import members, names_of_losses, optimizers_of
 from samebits.train.draws import check_graph_draws, graph_nodes, opaque_operations
 from samebits.train.feeds import Feed
+from samebits.train.python_state import check_python_state, python_state
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,11 @@ Hooks = Callable[..., object]  # calls a hook of callbacks: name, batch, logs=lo
 READERS = frozenset(
     ("ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp", "Identity")
 )
-# Operations that change state which is no variable.
-WRITERS = ("LookupTableInsert", "LookupTableImport", "LookupTableRemove", "QueueEnqueue", "StackPush", "TensorArrayV1")
+# Operations that change state which is no variable: tables, queues, iterators of a tf.data.Dataset.
+WRITERS = (
+    "LookupTableInsert", "LookupTableImport", "LookupTableRemove", "QueueEnqueue", "QueueDequeue", "StackPush",
+    "TensorArrayV1", "IteratorGetNext", "Stage", "Unstage", "MapStage", "MapUnstage", "OrderedMap",
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -135,33 +139,42 @@ def all_variables(model: keras.Model, optimizers: list[keras.optimizers.Optimize
     """Return all state of a training that Keras knows, each variable once.
 
     That is: weights, seed generators, metrics, optimizers, and the states of stateful recurrent layers, which are not
-    among the model's variables (Keras 3.15).
+    among the model's variables (Keras 3.15). Metrics are also those that a `metrics` property leaves out.
     """
-    recurrent = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]  # noqa: SLF001  no public name (Keras 3.15)
-    states = [keras.tree.flatten(layer.states or []) for layer in recurrent]
-    groups = [model.variables, model.metrics_variables, *(optimizer.variables for optimizer in optimizers), *states]
+    layers = model._flatten_layers()  # noqa: SLF001  no public name (Keras 3.15)
+    states = [keras.tree.flatten(layer.states or []) for layer in layers if isinstance(layer, keras.layers.RNN)]
+    attributes = members([list(vars(layer).values()) for layer in layers])
+    metrics = [value.variables for value in attributes if isinstance(value, keras.metrics.Metric)]
+    groups = [
+        model.variables, model.metrics_variables, *(optimizer.variables for optimizer in optimizers), *states, *metrics
+    ]  # fmt: skip
     return list({id(variable): variable for group in groups for variable in group}.values())
 
 
-def check_captured_state(step: Any, known: list[Any], model: keras.Model) -> None:
+def check_captured_state(step: Any, known: list[Any], model: keras.Model) -> dict[int, tf.Variable]:
     """Check that a traced step changes no state that a checkpoint would lose, and that it trains what is trainable.
 
     Args:
         step: The traced step.
-        known: The variables that checkpoints save.
+        known: The variables that Keras knows.
         model: The model, whose layers may hold other variables.
+
+    Returns:
+        The other variables by the id of their handle. The step only reads them, but a callback may change them.
 
     Raises:
         TrainingError: It changes such state, or a layer has a trainable tf.Variable. The message has the variable.
     """
     concrete = step.get_concrete_function()
     handles = {id(variable.value.handle) for variable in known}
+    others: dict[int, tf.Variable] = {}
     lost, untrained = [], []
     for outer, inner in concrete.graph.captures:
         if outer.dtype == tf.resource and id(outer) not in handles:
             variable = _variable_of(outer)
             if variable is None:
                 continue
+            others[id(outer)] = variable
             described = f"{variable.name.partition(':')[0]} (shape {tuple(variable.shape)})"
             if users_of(inner) - READERS:
                 lost.append(described)
@@ -172,9 +185,10 @@ def check_captured_state(step: Any, known: list[Any], model: keras.Model) -> Non
         raise TrainingError(
             f"the step changes state that Keras does not know: {', '.join(lost)}.",
             expected="state in Keras weights, metrics, seed generators and optimizers that are attributes of the model",
-            received="a tf.Variable, a generator of a plain object or a table, which no checkpoint would hold",
+            received="a tf.Variable, a generator of a plain object, a table or an iterator of a tf.data.Dataset, which "
+            "no checkpoint would hold",
             fix="use self.add_weight(..., trainable=False) of a layer instead of a tf.Variable; make a metric, a layer "
-            "or a keras.random.SeedGenerator an attribute of a layer or of the model",
+            "or a keras.random.SeedGenerator an attribute of a layer or of the model; give all data by the Dataset",
         )
     if untrained:
         raise TrainingError(
@@ -183,6 +197,7 @@ def check_captured_state(step: Any, known: list[Any], model: keras.Model) -> Non
             received="a tf.Variable with trainable=True, which is no weight of a Keras layer",
             fix="use self.add_weight(...) instead, or tf.Variable(..., trainable=False) if it is a constant",
         )
+    return others
 
 
 def _layer_with(variable: tf.Variable, model: keras.Model) -> str:
@@ -259,11 +274,14 @@ class Steps:
         self, model: keras.Model, train: Feed, validation: Feed | None, promise: str, *, allow_python: bool = False
     ) -> None:
         self.model, self.train_feed, self.validation_feed = model, train, validation
+        self._others: dict[int, tf.Variable] = {}  # variables that Keras does not know, by the id of their handle
+        before = python_state(model)
         self._train_step = trace_step(model.train_step, train, optimizers_of(model))
         self._names = scalar_logs(self._train_step)  # traces it, which makes what a custom step makes at its first call
         self.optimizers = optimizers_of(model)
         self._test_step = None if validation is None else trace_step(model.test_step, validation, [])
         nodes = self._check(allow_python=allow_python)
+        check_python_state(before, model, self._train_step, trace_step(model.train_step, train, optimizers_of(model)))
         self.unmeasured = graph_check.unmeasured_operations(nodes)
         if promise == "portable":
             self._check_portable(nodes)
@@ -281,7 +299,8 @@ class Steps:
         self.opaque = check_no_python(nodes, allowed=allow_python)
         for step in (self._train_step, self._test_step):
             if step is not None:
-                check_captured_state(step, self.variables(), self.model)
+                known = all_variables(self.model, self.optimizers)
+                self._others |= check_captured_state(step, known, self.model)
         return nodes
 
     def _check_portable(self, nodes: list[Any]) -> None:
@@ -292,8 +311,8 @@ class Steps:
             logger.warning("portable was never tested with these operations: %s", ", ".join(self.unmeasured))
 
     def variables(self) -> list[Any]:
-        """Return all variables that a checkpoint must hold."""
-        return all_variables(self.model, self.optimizers)
+        """Return all variables that a checkpoint must hold, also those that only callbacks change."""
+        return [*all_variables(self.model, self.optimizers), *self._others.values()]
 
     def train_one(self, step: int) -> tuple[Logs, dict[str, Any]]:
         """Take the step after `step` steps. Returns (logs, gradients by weight)."""

@@ -17,6 +17,7 @@ from samebits.train.arrays import PARTS, convert, is_text, map_named
 from samebits.train.checks_of_data import fixed_batch_size, model_inputs
 from samebits.train.data import Split, named_leaves
 from samebits.train.feeds import ArrayFeed, Feed, as_floatx, class_weights, epoch_order, pack
+from samebits.train.python_state import generators_of, states_of
 from samebits.train.read_ahead import ReadAhead
 from samebits.train.sources import (
     Batches,
@@ -44,6 +45,7 @@ class StreamFeed:
         is_training: Whether these are the training batches. Otherwise each pass has the same batches.
         is_seeded: Whether each start has the same batches.
         is_order_seeded: Whether each start has the same order, so that a checkpoint need not hold it.
+        source: The source, whose own generators must not be drawn from.
 
     Attributes:
         example: The first batch.
@@ -55,8 +57,10 @@ class StreamFeed:
     def __init__(
         self, name: str, batches: Batches, *, max_steps: int | None, weights: Mapping[Any, float] | None,
         inputs: Mapping[str, Shape], is_training: bool,
-        is_seeded: bool, is_order_seeded: bool,
+        is_seeded: bool, is_order_seeded: bool, source: Any = None,
     ) -> None:  # fmt: skip
+        self._generators = generators_of(source)
+        self._states = states_of(self._generators)
         self._name, self._batches, self._max_steps, self._weights = name, batches, max_steps, weights
         self._is_training, self._is_seeded, self._is_order_seeded = is_training, is_seeded, is_order_seeded
         self._ahead: ReadAhead | None = None
@@ -109,6 +113,8 @@ class StreamFeed:
         self.close()
         self._epoch, self._next = epoch if self._is_training else EVALUATION, 0
         self._batches.start_epoch(self._epoch)
+        if isinstance(self._batches, SequenceBatches):  # its hooks may draw: they are called for every epoch, in order
+            self._states = states_of(self._generators)
         self.steps = min(self._batches.steps, self._max_steps or self._batches.steps)
 
     def _at(self, step: int) -> ReadAhead:
@@ -149,6 +155,14 @@ class StreamFeed:
     def _read(self, step: int) -> Split:
         batch = self._at(step).take()
         self._next = step + 1
+        changed = changed_names(self._states, states_of(self._generators)) if self._is_seeded else []
+        if changed:
+            raise DataError(
+                f"the {self._name} data, batch {step + 1} of epoch {self._epoch}",
+                expected="draws only from the rng or the seed that the source gets",
+                received=f"a draw from {', '.join(changed)}, whose state no checkpoint holds",
+                fix="use that rng, or context.rng('data/augment', epoch, batch)",
+            )  # fmt: skip
         return batch
 
     def take(self, step: int, count: int = 1) -> Any:
@@ -236,7 +250,7 @@ def make_feed(
     return StreamFeed(
         name, batches, max_steps=max_steps, weights=weights, is_training=is_training,
         inputs={name: tuple(tensor.shape) for name, tensor in model_inputs(model).items()},
-        is_seeded=seeds.all_seeded("data/"), is_order_seeded=seeds.is_seeded("data/order"),
+        is_seeded=seeds.all_seeded("data/"), is_order_seeded=seeds.is_seeded("data/order"), source=part,
     )  # fmt: skip
 
 

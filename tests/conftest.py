@@ -20,7 +20,7 @@ import pytest
 import yaml
 from pinned_trainer import PinnedTrainer
 
-from samebits import compose
+from samebits import cli, compose
 from samebits.core.config import Config
 from samebits.core.errors import report_errors
 from samebits.launch import process
@@ -223,9 +223,11 @@ def at_full_speed(root: pathlib.Path) -> None:
     (root / "fast").touch()
 
 
-def check_continued(root: pathlib.Path, undisturbed: pathlib.Path, *overrides: str) -> None:
+def check_continued(
+    root: pathlib.Path, undisturbed: pathlib.Path, *overrides: str, again: Callable[..., Result] = train
+) -> None:
     """Run the command of the long run again; it must resume the same attempt and end with the same bits and rows."""
-    done = train(root, *LONG, *overrides)
+    done = again(root, *LONG, *overrides)
 
     assert 0 == done.returncode, done.stderr
     assert "resumes" in done.stdout
@@ -248,14 +250,12 @@ def trainer() -> Iterator[PinnedTrainer]:
 
 
 TrainHere = Callable[..., Result]
+CommandHere = Callable[..., Result]
 
 
 @pytest.fixture
-def train_here(trainer: PinnedTrainer, monkeypatch: pytest.MonkeyPatch) -> TrainHere:
-    """Return `train` without its two starts of Python, a tenth of the time.
-
-    For the rest of the test whatever is called in this process trains so; other processes start as always.
-    """
+def forked(trainer: PinnedTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every training of the test that this process starts be a fork of a pinned one, in a tenth of the time."""
 
     def run_child(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None) -> int:
         command, environment = process.child_command(config, attempt, root, source)
@@ -267,19 +267,53 @@ def train_here(trainer: PinnedTrainer, monkeypatch: pytest.MonkeyPatch) -> Train
             if value is started_fresh:
                 monkeypatch.setattr(module, name, run_child)
 
+
+def call_here(
+    monkeypatch: pytest.MonkeyPatch,
+    root: pathlib.Path,
+    words: Sequence[str],
+    call: Callable[[], int],
+    environment: Mapping[str, str] | None,
+) -> Result:
+    """Call a command of a project in this process, in its folder, and return its output and exit code."""
+    install_faults(root, words)
+    output, errors = io.StringIO(), io.StringIO()
+    with monkeypatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+        patch.chdir(root)
+        for name, value in ({"PYTHONPATH": str(root / "src")} | dict(environment or {})).items():
+            patch.setenv(name, value)
+        code = call()
+    return subprocess.CompletedProcess(words, code, output.getvalue(), errors.getvalue())
+
+
+@pytest.fixture
+def train_here(forked: None, monkeypatch: pytest.MonkeyPatch) -> TrainHere:
+    """Return `train` without its two starts of Python; see `forked`."""
+
     def train_here(
         root: pathlib.Path, *overrides: str, experiment: str = "smoke", environment: Mapping[str, str] | None = None
     ) -> Result:
         words = [f"experiment={experiment}", "tracker=none", *overrides]
-        install_faults(root, words)
-        output, errors = io.StringIO(), io.StringIO()
-        with monkeypatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
-            for name, value in ({"PYTHONPATH": str(root / "src")} | dict(environment or {})).items():
-                patch.setenv(name, value)
-            code = report_errors(lambda: folds.train(compose.compose(root, words), root))
-        return subprocess.CompletedProcess(words, code, output.getvalue(), errors.getvalue())
+
+        def call() -> int:
+            return report_errors(lambda: folds.train(compose.compose(root, words), root))
+
+        return call_here(monkeypatch, root, words, call, environment)
 
     return train_here
+
+
+@pytest.fixture
+def command_here(forked: None, monkeypatch: pytest.MonkeyPatch) -> CommandHere:
+    """Return `run_command` without its starts of Python; see `forked`. Commands that start processes still do."""
+
+    def command_here(
+        root: pathlib.Path, command: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> Result:
+        words = [f"--root={root}", command, *arguments]
+        return call_here(monkeypatch, root, words, lambda: cli.main(words), environment)
+
+    return command_here
 
 
 # --- exact operations, which a portable training process installs ---

@@ -4,7 +4,7 @@ import json
 import pathlib
 
 import pytest
-from conftest import run_command
+from conftest import CommandHere, run_command
 
 from samebits.checks import audit
 from samebits.checks.audit import judge
@@ -60,9 +60,9 @@ def test_a_point_is_judged_by_what_it_moves(
 
 
 @pytest.mark.full
-def test_a_live_point_passes_the_audit(project: pathlib.Path) -> None:
+def test_a_live_point_passes_the_audit(project: pathlib.Path, command_here: CommandHere) -> None:
     """The audit of one initializer and of the shuffling ends with LIVE."""
-    done = run_command(project, "audit", "model/conv/kernel", "data/order")
+    done = command_here(project, "audit", "model/conv/kernel", "data/order")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "LIVE: 2 seed points; each one changes exactly its consumer" in done.stdout
@@ -77,21 +77,21 @@ def test_an_unknown_point_is_refused(project: pathlib.Path) -> None:
 
 
 @pytest.mark.full
-def test_oversampling_of_even_classes_has_nothing_to_copy(project: pathlib.Path) -> None:
+def test_oversampling_of_even_classes_has_nothing_to_copy(project: pathlib.Path, command_here: CommandHere) -> None:
     """With balanced classes there is nothing to oversample: the point counts as unused, not as an error."""
     path = project / "conf" / "data" / "synthetic.yaml"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if not line.startswith("positive_share")))
-    done = run_command(project, "audit", "data/oversample")
+    done = command_here(project, "audit", "data/oversample")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "unused in this configuration" in done.stdout
 
 
 @pytest.mark.full
-def test_a_dead_seed_is_found(project: pathlib.Path) -> None:
+def test_a_dead_seed_is_found(project: pathlib.Path, command_here: CommandHere) -> None:
     """A seed that the model reads but does not use changes nothing, and the audit reports it."""
-    done = run_command(project, "audit", "model/conv/kernel", "model._target_=faults.model.ignore_a_seed")
+    done = command_here(project, "audit", "model/conv/kernel", "model._target_=faults.model.ignore_a_seed")
 
     assert 1 == done.returncode
     assert "nothing: the seed has no effect" in done.stdout
@@ -127,9 +127,9 @@ def test_a_seed_that_the_code_fixes_is_not_moved(tmp_path: pathlib.Path, monkeyp
 
 
 @pytest.mark.full
-def test_a_leaking_seed_is_found(project: pathlib.Path) -> None:
+def test_a_leaking_seed_is_found(project: pathlib.Path, command_here: CommandHere) -> None:
     """A point that changes two tensors is reported as wrong."""
-    done = run_command(project, "audit", "model/conv/kernel", "model._target_=faults.model.mix_seeds")
+    done = command_here(project, "audit", "model/conv/kernel", "model._target_=faults.model.mix_seeds")
 
     assert 1 == done.returncode
     assert "NOT LIVE: 1 seed points; wrong: model/conv/kernel" in done.stdout

@@ -5,7 +5,7 @@ import pathlib
 import shutil
 
 import pytest
-from conftest import ROOT, copy_project, run_command
+from conftest import ROOT, CommandHere, copy_project, run_command
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +25,13 @@ def test_the_smoke_experiment_is_golden(golden_project: pathlib.Path) -> None:
 
 
 @pytest.mark.full
-def test_another_digest_is_not_golden_and_is_explained(golden_project: pathlib.Path) -> None:
+def test_another_digest_is_not_golden_and_is_explained(golden_project: pathlib.Path, command_here: CommandHere) -> None:
     """A changed setting fails, names the changed input and the epochs, writes nothing, and runs explain."""
-    run_command(golden_project, "golden", "smoke")  # now a run with the golden digest exists
+    command_here(golden_project, "golden", "smoke")  # now a run with the golden digest exists
     before = (golden_project / "golden" / "smoke.json").read_bytes()
     path = golden_project / "conf" / "experiment" / "smoke.yaml"
     path.write_text(path.read_text().replace("learning_rate: 0.01", "learning_rate: 0.02"))
-    done = run_command(golden_project, "golden", "smoke")
+    done = command_here(golden_project, "golden", "smoke")
 
     assert 1 == done.returncode
     assert "changed input: decided_by.config.training.learning_rate: golden 0.01, now 0.02" in done.stdout
@@ -41,13 +41,13 @@ def test_another_digest_is_not_golden_and_is_explained(golden_project: pathlib.P
 
 
 @pytest.mark.full
-def test_update_is_the_only_writer_and_shows_what_changed(project: pathlib.Path) -> None:
+def test_update_is_the_only_writer_and_shows_what_changed(project: pathlib.Path, command_here: CommandHere) -> None:
     """--update prints the changed digests and writes the file; then the check passes."""
     shutil.copytree(ROOT / "golden", project / "golden")
     path = project / "golden" / "smoke.json"
     golden = json.loads(path.read_text())
     path.write_text(json.dumps(golden | {"weights_digest": "0" * 64}))
-    done = run_command(project, "golden", "--update", "smoke")
+    done = command_here(project, "golden", "--update", "smoke")
 
     assert 0 == done.returncode, done.stderr
     assert f"weights_digest: golden {'0' * 64}, now {golden['weights_digest']}" in done.stdout

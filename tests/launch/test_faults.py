@@ -22,6 +22,7 @@ from conftest import (
     PACKAGE,
     QUIET,
     ROOT,
+    CommandHere,
     TrainHere,
     at_full_speed,
     check_continued,
@@ -30,7 +31,6 @@ from conftest import (
     digest,
     finished,
     is_gone,
-    run_command,
     run_script,
     slowly,
     start_and_wait,
@@ -43,10 +43,8 @@ from samebits.checks.source_scan import scan
 from samebits.compose import compose
 from samebits.runs.identity import name_inputs
 
-SMALL = (  # the real reviews with a small model, whose files are small
-    f"experiment={PACKAGE}", "tracker=none", "model.embedding_dim=4", "training.epochs=1",
-    "training.steps_per_epoch=3",
-)  # fmt: skip
+TINY = ("model.embedding_dim=4", "training.epochs=1", "training.steps_per_epoch=3")
+SMALL = (f"experiment={PACKAGE}", "tracker=none", *TINY)  # the real reviews with a small model, whose files are small
 WITHOUT_ROOTS_RIGHTS = (
     "setpriv",
     "--inh-caps=-dac_override,-dac_read_search",
@@ -72,7 +70,9 @@ def training_process(process: "subprocess.Popen[bytes]") -> int:
 
 
 @pytest.mark.full
-def test_a_disk_that_is_full_for_the_metrics(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+def test_a_disk_that_is_full_for_the_metrics(
+    project: pathlib.Path, undisturbed: pathlib.Path, train_here: TrainHere
+) -> None:
     """A full disk is an error with the name of the file. With free space the run ends with the same bits.
 
     Which file exceeds the limit first depends on the step at which the process was stopped.
@@ -90,11 +90,13 @@ def test_a_disk_that_is_full_for_the_metrics(project: pathlib.Path, undisturbed:
     assert "Fix: free disk space or repair the folder" in output
     assert "Traceback" not in output
     assert not [path for path in attempt_of(project).iterdir() if "partial" in path.name]
-    check_continued(project, undisturbed)
+    check_continued(project, undisturbed, again=train_here)
 
 
 @pytest.mark.full
-def test_a_run_that_failed_after_its_last_epoch(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+def test_a_run_that_failed_after_its_last_epoch(
+    project: pathlib.Path, undisturbed: pathlib.Path, train_here: TrainHere
+) -> None:
     """Predictions are recomputed from the restored weights, with the same bits."""
     process = start_and_wait_for_rows(project, 5)
     attempt = next((project / "runs").glob("*/*/[0-9]*"))
@@ -106,11 +108,13 @@ def test_a_run_that_failed_after_its_last_epoch(project: pathlib.Path, undisturb
 
     assert 1 == process.returncode
     assert "model.keras could not be written" in out
-    check_continued(project, undisturbed)
+    check_continued(project, undisturbed, again=train_here)
 
 
 @pytest.mark.full
-def test_a_disk_that_is_full_for_the_checkpoint(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+def test_a_disk_that_is_full_for_the_checkpoint(
+    project: pathlib.Path, undisturbed: pathlib.Path, train_here: TrainHere
+) -> None:
     """A checkpoint that does not fit leaves earlier ones whole. With free space the run resumes from them."""
     process = start_and_wait_for_rows(project, 5)  # its metrics are smaller than the limit, its checkpoints are not
     child = training_process(process)
@@ -120,11 +124,11 @@ def test_a_disk_that_is_full_for_the_checkpoint(project: pathlib.Path, undisturb
     assert 1 == process.returncode
     assert re.search(r"RecordError: .*checkpoint-.* could not be written", output), output
     assert 2 == len(list(attempt_of(project).glob("checkpoint-*")))
-    check_continued(project, undisturbed)
+    check_continued(project, undisturbed, again=train_here)
 
 
 @pytest.mark.full
-def test_a_disk_that_is_full_for_the_cache_costs_a_warning(project: pathlib.Path) -> None:
+def test_a_disk_that_is_full_for_the_cache_costs_a_warning(project: pathlib.Path, train_here: TrainHere) -> None:
     """If the encoded reviews (10 MB) do not fit, the run warns and trains with the same bits."""
     full = run_script(project, "train.py", *SMALL, prefix=("prlimit", f"--fsize={4 * 2**20}"))
 
@@ -132,7 +136,7 @@ def test_a_disk_that_is_full_for_the_cache_costs_a_warning(project: pathlib.Path
     assert "the encoded data could not be cached" in full.stderr
     assert [] == list((project / ".cache").glob("*"))
 
-    room = run_script(project, "train.py", *SMALL)
+    room = train_here(project, *TINY, experiment=PACKAGE)
 
     assert "same bits as 1 earlier run" in room.stdout
     assert 1 == len(list((project / ".cache").glob("*.arrays")))
@@ -162,7 +166,7 @@ def test_read_only_folders_are_refused_or_done_without(project: pathlib.Path) ->
 
 
 @pytest.mark.full
-def test_two_trainings_of_the_same_inputs_at_once(project: pathlib.Path) -> None:
+def test_two_trainings_of_the_same_inputs_at_once(project: pathlib.Path, train_here: TrainHere) -> None:
     """Both finish as two attempts with the same bits and a whole cache."""
     command = [sys.executable, str(project / "scripts" / "train.py"), *SMALL]
     environment = QUIET | {"PYTHONPATH": str(project / "src")}
@@ -177,7 +181,7 @@ def test_two_trainings_of_the_same_inputs_at_once(project: pathlib.Path) -> None
     assert 1 == len({digest(attempt) for attempt in finished(project)})
     assert not list((project / ".cache").glob(".*partial*"))
 
-    third = run_script(project, "train.py", *SMALL)
+    third = train_here(project, *TINY, experiment=PACKAGE)
 
     assert "same bits as 2 earlier runs" in third.stdout
     assert "the cache file is rebuilt" not in third.stderr
@@ -185,15 +189,15 @@ def test_two_trainings_of_the_same_inputs_at_once(project: pathlib.Path) -> None
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short"])
 @pytest.mark.full
-def test_a_damaged_cache_is_made_again(damage: str, project: pathlib.Path) -> None:
+def test_a_damaged_cache_is_made_again(damage: str, project: pathlib.Path, train_here: TrainHere) -> None:
     """A damaged or truncated cache file gives a warning, a new file and the same bits."""
-    run_script(project, "train.py", *SMALL)
+    train_here(project, *TINY, experiment=PACKAGE)
     (cache,) = (project / ".cache").glob("*.arrays")
     whole = cache.read_bytes()
     data = bytearray(whole)
     data[len(data) // 2] ^= 1
     cache.write_bytes(bytes(data) if damage == "a flipped bit" else whole[: len(whole) // 2])
-    done = run_script(project, "train.py", *SMALL)
+    done = train_here(project, *TINY, experiment=PACKAGE)
 
     assert f"the cache file is rebuilt: {cache} is damaged." in done.stderr
     assert "same bits as 1 earlier run" in done.stdout
@@ -204,7 +208,7 @@ def test_a_damaged_cache_is_made_again(damage: str, project: pathlib.Path) -> No
 
 
 @pytest.mark.full
-def test_a_stop_in_the_first_instants(project: pathlib.Path) -> None:
+def test_a_stop_in_the_first_instants(project: pathlib.Path, train_here: TrainHere) -> None:
     """SIGTERM before the training process handles it gives exit code 143, and the same command trains."""
     process = start_and_wait(project, lambda: list((project / "runs").glob("*/*/*/config.yaml")))
     child = training_process(process)
@@ -214,7 +218,7 @@ def test_a_stop_in_the_first_instants(project: pathlib.Path) -> None:
     assert 143 == process.returncode, output
     assert "the same command resumes the run" in output
     assert wait_until(lambda: is_gone(child))
-    assert 0 == train(project, *LONG).returncode
+    assert 0 == train_here(project, *LONG).returncode
 
 
 @pytest.mark.full
@@ -262,7 +266,7 @@ def test_a_closed_terminal(project: pathlib.Path, undisturbed: pathlib.Path) -> 
 
 @pytest.mark.parametrize("moment", ["at once", "while it imports", "while it trains"])
 @pytest.mark.full
-def test_a_killed_parent_leaves_no_orphan(moment: str, project: pathlib.Path) -> None:
+def test_a_killed_parent_leaves_no_orphan(moment: str, project: pathlib.Path, train_here: TrainHere) -> None:
     """Whenever the parent is killed, the training process ends too, and the next start is not disturbed."""
     if moment == "while it trains":
         process = start_and_wait_for_rows(project, 10)
@@ -279,13 +283,13 @@ def test_a_killed_parent_leaves_no_orphan(moment: str, project: pathlib.Path) ->
 
     assert wait_until(lambda: is_gone(child))
     assert [] == finished(project)
-    assert 0 == train(project, *LONG).returncode
+    assert 0 == train_here(project, *LONG).returncode
 
 
 @pytest.mark.full
-def test_a_result_that_is_there_is_not_trained_again(project: pathlib.Path) -> None:
+def test_a_result_that_is_there_is_not_trained_again(project: pathlib.Path, train_here: TrainHere) -> None:
     """A start that finds a finished attempt uses its result and changes no byte."""
-    train(project)
+    train_here(project)
     attempt = finished(project)[0]
     before = {path.name: path.read_bytes() for path in attempt.iterdir() if path.name != "log.txt"}
     command = [sys.executable, "-m", "samebits.train.worker", str(attempt), str(project), str(os.getpid())]
@@ -310,9 +314,9 @@ def test_out_of_memory_in_tensorflow_says_so(project: pathlib.Path) -> None:
 
 
 @pytest.mark.full
-def test_out_of_memory_in_the_data_says_so(project: pathlib.Path) -> None:
+def test_out_of_memory_in_the_data_says_so(project: pathlib.Path, train_here: TrainHere) -> None:
     """A data set that is too large has the same message, and no result."""
-    done = train(project, "data._target_=faults.data.need_much_memory")
+    done = train_here(project, "data._target_=faults.data.need_much_memory")
     shown = done.stderr + done.stdout
 
     assert 1 == done.returncode, shown
@@ -322,9 +326,9 @@ def test_out_of_memory_in_the_data_says_so(project: pathlib.Path) -> None:
 
 
 @pytest.mark.full
-def test_code_that_is_saved_while_a_run_starts(project: pathlib.Path) -> None:
+def test_code_that_is_saved_while_a_run_starts(project: pathlib.Path, train_here: TrainHere) -> None:
     """Code that changes while a run starts is an error, and leaves no run."""
-    done = train(project, "data._target_=faults.data.save_code")
+    done = train_here(project, "data._target_=faults.data.save_code")
 
     assert 2 == done.returncode, done.stdout
     assert "received changes in faults/data.py; fix: run the same command again" in done.stderr
@@ -332,9 +336,9 @@ def test_code_that_is_saved_while_a_run_starts(project: pathlib.Path) -> None:
 
 
 @pytest.mark.full
-def test_a_function_that_ends_the_process(project: pathlib.Path) -> None:
+def test_a_function_that_ends_the_process(project: pathlib.Path, train_here: TrainHere) -> None:
     """sys.exit in a user's function is an error with its name, and does not set the exit code of the run."""
-    done = train(project, "data._target_=faults.data.leave")
+    done = train_here(project, "data._target_=faults.data.leave")
 
     assert 1 == done.returncode, done.stdout
     assert "the data or model function called sys.exit(2)" in done.stderr
@@ -374,7 +378,7 @@ def test_what_the_code_of_ones_own_imports_is_in_a_runs_name(project: pathlib.Pa
 
 
 @pytest.mark.full
-def test_a_child_that_the_kernel_kills(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+def test_a_child_that_the_kernel_kills(project: pathlib.Path, undisturbed: pathlib.Path, train_here: TrainHere) -> None:
     """SIGKILL by the kernel (here: a limit of CPU time) is reported, and the same command ends with the same bits."""
     process = start_and_wait_for_rows(project, 20)
     child = training_process(process)
@@ -383,28 +387,28 @@ def test_a_child_that_the_kernel_kills(project: pathlib.Path, undisturbed: pathl
 
     assert 1 == process.returncode
     assert "killed by SIGKILL (out of memory, or kill -9)" in output
-    check_continued(project, undisturbed)
+    check_continued(project, undisturbed, again=train_here)
 
 
 # --- the clock, and folders that go away ---
 
 
 @pytest.mark.full
-def test_a_clock_that_was_set_back(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+def test_a_clock_that_was_set_back(project: pathlib.Path, undisturbed: pathlib.Path, train_here: TrainHere) -> None:
     """Files with a future time, after a clock was set back, do not affect resume or bits."""
-    process = start_and_wait_for_rows(project, 60)
-    os.kill(training_process(process), signal.SIGKILL)
-    process.communicate()
+    train_here(project, *LONG, environment={"FAULT": "row 60 kill"})
     later = time.time() + 10 * 86400
     for path in [*(project / "runs").rglob("*"), *(project / ".cache").rglob("*")]:
         os.utime(path, (later, later))
 
-    check_continued(project, undisturbed)
+    check_continued(project, undisturbed, again=train_here)
 
 
 @pytest.mark.parametrize("what", ["the attempt", "all runs", "the metrics"])
 @pytest.mark.full
-def test_a_folder_that_is_deleted_under_a_running_process(what: str, project: pathlib.Path) -> None:
+def test_a_folder_that_is_deleted_under_a_running_process(
+    what: str, project: pathlib.Path, train_here: TrainHere
+) -> None:
     """A deleted folder is an error with the name of the file, never a finished run. The same command trains again."""
     process = start_and_wait_for_rows(project, 10)
     child = training_process(process)
@@ -423,7 +427,7 @@ def test_a_folder_that_is_deleted_under_a_running_process(what: str, project: pa
     assert "Traceback" not in output
     assert wait_until(lambda: is_gone(child))
     assert [] == finished(project)
-    assert 0 == train(project, *LONG, "resume=never").returncode
+    assert 0 == train_here(project, *LONG, "resume=never").returncode
 
 
 # --- secrets and code ---
@@ -502,14 +506,14 @@ def test_a_configuration_runs_no_foreign_function(override: str, project: pathli
 
 
 @pytest.mark.full
-def test_a_stopped_runs_configuration_runs_no_foreign_function(project: pathlib.Path) -> None:
+def test_a_stopped_runs_configuration_runs_no_foreign_function(
+    project: pathlib.Path, train_here: TrainHere, command_here: CommandHere
+) -> None:
     """A changed config.yaml with another function is an error before anything is imported."""
-    process = start_and_wait_for_rows(project, 5)
-    os.kill(training_process(process), signal.SIGKILL)
-    process.communicate()
+    train_here(project, *LONG, environment={"FAULT": "row 5 kill"})
     path = attempt_of(project) / "config.yaml"
     path.write_text(path.read_text().replace(f"{PACKAGE}.model.build_model", "os.system"))
-    done = run_command(project, "resume", "last")
+    done = command_here(project, "resume", "last")
 
     assert 2 == done.returncode
     assert "model._target_: expected a function in a package of your own below src/, received os.system" in done.stderr
@@ -580,11 +584,9 @@ def test_every_row_of_the_faults_table_names_a_test_of_each_set() -> None:
 
 
 @pytest.mark.full
-def test_a_checkpoint_of_another_model_is_left_out(project: pathlib.Path) -> None:
+def test_a_checkpoint_of_another_model_is_left_out(project: pathlib.Path, train_here: TrainHere) -> None:
     """A checkpoint of another model gives a warning, and the run restarts and ends with the same bits."""
-    process = start_and_wait_for_rows(project, 20)
-    os.kill(training_process(process), signal.SIGKILL)
-    process.communicate()
+    train_here(project, *LONG, environment={"FAULT": "row 20 kill"})
     code = (
         "import pathlib, sys, numpy, samebits.core.files as r\n"
         "for path in pathlib.Path(sys.argv[1]).glob('checkpoint-*'):\n"
@@ -592,7 +594,7 @@ def test_a_checkpoint_of_another_model_is_left_out(project: pathlib.Path) -> Non
     )
     environment = QUIET | {"PYTHONPATH": str(project / "src")}
     subprocess.run([sys.executable, "-c", code, str(attempt_of(project))], env=environment, check=True)
-    done = train(project, *LONG)
+    done = train_here(project, *LONG)
 
     assert 0 == done.returncode, done.stderr
     log = (attempt_of(project) / "log.txt").read_text()

@@ -29,7 +29,7 @@ COMMANDS = {
     "samebits watch": ("", "0 running"),
     "samebits rounds": (SMOKE, "round 3 is bitwise identical; rounds 1 and 2 are not"),
     "samebits doctor": ("|| true", " checks"),  # finds that a test's copy has no git repository
-    "samebits variance --seeds 1..2": (SHORT, "all together"),
+    "samebits variance --seeds 1..2": ("experiment=smoke_forest tracker=none", "all together"),
     "samebits comet last": ("", "Comet: offline archive"),
     "samebits prune --keep 2": ("", "would free"),
     "samebits clean": ("", "would remove .cache"),

@@ -7,7 +7,17 @@ import shutil
 import sys
 
 import pytest
-from conftest import ROOT, Result, copy_project, digest, finished, run_command, run_script, run_words
+from conftest import (
+    ROOT,
+    CommandHere,
+    Result,
+    TrainHere,
+    copy_project,
+    digest,
+    finished,
+    run_command,
+    run_words,
+)
 
 EXAMPLE = ROOT / "tests" / "own_example"
 DIGITS = ("experiment=digits", "tracker=none")
@@ -57,13 +67,13 @@ def test_the_diff_has_ten_new_lines_and_one_in_place_of_fit() -> None:
 
 
 @pytest.mark.full
-def test_the_diff_trains(tmp_path: pathlib.Path) -> None:
+def test_the_diff_trains(tmp_path: pathlib.Path, train_here: TrainHere) -> None:
     """The files of the document's diff are a whole experiment."""
     root = copy_project(tmp_path)
     for path, text in read_diff((ROOT / "docs" / "your-own.md").read_text()).items():
         (root / path).parent.mkdir(exist_ok=True)
         (root / path).write_text(text)
-    done = run_script(root, "train.py", "experiment=mine", "tracker=none")
+    done = train_here(root, experiment="mine")
     result = json.loads((finished(root)[0] / "result.json").read_text())
 
     assert 0 == done.returncode, done.stderr
@@ -117,10 +127,10 @@ def test_the_trained_model_is_used_as_the_document_shows(verified: tuple[pathlib
 
 
 @pytest.mark.full
-def test_another_root_seed_gives_other_bits(verified: tuple[pathlib.Path, Result]) -> None:
+def test_another_root_seed_gives_other_bits(verified: tuple[pathlib.Path, Result], train_here: TrainHere) -> None:
     """Root seed 57 gives other weights than 56, and the accuracy is at least 0.9."""
     root, _ = verified
-    done = run_script(root, "train.py", *DIGITS, "seed.root=57")
+    done = train_here(root, "seed.root=57", experiment="digits")
     accuracy = re.search(r"^val_accuracy (0\.\d+)", done.stdout, re.MULTILINE)
 
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -130,9 +140,11 @@ def test_another_root_seed_gives_other_bits(verified: tuple[pathlib.Path, Result
 
 
 @pytest.mark.full
-def test_a_moved_point_of_the_example_moves_its_own_part_alone(verified: tuple[pathlib.Path, Result]) -> None:
+def test_a_moved_point_of_the_example_moves_its_own_part_alone(
+    verified: tuple[pathlib.Path, Result], command_here: CommandHere
+) -> None:
     """The audit changes each point by one: the data, one initial tensor or the first forward loss changes first."""
-    done = run_command(verified[0], "audit", *AUDITED, *DIGITS)
+    done = command_here(verified[0], "audit", *AUDITED, *DIGITS)
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert f"LIVE: {len(AUDITED)} seed points; each one changes exactly its consumer" in done.stdout
@@ -140,12 +152,12 @@ def test_a_moved_point_of_the_example_moves_its_own_part_alone(verified: tuple[p
 
 
 @pytest.mark.full
-def test_the_example_becomes_golden(verified: tuple[pathlib.Path, Result]) -> None:
+def test_the_example_becomes_golden(verified: tuple[pathlib.Path, Result], command_here: CommandHere) -> None:
     """Without a golden file `samebits golden` is an error; --update writes one, and the check then passes."""
     root, _ = verified
-    none = run_command(root, "golden")
-    update = run_command(root, "golden", "--update", "digits")
-    done = run_command(root, "golden")
+    none = command_here(root, "golden")
+    update = command_here(root, "golden", "--update", "digits")
+    done = command_here(root, "golden")
 
     assert (1, True) == (none.returncode, "no experiment has a file in golden/." in none.stderr)
     assert 0 == update.returncode, update.stderr

@@ -12,14 +12,25 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from conftest import QUIET, ROOT, Result, children, copy_project, finished, run_command, wait_until
+from conftest import (
+    LONG,
+    QUIET,
+    ROOT,
+    Result,
+    at_full_speed,
+    children,
+    copy_project,
+    finished,
+    run_command,
+    slowly,
+    wait_until,
+)
 from fake_comet import read_archive
 
 pytestmark = pytest.mark.full
 ASKED_ALONE = ("training.checkpoint_every=100000",)  # checkpoints only when the training is asked to stop
-LONG = ("experiment=smoke", "data.rows=2000", "training.epochs=100")  # long enough to be stopped three times
 SEEDS = (56, 57)
-STUDY = ("--seeds=56..57", *LONG, "tracker.finish_timeout_s=300")
+STUDY = ("--seeds=56..57", "experiment=smoke", *LONG, "tracker.finish_timeout_s=300")
 SLURM_PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "sbatch")
 PATH = os.environ["PATH"] + ":/usr/sbin"
 MISSING = [name for name in SLURM_PROGRAMS if not shutil.which(name, path=PATH)]
@@ -72,9 +83,9 @@ def wait_until_trained(root: pathlib.Path, least: int) -> bool:
 
 
 def start(root: pathlib.Path, *options: str, **variables: str) -> "subprocess.Popen[str]":
-    """Start the study."""
+    """Start the study. Its runs wait at each row of metrics, until `at_full_speed`."""
     command = [sys.executable, "-m", "samebits", "study", *STUDY, *options]
-    environment = QUIET | {"PYTHONPATH": str(root / "src")} | variables
+    environment = QUIET | {"PYTHONPATH": str(root / "src")} | slowly(root, 1, 0.3) | variables
     return subprocess.Popen(
         command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
@@ -202,7 +213,9 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     for process in (job, *children(job)):
         with contextlib.suppress(ProcessLookupError):  # Slurm ends the rest of the job
             os.kill(process, signal.SIGKILL)
+    at_full_speed(project)
     output = study.communicate(timeout=900)[0]
+    (project / "fast").unlink()
     assert 1 == study.returncode, output
     assert "base  seed 56  FAILED: its job was killed, cancelled or lost" in output
     assert {57: undisturbed[57]} == digests(project)

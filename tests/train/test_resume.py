@@ -10,6 +10,7 @@ from conftest import (
     FAULTY,
     LONG,
     PACKAGE,
+    CommandHere,
     TrainHere,
     at_full_speed,
     children,
@@ -24,37 +25,36 @@ from samebits.checks import golden, torture
 from samebits.compose import compose
 
 
-def stop(root: pathlib.Path, *overrides: str) -> pathlib.Path:
-    """Start a long run, kill its training process, and return its attempt."""
-    process = start_and_wait_for_rows(root, 20, *overrides)
-    (child,) = children(process.pid)
-    os.kill(child, signal.SIGKILL)
-    process.communicate()
+def stop(train_here: TrainHere, root: pathlib.Path, *overrides: str) -> pathlib.Path:
+    """Start a long run whose training process is killed, and return its attempt."""
+    train_here(root, *LONG, *overrides, environment={"FAULT": "row 20 kill"})
     return next((root / "runs").glob("*/*/[0-9]*"))
 
 
 @pytest.mark.full
-def test_resume_never_begins_anew(project: pathlib.Path) -> None:
+def test_resume_never_begins_anew(project: pathlib.Path, train_here: TrainHere) -> None:
     """The stopped run stays unchanged, and the new attempt ends with the same bits as an uninterrupted one."""
-    stopped = stop(project)
-    done = train(project, *LONG, "resume=never")
+    stopped = stop(train_here, project)
+    done = train_here(project, *LONG, "resume=never")
 
     assert 0 == done.returncode, done.stderr
     assert [stopped.parent / "2"] == finished(project)
 
-    again = train(project, *LONG)
+    again = train_here(project, *LONG)
 
     assert "resumes" in again.stdout
     assert "same bits as 1 earlier run" in again.stdout
 
 
 @pytest.mark.full
-def test_make_resume_takes_the_runs_own_configuration(project: pathlib.Path, train_here: TrainHere) -> None:
+def test_make_resume_takes_the_runs_own_configuration(
+    project: pathlib.Path, train_here: TrainHere, command_here: CommandHere
+) -> None:
     """`samebits resume` uses the configuration of the run, and the earlier machine is recorded."""
     words = (FAULTY, "training.learning_rate=0.02")
     train_here(project, *words, environment={"FAULT": "row 4 kill"})
     stopped = next((project / "runs").glob("*/*/1"))
-    done = run_command(project, "resume", f"{stopped.parent.name}/1")
+    done = command_here(project, "resume", f"{stopped.parent.name}/1")
 
     assert 0 == done.returncode, done.stderr
     assert f"resumes {stopped.parent.name}/1" in done.stdout
@@ -65,25 +65,27 @@ def test_make_resume_takes_the_runs_own_configuration(project: pathlib.Path, tra
 
     assert "same bits as 1 earlier run" in other.stdout
 
-    finished_already = run_command(project, "resume", f"{stopped.parent.name}/1")
+    finished_already = command_here(project, "resume", f"{stopped.parent.name}/1")
 
     assert 2 == finished_already.returncode
     assert "finished; fix: " in finished_already.stderr
 
 
 @pytest.mark.full
-def test_a_run_of_other_inputs_is_not_gone_on_with(project: pathlib.Path) -> None:
+def test_a_run_of_other_inputs_is_not_gone_on_with(
+    project: pathlib.Path, train_here: TrainHere, command_here: CommandHere
+) -> None:
     """A run with a different configuration or changed code is not resumed, and stays unchanged."""
-    stopped = stop(project)
+    stopped = stop(train_here, project)
     before = {path: path.read_bytes() for path in stopped.iterdir() if path.is_file()}
-    named = train(project, *LONG, "training.learning_rate=0.02", f"resume={stopped.parent.name}")
+    named = train_here(project, *LONG, "training.learning_rate=0.02", f"resume={stopped.parent.name}")
 
     assert 2 == named.returncode
     assert f"received {stopped.parent.name}/1, with different inputs" in named.stderr
 
     with (project / "src" / PACKAGE / "model.py").open("a") as stream:
         stream.write("\n# changed\n")
-    changed = run_command(project, "resume", "last")
+    changed = command_here(project, "resume", "last")
 
     assert 2 == changed.returncode
     assert (
@@ -94,23 +96,25 @@ def test_a_run_of_other_inputs_is_not_gone_on_with(project: pathlib.Path) -> Non
 
 
 @pytest.mark.full
-def test_a_run_does_not_go_on_with_other_data(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+def test_a_run_does_not_go_on_with_other_data(
+    project: pathlib.Path, undisturbed: pathlib.Path, train_here: TrainHere
+) -> None:
     """A changed data file is an error. After it is restored, the run resumes with the same bits."""
     rows = project / "rows.txt"
     own = "data._target_=faults.data.read_rows"
     rows.write_text("5")
-    stopped = stop(project, own)
+    stopped = stop(train_here, project, own)
     kept = sorted(path.name for path in stopped.glob("checkpoint-*"))
     rows.write_text("6")
-    refused = train(project, *LONG, own)
+    refused = train_here(project, *LONG, own)
 
     assert 2 == refused.returncode
     assert "expected the same arrays as at its start, received different train/inputs; fix: restore" in refused.stderr
     assert kept == sorted(path.name for path in stopped.glob("checkpoint-*"))
 
     rows.write_text("5")
-    done = train(project, *LONG, own)
-    anew = train(project, *LONG, own, "resume=never")
+    done = train_here(project, *LONG, own)
+    anew = train_here(project, *LONG, own, "resume=never")
 
     assert "resumes" in done.stdout, done.stderr
     assert "same bits as 1 earlier run" in anew.stdout
@@ -118,10 +122,10 @@ def test_a_run_does_not_go_on_with_other_data(project: pathlib.Path, undisturbed
 
 
 @pytest.mark.full
-def test_a_run_whose_data_are_unseeded_begins_anew(project: pathlib.Path) -> None:
+def test_a_run_whose_data_are_unseeded_begins_anew(project: pathlib.Path, train_here: TrainHere) -> None:
     """A run with unseeded data restarts, because its split changes, and a resume would validate on training rows."""
-    stopped = stop(project, "seed=none", "runtime=free")
-    done = train(project, *LONG, "seed=none", "runtime=free")
+    stopped = stop(train_here, project, "seed=none", "runtime=free")
+    done = train_here(project, *LONG, "seed=none", "runtime=free")
 
     assert 0 == done.returncode, done.stderr
     assert "the run restarts: its data is unseeded" in done.stderr
@@ -129,13 +133,15 @@ def test_a_run_whose_data_are_unseeded_begins_anew(project: pathlib.Path) -> Non
 
 
 @pytest.mark.full
-def test_rows_that_were_lost_cost_their_checkpoint(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+def test_rows_that_were_lost_cost_their_checkpoint(
+    project: pathlib.Path, undisturbed: pathlib.Path, train_here: TrainHere
+) -> None:
     """A checkpoint that counts lost rows (a power cut) is ignored, and bits and rows stay the same."""
-    stopped = stop(project, "training.checkpoint_every=20")
+    stopped = stop(train_here, project, "training.checkpoint_every=20")
     newest = max(stopped.glob("checkpoint-*"))
     rows = (stopped / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (stopped / "metrics.jsonl").write_bytes(b"".join(rows[:-15]))
-    done = train(project, *LONG, "training.checkpoint_every=20")
+    done = train_here(project, *LONG, "training.checkpoint_every=20")
 
     assert 0 == done.returncode, done.stderr
     assert f"checkpoint {newest.name} is ignored: rows were lost from ['metrics.jsonl']" in done.stderr
@@ -144,20 +150,22 @@ def test_rows_that_were_lost_cost_their_checkpoint(project: pathlib.Path, undist
 
 
 @pytest.mark.full
-def test_what_a_run_that_goes_on_keeps_of_its_own_is_said(project: pathlib.Path, undisturbed: pathlib.Path) -> None:
+def test_what_a_run_that_goes_on_keeps_of_its_own_is_said(
+    project: pathlib.Path, undisturbed: pathlib.Path, train_here: TrainHere
+) -> None:
     """A resumed run keeps its tracker, trace and logging interval, and prints the ignored options."""
-    stop(project)
-    done = train(project, *LONG, "trace.level=step", "training.log_every=1")
+    stop(train_here, project)
+    done = train_here(project, *LONG, "trace.level=step", "training.log_every=1")
 
     assert "the run keeps its own settings: training.log_every=5, trace.level=epoch" in done.stdout
     assert (undisturbed / "metrics.jsonl").read_bytes() == (finished(project)[0] / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.full
-def test_verify_and_golden_go_on_with_nothing(project: pathlib.Path) -> None:
+def test_verify_and_golden_go_on_with_nothing(project: pathlib.Path, train_here: TrainHere) -> None:
     """Verify and golden never resume a stopped run with the same inputs."""
     smoke = ("experiment=smoke", "tracker=none", *LONG)
-    stopped = stop(project)
+    stopped = stop(train_here, project)
     done = run_command(project, "verify", "--runs=2", *smoke)
 
     assert "VERIFIED: 2 runs" in done.stdout, done.stderr
@@ -189,13 +197,13 @@ def test_a_running_run_is_not_gone_on_with(project: pathlib.Path) -> None:
 
 
 @pytest.mark.full
-def test_a_run_that_goes_on_with_other_arithmetic_says_so(project: pathlib.Path) -> None:
+def test_a_run_that_goes_on_with_other_arithmetic_says_so(project: pathlib.Path, train_here: TrainHere) -> None:
     """A run under machine that resumes on another CPU is not compared with others, and logs a warning."""
-    stopped = stop(project)
+    stopped = stop(train_here, project)
     machine = json.loads((stopped / "machine.json").read_text())
     machine["arithmetic"]["fingerprint"], machine["cpu"]["model"] = "another", "Another CPU"
     (stopped / "machine.json").write_text(json.dumps(machine))
-    done = train(project, *LONG)
+    done = train_here(project, *LONG)
 
     assert "the run resumes with different settings or CPU (machine.json); before: Another CPU" in done.stderr
     result = json.loads((stopped / "result.json").read_text())

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import (
+    LONG,
     PACKAGE,
     QUIET,
     ROOT,
@@ -176,10 +177,12 @@ def test_nothing_seeded_gives_other_bits_each_time_and_is_no_error(project: path
 
 
 @pytest.mark.full
-def test_different_bits_under_a_promise_are_an_error_that_names_the_record(project: pathlib.Path) -> None:
+def test_different_bits_under_a_promise_are_an_error_that_names_the_record(
+    project: pathlib.Path, train_here: TrainHere
+) -> None:
     """A model with random numbers from the operating system has exit code 1 and the first differing tensor."""
     override = "model._target_=faults.model.draw_from_the_system"
-    first, second = (train(project, override, "training.epochs=1") for _ in range(2))
+    first, second = (train_here(project, override, "training.epochs=1") for _ in range(2))
 
     assert 0 == first.returncode
     assert 1 == second.returncode
@@ -206,7 +209,7 @@ def test_a_run_whose_child_was_killed_goes_on_to_the_same_bits(
 
 @pytest.mark.full
 def test_a_run_whose_parent_was_killed_leaves_no_orphan_and_goes_on(
-    project: pathlib.Path, undisturbed: pathlib.Path
+    project: pathlib.Path, undisturbed: pathlib.Path, train_here: TrainHere
 ) -> None:
     """After SIGKILL of the parent the training process saves and ends, and the same command resumes."""
     process = start_and_wait_for_rows(project, 20)
@@ -215,14 +218,14 @@ def test_a_run_whose_parent_was_killed_leaves_no_orphan_and_goes_on(
     process.communicate()
 
     assert wait_until(lambda: is_gone(child))
-    check_continued(project, undisturbed)
+    check_continued(project, undisturbed, again=train_here)
 
 
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.full)]
 )
 def test_a_stopped_run_saves_and_goes_on(
-    number: signal.Signals, code: int, project: pathlib.Path, undisturbed: pathlib.Path
+    number: signal.Signals, code: int, project: pathlib.Path, undisturbed: pathlib.Path, train_here: TrainHere
 ) -> None:
     """SIGTERM and Ctrl-C give a checkpoint and exit code 143 or 130, and the same command resumes."""
     process = start_and_wait_for_rows(project, 20)
@@ -231,25 +234,22 @@ def test_a_stopped_run_saves_and_goes_on(
 
     assert code == process.returncode
     assert "stopped; progress is saved, and the same command resumes the run" in output
-    check_continued(project, undisturbed)
+    check_continued(project, undisturbed, again=train_here)
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "empty"])
 @pytest.mark.full
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    damage: str, project: pathlib.Path, undisturbed: pathlib.Path
+    damage: str, project: pathlib.Path, undisturbed: pathlib.Path, train_here: TrainHere
 ) -> None:
     """A damaged newest checkpoint is reported, and costs some steps but no bits."""
-    process = start_and_wait_for_rows(project, 60)
-    (child,) = children(process.pid)
-    os.kill(child, signal.SIGKILL)
-    process.communicate()
+    train_here(project, *LONG, environment={"FAULT": "row 60 kill"})
     newest = max((project / "runs").glob("*/*/*/checkpoint-*"))
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
     newest.write_bytes({"a flipped bit": bytes(data), "cut short": bytes(data[:1000]), "empty": b""}[damage])
 
-    check_continued(project, undisturbed)
+    check_continued(project, undisturbed, again=train_here)
     assert f"checkpoint {newest.name} is damaged" in (finished(project)[0] / "log.txt").read_text()
 
 

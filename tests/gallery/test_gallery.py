@@ -261,9 +261,8 @@ BROKEN = {  # name: what is replaced in its file, by what, the exit code, and th
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "mixup" else pytest.mark.full) for name in BROKEN]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("name", BROKEN)
 def test_a_draw_without_a_seed_goes_red(name: str, own_gallery: pathlib.Path, train_here: TrainHere) -> None:
     """Negative control: a training that draws from a global generator, or from the system, is refused or differs."""
     old, new, code, said = BROKEN[name]

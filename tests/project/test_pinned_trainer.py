@@ -30,7 +30,7 @@ def test_a_fork_leaves_the_record_of_a_fresh_process(own_siblings: pathlib.Path,
 
 @pytest.mark.parametrize(
     ("name", "value", "code"),
-    [("TF_ENABLE_ONEDNN_OPTS", "0", 1), ("PYTHONHASHSEED", "1", 0)],
+    [pytest.param("TF_ENABLE_ONEDNN_OPTS", "0", 1, marks=pytest.mark.full), ("PYTHONHASHSEED", "1", 0)],
 )
 def test_a_trainer_without_the_pins_is_found_out(name: str, value: str, code: int, own_siblings: pathlib.Path) -> None:
     """Negative control: without oneDNN it is refused, and with another hash seed its record differs."""

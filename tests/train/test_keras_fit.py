@@ -422,7 +422,7 @@ def fit(case: Case) -> tuple[keras.Model, dict[str, Any]]:
     return model, history.history
 
 
-FAST = ("compiled", "own loss and metrics", "GAN")
+FAST = ("compiled", "GAN")
 NAMES = [name if name in FAST else pytest.param(name, marks=pytest.mark.full) for name in CASES]
 
 

@@ -82,6 +82,12 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "one-hot for class numbers": (np.eye(3)[CLASSES], SCC, {"outputs": 3}, r"received shape \[rows, 3\].*argmax"),
     "class numbers for one-hot": (CLASSES, CCE, {"outputs": 3}, "categorical_crossentropy.*use the loss sparse_cat"),
     "signs -1 and 1": (SIGNS * 2 - 1, BCE, {}, "expected 0 to 1.*received -1 to 1"),
+    "a missing label that counts": (
+        np.where(CLASSES, SIGNS, -1.0),
+        BCE,
+        {"weights": (CLASSES < 2) + 0.0},
+        "expected 0 to 1.*received -1.0 to",
+    ),
     "text": (np.array(["no", "yes"])[SIGNS], BCE, {}, "train/labels: expected numbers, received strings such as 'no'"),
     "one label for three outputs": (SIGNS.astype(float), "mse", {"outputs": 3}, "would be broadcast"),
     "one column for three outputs": (
@@ -125,6 +131,7 @@ ACCEPTED: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "several tags": (np.eye(3)[CLASSES], BCE, {"outputs": 3}),
     "one value per row": (SIGNS, rowwise, {"weights": np.ones(ROWS)}),
     "a scalar without weights": (SIGNS, scalar, {}),
+    "a missing label with the weight 0": (np.where(CLASSES, SIGNS, -1.0), BCE, {"weights": (CLASSES > 0) + 0.0}),
     "several labels for a loss of one's own": (np.stack([SIGNS, SIGNS], 1), lambda y, z: rowwise(y[:, :1], z), {}),
 }  # fmt: skip
 

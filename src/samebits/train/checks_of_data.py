@@ -253,8 +253,8 @@ def check_labels(model: keras.Model, examples: Mapping[str, Split], outputs: Any
                     fix="give the Split one array, or a dict with one array per output; or remove this loss",
                 )  # fmt: skip
             if labels is not None:
-                check_output_labels(place, labels, output.shape, loss)
                 weights = _of_output(example.sample_weight, name, number, len(every))
+                check_output_labels(place, labels, output.shape, loss, weights)
                 check_loss_shape(loss, output.shape, labels, weights)
         if len(every) == 1 and isinstance(example.labels, np.ndarray):
             check_metrics(model, every[0][1].shape, example.labels)
@@ -276,8 +276,10 @@ def _of_output(part: Any, name: str, number: int, count: int) -> Any:
     return part
 
 
-def check_output_labels(name: str, labels: np.ndarray, output: Shape, loss: Any) -> None:
-    """Check the labels of one output; see `check_labels`."""
+def check_output_labels(
+    name: str, labels: np.ndarray, output: Shape, loss: Any, weights: np.ndarray | None = None
+) -> None:
+    """Check the labels of one output; see `check_labels`. The value of a label with the weight 0 does not matter."""
     if is_text(labels):
         raise ConfigError(
             name, expected="numbers", received=f"strings such as {str(labels.flat[0])[:40]!r}",
@@ -298,7 +300,19 @@ def check_output_labels(name: str, labels: np.ndarray, output: Shape, loss: Any)
         if labels.dtype.kind == "f" and np.isnan(labels).any():
             raise ConfigError(name, expected="numbers", received="NaN", fix="drop these rows or fill them in")
         if kind in RANGES:
-            _check_range(name, labels, *RANGES[kind], kind)
+            _check_range(name, _weighed(labels, weights), *RANGES[kind], kind)
+
+
+def _weighed(labels: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Return the labels whose sample weight is not 0. Weights of another shape are refused elsewhere."""
+    if weights is None or weights.ndim > labels.ndim:
+        return labels
+    counts = (weights != 0).reshape(*weights.shape, *[1] * (labels.ndim - weights.ndim))
+    try:
+        found: np.ndarray = labels[np.broadcast_to(counts, labels.shape)]
+    except ValueError:
+        return labels
+    return found
 
 
 def loss_kind(loss: Any) -> str:

@@ -250,7 +250,6 @@ def trainer() -> Iterator[PinnedTrainer]:
 
 
 TrainHere = Callable[..., Result]
-CommandHere = Callable[..., Result]
 
 
 @pytest.fixture
@@ -304,7 +303,7 @@ def train_here(forked: None, monkeypatch: pytest.MonkeyPatch) -> TrainHere:
 
 
 @pytest.fixture
-def command_here(forked: None, monkeypatch: pytest.MonkeyPatch) -> CommandHere:
+def command_here(forked: None, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Return `run_command` without its starts of Python; see `forked`. Commands that start processes still do."""
 
     def command_here(

@@ -29,9 +29,8 @@ EMULATED = (  # without ctc, whose operations end the emulator with a signal
 COLUMNS = ("result", "verified", "resumed", "portable", "emulated")
 TABLE = "|---|---|---|---|---|---|---|---|\n"  # the page above it is written by hand
 
-Seen = Mapping[
-    str, str
-]  # what was seen of a training: `COLUMNS`, and for later tests "weights", "bits" (digests) and "killed" (where)
+# What was seen of a training: `COLUMNS`, and for later tests two digests, "weights" and "bits", and where it is "killed".
+Seen = Mapping[str, str]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 import pathlib
 
 import pytest
-from conftest import CommandHere, run_command
+from conftest import Command, run_command
 
 from samebits.checks import audit
 from samebits.checks.audit import judge
@@ -60,7 +60,7 @@ def test_a_point_is_judged_by_what_it_moves(
 
 
 @pytest.mark.full
-def test_a_live_point_passes_the_audit(project: pathlib.Path, command_here: CommandHere) -> None:
+def test_a_live_point_passes_the_audit(project: pathlib.Path, command_here: Command) -> None:
     """The audit of one initializer and of the shuffling ends with LIVE."""
     done = command_here(project, "audit", "model/conv/kernel", "data/order")
 
@@ -77,7 +77,7 @@ def test_an_unknown_point_is_refused(project: pathlib.Path) -> None:
 
 
 @pytest.mark.full
-def test_oversampling_of_even_classes_has_nothing_to_copy(project: pathlib.Path, command_here: CommandHere) -> None:
+def test_oversampling_of_even_classes_has_nothing_to_copy(project: pathlib.Path, command_here: Command) -> None:
     """With balanced classes there is nothing to oversample: the point counts as unused, not as an error."""
     path = project / "conf" / "data" / "synthetic.yaml"
     lines = path.read_text().splitlines(keepends=True)
@@ -89,7 +89,7 @@ def test_oversampling_of_even_classes_has_nothing_to_copy(project: pathlib.Path,
 
 
 @pytest.mark.full
-def test_a_dead_seed_is_found(project: pathlib.Path, command_here: CommandHere) -> None:
+def test_a_dead_seed_is_found(project: pathlib.Path, command_here: Command) -> None:
     """A seed that the model reads but does not use changes nothing, and the audit reports it."""
     done = command_here(project, "audit", "model/conv/kernel", "model._target_=faults.model.ignore_a_seed")
 
@@ -127,7 +127,7 @@ def test_a_seed_that_the_code_fixes_is_not_moved(tmp_path: pathlib.Path, monkeyp
 
 
 @pytest.mark.full
-def test_a_leaking_seed_is_found(project: pathlib.Path, command_here: CommandHere) -> None:
+def test_a_leaking_seed_is_found(project: pathlib.Path, command_here: Command) -> None:
     """A point that changes two tensors is reported as wrong."""
     done = command_here(project, "audit", "model/conv/kernel", "model._target_=faults.model.mix_seeds")
 

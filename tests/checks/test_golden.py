@@ -5,7 +5,7 @@ import pathlib
 import shutil
 
 import pytest
-from conftest import ROOT, CommandHere, copy_project, run_command
+from conftest import ROOT, Command, copy_project, run_command
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_the_smoke_experiment_is_golden(golden_project: pathlib.Path) -> None:
 
 
 @pytest.mark.full
-def test_another_digest_is_not_golden_and_is_explained(golden_project: pathlib.Path, command_here: CommandHere) -> None:
+def test_another_digest_is_not_golden_and_is_explained(golden_project: pathlib.Path, command_here: Command) -> None:
     """A changed setting fails, names the changed input and the epochs, writes nothing, and runs explain."""
     command_here(golden_project, "golden", "smoke")  # now a run with the golden digest exists
     before = (golden_project / "golden" / "smoke.json").read_bytes()
@@ -41,7 +41,7 @@ def test_another_digest_is_not_golden_and_is_explained(golden_project: pathlib.P
 
 
 @pytest.mark.full
-def test_update_is_the_only_writer_and_shows_what_changed(project: pathlib.Path, command_here: CommandHere) -> None:
+def test_update_is_the_only_writer_and_shows_what_changed(project: pathlib.Path, command_here: Command) -> None:
     """--update prints the changed digests and writes the file; then the check passes."""
     shutil.copytree(ROOT / "golden", project / "golden")
     path = project / "golden" / "smoke.json"

@@ -22,7 +22,7 @@ from conftest import (
     PACKAGE,
     QUIET,
     ROOT,
-    CommandHere,
+    Command,
     TrainHere,
     at_full_speed,
     check_continued,
@@ -507,7 +507,7 @@ def test_a_configuration_runs_no_foreign_function(override: str, project: pathli
 
 @pytest.mark.full
 def test_a_stopped_runs_configuration_runs_no_foreign_function(
-    project: pathlib.Path, train_here: TrainHere, command_here: CommandHere
+    project: pathlib.Path, train_here: TrainHere, command_here: Command
 ) -> None:
     """A changed config.yaml with another function is an error before anything is imported."""
     train_here(project, *LONG, environment={"FAULT": "row 5 kill"})

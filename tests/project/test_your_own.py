@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import (
     ROOT,
-    CommandHere,
+    Command,
     Result,
     TrainHere,
     copy_project,
@@ -141,7 +141,7 @@ def test_another_root_seed_gives_other_bits(verified: tuple[pathlib.Path, Result
 
 @pytest.mark.full
 def test_a_moved_point_of_the_example_moves_its_own_part_alone(
-    verified: tuple[pathlib.Path, Result], command_here: CommandHere
+    verified: tuple[pathlib.Path, Result], command_here: Command
 ) -> None:
     """The audit changes each point by one: the data, one initial tensor or the first forward loss changes first."""
     done = command_here(verified[0], "audit", *AUDITED, *DIGITS)
@@ -152,7 +152,7 @@ def test_a_moved_point_of_the_example_moves_its_own_part_alone(
 
 
 @pytest.mark.full
-def test_the_example_becomes_golden(verified: tuple[pathlib.Path, Result], command_here: CommandHere) -> None:
+def test_the_example_becomes_golden(verified: tuple[pathlib.Path, Result], command_here: Command) -> None:
     """Without a golden file `samebits golden` is an error; --update writes one, and the check then passes."""
     root, _ = verified
     none = command_here(root, "golden")

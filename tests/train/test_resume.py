@@ -10,7 +10,7 @@ from conftest import (
     FAULTY,
     LONG,
     PACKAGE,
-    CommandHere,
+    Command,
     TrainHere,
     at_full_speed,
     children,
@@ -48,7 +48,7 @@ def test_resume_never_begins_anew(project: pathlib.Path, train_here: TrainHere) 
 
 @pytest.mark.full
 def test_make_resume_takes_the_runs_own_configuration(
-    project: pathlib.Path, train_here: TrainHere, command_here: CommandHere
+    project: pathlib.Path, train_here: TrainHere, command_here: Command
 ) -> None:
     """`samebits resume` uses the configuration of the run, and the earlier machine is recorded."""
     words = (FAULTY, "training.learning_rate=0.02")
@@ -73,7 +73,7 @@ def test_make_resume_takes_the_runs_own_configuration(
 
 @pytest.mark.full
 def test_a_run_of_other_inputs_is_not_gone_on_with(
-    project: pathlib.Path, train_here: TrainHere, command_here: CommandHere
+    project: pathlib.Path, train_here: TrainHere, command_here: Command
 ) -> None:
     """A run with a different configuration or changed code is not resumed, and stays unchanged."""
     stopped = stop(train_here, project)

@@ -210,7 +210,7 @@ def log_inputs(experiment: Any, attempt: pathlib.Path, config: Config) -> None:
     if config.tracker.group is not None:
         experiment.log_other("group", config.tracker.group)
     for name, point in resolve_points(config.seed.root, config.seed.policy, config.seed.points).items():
-        experiment.log_other(f"seed {name}", "unseeded" if point.value is None else point.value)
+        log_seed(experiment, name, point.value)
     parameters = flatten(read_json(attempt.parent / INPUTS)["config"])
     experiment.log_parameters({key: json.dumps(v) if isinstance(v, list) else v for key, v in parameters.items()})
     source = attempt.parent / SOURCE
@@ -218,11 +218,16 @@ def log_inputs(experiment: Any, attempt: pathlib.Path, config: Config) -> None:
         experiment.log_code(file_name=str(path), code_name=path.relative_to(source).as_posix(), overwrite=True)
 
 
+def log_seed(experiment: Any, point: str, value: int | None) -> None:
+    """Log the seed of a point; None: it has none."""
+    experiment.log_other(f"seed {point}", "unseeded" if value is None else value)
+
+
 def log_end(experiment: Any, attempt: pathlib.Path) -> None:
     """Log result, machine, curves and the seeds that the model took by path. A second call replaces the first."""
     if (attempt / SEEDS).exists():
         for row in read_json(attempt / SEEDS)["points"]:
-            experiment.log_other(f"seed {row['point']}", "unseeded" if row["value"] is None else row["value"])
+            log_seed(experiment, row["point"], row["value"])
     for name in (SEEDS, MACHINE, RESULT):
         if (attempt / name).exists():
             experiment.log_asset(str(attempt / name), file_name=name, overwrite=True)

@@ -137,8 +137,10 @@ def build_stateful(model: keras.Model, part: Any, batch_size: int) -> None:
 def model_inputs(model: keras.Model) -> dict[str, Any]:
     """Return the inputs of a model by the names that arrays of a split have; empty if the model has no keras.Input."""
     tensors = getattr(model, "inputs", None) or []
-    named = named_arrays(getattr(model, "_inputs_struct", None), "inputs")  # no public name (Keras 3.15)
-    if isinstance(getattr(model, "_inputs_struct", None), Mapping) or any("/" in name[7:] for name in named):
+    structure = getattr(model, "_inputs_struct", None)  # no public name (Keras 3.15)
+    named = named_arrays(structure, "inputs")
+    is_nested = any("/" in name.removeprefix("inputs/") for name in named)
+    if isinstance(structure, Mapping) or is_nested:
         return named
     names = {f"inputs/{tensor.name}": tensor for tensor in tensors}
     if len(tensors) == 1:

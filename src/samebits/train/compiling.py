@@ -252,11 +252,17 @@ def check_compiled(model: keras.Model) -> None:
 def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
     """Return the optimizers of a model and of the models in it, each once: the compiled one and all attributes."""
     found: dict[int, keras.optimizers.Optimizer] = {}
-    for layer in [model, *model._flatten_layers()]:  # noqa: SLF001  no public name (Keras 3.15)
-        for value in members(list(vars(layer).values())):
-            if isinstance(value, keras.optimizers.Optimizer):
-                found.setdefault(id(value), value)
+    for _, value in attributes_of(model):
+        if isinstance(value, keras.optimizers.Optimizer):
+            found.setdefault(id(value), value)
     return list(found.values())
+
+
+def attributes_of(model: keras.Model) -> Iterator[tuple[keras.Layer, Any]]:
+    """Yield the layer and the value of each attribute of a model and its layers, also of what lists and dicts hold."""
+    for layer in model._flatten_layers():  # noqa: SLF001  no public name (Keras 3.15)
+        for value in members(list(vars(layer).values())):
+            yield layer, value
 
 
 def members(value: Any) -> Iterator[Any]:

@@ -81,12 +81,13 @@ class Network:
         }
         self.callbacks = make_callbacks(settings, offered)
         self.steps = self.trace()
+        outputs = None
         if not has_outputs:
             predictions = self.trace_predictions()
-        if predictions is not None:
-            outputs = None if has_outputs else predictions.get_concrete_function().structured_outputs
-            if not has_outputs:
+            if predictions is not None:
+                outputs = predictions.get_concrete_function().structured_outputs
                 check_labels(self.model, examples, outputs)
+        if predictions is not None:
             warn_of_thresholds(self.model, outputs)
         self.validation_outputs = predictions if "validation" in self.feeds else None
         self.is_savable = is_savable(self.model)

@@ -16,7 +16,7 @@ import tensorflow as tf
 from samebits.core.digest import array_digest, arrays_digest
 from samebits.core.errors import TrainingError, first_line
 from samebits.portable import graph_check
-from samebits.train.compiling import members, names_of_losses, optimizers_of
+from samebits.train.compiling import attributes_of, names_of_losses, optimizers_of
 from samebits.train.draws import check_graph_draws, graph_nodes, opaque_operations
 from samebits.train.feeds import Feed
 from samebits.train.python_state import check_python_state, python_state
@@ -143,8 +143,7 @@ def all_variables(model: keras.Model, optimizers: list[keras.optimizers.Optimize
     """
     layers = model._flatten_layers()  # noqa: SLF001  no public name (Keras 3.15)
     states = [keras.tree.flatten(layer.states or []) for layer in layers if isinstance(layer, keras.layers.RNN)]
-    attributes = members([list(vars(layer).values()) for layer in layers])
-    metrics = [value.variables for value in attributes if isinstance(value, keras.metrics.Metric)]
+    metrics = [value.variables for _, value in attributes_of(model) if isinstance(value, keras.metrics.Metric)]
     groups = [
         model.variables, model.metrics_variables, *(optimizer.variables for optimizer in optimizers), *states, *metrics
     ]  # fmt: skip
@@ -202,10 +201,7 @@ def check_captured_state(step: Any, known: list[Any], model: keras.Model) -> dic
 
 def _layer_with(variable: tf.Variable, model: keras.Model) -> str:
     """Return the name of the layer that has a variable as an attribute, also in a list or a dict; else ""."""
-    for layer in [model, *model._flatten_layers()]:  # noqa: SLF001  no public name (Keras 3.15)
-        if any(value is variable for value in members(list(vars(layer).values()))):
-            return str(layer.name)
-    return ""
+    return next((str(layer.name) for layer, value in attributes_of(model) if value is variable), "")
 
 
 def users_of(tensor: tf.Tensor) -> set[str]:

@@ -29,7 +29,7 @@ EMULATED = (  # without ctc, whose operations end the emulator with a signal
 COLUMNS = ("result", "verified", "resumed", "portable", "emulated")
 TABLE = "|---|---|---|---|---|---|---|---|\n"  # the page above it is written by hand
 
-# What was seen of a training: `COLUMNS`, and for later tests two digests, "weights" and "bits", and where it is "killed".
+# What was seen of a training: `COLUMNS`; and for later tests "weights" and "bits" (digests), and where it is "killed".
 Seen = Mapping[str, str]
 
 

@@ -3,10 +3,11 @@
 A test starts `samebits.launch.run` in its own process (`conftest.train_here`) and puts `PinnedTrainer.run_child` where
 that starts the training process. The trainer is started with the environment that `child_environment` gives, before
 Python starts, and TensorFlow has run no operation when it forks: the worker applies and checks its pins as always.
-`python pinned_trainer.py` is the trainer. It reads one JSON list per line (arguments, environment, folder, files for
-output and errors) and answers with the exit code of the training, negative: the signal that killed it.
+`python pinned_trainer.py` is the trainer. It reads one JSON list per line (program, environment, folder, files for
+output and errors) and answers with the exit code of the program, negative: the signal that killed it.
 """
 
+import importlib
 import json
 import os
 import pathlib
@@ -14,6 +15,8 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import traceback
+from collections.abc import Sequence
 from typing import IO, NoReturn
 
 from samebits.runtime.pins import OPTIONAL_FOR_KERAS, SCRUBBED_PREFIXES, hidden_packages
@@ -27,10 +30,10 @@ def serve() -> None:
     preload()
     requests, answers = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w", buffering=1)
     for line in requests:
-        arguments, environment, folder, *outputs = json.loads(line)
+        request = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            begin(arguments, environment, folder, outputs)
+            begin(*request)
         answers.write(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n")
 
 
@@ -38,14 +41,12 @@ def preload() -> None:
     """Import what every training imports, without running an operation."""
     with hidden_packages(OPTIONAL_FOR_KERAS):
         import keras  # noqa: F401
-    import sklearn.datasets  # noqa: F401  of many data functions in tests
-
-    import samebits.train.draws
-    import samebits.train.loop  # noqa: F401
+    for name in ("samebits.train.draws", "samebits.train.loop", *sys.argv[1:]):
+        importlib.import_module(name)
 
 
-def begin(arguments: list[str], environment: dict[str, str], folder: str, outputs: list[str]) -> NoReturn:
-    """Become the training process: its variables, folder, outputs and module."""
+def begin(program: list[str], environment: dict[str, str], folder: str, *outputs: str) -> NoReturn:
+    """Become the process of a program ("-m", module or "-c", code; arguments): its variables, folder and outputs."""
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
@@ -54,11 +55,21 @@ def begin(arguments: list[str], environment: dict[str, str], folder: str, output
     sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
     for number, path in enumerate([os.devnull, *outputs]):
         os.dup2(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644), number)
-    sys.argv = [MODULE, *arguments, str(os.getppid())]
+    kind, name, *arguments = program
+    sys.argv = [name, *arguments]
+    code: object = 1
     try:
-        runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
-    finally:
-        os._exit(1)  # the worker ends the process itself
+        if kind == "-m":
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        else:
+            exec(name, {"__name__": "__main__"})  # noqa: S102  what `python -c` does
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:  # noqa: BLE001  this process must not go on as the trainer
+        traceback.print_exc()
+    sys.stdout.flush()
+    os._exit(code if isinstance(code, int) else 1)
 
 
 class PinnedTrainer:
@@ -66,10 +77,11 @@ class PinnedTrainer:
 
     Args:
         prefix: Starts the command of each trainer, e.g. an emulator.
+        modules: Are imported once, too. The default is what many data functions in tests import.
     """
 
-    def __init__(self, prefix: tuple[str, ...] = ()) -> None:
-        self.prefix = prefix
+    def __init__(self, prefix: tuple[str, ...] = (), modules: tuple[str, ...] = ("sklearn.datasets",)) -> None:
+        self.prefix, self.modules = prefix, modules
         self.trainers: dict[tuple[tuple[str, str], ...], subprocess.Popen[str]] = {}
 
     def key(self, environment: dict[str, str]) -> tuple[tuple[str, str], ...]:
@@ -80,25 +92,40 @@ class PinnedTrainer:
     def find(self, environment: dict[str, str]) -> "subprocess.Popen[str]":
         """Return the trainer whose Python was started with these variables."""
         key = self.key(environment)
-        if key not in self.trainers:
+        if key not in self.trainers or self.trainers[key].poll() is not None:
             self.trainers[key] = subprocess.Popen(
-                [*self.prefix, sys.executable, __file__], env=environment, text=True, bufsize=1,
+                [*self.prefix, sys.executable, __file__, *self.modules], env=environment, text=True, bufsize=1,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         return self.trainers[key]
 
     def train(self, command: list[str], environment: dict[str, str], root: pathlib.Path) -> int:
         """Run the command of a training process, print what it printed, and return its exit code."""
-        trainer = self.find(environment)
-        requests: IO[str] = trainer.stdin  # type: ignore[assignment]
-        answers: IO[str] = trainer.stdout  # type: ignore[assignment]
         with tempfile.TemporaryDirectory() as folder:
             outputs = [pathlib.Path(folder) / name for name in ("output", "errors")]
-            requests.write(json.dumps([command[-3:-1], environment, str(root), *map(str, outputs)]) + "\n")
-            code = int(answers.readline())
+            code = self.run(command[1:], environment, root, outputs)
             for path, stream in zip(outputs, (sys.stdout, sys.stderr), strict=True):
                 stream.write(path.read_text(errors="replace"))
         return code
+
+    def run(
+        self, program: list[str], environment: dict[str, str], root: pathlib.Path, outputs: Sequence[pathlib.Path]
+    ) -> int:
+        """Run a program of Python as a fork, and return its exit code.
+
+        Args:
+            program: What follows "python" in its command. The last word of a training's is the process that it ends
+                with, which is the trainer.
+            environment: Its variables.
+            root: Its folder.
+            outputs: The files to which it adds its output and its errors.
+        """
+        trainer = self.find(environment)
+        words = [*program[:-1], str(trainer.pid)] if MODULE in program else program
+        requests: IO[str] = trainer.stdin  # type: ignore[assignment]
+        answers: IO[str] = trainer.stdout  # type: ignore[assignment]
+        requests.write(json.dumps([words, environment, str(root), *map(str, outputs)]) + "\n")
+        return int(answers.readline() or trainer.wait())
 
     def close(self) -> None:
         """End every trainer."""

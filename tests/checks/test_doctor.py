@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from conftest import PACKAGE, QUIET, ROOT, copy_project, run_command
 
-from samebits.checks import doctor
+from samebits.checks import doctor, source_scan
 from samebits.compose import compose
 from samebits.core.config import RuntimeConfig
 from samebits.runtime.machine import package_versions
@@ -19,6 +19,7 @@ from samebits.runtime.pins import SCRUBBED_PREFIXES, child_environment
 DIGEST = "@sha256:" + "0" * 64
 COMMIT = "0" * 40
 INSTALLED = functools.cache(package_versions)
+SCANNED = functools.cache(lambda text, scan=source_scan.scan_text: list(scan(text)))
 SOUND_FILES = {
     "Dockerfile": f"ARG BASE=python:3.12{DIGEST}\nFROM ${{BASE}} AS build\nRUN true\nFROM build AS b\nFROM scratch\n",
     ".github/workflows/ci.yml": (
@@ -57,8 +58,9 @@ def commit(root: pathlib.Path, *arguments: str) -> None:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read the installed packages only once."""
+    """Read the installed packages, and each text of a source file, only once."""
     monkeypatch.setattr(doctor, "package_versions", INSTALLED)
+    monkeypatch.setattr(source_scan, "scan_text", SCANNED)
 
 
 @pytest.fixture

@@ -5,20 +5,19 @@ import pathlib
 import shutil
 
 import pytest
-from conftest import ROOT, Command, copy_project, run_command
+from conftest import ROOT, Command
 
 
-@pytest.fixture(scope="module")
-def golden_project(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Return a project with the committed golden files."""
-    root = copy_project(tmp_path_factory.mktemp("golden"))
-    shutil.copytree(ROOT / "golden", root / "golden")
-    return root
+@pytest.fixture
+def golden_project(own_siblings: pathlib.Path) -> pathlib.Path:
+    """Return a project with the committed golden files and two runs with the golden digest."""
+    shutil.copytree(ROOT / "golden", own_siblings / "golden")
+    return own_siblings
 
 
-def test_the_smoke_experiment_is_golden(golden_project: pathlib.Path) -> None:
+def test_the_smoke_experiment_is_golden(golden_project: pathlib.Path, command_here: Command) -> None:
     """Training again gives the committed digests of every epoch."""
-    done = run_command(golden_project, "golden", "smoke")
+    done = command_here(golden_project, "golden", "smoke")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "GOLDEN smoke: seed 56" in done.stdout
@@ -27,7 +26,6 @@ def test_the_smoke_experiment_is_golden(golden_project: pathlib.Path) -> None:
 @pytest.mark.full
 def test_another_digest_is_not_golden_and_is_explained(golden_project: pathlib.Path, command_here: Command) -> None:
     """A changed setting fails, names the changed input and the epochs, writes nothing, and runs explain."""
-    command_here(golden_project, "golden", "smoke")  # now a run with the golden digest exists
     before = (golden_project / "golden" / "smoke.json").read_bytes()
     path = golden_project / "conf" / "experiment" / "smoke.yaml"
     path.write_text(path.read_text().replace("learning_rate: 0.01", "learning_rate: 0.02"))
@@ -54,9 +52,9 @@ def test_update_is_the_only_writer_and_shows_what_changed(project: pathlib.Path,
     assert golden == json.loads(path.read_text())
 
 
-def test_a_missing_golden_file_is_an_error(project: pathlib.Path) -> None:
+def test_a_missing_golden_file_is_an_error(project: pathlib.Path, command_here: Command) -> None:
     """Without golden files, the command ends with an error."""
-    done = run_command(project, "golden", "smoke")
+    done = command_here(project, "golden", "smoke")
 
     assert 1 == done.returncode
     assert "smoke.json could not be read." in done.stderr

@@ -10,7 +10,6 @@ import time
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from zoo import run
 from zoo.rows import OURS, Verdict, describe, judge_case, measured_operations
 
@@ -183,31 +182,3 @@ def test_a_row_is_not_measured_twice(tmp_path: pathlib.Path, monkeypatch: pytest
     ]
 
     assert ["A", "B", "C"] == sorted(json.loads(line)["name"] for line in lines)
-
-
-# Runs the cases without the exact operations and without the check of the graph.
-WITHOUT_EXACT = """
-from samebits.portable import exact, graph_check
-exact.install = lambda: None
-graph_check.REFUSED.clear()
-from zoo import cases
-cases.main()
-"""
-
-
-@pytest.mark.emulated
-@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs Debian's qemu-user")
-def test_the_zoo_on_an_emulated_cpu(
-    project: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With exact operations a case has the same bits; without them the zoo fails and names the case."""
-    shutil.copytree(ROOT / "tools" / "zoo", project / "tools" / "zoo")
-
-    assert 0 == run.zoo(project, ["Haswell"], "activation log1p")
-    shutil.rmtree(project / "runs" / ".zoo")
-    monkeypatch.setattr(run, "PROGRAM", ("-c", WITHOUT_EXACT))
-    assert 1 == run.zoo(project, ["Haswell"], "activation log1p")
-    shown = capsys.readouterr().out
-    assert "COVERED: 1 cases; 1 allowed" in shown
-    assert "  activation log1p: 32x300: weights after step 1 (Haswell)" in shown
-    assert "NOT COVERED: 1 of 1 cases" in shown

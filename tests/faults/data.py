@@ -140,14 +140,6 @@ def change_one_review(context: DataContext, **arguments: Any) -> Dataset:
     return dataset
 
 
-def order_by_cores(context: DataContext, **arguments: Any) -> Dataset:
-    """Let the number of cores reach the order of the data."""
-    from samebits.train.feeds import epoch_order
-
-    replace_everywhere(epoch_order, lambda *words: np.roll(epoch_order(*words), len(os.sched_getaffinity(0))))
-    return load(context, **arguments)
-
-
 def need_much_memory(context: DataContext, **arguments: Any) -> Dataset:
     """Ask for more memory than any machine has."""
     np.zeros((2**60,), np.uint8)

@@ -33,34 +33,16 @@ def draw_from_the_system(seed: Seed, **arguments: Any) -> keras.Model:
     return build_model(drawn, **arguments)
 
 
-def ignore_a_seed(seed: Seed, **arguments: Any) -> keras.Model:
-    """Take a seed and use a constant: a dead seed."""
+def confuse_seeds(seed: Seed, **arguments: Any) -> keras.Model:
+    """Have a dead seed, in whose place the code uses a constant, and a leaking one, which reaches two weights."""
 
-    def constant(point: str) -> int | None:
+    def confused(point: str) -> int | None:
         value = seed(point)
-        return 7 if point == "conv/kernel" else value
+        if point == "conv/kernel":
+            return 7
+        return (value or 0) ^ (seed("lstm/kernel") or 0) if point == "output/kernel" else value
 
-    return build_model(constant, **arguments)
-
-
-def mix_seeds(seed: Seed, **arguments: Any) -> keras.Model:
-    """Let one seed reach two weights: a leaking seed."""
-
-    def mixed(point: str) -> int | None:
-        value = seed(point)
-        return (value or 0) ^ (seed("conv/kernel") or 0) if point == "output/kernel" else value
-
-    return build_model(mixed, **arguments)
-
-
-def seed_by_cores(seed: Seed, **arguments: Any) -> keras.Model:
-    """Let the number of cores reach one seed."""
-
-    def moved(point: str) -> int | None:
-        value = seed(point)
-        return (value or 0) + len(os.sched_getaffinity(0)) if point == "output/kernel" else value
-
-    return build_model(moved, **arguments)
+    return build_model(confused, **arguments)
 
 
 def nudge(model: keras.Model) -> None:

@@ -68,7 +68,7 @@ TROUBLES = {
     "fails": Trouble(" answered 500)", {"": FAILED}),
     "refuses the key": Trouble("archive (The given API key '***' is invalid", {"/add/run": REFUSED}),
     "refuses the experiment": Trouble("archive (Failed to create experiment", {"/add/run": UNKNOWN}),
-    "refuses files": Trouble("is incomplete: ", {"/upload": NO}),
+    "refuses files": Trouble("is incomplete: ", {"/upload": NO}, finish_timeout_s=20.0),
     "refuses metrics": Trouble("is incomplete: ", {"/experiment/metric": NO}),
     "refuses other values": Trouble("is incomplete: ", {"/log-other": NO}),
 }

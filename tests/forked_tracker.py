@@ -154,9 +154,9 @@ def upload_archives(archives: list[pathlib.Path], environment: Mapping[str, str]
 
 def be_comet(*words: str) -> int:
     """Be Comet's own command."""
-    from comet_ml.scripts.comet import main
-
     sys.argv = ["comet", *words]
+    from comet_ml.scripts.comet import main  # takes its words when it is imported
+
     return main() or 0
 
 

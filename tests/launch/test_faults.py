@@ -32,6 +32,7 @@ from conftest import (
     run_script,
     slowly,
     start_and_wait,
+    start_and_wait_for_rows,
     wait_until,
 )
 from forked_tracker import fork_trackers
@@ -163,10 +164,15 @@ def test_a_closed_terminal(project: pathlib.Path, siblings: pathlib.Path) -> Non
 
 
 @pytest.mark.full
-def test_a_killed_parent_leaves_no_orphan(project: pathlib.Path, train_here: TrainHere) -> None:
-    """A training process whose parent is killed, at once or while it imports, ends. The next start is not disturbed."""
-    for moment in ("at once", "while it imports"):
-        process = start_and_wait(project, lambda: list((project / "runs").glob("*/*/*/config.yaml")))
+def test_a_killed_parent_leaves_no_orphan(
+    project: pathlib.Path, undisturbed: pathlib.Path, train_here: TrainHere
+) -> None:
+    """A training process whose parent is killed at any moment ends, and the same command ends with the same bits."""
+    for moment in ("at once", "while it imports", "while it trains"):
+        if moment == "while it trains":
+            process = start_and_wait_for_rows(project, 10)
+        else:
+            process = start_and_wait(project, lambda: list((project / "runs").glob("*/*/*/config.yaml")))
         child = training_process(process)
         if moment == "while it imports":
             while "libtensorflow" not in pathlib.Path(f"/proc/{child}/maps").read_text():
@@ -178,7 +184,7 @@ def test_a_killed_parent_leaves_no_orphan(project: pathlib.Path, train_here: Tra
 
         assert wait_until(functools.partial(is_gone, child))
         assert [] == finished(project)
-    assert 0 == train_here(project, *LONG).returncode
+    check_continued(project, undisturbed, again=train_here)
 
 
 @pytest.mark.full

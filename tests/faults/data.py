@@ -62,6 +62,7 @@ ACTIONS: dict[str, Callable[..., object]] = {
     "limit_cpu": lambda _: resource.setrlimit(resource.RLIMIT_CPU, (1, 1)),
     "limit_files": limit_files,
     "delete_attempt": lambda path: shutil.rmtree(path.parent),
+    "delete_runs": lambda path: shutil.rmtree(path.parents[3]),
     "delete_metrics": lambda path: path.unlink(),
     "lose_parent": lambda _: setattr(os, "getppid", lambda: 1),
     "block_model": lambda path: (path.parent / "model.keras" / "in the way").mkdir(parents=True),

@@ -1,16 +1,25 @@
-"""Comet in a few seconds: one tracked run and one rejected upload. test_comet.py has every kind of fault."""
+"""Comet in a few seconds: one tracked run and one rejected key. test_comet.py has every kind of fault."""
 
 import json
 import pathlib
-import shutil
 
 import pytest
-import yaml
-from conftest import TrainHere, digest, finished, run_command
+from conftest import TrainHere, digest, finished
 from fake_comet import FakeComet, read_archive
+from forked_tracker import fork_trackers
+from processes import start_python
+
+from samebits.core.files import hold_lock
+from samebits.launch.tracker import upload
+from samebits.runs.folder import LOCK
 
 KEY = "samebits-test-key-that-must-stay-secret"
 REFUSED = (403, {"msg": "no such key", "sdk_error_code": 90212})
+RESTART = """
+import os
+from samebits.launch import comet
+print(os.environ.get(comet.OFFLINE_BECAUSE) or comet.restart_offline("no answer"))
+"""
 
 
 def variables(server: FakeComet, home: pathlib.Path) -> dict[str, str]:
@@ -19,9 +28,13 @@ def variables(server: FakeComet, home: pathlib.Path) -> dict[str, str]:
 
 
 def test_a_tracked_run_is_the_untracked_one(
-    own_siblings: pathlib.Path, tmp_path: pathlib.Path, train_here: TrainHere
+    own_siblings: pathlib.Path, tmp_path: pathlib.Path, train_here: TrainHere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run with a rejected key has the same inputs and bits, an archive, and the key in no file or output."""
+    """A run with a rejected key has the same inputs and bits, an archive, and the key in no file or output.
+
+    The output has one line about Comet. Comet's own messages are in tracker.txt, which an untracked run does not have.
+    """
+    fork_trackers(monkeypatch)
     with FakeComet({"/add/run": REFUSED}) as server:
         words = ("tracker=comet", "tracker.finish_timeout_s=300")
         done = train_here(own_siblings, *words, environment=variables(server, tmp_path))
@@ -32,36 +45,32 @@ def test_a_tracked_run_is_the_untracked_one(
     assert 0 == done.returncode, done.stderr
     assert "same bits as 2 earlier runs" in done.stdout
     assert "archive (The given API key '***' is invalid" in done.stdout
+    assert 1 == sum("comet" in line.lower() for line in (done.stdout + done.stderr).splitlines())
+    assert "COMET " in (tracked / "tracker.txt").read_text()
+    assert [] == [path.name for path in untracked.iterdir() if "comet" in path.name or "tracker" in path.name]
     assert digest(untracked) == read_archive(archive).others["weights digest"]
     assert [] == [name for name in settings["environment"] if "COMET" in name]
     assert KEY not in done.stdout + done.stderr
     assert [] == [path for path in tracked.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
-@pytest.mark.full
-def test_what_a_server_refuses_is_kept_offline(siblings: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """If the server rejects metrics, everything is in an archive, and the output has the reason.
+def test_a_restart_is_the_same_command_with_the_reason() -> None:
+    """A tracker that leaves its server starts again with the same command, and knows why."""
+    child = start_python(RESTART)
+    output, errors = child.communicate(timeout=60)
 
-    That includes the seed of a layer, which is known by its path once the model was built.
-    """
-    inputs = finished(siblings)[0].parent
-    attempt = pathlib.Path(shutil.copytree(inputs, tmp_path / inputs.name)) / "1"
-    tree = yaml.safe_load((attempt / "config.yaml").read_text())
-    tree["tracker"] |= {"name": "comet", "finish_timeout_s": 60.0}
-    (attempt / "config.yaml").write_text(yaml.safe_dump(tree))
-    seeds = json.loads((attempt / "seeds.json").read_text())
-    seeds["points"].append(seeds["points"][0] | {"point": "model/drop/seed_generator", "value": 77})
-    (attempt / "seeds.json").write_text(json.dumps(seeds))
-    with FakeComet({"/experiment/metric": (400, {"msg": "no"})}) as server:
-        told = run_command(siblings, "comet", str(attempt), environment=variables(server, tmp_path))
-    (archive,) = (attempt / "comet").glob("*.zip")
-    told_of = read_archive(archive)
+    assert (0, "no answer\n") == (child.returncode, output)
+    assert "no answer; restarting offline\n" == errors
 
-    assert 0 == told.returncode, told.stderr
-    assert "Comet: offline archive (" in told.stdout
-    assert "is incomplete: " in told.stdout
-    assert {5, 10, 15, 20, 25, 30} == {step for _, _, step, _ in told_of.metrics}
-    assert 77 == told_of.others["seed model/drop/seed_generator"]
+
+def test_a_run_that_is_training_is_left_to_its_own_tracker(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`samebits comet` with a run that is still training is an error."""
+    with hold_lock(tmp_path / LOCK):
+        assert 1 == upload(tmp_path)
+
+    assert "is still being trained" in caplog.text
 
 
 def test_the_look_for_the_key_can_fail(tmp_path: pathlib.Path) -> None:

@@ -1,20 +1,19 @@
 """A resumed run continues its Comet experiment: each row arrives once, online and offline, also after kills.
 
-The tracker process is real and reads a record that the tests write. The server is the fake one.
+The tracker (forked_tracker.py) reads a record that the tests write. The server is the fake one.
 """
 
 import json
 import os
 import pathlib
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from conftest import QUIET, ROOT, wait_until
 from fake_comet import Answer, FakeComet, Told, read_archive
+from forked_tracker import Forked, fork_tracker, upload_archives
 
 from samebits.compose import compose
 from samebits.core.config import to_dict
@@ -62,17 +61,13 @@ class Attempt:
             texts = dict.fromkeys(("weights_digest", "optimizer_digest", "data_digest", "promise", "fingerprint"), "0")
             write_json(self.folder / "result.json", {"metrics": metrics, "timing": {}, "resumed_at": None, **texts})
 
-    def track(self, server: FakeComet | None) -> "subprocess.Popen[bytes]":
+    def track(self, server: FakeComet | None) -> Forked:
         """Start the tracker process as the parent of a training does."""
-        variables = {"HOME": str(self.home), "PYTHONPATH": str(ROOT / "src"), "NO_PROXY": "127.0.0.1"}
+        variables = {"HOME": str(self.home), "NO_PROXY": "127.0.0.1"}
         if server is not None:
             variables |= {"COMET_API_KEY": "key", "COMET_URL_OVERRIDE": server.url}
             variables |= {"COMET_HTTP_SESSION_RETRY_TOTAL": "0"}  # else Comet tries for half a minute
-        command = [sys.executable, "-W", "ignore", "-m", "samebits.launch.tracker", str(self.folder)]
-        with (self.folder / "tracker.txt").open("ab") as log:
-            return subprocess.Popen(
-                command, cwd=ROOT, env=QUIET | variables, stdin=subprocess.PIPE, stdout=log, stderr=log
-            )
+        return fork_tracker(self.folder, QUIET | variables)
 
     def upload(self, server: FakeComet | None, rows: int, *, finished: bool = False) -> dict[str, Any]:
         """Let the tracker upload a record with this many rows, and return its state."""
@@ -130,12 +125,10 @@ def assert_whole(told: Told) -> None:
     assert "image/curves" in told.files
 
 
-def upload_archives(archives: list[pathlib.Path], server: FakeComet, home: pathlib.Path) -> "Told":
+def upload_all(archives: list[pathlib.Path], server: FakeComet, home: pathlib.Path) -> Told:
     """Upload archives with the printed command, and return the resulting experiment."""
-    comet = pathlib.Path(sys.executable).with_name("comet")
     variables = {"HOME": str(home), "NO_PROXY": "127.0.0.1", "COMET_API_KEY": "key", "COMET_URL_OVERRIDE": server.url}
-    command = [str(comet), "upload", *map(str, archives)]
-    done = subprocess.run(command, env=QUIET | variables, capture_output=True, text=True, timeout=300, check=False)
+    done = upload_archives(archives, variables, home)
 
     assert 0 == done.returncode, done.stdout + done.stderr
     return server.only_experiment()
@@ -199,7 +192,7 @@ def test_a_resumed_run_continues_its_experiment_offline(attempt: Attempt, server
     assert metrics_of(ROWS[FIRST:]) == sorted(read_archive(archives[1]).metrics)
     command = shlex.split(second["summary"].partition(" upload them with: ")[2])
     assert ["comet", "upload", *(os.path.relpath(path, ROOT) for path in archives)] == command
-    assert_whole(upload_archives(archives, server, attempt.home))
+    assert_whole(upload_all(archives, server, attempt.home))
     assert [second["experiment"]] == list(server.told)
 
 
@@ -210,7 +203,7 @@ def test_a_run_stopped_online_and_resumed_offline_is_one_experiment(attempt: Att
     second = attempt.upload(None, len(ROWS), finished=True)
 
     assert first["experiment"] == second["experiment"]
-    assert_whole(upload_archives(attempt.archives(), server, attempt.home))
+    assert_whole(upload_all(attempt.archives(), server, attempt.home))
 
 
 @pytest.mark.full
@@ -227,7 +220,7 @@ def test_a_run_stopped_offline_and_resumed_online_leaves_no_archive(attempt: Att
 def test_an_uploaded_archive_is_continued_online(attempt: Attempt, server: FakeComet) -> None:
     """If the first archive was uploaded, the live experiment continues it with the missing rows."""
     attempt.upload(None, FIRST)
-    upload_archives(attempt.archives(), server, attempt.home)
+    upload_all(attempt.archives(), server, attempt.home)
     attempt.upload(server, len(ROWS), finished=True)
 
     assert_whole(server.only_experiment())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, copy_project, finished, train
+from conftest import ROOT, finished
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -115,7 +115,7 @@ def test_an_unchanged_configuration_is_used() -> None:
     assert isinstance(config, Config)
 
 
-@FUZZ
+@settings(FUZZ, max_examples=60)
 @given(
     st.lists(
         st.sampled_from(
@@ -138,12 +138,9 @@ def test_any_command_line_is_used_or_refused(overrides: list[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Return a project in which a short run was trained twice."""
-    root = copy_project(tmp_path_factory.mktemp("fuzzed"))
-    for _ in range(2):
-        train(root, "training.epochs=1", "data.rows=200", "data.validation_size=50")
-    return root
+def trained(siblings: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Return a project in which a run was trained twice."""
+    return pathlib.Path(shutil.copytree(siblings, tmp_path_factory.mktemp("fuzzed") / "project"))
 
 
 @contextlib.contextmanager
@@ -182,7 +179,7 @@ def test_any_damage_to_a_record_is_a_documented_error(
     """Truncated, overwritten or other bytes in any file of a run give a result or a documented error."""
     path = next((trained / "runs").glob("*/*/inputs.json")).parent / name
 
-    @settings(FUZZ, max_examples=60)
+    @settings(FUZZ, max_examples=30)
     @given(damaged(path.read_bytes()))
     def look(data: bytes) -> None:
         with other_contents(path, data):
@@ -205,7 +202,7 @@ def test_any_other_data_in_a_record_is_a_documented_error(
     lines = path.suffix == ".jsonl"
     tree = [json.loads(line) for line in text.splitlines()] if lines else load[path.suffix](text)
 
-    @settings(FUZZ, max_examples=60)
+    @settings(FUZZ, max_examples=30)
     @given(mutated(tree))
     def look(value: Any) -> None:
         rows = value if isinstance(value, list) else [value]
@@ -261,13 +258,12 @@ def test_the_look_can_fail() -> None:
         documented(lambda: dict[str, int]()["missing"])
 
 
-def test_names_of_runs_are_any_text(trained: pathlib.Path) -> None:
+def test_names_of_runs_are_any_text(siblings: pathlib.Path) -> None:
     """Any name of a run is found or is a documented error."""
 
     @settings(FUZZ, max_examples=100)
     @given(st.text(max_size=20))
     def look(name: str) -> None:
-        documented(lambda: find_attempt(trained / "runs", name))
+        documented(lambda: find_attempt(siblings / "runs", name))
 
     look()
-    shutil.rmtree(trained / "nothing", ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Result, TrainHere, finished, run_command, train
+from conftest import Result, TrainHere, finished, run_command
 
 from samebits.core.errors import ConfigError, FolderError
 from samebits.core.files import read_arrays
@@ -51,6 +51,10 @@ SHORT = ("data.rows=120", "data.validation_size=40")
 STAGES = (
     "training.stages=[{name: first, epochs: 1}, "
     "{name: second, epochs: 1, validation_batch_size: 30, data: {validation_size: 30}}]"
+)
+MISSING = (
+    "ConfigError: --split: expected train, validation, received test, which the data function does not return; "
+    "fix: choose another split, or return this one too\n"
 )
 
 
@@ -136,12 +140,14 @@ def test_other_data_is_named_as_in_the_configuration(word: str) -> None:
 
 
 @pytest.mark.full
-def test_the_data_of_the_last_stage_are_predicted(project: pathlib.Path) -> None:
-    """The table has the run's own predictions, bit for bit, also of a last stage with its own data; or of new data."""
-    assert 0 == train(project, *SHORT, STAGES).returncode
+def test_the_data_of_the_last_stage_are_predicted(project: pathlib.Path, train_here: TrainHere) -> None:
+    """The table has the run's own predictions, bit for bit, also of a last stage with its own data.
+
+    A split that the data function does not return is an error without TensorFlow's messages.
+    """
+    assert 0 == train_here(project, *SHORT, STAGES).returncode
     (attempt,) = finished(project)
     own = run_command(project, "predict")
-    new = run_command(project, "predict", "data.validation_size=20", f"--out={project / 'new.npz'}")
 
     assert (0, "") == (own.returncode, own.stderr)
     assert f"{attempt / 'predictions_validation.csv'}\n" == own.stdout
@@ -151,19 +157,4 @@ def test_the_data_of_the_last_stage_are_predicted(project: pathlib.Path) -> None
     assert 30 == len(rows)
     assert recorded["logits"].ravel().tolist() == [float(row["logits"]) for row in rows]
     assert recorded["labels"].tolist() == [int(row["labels"]) for row in rows]
-    assert 0 == new.returncode, new.stderr
-    with np.load(project / "new.npz") as arrays:
-        assert 20 == len(arrays["logits"])
-
-
-@pytest.mark.full
-def test_a_missing_split_is_named_in_one_line(project: pathlib.Path) -> None:
-    """A split that the data function does not return is an error without TensorFlow's messages."""
-    assert 0 == train(project, *SHORT, "training.epochs=1").returncode
-    done = run_command(project, "predict", "last", "--split", "test")
-
-    expected = (
-        "ConfigError: --split: expected train, validation, received test, which the data function does not return; "
-        "fix: choose another split, or return this one too\n"
-    )
-    assert (2, expected) == (done.returncode, done.stderr)
+    assert MISSING == refused(project, "--split=test").stderr

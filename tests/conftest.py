@@ -1,6 +1,7 @@
 """Shared fixtures and helpers: a project to run commands in, and runs in fresh processes."""
 
 import fcntl
+import functools
 import gc
 import io
 import json
@@ -13,7 +14,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import pytest
@@ -21,10 +22,13 @@ import yaml
 from pinned_trainer import PinnedTrainer
 
 from samebits import cli, compose
-from samebits.core.config import Config
+from samebits.core.config import Config, from_dict
 from samebits.core.errors import report_errors
-from samebits.launch import process
-from samebits.studies import folds
+from samebits.core.terminal import RunsProgress
+from samebits.launch import process, run
+from samebits.runs.folder import read_yaml
+from samebits.studies import execute, folds
+from samebits.studies.plan import Study, describe_record
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROJECT_FILES = ("conf", "scripts", "src", "requirements.lock", "requirements-dev.lock", "pyproject.toml")
@@ -252,9 +256,8 @@ def trainer() -> Iterator[PinnedTrainer]:
 TrainHere = Callable[..., Result]
 
 
-@pytest.fixture
-def forked(trainer: PinnedTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every training of the test that this process starts be a fork of a pinned one, in a tenth of the time."""
+def fork_trainings(monkeypatch: pytest.MonkeyPatch, trainer: PinnedTrainer) -> None:
+    """Let every training that this process starts be a fork of a pinned one, also the runs of a study."""
 
     def run_child(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None) -> int:
         command, environment = process.child_command(config, attempt, root, source)
@@ -265,6 +268,37 @@ def forked(trainer: PinnedTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, value in list(vars(module).items()):
             if value is started_fresh:
                 monkeypatch.setattr(module, name, run_child)
+    monkeypatch.setattr(execute, "train_some", train_some)
+
+
+def train_some(study: Study, numbers: Sequence[int], _options: object, progress: RunsProgress) -> None:
+    """Train runs of a study one after another in this process."""
+    for number in numbers:
+        train_job(study, number)
+        progress.show(describe_record(study.record(number)))
+
+
+def train_job(study: Study, number: int) -> None:
+    """Train one run of a study in this process, and leave the files of a launcher's job."""
+    study.prepare(number)
+    job = study.folder / "jobs" / f"{number}.yaml"
+    with job.with_suffix(".txt").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+        code = report_errors(lambda: run.run(from_dict(read_yaml(job)), study.root).exit_code)
+    job.with_suffix(".exit").write_text(f"{code}\n")
+
+
+@contextmanager
+def forks(trainer: PinnedTrainer) -> Iterator[pytest.MonkeyPatch]:
+    """Fork the trainings of a block, for fixtures of a module: see `train_in_process` and `command_in_process`."""
+    with pytest.MonkeyPatch.context() as patch:
+        fork_trainings(patch, trainer)
+        yield patch
+
+
+@pytest.fixture
+def forked(trainer: PinnedTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every training of the test that this process starts be a fork of a pinned one, in a tenth of the time."""
+    fork_trainings(monkeypatch, trainer)
 
 
 def call_here(
@@ -285,34 +319,44 @@ def call_here(
     return subprocess.CompletedProcess(words, code, output.getvalue(), errors.getvalue())
 
 
+def train_in_process(
+    monkeypatch: pytest.MonkeyPatch,
+    root: pathlib.Path,
+    *overrides: str,
+    experiment: str = "smoke",
+    environment: Mapping[str, str] | None = None,
+) -> Result:
+    """Train like `train`, without its two starts of Python."""
+    words = [f"experiment={experiment}", "tracker=none", *overrides]
+
+    def call() -> int:
+        return report_errors(lambda: folds.train(compose.compose(root, words), root))
+
+    return call_here(monkeypatch, root, words, call, environment)
+
+
+def command_in_process(
+    monkeypatch: pytest.MonkeyPatch,
+    root: pathlib.Path,
+    command: str,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+) -> Result:
+    """Run a command like `run_command`, without its starts of Python. Commands that start processes still do."""
+    words = [f"--root={root}", command, *arguments]
+    return call_here(monkeypatch, root, words, lambda: cli.main(words), environment)
+
+
 @pytest.fixture
 def train_here(forked: None, monkeypatch: pytest.MonkeyPatch) -> TrainHere:
-    """Return `train` without its two starts of Python; see `forked`."""
-
-    def train_here(
-        root: pathlib.Path, *overrides: str, experiment: str = "smoke", environment: Mapping[str, str] | None = None
-    ) -> Result:
-        words = [f"experiment={experiment}", "tracker=none", *overrides]
-
-        def call() -> int:
-            return report_errors(lambda: folds.train(compose.compose(root, words), root))
-
-        return call_here(monkeypatch, root, words, call, environment)
-
-    return train_here
+    """Return `train_in_process`, whose trainings are forks."""
+    return functools.partial(train_in_process, monkeypatch)
 
 
 @pytest.fixture
 def command_here(forked: None, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Return `run_command` without its starts of Python; see `forked`. Commands that start processes still do."""
-
-    def command_here(
-        root: pathlib.Path, command: str, *arguments: str, environment: Mapping[str, str] | None = None
-    ) -> Result:
-        words = [f"--root={root}", command, *arguments]
-        return call_here(monkeypatch, root, words, lambda: cli.main(words), environment)
-
-    return command_here
+    """Return `command_in_process`, whose trainings are forks."""
+    return functools.partial(command_in_process, monkeypatch)
 
 
 # --- exact operations, which a portable training process installs ---

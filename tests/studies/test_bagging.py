@@ -5,7 +5,8 @@ import pathlib
 
 import numpy as np
 import pytest
-from conftest import ROOT, copy_project, finished, run_command
+from conftest import ROOT, Command, command_in_process, copy_project, finished, forks
+from pinned_trainer import PinnedTrainer
 
 from samebits import compose
 from samebits.core.errors import RecordError
@@ -22,10 +23,11 @@ TINY = ("experiment=smoke", "tracker=none", "training.epochs=1", "training.steps
 
 
 @pytest.fixture(scope="module")
-def bagged(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
+def bagged(trainer: PinnedTrainer, tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
     """Return a project with three trained bags, and the output."""
     root = copy_project(tmp_path_factory.mktemp("bagging"))
-    done = run_command(root, "bagging", "--bags=3", *TINY)
+    with forks(trainer) as patch:
+        done = command_in_process(patch, root, "bagging", "--bags=3", *TINY)
 
     assert 0 == done.returncode, done.stdout + done.stderr
     return root, done.stdout
@@ -93,11 +95,12 @@ def test_the_ensemble_is_the_average(bagged: tuple[pathlib.Path, str]) -> None:
     assert str(ensemble["digest"])[:12] in said
 
 
-@pytest.mark.full
-def test_again_nothing_is_trained_and_the_ensemble_is_the_same(bagged: tuple[pathlib.Path, str]) -> None:
+def test_again_nothing_is_trained_and_the_ensemble_is_the_same(
+    bagged: tuple[pathlib.Path, str], command_here: Command
+) -> None:
     """Finished runs are reused, and the average has the same bits in every order of the runs."""
     root, said = bagged
-    again = run_command(root, "bagging", "--bags=3", "--launcher=basic", *TINY)
+    again = command_here(root, "bagging", "--bags=3", *TINY)
     attempts = finished(root)
     swapped = make_ensemble([attempts[2], attempts[0], attempts[1]])[0]["probabilities"]
 
@@ -157,9 +160,11 @@ def test_a_bag_without_the_rarest_class_counts_as_nothing_for_it(tmp_path: pathl
         ("seed=none", "seed.policy: expected a policy that fixes the split"),
     ],
 )
-def test_bad_usage_of_bagging_is_one_line(option: str, words: str, project: pathlib.Path) -> None:
+def test_bad_usage_of_bagging_is_one_line(
+    option: str, words: str, project: pathlib.Path, command_here: Command
+) -> None:
     """The error comes before any run starts."""
-    done = run_command(project, "bagging", option, *TINY)
+    done = command_here(project, "bagging", option, *TINY)
 
     assert 2 == done.returncode
     assert words in done.stderr
@@ -167,10 +172,9 @@ def test_bad_usage_of_bagging_is_one_line(option: str, words: str, project: path
     assert not (project / "runs").exists()
 
 
-@pytest.mark.full
-def test_a_failed_bag_leaves_no_ensemble(project: pathlib.Path) -> None:
+def test_a_failed_bag_leaves_no_ensemble(project: pathlib.Path, command_here: Command) -> None:
     """If a run fails, there is no ensemble; the failed runs are listed and the exit code is 1."""
-    done = run_command(project, "bagging", "--bags=2", "--launcher=basic", *TINY, "data.rows=3")
+    done = command_here(project, "bagging", "--bags=2", *TINY, "data.rows=3")
 
     assert 1 == done.returncode, done.stdout + done.stderr
     assert "INCOMPLETE: 2 of 2 runs did not finish" in done.stdout

@@ -4,21 +4,34 @@ import json
 import pathlib
 
 import pytest
-from conftest import ROOT, copy_project, digest, finished, run_command, run_script, train
+from conftest import (
+    ROOT,
+    Command,
+    TrainHere,
+    copy_project,
+    digest,
+    finished,
+    forks,
+    train_in_process,
+)
+from pinned_trainer import PinnedTrainer
 
 import samebits.compose
 from samebits.core.config import Config
+from samebits.studies import folds
 from samebits.studies.folds import START_S, describe_duration, run_duration, wants_every_fold
+from samebits.studies.plan import Study
 
 SHORT = ("training.epochs=1", "training.steps_per_epoch=3", "data.rows=60")
 FOLDS = ("training=kfold", "data.folds=3", *SHORT)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
+def trained(trainer: PinnedTrainer, tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
     """Return a project with three trained folds, and the output."""
     root = copy_project(tmp_path_factory.mktemp("folds"))
-    done = train(root, *FOLDS)
+    with forks(trainer) as patch:
+        done = train_in_process(patch, root, *FOLDS)
 
     assert 0 == done.returncode, done.stdout + done.stderr
     return root, done.stdout
@@ -47,11 +60,11 @@ def test_every_fold_is_a_run_with_a_row_of_its_own(trained: tuple[pathlib.Path, 
 
 
 @pytest.mark.full
-def test_a_fold_has_the_bits_that_it_has_alone(trained: tuple[pathlib.Path, str]) -> None:
+def test_a_fold_has_the_bits_that_it_has_alone(trained: tuple[pathlib.Path, str], train_here: TrainHere) -> None:
     """Fold 1 alone is another attempt of the same run, with the same weights; a second command trains no fold."""
     root, _ = trained
-    alone = train(root, "data.folds=3", "data.fold=1", *SHORT)
-    again = train(root, *FOLDS)
+    alone = train_here(root, "data.folds=3", "data.fold=1", *SHORT)
+    again = train_here(root, *FOLDS)
 
     assert "same bits as 1 earlier run" in alone.stdout
     assert 4 == len(finished(root))
@@ -72,9 +85,9 @@ def test_a_finished_run_of_the_same_kind_says_what_one_takes(trained: tuple[path
     assert START_S == other_s
 
 
-def test_thousands_of_runs_want_to_be_confirmed(project: pathlib.Path) -> None:
+def test_thousands_of_runs_want_to_be_confirmed(project: pathlib.Path, train_here: TrainHere) -> None:
     """Leave-one-out with 2,000 samples is refused with its cost before it starts; with fewer samples it is allowed."""
-    done = run_script(project, "train.py", "experiment=smoke", "training=leave_one_out", "data.rows=2000")
+    done = train_here(project, "training=leave_one_out", "data.rows=2000")
 
     assert 2 == done.returncode
     assert "expected at most 200, or confirm=true, received 2000 runs, 6.7 h one after another" in done.stderr
@@ -82,30 +95,26 @@ def test_thousands_of_runs_want_to_be_confirmed(project: pathlib.Path) -> None:
     assert not (project / "runs").exists()
 
 
-def test_confirmed_thousands_begin(project: pathlib.Path) -> None:
-    """With confirm=true the number of folds is accepted, so the next error is reported."""
-    overrides = ("experiment=smoke", "training=leave_one_out", "data.rows=2000", "confirm=true", "training.epochs=0")
-    done = run_script(project, "train.py", *overrides)
+def test_confirmed_thousands_begin(monkeypatch: pytest.MonkeyPatch, project: pathlib.Path) -> None:
+    """With confirm=true the number of folds is accepted."""
 
-    assert "training.epochs: expected an integer of at least 1" in done.stderr
+    def begin(study: Study, _: object) -> int:
+        raise InterruptedError(f"{len(study.runs)} runs begin")
+
+    monkeypatch.setattr(folds, "train_study", begin)
+    with pytest.raises(InterruptedError, match="2000 runs begin"):
+        folds.train_folds(compose("training=leave_one_out", "data.rows=2000", "confirm=true"), project)
 
 
-@pytest.mark.parametrize("script", ["verify", "study", "seeds", "rounds", "portability", "variance", "torture"])
-def test_commands_for_one_configuration_refuse_every_fold(script: str, project: pathlib.Path) -> None:
+def test_commands_for_one_configuration_refuse_every_fold(project: pathlib.Path, command_here: Command) -> None:
     """The error lists the folds, and says that samebits train trains all of them; nothing starts."""
-    done = run_command(project, script, "training=kfold", "experiment=smoke", "tracker=none")
+    overrides = ("training=kfold", "experiment=smoke", "tracker=none")
+    for command in ("verify", "study", "seeds", "rounds", "portability", "variance", "torture", "audit"):
+        done = command_here(project, command, *overrides)
 
-    assert 2 == done.returncode, done.stdout + done.stderr
-    assert "data.fold: expected one fold, 0 to 4, received null, which means every fold" in done.stderr
-    assert not list((project / "runs").rglob("config.yaml"))
-
-
-def test_the_audit_refuses_every_fold(project: pathlib.Path) -> None:
-    """The audit has its own experiment, and gives the same error."""
-    done = run_command(project, "audit", "training=kfold")
-
-    assert 2 == done.returncode, done.stdout + done.stderr
-    assert "data.fold: expected one fold" in done.stderr
+        assert 2 == done.returncode, command + done.stdout + done.stderr
+        assert "data.fold: expected one fold, 0 to 4, received null, which means every fold" in done.stderr
+        assert not list((project / "runs").rglob("config.yaml"))
 
 
 def test_every_fold_means_folds() -> None:

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PACKAGE, ROOT, Result, TrainHere, digest, finished, run_command, run_script
+from conftest import PACKAGE, ROOT, Command, Result, TrainHere, digest, finished, run_script
 
 from samebits import compose
+from samebits.checks import verify
 from samebits.core.config import TrainingConfig
 from samebits.core.digest import array_digest, arrays_digest
 from samebits.core.errors import ConfigError
 from samebits.core.files import read_arrays
 from samebits.core.seeds import Seeds, flatten_points
+from samebits.launch import run
 from samebits.runs.folder import PREDICTIONS, read_json, read_rows
 from samebits.studies.variance import ALL, sources_of
 from samebits.train.data import DataContext
@@ -117,12 +119,12 @@ def test_one_core_and_a_killed_fit_change_nothing(trained: Trained, tmp_path: pa
 
 
 @pytest.mark.full
-def test_explain_names_the_first_tree(trained: Trained, train_here: TrainHere) -> None:
+def test_explain_names_the_first_tree(trained: Trained, train_here: TrainHere, command_here: Command) -> None:
     """With only another forest seed, the data is equal and the first difference is the first tree."""
     root, attempt = trained
     moved = train_here(root, "seed.points.algorithm.forest=3", experiment="smoke_forest")
     other = moved.stdout.splitlines()[-1]
-    done = run_command(root, "explain", f"{attempt.parent.name}/1", other)
+    done = command_here(root, "explain", f"{attempt.parent.name}/1", other)
 
     assert 0 == moved.returncode, moved.stderr
     assert 1 == done.returncode, done.stderr
@@ -132,18 +134,21 @@ def test_explain_names_the_first_tree(trained: Trained, train_here: TrainHere) -
 
 
 @pytest.mark.full
-def test_a_forest_is_verified(trained: Trained) -> None:
-    """Two runs of a forest under different conditions have equal records."""
-    done = run_command(trained[0], "verify", "--runs=2", "experiment=smoke_forest", "tracker=none")
+def test_a_forest_is_verified(
+    trained: Trained, forked: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs of a forest have equal records."""
+    config = compose.compose(trained[0], ["experiment=smoke_forest", "tracker=none"])
+    monkeypatch.setattr(verify, "run_under", lambda _, config, root: run.run(config, root).exit_code)
 
-    assert 0 == done.returncode, done.stdout + done.stderr
-    assert "VERIFIED: 2 runs of smoke_forest, seed 56, bitwise identical" in done.stdout
+    assert 0 == verify.verify(config, trained[0], 2)
+    assert "VERIFIED: 2 runs of smoke_forest, seed 56, bitwise identical" in capsys.readouterr().out
 
 
 @pytest.mark.full
-def test_forests_can_be_bagged(trained: Trained) -> None:
+def test_forests_can_be_bagged(trained: Trained, command_here: Command) -> None:
     """A bagging study of forests has two bags, two digests and one average."""
-    done = run_command(trained[0], "bagging", "--bags=2", "experiment=smoke_forest", "tracker=none")
+    done = command_here(trained[0], "bagging", "--bags=2", "experiment=smoke_forest", "tracker=none")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "ensemble of 2: probabilities" in done.stdout

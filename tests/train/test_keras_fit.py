@@ -453,7 +453,8 @@ def test_the_same_bits_as_fit(name: str, tmp_path: pathlib.Path) -> None:
 def test_another_training_is_seen(tmp_path: pathlib.Path) -> None:
     """Negative control: another order, batch or number of steps gives other weights than `fit`."""
     model, _ = fit(Case(unbuilt_layers))
-    for number, change in enumerate(({"shuffle": True}, {"batch_size": 7}, {"steps_per_epoch": 3})):
+    changes: list[dict[str, Any]] = [{"shuffle": True}, {"batch_size": 7}, {"steps_per_epoch": 3}]
+    for number, change in enumerate(changes):
         ours = Small(unbuilt_layers, split(), **FIT | change).train(tmp_path / str(number))
 
         assert path_digests(model.weights) != ours["weights"], change

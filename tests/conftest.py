@@ -50,6 +50,12 @@ FAULTS = ROOT / "tests" / "faults"
 FAULTY = "data._target_=faults.data.load"  # the smoke experiment's data; the variable FAULT says what goes wrong
 LARGER = ("data.rows=2000", "training.epochs=8")  # long enough to be killed in the middle
 LONG = (*LARGER, FAULTY)
+HOSTILE = {  # what a parent may have, and no training may see
+    "PYTHONHASHSEED": "4242", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "TZ": "Asia/Kathmandu",
+    "TF_ENABLE_ONEDNN_OPTS": "0", "TF_NUM_INTRAOP_THREADS": "1", "TF_XLA_FLAGS": "--tf_xla_auto_jit=2",
+    "OMP_NUM_THREADS": "3", "ONEDNN_MAX_CPU_ISA": "SSE41", "OPENBLAS_CORETYPE": "Prescott",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V3",
+}  # fmt: skip
 FULL = (
     "slow",
     "emulated",
@@ -188,16 +194,20 @@ def slowly(root: pathlib.Path, first: int, wait_s: float = 0.5, fast: pathlib.Pa
 
 
 def start_and_wait(
-    root: pathlib.Path, reached: Callable[[], object], *overrides: str, variables: Mapping[str, str] | None = None
+    root: pathlib.Path,
+    reached: Callable[[], object],
+    *overrides: str,
+    variables: Mapping[str, str] | None = None,
+    words: Sequence[str] = LONG,
 ) -> "subprocess.Popen[bytes]":
     """Start a long run, and return when a condition holds."""
-    install_faults(root, (*LONG, *overrides))
+    install_faults(root, (*words, *overrides))
     command = [
         sys.executable,
         str(root / "scripts" / "train.py"),
         "experiment=smoke",
         "tracker=none",
-        *LONG,
+        *words,
         *overrides,
     ]
     process = subprocess.Popen(
@@ -217,9 +227,12 @@ def start_and_wait(
     pytest.fail("the run never came so far: " + process.communicate()[0].decode())
 
 
-def start_and_wait_for_rows(root: pathlib.Path, rows: int, *overrides: str) -> "subprocess.Popen[bytes]":
+def start_and_wait_for_rows(
+    root: pathlib.Path, rows: int, *overrides: str, words: Sequence[str] = LONG
+) -> "subprocess.Popen[bytes]":
     """Start a long run, and return when it has this many rows of metrics; it continues slowly (`at_full_speed`)."""
-    return start_and_wait(root, lambda: count_rows(root) >= rows, *overrides, variables=slowly(root, rows))
+    variables = slowly(root, rows)
+    return start_and_wait(root, lambda: count_rows(root) >= rows, *overrides, variables=variables, words=words)
 
 
 def at_full_speed(root: pathlib.Path) -> None:
@@ -228,10 +241,14 @@ def at_full_speed(root: pathlib.Path) -> None:
 
 
 def check_continued(
-    root: pathlib.Path, undisturbed: pathlib.Path, *overrides: str, again: Callable[..., Result] = train
+    root: pathlib.Path,
+    undisturbed: pathlib.Path,
+    *overrides: str,
+    again: Callable[..., Result] = train,
+    words: Sequence[str] = LONG,
 ) -> None:
     """Run the command of the long run again; it must resume the same attempt and end with the same bits and rows."""
-    done = again(root, *LONG, *overrides)
+    done = again(root, *words, *overrides)
 
     assert 0 == done.returncode, done.stderr
     assert "resumes" in done.stdout
@@ -408,10 +425,19 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return finished(record(tmp_path_factory, "undisturbed", lambda root: train_whole(root, *LONG)))[0]
 
 
+def train_siblings(root: pathlib.Path) -> None:
+    """Train twice, under a hostile parent the second time; what each printed is beside the project."""
+    for number, options in enumerate(({}, {"environment": HOSTILE, "cwd": root.parent}), 1):
+        done = train(root, **options)
+
+        assert 0 == done.returncode, done.stdout + done.stderr
+        (root.parent / f"{number}.txt").write_text(done.stdout)
+
+
 @pytest.fixture(scope="session")
 def siblings(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Return a project with two finished attempts of the smoke experiment."""
-    return record(tmp_path_factory, "siblings", lambda root: train_whole(root, times=2))
+    return record(tmp_path_factory, "siblings", train_siblings)
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,7 @@ class Small:
         from samebits.train.network import Network
         from samebits.train.stages import Stage
 
-        keras.backend.clear_session()  # the same names of variables each time
+        keras.backend.clear_session(free_memory=False)  # the same names of variables each time
         training, runtime = TrainingConfig(**settings), RuntimeConfig(promise="machine")
         stage = Stage(0, "", Config(training=training, runtime=runtime, trace=TraceConfig(level)), 0)
         seeds = Seeds(resolve_points(56, policy, POINTS))

@@ -657,6 +657,7 @@ def test_callbacks_of_the_configuration(tmp_path: pathlib.Path) -> None:
     [
         ("keras.callbacks.EarlyStoping", "has no attribute 'EarlyStoping'"),
         ({"class": "keras.callbacks.EarlyStopping", "patients": 3}, "unexpected keyword argument 'patients'"),
+        ("EarlyStopping", "fix: write the module too, e.g. keras.callbacks.EarlyStopping"),
         ("keras.losses.MeanSquaredError", "expected a Keras callback, or a function that returns one"),
         ({"class": "keras.callbacks.BackupAndRestore", "backup_dir": "a"}, "BackupAndRestore"),
         pytest.param(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PACKAGE, ROOT, Result, TrainHere, digest, finished, run_command, run_script
+from conftest import PACKAGE, ROOT, Command, Result, TrainHere, digest, finished, run_command, run_script
 
 from samebits import compose
 from samebits.core.config import TrainingConfig
@@ -117,12 +117,12 @@ def test_one_core_and_a_killed_fit_change_nothing(trained: Trained, tmp_path: pa
 
 
 @pytest.mark.full
-def test_explain_names_the_first_tree(trained: Trained, train_here: TrainHere) -> None:
+def test_explain_names_the_first_tree(trained: Trained, train_here: TrainHere, command_here: Command) -> None:
     """With only another forest seed, the data is equal and the first difference is the first tree."""
     root, attempt = trained
     moved = train_here(root, "seed.points.algorithm.forest=3", experiment="smoke_forest")
     other = moved.stdout.splitlines()[-1]
-    done = run_command(root, "explain", f"{attempt.parent.name}/1", other)
+    done = command_here(root, "explain", f"{attempt.parent.name}/1", other)
 
     assert 0 == moved.returncode, moved.stderr
     assert 1 == done.returncode, done.stderr
@@ -141,9 +141,9 @@ def test_a_forest_is_verified(trained: Trained) -> None:
 
 
 @pytest.mark.full
-def test_forests_can_be_bagged(trained: Trained) -> None:
+def test_forests_can_be_bagged(trained: Trained, command_here: Command) -> None:
     """A bagging study of forests has two bags, two digests and one average."""
-    done = run_command(trained[0], "bagging", "--bags=2", "experiment=smoke_forest", "tracker=none")
+    done = command_here(trained[0], "bagging", "--bags=2", "experiment=smoke_forest", "tracker=none")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "ensemble of 2: probabilities" in done.stdout

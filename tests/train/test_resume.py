@@ -1,33 +1,24 @@
 """Resuming a stopped run: resume=never, resume=NAME, `samebits resume`; and `samebits torture`."""
 
 import json
-import os
 import pathlib
 import signal
+import subprocess
 
 import pytest
-from conftest import (
-    FAULTY,
-    LONG,
-    PACKAGE,
-    Command,
-    TrainHere,
-    at_full_speed,
-    children,
-    digest,
-    finished,
-    run_command,
-    start_and_wait_for_rows,
-    train,
-)
+from conftest import FAULTY, PACKAGE, Command, TrainHere, finished
 
-from samebits.checks import golden, torture
+from samebits.checks import golden, torture, verify
 from samebits.compose import compose
+from samebits.core.config import Config
+from samebits.core.files import hold_lock
+from samebits.launch import run
+from samebits.runs.folder import LOCK
 
 
 def stop(train_here: TrainHere, root: pathlib.Path, *overrides: str) -> pathlib.Path:
-    """Start a long run whose training process is killed, and return its attempt."""
-    train_here(root, *LONG, *overrides, environment={"FAULT": "row 20 kill"})
+    """Start a run whose training process is killed in its second epoch, and return its attempt."""
+    train_here(root, FAULTY, *overrides, environment={"FAULT": "row 4 kill"})
     return next((root / "runs").glob("*/*/[0-9]*"))
 
 
@@ -35,12 +26,12 @@ def stop(train_here: TrainHere, root: pathlib.Path, *overrides: str) -> pathlib.
 def test_resume_never_begins_anew(project: pathlib.Path, train_here: TrainHere) -> None:
     """The stopped run stays unchanged, and the new attempt ends with the same bits as an uninterrupted one."""
     stopped = stop(train_here, project)
-    done = train_here(project, *LONG, "resume=never")
+    done = train_here(project, FAULTY, "resume=never")
 
     assert 0 == done.returncode, done.stderr
     assert [stopped.parent / "2"] == finished(project)
 
-    again = train_here(project, *LONG)
+    again = train_here(project, FAULTY)
 
     assert "resumes" in again.stdout
     assert "same bits as 1 earlier run" in again.stdout
@@ -78,7 +69,7 @@ def test_a_run_of_other_inputs_is_not_gone_on_with(
     """A run with a different configuration or changed code is not resumed, and stays unchanged."""
     stopped = stop(train_here, project)
     before = {path: path.read_bytes() for path in stopped.iterdir() if path.is_file()}
-    named = train_here(project, *LONG, "training.learning_rate=0.02", f"resume={stopped.parent.name}")
+    named = train_here(project, FAULTY, "training.learning_rate=0.02", f"resume={stopped.parent.name}")
 
     assert 2 == named.returncode
     assert f"received {stopped.parent.name}/1, with different inputs" in named.stderr
@@ -96,104 +87,47 @@ def test_a_run_of_other_inputs_is_not_gone_on_with(
 
 
 @pytest.mark.full
-def test_a_run_does_not_go_on_with_other_data(
-    project: pathlib.Path, undisturbed: pathlib.Path, train_here: TrainHere
-) -> None:
-    """A changed data file is an error. After it is restored, the run resumes with the same bits."""
-    rows = project / "rows.txt"
-    own = "data._target_=faults.data.read_rows"
-    rows.write_text("5")
-    stopped = stop(train_here, project, own)
-    kept = sorted(path.name for path in stopped.glob("checkpoint-*"))
-    rows.write_text("6")
-    refused = train_here(project, *LONG, own)
-
-    assert 2 == refused.returncode
-    assert "expected the same arrays as at its start, received different train/inputs; fix: restore" in refused.stderr
-    assert kept == sorted(path.name for path in stopped.glob("checkpoint-*"))
-
-    rows.write_text("5")
-    done = train_here(project, *LONG, own)
-    anew = train_here(project, *LONG, own, "resume=never")
-
-    assert "resumes" in done.stdout, done.stderr
-    assert "same bits as 1 earlier run" in anew.stdout
-    assert digest(undisturbed) != digest(stopped)
-
-
-@pytest.mark.full
-def test_a_run_whose_data_are_unseeded_begins_anew(project: pathlib.Path, train_here: TrainHere) -> None:
-    """A run with unseeded data restarts, because its split changes, and a resume would validate on training rows."""
-    stopped = stop(train_here, project, "seed=none", "runtime=free")
-    done = train_here(project, *LONG, "seed=none", "runtime=free")
-
-    assert 0 == done.returncode, done.stderr
-    assert "the run restarts: its data is unseeded" in done.stderr
-    assert json.loads((stopped / "result.json").read_text())["resumed_at"] is None
-
-
-@pytest.mark.full
-def test_rows_that_were_lost_cost_their_checkpoint(
-    project: pathlib.Path, undisturbed: pathlib.Path, train_here: TrainHere
-) -> None:
-    """A checkpoint that counts lost rows (a power cut) is ignored, and bits and rows stay the same."""
-    stopped = stop(train_here, project, "training.checkpoint_every=20")
-    newest = max(stopped.glob("checkpoint-*"))
-    rows = (stopped / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-    (stopped / "metrics.jsonl").write_bytes(b"".join(rows[:-15]))
-    done = train_here(project, *LONG, "training.checkpoint_every=20")
-
-    assert 0 == done.returncode, done.stderr
-    assert f"checkpoint {newest.name} is ignored: rows were lost from ['metrics.jsonl']" in done.stderr
-    for name in ("metrics.jsonl", "trace.jsonl"):
-        assert (undisturbed / name).read_bytes() == (stopped / name).read_bytes()
-
-
-@pytest.mark.full
 def test_what_a_run_that_goes_on_keeps_of_its_own_is_said(
-    project: pathlib.Path, undisturbed: pathlib.Path, train_here: TrainHere
+    project: pathlib.Path, siblings: pathlib.Path, train_here: TrainHere
 ) -> None:
     """A resumed run keeps its tracker, trace and logging interval, and prints the ignored options."""
     stop(train_here, project)
-    done = train_here(project, *LONG, "trace.level=step", "training.log_every=1")
+    done = train_here(project, FAULTY, "trace.level=step", "training.log_every=1")
 
     assert "the run keeps its own settings: training.log_every=5, trace.level=epoch" in done.stdout
-    assert (undisturbed / "metrics.jsonl").read_bytes() == (finished(project)[0] / "metrics.jsonl").read_bytes()
+    assert (finished(siblings)[0] / "metrics.jsonl").read_bytes() == (
+        finished(project)[0] / "metrics.jsonl"
+    ).read_bytes()
 
 
 @pytest.mark.full
-def test_verify_and_golden_go_on_with_nothing(project: pathlib.Path, train_here: TrainHere) -> None:
+def test_verify_and_golden_go_on_with_nothing(
+    project: pathlib.Path, train_here: TrainHere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Verify and golden never resume a stopped run with the same inputs."""
-    smoke = ("experiment=smoke", "tracker=none", *LONG)
     stopped = stop(train_here, project)
-    done = run_command(project, "verify", "--runs=2", *smoke)
+    config = compose(project, ["experiment=smoke", "tracker=none", FAULTY, f"resume={stopped.parent.name}"])
+    monkeypatch.setattr(verify, "run_under", lambda _, config, root: run.run(config, root).exit_code)
 
-    assert "VERIFIED: 2 runs" in done.stdout, done.stderr
-    assert [None, None] == [
+    assert 0 == verify.verify(config, project, 2), capsys.readouterr()
+    assert stopped.parent / "4" == golden.train(config, project)
+    assert [None, None, None] == [
         json.loads((attempt / "result.json").read_text())["resumed_at"] for attempt in finished(project)
     ]
     assert not (stopped / "result.json").exists()
 
-    attempt = golden.train(compose(project, [*smoke, f"resume={stopped.parent.name}"]), project)
-
-    assert stopped.parent / "4" == attempt
-
 
 @pytest.mark.full
-def test_a_running_run_is_not_gone_on_with(project: pathlib.Path) -> None:
-    """Resuming a running run is an error, and the running one finishes normally."""
-    process = start_and_wait_for_rows(project, 5)
-    (child,) = children(process.pid)
-    os.kill(child, signal.SIGSTOP)
-    attempt = next((project / "runs").glob("*/*/[0-9]*"))
-    done = train(project, *LONG, f"resume={attempt.parent.name}/1")
-    os.kill(child, signal.SIGCONT)
-    at_full_speed(project)
-    process.communicate(timeout=600)
+def test_a_running_run_is_not_gone_on_with(project: pathlib.Path, train_here: TrainHere) -> None:
+    """Resuming a running run is an error, and its files stay."""
+    attempt = stop(train_here, project)
+    before = {path: path.read_bytes() for path in attempt.iterdir() if path.is_file()}
+    with hold_lock(attempt / LOCK):  # as the parent of a running one does
+        done = train_here(project, FAULTY, f"resume={attempt.parent.name}/1")
 
     assert 2 == done.returncode
     assert "which is running; fix: wait until it ends, or stop it first" in done.stderr
-    assert 0 == process.returncode
+    assert before == {path: path.read_bytes() for path in attempt.iterdir() if path.is_file()}
 
 
 @pytest.mark.full
@@ -203,7 +137,7 @@ def test_a_run_that_goes_on_with_other_arithmetic_says_so(project: pathlib.Path,
     machine = json.loads((stopped / "machine.json").read_text())
     machine["arithmetic"]["fingerprint"], machine["cpu"]["model"] = "another", "Another CPU"
     (stopped / "machine.json").write_text(json.dumps(machine))
-    done = train_here(project, *LONG)
+    done = train_here(project, FAULTY)
 
     assert "the run resumes with different settings or CPU (machine.json); before: Another CPU" in done.stderr
     result = json.loads((stopped / "result.json").read_text())
@@ -215,18 +149,21 @@ def test_a_run_that_goes_on_with_other_arithmetic_says_so(project: pathlib.Path,
 
 
 @pytest.mark.full
-def test_torture_sees_what_a_checkpoint_forgets(project: pathlib.Path) -> None:
+def test_torture_sees_what_a_checkpoint_forgets(
+    project: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Negative control: torture finds different bits if a checkpoint has no optimizer state."""
     path = project / "src" / "samebits" / "train" / "checkpoints.py"
     text = path.read_text()
     path.write_text(text.replace("enumerate(variables)}", "enumerate(variables) if 'adam' not in v.path}"))
-    # The third kill of this seed is during the write of the fourth checkpoint, so the training resumes from one.
-    often = ("experiment=smoke", "data.rows=1200", "training.checkpoint_every=1")
-    done = run_command(project, "torture", "--kills=3", "--kill-seed=2", *often)
+    plan = torture.Plan("inside a checkpoint's write", "child", 0.5)  # of the third one, so that it has one to resume
+    monkeypatch.setattr(torture, "make_plans", lambda *_: [plan])
+    code = torture.torture(compose(project, ["experiment=smoke", "training.checkpoint_every=1"]), project, 1, 1)
+    output = capsys.readouterr().out
 
     assert text != path.read_text()
-    assert 1 == done.returncode, done.stdout
-    assert "NOT SURVIVED" in done.stdout
+    assert 1 == code, output
+    assert "NOT SURVIVED" in output
 
 
 def test_the_kills_follow_their_seed() -> None:
@@ -239,17 +176,26 @@ def test_the_kills_follow_their_seed() -> None:
     assert {"child", "parent", "both", "tracker"} == {plan.victim for plan in plans}
 
 
-@pytest.mark.full
+SHORT = "sleep 0.2; mkdir -p runs/smoke/abc/1; cd runs/smoke/abc/1; echo {} > config.yaml; echo {} > result.json"
+
+
 def test_a_training_faster_than_its_kill_is_killed_earlier(
-    project: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If a training is faster than expected, the kill comes earlier until it hits."""
-    monkeypatch.setattr(torture, "MAX_STARTS", 12)  # however fast it is
-    plan, pace = torture.Plan("at start", "parent", 1.0), torture.Pace(start_s=60.0, training_s=1.0)
-    attempt, killed_at = torture.train(compose(project, ["experiment=smoke"]), project / "kill", project, plan, pace)
+    starts: list[subprocess.Popen[bytes]] = []
 
-    assert "not killed" != killed_at
-    assert attempt in finished(project / "kill")  # the child of the killed process may have finished
+    def start(_config: Config, folder: pathlib.Path, _root: pathlib.Path) -> "subprocess.Popen[bytes]":
+        starts.append(subprocess.Popen(["sh", "-c", SHORT], cwd=folder))
+        return starts[-1]
+
+    monkeypatch.setattr(torture, "_start", start)
+    plan, pace = torture.Plan("at start", "parent", 1.0), torture.Pace(start_s=0.6, training_s=1.0)
+    attempt, killed_at = torture.train(Config(), tmp_path / "kill", tmp_path, plan, pace)
+
+    assert "before the first checkpoint" == killed_at
+    assert [attempt] == finished(tmp_path / "kill")
+    assert [0, 0, -signal.SIGKILL, 0] == [process.returncode for process in starts]
 
 
 def test_an_undisturbed_run_was_never_resumed(siblings: pathlib.Path) -> None:

@@ -35,7 +35,7 @@ class Built:
         from samebits.train.seeding import seed_by_path
 
         random.seed(python_seed)
-        keras.backend.clear_session()
+        keras.backend.clear_session(free_memory=False)
         self.seeds = Seeds.of(SeedConfig(56, policy, {"model": points}))
         with seed_by_path(self.seeds, exact_initializers=exact) as seeding:
             self.model = build(self.seeds.for_model())
@@ -232,7 +232,7 @@ def test_an_explicit_seed_is_what_keras_makes_of_it() -> None:
         )
 
     built = Built(build)
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     plain = build(lambda path: derive_seed(56, f"model/{path}"))
 
     assert [v.numpy().tobytes() for v in plain.weights] == [v.numpy().tobytes() for v in built.model.weights]

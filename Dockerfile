@@ -3,6 +3,8 @@
 # The digest below is the one seen in public Dockerfiles (Python 3.12.14, August 2026). It was not looked up at a registry; where one is
 # reached, confirm it: docker buildx imagetools inspect python:3.12-slim-bookworm
 ARG BASE_IMAGE=python:3.12-slim-bookworm@sha256:a116514e19457bcb7af7efe9c3dd0b9b71e85b317694e7882a1c52aa15a78134
+# What the stage `test` starts from: the stage of this name, or an image. buildah, which has no cache, is given the built image.
+ARG TRAIN=train
 
 # The environment, from the lock by hash alone. A network with a certificate authority of its own gives its bundle as the secret
 # `ca`, which is mounted for this one command.
@@ -48,12 +50,11 @@ LABEL org.opencontainers.image.title="samebits" \
       org.opencontainers.image.revision="${REVISION}" \
       samebits.context="${CONTEXT_DIGEST}"
 
-FROM train AS test
+FROM ${TRAIN} AS test
 USER root
 RUN --mount=type=secret,id=ca,target=/run/ca.pem,mode=0444 \
     if [ -s /run/ca.pem ]; then export PIP_CERT=/run/ca.pem SSL_CERT_FILE=/run/ca.pem; fi && \
     PIP_NO_CACHE_DIR=1 python3 scripts/setup_env.py --dev /opt/venv && \
-    { PYTHONHASHSEED=0 /opt/venv/bin/python -m compileall -qq --invalidation-mode checked-hash /opt/venv/lib || true; } && \
     rm -rf /opt/venv.lock /tmp/* /tmp/.[!.]*
 USER 10001:10001
 

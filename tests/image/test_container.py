@@ -103,6 +103,15 @@ def test_a_build_to_compare_uses_no_cache_and_rewrites_times() -> None:
     assert {"--layers=false", "--timestamp=7"} <= {*engines.build_command(Engine("buildah"), recipe, fresh=True)}
 
 
+def test_the_image_with_the_test_tools_is_made_from_the_other_one() -> None:
+    """buildah, which has no cache, starts from the built image; the others find its stage in their cache."""
+    recipe = Recipe("samebits-test", ROOT, target="test")
+    words = {name: engines.build_command(Engine(name), recipe) for name in engines.ANSWERS}
+
+    assert "--build-arg=TRAIN=samebits" in words["buildah"]
+    assert not [word for name in ("docker", "podman") for word in words[name] if "TRAIN" in word]
+
+
 def test_a_training_has_no_network_no_privilege_and_a_read_only_root(tmp_path: pathlib.Path) -> None:
     """Checks docker's complete command line; runs and caches belong to the caller."""
     words, user = [".venv/bin/samebits", "train", "seed.root=56"], f"{os.getuid()}:{os.getgid()}"

@@ -81,6 +81,8 @@ def build(engine: Engine, recipe: Recipe, *, as_is: bool = False) -> str:
     if as_is and not digest:
         raise EngineError(recipe.tag, expected="an image of this name", received="none", fix="build or pull it first")
     if made_from != recipe.made_from and not as_is:
+        if engine.name == "buildah" and recipe.base_of_test:
+            build(engine, recipe.base_of_test)
         must(build_command(engine, recipe))
         digest, _ = inspect(engine, recipe.tag)
     print(f"image {recipe.tag} {digest}", flush=True)

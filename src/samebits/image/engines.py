@@ -8,7 +8,7 @@ import os
 import pathlib
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from samebits.core.errors import EngineError
 from samebits.image import build_context
@@ -63,6 +63,11 @@ class Recipe:
     def made_from(self) -> str:
         """The digest of the image's inputs, for its label."""
         return build_context.context_digest(self.root, self.base, self.variant, self.revision, str(self.epoch))
+
+    @property
+    def base_of_test(self) -> "Recipe | None":
+        """The image that the one of the stage `test` adds the test tools to; None for other stages."""
+        return replace(self, tag=self.tag.removesuffix("-test"), target="train") if self.target == "test" else None
 
 
 def capture(command: Sequence[str], timeout_s: float | None = 60.0) -> "subprocess.CompletedProcess[str]":
@@ -120,6 +125,8 @@ def build_command(
         plain = [f"--timestamp={recipe.epoch}", "--identity-label=false", "--omit-history"]
         podman = engine.name == "podman"
         head = ["podman", "build", *plain] if podman else ["buildah", "bud", *CHROOT, "--layers=false", *plain]
+    if engine.name == "buildah" and recipe.base_of_test:  # without a cache it would build that image again
+        values["TRAIN"] = recipe.base_of_test.tag
     head += ["--no-cache"] if fresh and engine.name != "buildah" else []
     arguments = [f"--build-arg={key}={value}" for key, value in values.items()]
     head += [f"--target={recipe.target}"] if recipe.target else []

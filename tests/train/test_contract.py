@@ -19,6 +19,7 @@ from samebits.core.seeds import make_rng
 from samebits.runs.folder import TRACE, read_rows
 from samebits.train.data import Dataset, Split
 from samebits.train.weights import load_weights
+from samebits.train.worker import find_function
 
 ROWS = 16
 INPUTS = make_rng(1, "inputs").standard_normal((ROWS, 3)).astype(np.float32)
@@ -48,6 +49,40 @@ def compiled(*layers: keras.layers.Layer) -> keras.Sequential:
     model = network(*layers)
     model.compile("sgd", "mse")
     return model
+
+
+# --- the parameters of a model function ---
+
+
+def build() -> str:
+    """Return what it got: nothing."""
+    return "nothing"
+
+
+def build_from(dataset: str, *, units: int = 1) -> str:
+    """Return what it got: the data."""
+    return f"{dataset} {units}"
+
+
+def build_with_seed(seed: str, dataset: str) -> str:
+    """Return what it got: both."""
+    return f"{seed} {dataset}"
+
+
+def find(function: Callable[..., str], **keys: Any) -> Callable[[Any], Any]:
+    """Return what the worker finds for a function of this file."""
+    return find_function("model", {"_target_": f"{__name__}.{function.__name__}", **keys}, {"dataset": "rows"})
+
+
+def test_a_function_without_a_parameter_for_the_seed_does_not_get_it() -> None:
+    """The seed, the data, both or nothing: a function gets what it has parameters for. Other keys are an error."""
+    assert "nothing" == find(build)("seed")
+    assert "rows 2" == find(build_from, units=2)("seed")
+    assert "seed rows" == find(build_with_seed)("seed")
+    with pytest.raises(ConfigError, match=r"no keys: the function has no parameters, received got an unexpected keyw"):
+        find(build, units=2)
+    with pytest.raises(ConfigError, match=r"expected the keys model.units, received got an unexpected keyword"):
+        find(build_from, layers=2)
 
 
 # --- compiled, or compiled by the settings ---

@@ -115,6 +115,8 @@ def choose_trainer(
 def find_function(key: str, tree: dict[str, Any], offered: dict[str, Any] | None = None) -> Callable[[Any], Any]:
     """Return the function that the configuration names, with all arguments except the first.
 
+    The first, the seed or the context, is left out if the function has no parameter for it.
+
     Args:
         key: "data" or "model", for the message.
         tree: That part of the configuration.
@@ -133,15 +135,34 @@ def find_function(key: str, tree: dict[str, Any], offered: dict[str, Any] | None
             fix=import_advice(error) or "fix the typo",
         ) from error  # fmt: skip
     arguments |= given_arguments(function, offered or {})
+    first = [None] if takes_first(function, arguments) else []
     try:
-        inspect.signature(function).bind(None, **arguments)
+        inspect.signature(function).bind(*first, **arguments)
     except TypeError as error:
-        takes = [f"{key}.{name}" for name in list(inspect.signature(function).parameters)[1:] if name not in OFFERED]
+        names = list(inspect.signature(function).parameters)[len(first) :]
+        takes = [f"{key}.{name}" for name in names if name not in OFFERED]
         raise ConfigError(
             key, expected=f"the keys {', '.join(takes)}" if takes else "no keys: the function has no parameters",
             received=str(error), fix=f"use the names of the parameters of {target} as keys",
         ) from error  # fmt: skip
-    return functools.partial(function, **arguments)
+    return functools.partial(function if first else without_first(function), **arguments)
+
+
+def takes_first(function: Callable[..., Any], arguments: dict[str, Any]) -> bool:
+    """Return whether a function has a parameter for the seed or the context, besides those for its arguments."""
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    keywords = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    return first is not None and first.name not in arguments and first.kind not in keywords
+
+
+def without_first(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that drops its first argument."""
+
+    @functools.wraps(function)
+    def call(_first: Any, **arguments: Any) -> Any:
+        return function(**arguments)
+
+    return call
 
 
 def takes(key: str, tree: dict[str, Any], name: str) -> bool:

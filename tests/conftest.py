@@ -327,11 +327,10 @@ def call_here(
 ) -> Result:
     """Call a command of a project in this process, in its folder, and return its output and exit code."""
     install_faults(root, words)
-    if "absl.logging" in sys.modules:  # TensorFlow's logger, which closes its stream when Hydra ends the loggers
-        sys.modules["absl.logging"].get_absl_handler().python_handler.stream = sys.__stderr__
     output, errors = io.StringIO(), io.StringIO()
     with monkeypatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
         patch.chdir(root)
+        patch.setattr("logging.config.DictConfigurator.configure", lambda _: None)  # it would end the loggers here
         for name, value in ({"PYTHONPATH": str(root / "src")} | dict(environment or {})).items():
             patch.setenv(name, value)
         code = call()

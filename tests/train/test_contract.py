@@ -69,6 +69,16 @@ def build_with_seed(seed: str, dataset: str) -> str:
     return f"{seed} {dataset}"
 
 
+def build_in_another_order(dataset: str, seed: str) -> str:
+    """Return what it got: both."""
+    return f"{seed} {dataset}"
+
+
+def build_by_keyword(*, dataset: str, seed: str) -> str:
+    """Return what it got: both."""
+    return f"{seed} {dataset}"
+
+
 def find(function: Callable[..., str], **keys: Any) -> Callable[[Any], Any]:
     """Return what the worker finds for a function of this file."""
     return find_function("model", {"_target_": f"{__name__}.{function.__name__}", **keys}, {"dataset": "rows"})
@@ -78,7 +88,8 @@ def test_a_function_without_a_parameter_for_the_seed_does_not_get_it() -> None:
     """The seed, the data, both or nothing: a function gets what it has parameters for. Other keys are an error."""
     assert "nothing" == find(build)("seed")
     assert "rows 2" == find(build_from, units=2)("seed")
-    assert "seed rows" == find(build_with_seed)("seed")
+    for function in (build_with_seed, build_in_another_order, build_by_keyword):
+        assert "seed rows" == find(function)("seed")
     with pytest.raises(ConfigError, match=r"no keys: the function has no parameters, received got an unexpected keyw"):
         find(build, units=2)
     with pytest.raises(ConfigError, match=r"expected the keys model.units, received got an unexpected keyword"):

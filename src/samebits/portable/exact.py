@@ -16,6 +16,14 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.util import tf_decorator  # no public name (TensorFlow 2.21)
 
+from samebits.core.errors import NotPortableError
+
+CACHE_SIZED = "sums in blocks whose size depends on the CPU's caches"
+DECOMPOSITIONS = (  # no exact version; of the last two, none for large matrices
+    "Qr", "Svd", "Cholesky", "CholeskyGrad", "MatrixSolveLs", "MatrixTriangularSolve", "MatrixDeterminant",
+    "LogMatrixDeterminant", "SelfAdjointEigV2", "Eig", "Lu", "MatrixInverse", "MatrixSolve",
+)  # fmt: skip
+ORTHOGONAL = ", or start with keras.initializers.Orthogonal, which is exact as a layer's initializer"
 MAX_MATRIX_SIZE = 8  # of an exact inverse; a row of the elimination is several nodes of the graph
 
 _originals: dict[str, Callable[..., Any]] = {}
@@ -59,7 +67,7 @@ def _matrix_solve(matrix: tf.Tensor, rhs: tf.Tensor, adjoint: bool = False) -> t
     """
     size = matrix.shape[-1]
     if size is None or size > MAX_MATRIX_SIZE:
-        return _originals["MatrixSolve"](matrix, rhs, adjoint)
+        return _as_it_is("MatrixSolve", matrix, rhs, adjoint)
     both = tf.concat([tf.linalg.matrix_transpose(matrix) if adjoint else matrix, rhs], -1)
     rows = tf.range(size)
     for i in range(size):
@@ -74,9 +82,25 @@ def _matrix_solve(matrix: tf.Tensor, rhs: tf.Tensor, adjoint: bool = False) -> t
 def _matrix_inverse(input: tf.Tensor, adjoint: bool = False) -> tf.Tensor:  # noqa: A002, FBT001, FBT002  TensorFlow's arguments
     size = input.shape[-1]
     if size is None or size > MAX_MATRIX_SIZE:
-        return _originals["MatrixInverse"](input, adjoint)
+        return _as_it_is("MatrixInverse", input, adjoint)
     identity = tf.eye(size, batch_shape=tf.shape(input)[:-2], dtype=input.dtype)
     return _matrix_solve(input, tf.ensure_shape(identity, input.shape), adjoint)
+
+
+def _as_it_is(operation: str, *arguments: Any, **named: Any) -> Any:
+    """Create an operation without an exact version in a graph, where `samebits.portable.graph_check` finds it.
+
+    Raises:
+        NotPortableError: It would be computed at once: by the data function, the model function or an initializer.
+    """
+    if not tf.executing_eagerly():
+        return _originals[operation](*arguments, **named)
+    raise NotPortableError(
+        f"not portable: TensorFlow's {operation}, outside of the training step, {CACHE_SIZED}",
+        expected="operations with the same bits on every CPU under runtime=portable", received=operation,
+        fix=f"store its result with the data{ORTHOGONAL if operation == 'Qr' else ''}; "
+        "or choose runtime=machine, which promises the same bits on this kind of machine only",
+    )  # fmt: skip
 
 
 EXACT: dict[str, Callable[..., tf.Tensor]] = {
@@ -90,6 +114,7 @@ EXACT: dict[str, Callable[..., tf.Tensor]] = {
     "MatrixInverse": _matrix_inverse,
     "MatrixSolve": _matrix_solve,
 }
+REPLACED = tuple(dict.fromkeys((*EXACT, *DECOMPOSITIONS)))
 
 
 def _redirect(*arguments: Any, exact: Callable[..., Any], **named: Any) -> Any:
@@ -99,6 +124,8 @@ def _redirect(*arguments: Any, exact: Callable[..., Any], **named: Any) -> Any:
 
 def _call(operation: str, signature: inspect.Signature, *arguments: Any, **named: Any) -> Any:
     """Compute an operation exactly if its inputs are dense floating-point tensors, else as TensorFlow does."""
+    if operation not in EXACT:
+        return _as_it_is(operation, *arguments, **named)
     bound = signature.bind(*arguments, **named)
     bound.apply_defaults()
     *values, name = bound.arguments.values()
@@ -116,13 +143,15 @@ def _call(operation: str, signature: inspect.Signature, *arguments: Any, **named
 def install() -> None:
     """Let every Python function that creates one of the operations create the exact version instead.
 
+    A decomposition has none: it raises an error when it is computed outside of a graph.
+
     The code of the functions is replaced, not their names: whatever refers to one, imported before or later, has the
     exact version. A second call changes nothing. `samebits.portable.graph_check` finds what comes another way, such as
     a graph that was saved.
     """
     if _originals:
         return
-    operations = {tf_decorator.unwrap(getattr(tf.raw_ops, name))[1].__code__: name for name in EXACT}
+    operations = {tf_decorator.unwrap(getattr(tf.raw_ops, name))[1].__code__: name for name in REPLACED}
     for function in gc.get_referrers(*operations):
         if not isinstance(function, types.FunctionType):
             continue

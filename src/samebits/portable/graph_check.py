@@ -14,10 +14,9 @@ from typing import Any
 import keras
 
 from samebits.core.errors import NotPortableError
-from samebits.portable.exact import EXACT, MAX_MATRIX_SIZE
+from samebits.portable.exact import CACHE_SIZED, DECOMPOSITIONS, EXACT, MAX_MATRIX_SIZE
 
 APPROXIMATE = "an approximate instruction that differs between CPU vendors"
-CACHE_SIZED = "sums in blocks whose size depends on the CPU's caches"
 COMPILED = "compiled for the instruction set of the current CPU"
 # Keras 3.15 always compiles a convolution with groups with XLA.
 XLA_ADVICE = "no jit_compile (for a convolution with groups, one convolution per slice, concatenated)"
@@ -28,11 +27,7 @@ REFUSED = {
          "FusedBatchNormGradV2", "FusedBatchNormGradV3"),
         APPROXIMATE,
     ),
-    **dict.fromkeys(
-        ("Qr", "Svd", "Cholesky", "CholeskyGrad", "MatrixInverse", "MatrixSolve", "MatrixSolveLs",
-         "MatrixTriangularSolve", "MatrixDeterminant", "LogMatrixDeterminant", "SelfAdjointEigV2", "Eig", "Lu"),
-        CACHE_SIZED,
-    ),
+    **dict.fromkeys(DECOMPOSITIONS, CACHE_SIZED),
 }  # fmt: skip
 ADVICE = {
     **dict.fromkeys(EXACT, "TensorFlow's Python function with real numbers, not a saved graph"),

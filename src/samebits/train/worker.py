@@ -8,7 +8,6 @@ SIGINT, by SIGTERM or by the end of the parent, after a checkpoint.
 import contextlib
 import faulthandler
 import fcntl
-import functools
 import importlib
 import inspect
 import logging
@@ -51,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 _held: list[Any] = []  # files whose locks this process holds until its end
 OFFERED = ("dataset", "stage", "previous")  # to the model function, if it has parameters with these names
+SEED_OR_CONTEXT = {"data": "context", "model": "seed"}  # what the two functions get
 OUT_OF_MEMORY = ("MemoryError", "_ArrayMemoryError", "ResourceExhaustedError")  # Python's, NumPy's, TensorFlow's
 
 
@@ -113,9 +113,10 @@ def choose_trainer(
 
 
 def find_function(key: str, tree: dict[str, Any], offered: dict[str, Any] | None = None) -> Callable[[Any], Any]:
-    """Return the function that the configuration names, with all arguments except the first.
+    """Return the function that the configuration names, with all arguments except the seed or the context.
 
-    The first, the seed or the context, is left out if the function has no parameter for it.
+    It gets the seed or the context in the parameter of that name, or else in its first one, or not at all if it has
+    no parameter for it.
 
     Args:
         key: "data" or "model", for the message.
@@ -125,56 +126,54 @@ def find_function(key: str, tree: dict[str, Any], offered: dict[str, Any] | None
     Raises:
         ConfigError: The function does not exist, or has other parameters.
     """
+    function, arguments = import_function(key, tree)
+    parameters = inspect.signature(function).parameters
+    arguments |= {name: value for name, value in (offered or {}).items() if name in parameters}
+    own = own_parameter(key, function, arguments)
+
+    def call(value: Any) -> Any:
+        if own and own == next(iter(parameters)):  # by position: it may have no other way
+            return function(value, **arguments)
+        return function(**{own: value}, **arguments) if own else function(**arguments)
+
+    try:
+        others = {name: parameter for name, parameter in parameters.items() if name != own}
+        inspect.Signature(list(others.values())).bind(**arguments)
+    except TypeError as error:
+        takes = [f"{key}.{name}" for name in others if name not in OFFERED]
+        raise ConfigError(
+            key, expected=f"the keys {', '.join(takes)}" if takes else "no keys: the function has no parameters",
+            received=str(error), fix=f"use the names of the parameters of {tree['_target_']} as keys",
+        ) from error  # fmt: skip
+    return call
+
+
+def import_function(key: str, tree: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Return the function that the configuration names, and its arguments there."""
     target, arguments = split_target(tree)
     module_name, _, name = target.rpartition(".")
     try:
-        function: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
+        return getattr(importlib.import_module(module_name), name), arguments
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"{key}._target_", expected="package.module.function", received=f"{target} ({error})",
             fix=import_advice(error) or "fix the typo",
         ) from error  # fmt: skip
-    arguments |= given_arguments(function, offered or {})
-    first = [None] if takes_first(function, arguments) else []
-    try:
-        inspect.signature(function).bind(*first, **arguments)
-    except TypeError as error:
-        names = list(inspect.signature(function).parameters)[len(first) :]
-        takes = [f"{key}.{name}" for name in names if name not in OFFERED]
-        raise ConfigError(
-            key, expected=f"the keys {', '.join(takes)}" if takes else "no keys: the function has no parameters",
-            received=str(error), fix=f"use the names of the parameters of {target} as keys",
-        ) from error  # fmt: skip
-    return functools.partial(function if first else without_first(function), **arguments)
 
 
-def takes_first(function: Callable[..., Any], arguments: dict[str, Any]) -> bool:
-    """Return whether a function has a parameter for the seed or the context, besides those for its arguments."""
-    first = next(iter(inspect.signature(function).parameters.values()), None)
+def own_parameter(key: str, function: Callable[..., Any], arguments: dict[str, Any]) -> str | None:
+    """Return the parameter for the seed of a model function or the context of a data function."""
+    parameters = inspect.signature(function).parameters
+    if (name := SEED_OR_CONTEXT[key]) in parameters and name not in arguments:
+        return name
+    first = next(iter(parameters.values()), None)
     keywords = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
-    return first is not None and first.name not in arguments and first.kind not in keywords
-
-
-def without_first(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that drops its first argument."""
-
-    @functools.wraps(function)
-    def call(_first: Any, **arguments: Any) -> Any:
-        return function(**arguments)
-
-    return call
+    return None if first is None or first.name in arguments or first.kind in keywords else first.name
 
 
 def takes(key: str, tree: dict[str, Any], name: str) -> bool:
     """Return whether the function that the configuration names has a parameter."""
-    function: Any = find_function(key, tree, dict.fromkeys(OFFERED))
-    return name in inspect.signature(function.func).parameters
-
-
-def given_arguments(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
-    """Return the offered arguments for which a function has a parameter."""
-    parameters = inspect.signature(function).parameters
-    return {name: value for name, value in offered.items() if name in parameters}
+    return name in inspect.signature(import_function(key, tree)[0]).parameters
 
 
 def fix_settings(config: Config, seeds: Seeds) -> dict[str, Any]:

@@ -32,6 +32,9 @@ GROUPS = {
     "maintenance": "Maintenance",
 }
 
+# Commands that also work in a folder that is no project, with the runs of scripts in ./runs.
+WITHOUT_PROJECT = ("run", "resume", "explain", "report", "watch", "comet", "verify", "study", "prune")
+
 Handler = Callable[[argparse.Namespace, pathlib.Path], int]
 
 
@@ -77,12 +80,15 @@ class Command:
         return parser
 
     def parse(self, words: list[str]) -> argparse.Namespace:
-        """Return the parsed arguments. Options and positional arguments may be mixed."""
+        """Return the parsed arguments. Options and positional arguments may be mixed. `own` are those of a script."""
         if self.arguments is None:
             return argparse.Namespace(words=words)
         if any(argument.settings.get("nargs") == argparse.REMAINDER for argument in self.arguments):
             return self.parser().parse_args(words)
-        return self.parser().parse_intermixed_args(words)
+        end = words.index("--") if "--" in words and SETTINGS in self.arguments else len(words)
+        given = self.parser().parse_intermixed_args(words[:end])
+        given.own = words[end + 1 :]
+        return given
 
 
 COMMANDS: dict[str, Command] = {}
@@ -120,6 +126,9 @@ def at_least_one(text: str) -> int:
 
 OVERRIDES = argument(
     "overrides", nargs="*", metavar="key=value", help="settings from conf/; samebits train --help lists them"
+)
+SETTINGS = argument(
+    "overrides", nargs="*", metavar="[SCRIPT] key=value", help="a script, or settings from conf/; or both"
 )
 RUN = argument(
     "run", nargs="?", default="last", metavar="RUN", help="last, last~1, a folder, or a printed name (default: last)"
@@ -159,11 +168,35 @@ def names_experiment(overrides: Sequence[str]) -> bool:
     return any(word.startswith("experiment=") for word in overrides)
 
 
-def composer(root: pathlib.Path, overrides: Sequence[str]) -> "Callable[[list[str]], Config]":
-    """Return a function that composes the configuration from these overrides plus those of the call."""
-    from samebits.compose import compose
+def is_script(word: str) -> bool:
+    """Return whether a word is the path of a script and not a setting."""
+    return word.endswith(".py") and not is_override(word)
 
-    return lambda more: compose(root, [*overrides, *more])
+
+def composer(root: pathlib.Path, overrides: Sequence[str], own: Sequence[str] = ()) -> "Callable[[list[str]], Config]":
+    """Return a function that composes the configuration from these overrides plus those of the call.
+
+    Args:
+        root: The project's folder.
+        overrides: Settings; for a script also its path.
+        own: The script's own arguments.
+
+    Raises:
+        UsageError: There are two scripts, or arguments without a script.
+    """
+    from samebits.compose import compose, compose_script
+
+    scripts = [word for word in overrides if is_script(word)]
+    settings = [word for word in overrides if word not in scripts]
+    if len(scripts) > 1 or (own and not scripts):
+        raise UsageError(
+            "script", expected="one path of a Python file", received=", ".join(scripts) or "none",
+            fix="samebits run script.py key=value -- the script's own arguments",
+        )  # fmt: skip
+    if scripts:
+        return lambda more: compose_script([*settings, *more], pathlib.Path(scripts[0]), own)
+    find_root(root)
+    return lambda more: compose(root, [*settings, *more])
 
 
 def launch_of(given: argparse.Namespace) -> "tuple[LauncherOptions, list[str]]":
@@ -199,6 +232,28 @@ def run_train(given: argparse.Namespace, root: pathlib.Path) -> int:
     from samebits.studies import folds
 
     return compose.main(root, given.words, folds.train)
+
+
+@command(
+    "run",
+    "daily",
+    "run a script as it is: each call of fit trains as samebits train does",
+    "samebits run script.py seed.root=56 -- --epochs 3",
+    [
+        argument("--runs", type=pathlib.Path, metavar="FOLDER", help="where the runs are (default: runs/ here)"),
+        SETTINGS,
+    ],
+)
+def run_run(given: argparse.Namespace, root: pathlib.Path) -> int:
+    """Run a script. The words after -- are its own arguments."""
+    from samebits.launch import run
+
+    if not any(map(is_script, given.overrides)):
+        raise UsageError("script", expected="a path that ends in .py", received="none", fix="samebits run script.py")
+    config = composer(root, given.overrides, given.own)([])
+    if given.runs:
+        config.paths.runs = str(given.runs.resolve())
+    return run.run(config, root).exit_code
 
 
 @command("resume", "daily", "resume a stopped run with its own configuration", "samebits resume last", [RUN])
@@ -335,7 +390,7 @@ def run_comet(given: argparse.Namespace, root: pathlib.Path) -> int:
     [
         argument("--runs", type=int, default=2, metavar="N", help="number of trainings (default: 2)"),
         argument("--quick", action="store_true", help="train 300 steps only"),
-        OVERRIDES,
+        SETTINGS,
     ],
 )
 def run_verify(given: argparse.Namespace, root: pathlib.Path) -> int:
@@ -343,7 +398,7 @@ def run_verify(given: argparse.Namespace, root: pathlib.Path) -> int:
     from samebits.checks import verify
 
     quick = ["training.epochs=1", "training.steps_per_epoch=300"] if given.quick else []
-    return verify.verify(composer(root, [*quick, *given.overrides])([]), root, given.runs)
+    return verify.verify(composer(root, [*quick, *given.overrides], given.own)([]), root, given.runs)
 
 
 @command(
@@ -448,7 +503,7 @@ SEEDS_HELP = "such as 1..20, 1,5,9 or 1..3,7"
         argument("--seeds", default="1..20", help=f"{SEEDS_HELP} (default: 1..20)"),
         argument("--versus", default="", metavar="'key=value …'", help="settings of the second configuration"),
         *LAUNCHING,
-        OVERRIDES,
+        SETTINGS,
     ],
 )
 def run_study(given: argparse.Namespace, root: pathlib.Path) -> int:
@@ -458,7 +513,7 @@ def run_study(given: argparse.Namespace, root: pathlib.Path) -> int:
     from samebits.studies import study
 
     launch, own = launch_of(given)
-    return study.run_study(composer(root, own), root, given.seeds, shlex.split(given.versus), launch)
+    return study.run_study(composer(root, own, given.own), root, given.seeds, shlex.split(given.versus), launch)
 
 
 @command(
@@ -771,6 +826,20 @@ def check_python() -> None:
         )
 
 
+def find_folder(name: str) -> pathlib.Path:
+    """Return the project's folder, or this folder if there is no project and the command does not need one.
+
+    Raises:
+        UsageError: The command needs a project.
+    """
+    try:
+        return find_root(pathlib.Path.cwd())
+    except UsageError:
+        if name in WITHOUT_PROJECT:
+            return pathlib.Path.cwd()
+        raise
+
+
 def dispatch(words: list[str], root: pathlib.Path | None) -> int:
     """Run the command that the words name.
 
@@ -787,7 +856,7 @@ def dispatch(words: list[str], root: pathlib.Path | None) -> int:
     if chosen.group != "container":  # those run the Python of the image
         check_python()
     if root is None and chosen.name != "completion":
-        root = find_root(pathlib.Path.cwd())
+        root = find_folder(chosen.name)
     try:
         return chosen.handler(given, root or pathlib.Path.cwd())
     except ModuleNotFoundError as error:

@@ -22,9 +22,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from samebits.core.config import Config
+from samebits.core.config import Config, ScriptConfig
 from samebits.core.errors import ConfigError, report_errors
 from samebits.core.project import HARNESS_CONF
+from samebits.runs.effects import is_below
 
 # Lines of Hydra's and OmegaConf's messages that do not help a user of this project.
 NOISE = re.compile(
@@ -32,6 +33,11 @@ NOISE = re.compile(
 )
 MODEL_POINTS = "seed.points.model."
 HELP_LISTS_THEM = "samebits train --help lists them"
+# What can be set of `training` when a script's `fit` decides the rest.
+SET_FOR_SCRIPTS = tuple(
+    f"training.{name}"
+    for name in ("monitor", "monitor_mode", "checkpoint_every", "log_every", "allow_python_operations")
+)
 LEXER = "LexerNoViableAltException: "  # Hydra prints the override after it, with a caret on the next line
 
 
@@ -199,11 +205,11 @@ def allow_model_points(words: Sequence[str]) -> list[str]:
     return [f"++{word}" if word.startswith(MODEL_POINTS) and parse_override(word) else word for word in words]
 
 
-def compose_tree(root: pathlib.Path, overrides: list[str], *, with_hydra: bool = False) -> DictConfig:
-    """Return conf/config.yaml composed with some overrides; with_hydra adds Hydra's own settings."""
+def compose_tree(conf: pathlib.Path, overrides: list[str], file: str = "config", **options: bool) -> DictConfig:
+    """Return a file of a folder, such as conf/config.yaml, composed with some overrides."""
     ConfigStore.instance().store(name="schema", node=Config)
-    with hydra.initialize_config_dir(str(root / "conf"), version_base="1.3"):
-        composed: DictConfig = hydra.compose("config", allow_model_points(overrides), return_hydra_config=with_hydra)
+    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+        composed: DictConfig = hydra.compose(file, allow_model_points(overrides), **options)
     return composed
 
 
@@ -213,11 +219,36 @@ def compose(root: pathlib.Path, overrides: list[str]) -> Config:
     Raises:
         ConfigError: An override is unknown or of the wrong type.
     """
+    return compose_file(root / "conf", overrides, "config")
+
+
+def compose_file(conf: pathlib.Path, overrides: list[str], file: str) -> Config:
+    """Return the configuration in a file of a folder, with some overrides; see `compose`."""
     refuse_missing_keys(overrides)
     try:
-        return to_config(compose_tree(root, overrides))
+        return to_config(compose_tree(conf, overrides, file))
     except (HydraException, OmegaConfBaseException) as error:
         raise config_error(error, overrides) from error
+
+
+def compose_script(overrides: list[str], path: pathlib.Path, arguments: Sequence[str]) -> Config:
+    """Return the configuration of a script with some overrides. The current folder is its working directory.
+
+    Raises:
+        ConfigError: An override is unknown, of the wrong type, or sets what the script decides.
+    """
+    for word in overrides:
+        key = word.lstrip("+~").partition("=")[0]
+        if is_below(key, ("data", "model", "training", "script", "experiment")) and key not in SET_FOR_SCRIPTS:
+            raise ConfigError(
+                key, expected=f"a setting that a script does not decide: seed, runtime, {', '.join(SET_FOR_SCRIPTS)}",
+                received=word, fix="change the script, or pass its own arguments after --",
+            )  # fmt: skip
+    config = compose_file(HARNESS_CONF, overrides, "script")
+    if config.name == Config.name:
+        config.name = re.sub("[^A-Za-z0-9_-]", "_", path.stem)
+    config.script = ScriptConfig(str(path.resolve()), list(arguments), str(pathlib.Path.cwd()))
+    return config
 
 
 def list_options(root: pathlib.Path) -> dict[str, set[str]]:
@@ -234,7 +265,7 @@ def show_help(root: pathlib.Path, overrides: list[str]) -> int:
 
     Hydra 1.3's own help takes seconds, because it composes the configuration once for each of its 40 groups.
     """
-    composed = compose_tree(root, overrides, with_hydra=True)
+    composed = compose_tree(root / "conf", overrides, return_hydra_config=True)
     text = composed.hydra.help
     print(f"{text.header}\n\nChoose with group=option:")
     for group, options in sorted(list_options(root).items()):

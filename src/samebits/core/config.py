@@ -104,8 +104,21 @@ class PathsConfig:
 
 
 @dataclass
+class ScriptConfig:
+    """The script of a run of `samebits run`, which then has no data and model functions. `path` is empty for others.
+
+    `folder` is its working directory. `code` is the folder with a copy of its code, if not the original is to run.
+    """
+
+    path: str = ""
+    arguments: list[str] = field(default_factory=list)
+    folder: str = ""
+    code: str = ""
+
+
+@dataclass
 class Config:
-    """The whole configuration of one run, composed from `conf/`.
+    """The whole configuration of one run, composed from `conf/`, or of a script.
 
     `package` is the user's own package below src/. Files in conf/ refer to its functions as ${package}.module.function.
     `resume` is "auto" (resume a stopped run with the same inputs), "never", or the name of a run; it changes no bits.
@@ -124,6 +137,7 @@ class Config:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     trace: TraceConfig = field(default_factory=TraceConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    script: ScriptConfig = field(default_factory=ScriptConfig)
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -154,6 +168,7 @@ def from_dict(tree: dict[str, Any]) -> Config:
         "tracker": TrackerConfig,
         "trace": TraceConfig,
         "paths": PathsConfig,
+        "script": ScriptConfig,
     }
     try:
         config = Config(**{key: parts[key](**value) if key in parts else value for key, value in tree.items()})

@@ -202,10 +202,16 @@ def check(config: Config) -> None:
         SeedError: A seed is out of range.
     """
     for rule in RULES:
+        if config.script.path and rule.key.startswith(("data.", "model.")):
+            continue  # a script has its own
         value = _value(config, rule.key)
         _require(rule.key, value, rule.expected, holds=rule.holds(value))
     for key, value in flatten({"data": config.data, "model": config.model}).items():
         _require(key, value, "a finite number", holds=not isinstance(value, float) or math.isfinite(value))
+    if config.script.path:
+        _require("data and model", [*config.data, *config.model], "no keys, because a script has its own", holds=not (
+            config.data or config.model
+        ))  # fmt: skip
     _check_stages(config)
     _check_runtime(config.runtime)
     Monitor(config.training.monitor, config.training.monitor_mode).check()

@@ -58,14 +58,15 @@ class TrainingProgress:
     Args:
         epochs: Number of epochs.
         steps: Steps per epoch.
+        quiet: Whether to show nothing, and only log it.
     """
 
-    def __init__(self, epochs: int, steps: int) -> None:
-        self._epochs, self._steps = epochs, steps
+    def __init__(self, epochs: int, steps: int, *, quiet: bool = False) -> None:
+        self._epochs, self._steps, self._quiet = epochs, steps, quiet
         self._line_every = max(1, steps // LINES_PER_EPOCH)
         self._began, self._began_at = time.monotonic(), 0
         self._bar: Progress | None = None
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and not quiet:
             columns = (BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeRemainingColumn())
             self._bar = Progress(TextColumn("{task.description}"), *columns, console=Console(), transient=True)
             self._bar.start()
@@ -96,6 +97,8 @@ class TrainingProgress:
     def say(self, text: str, *, on_terminal: bool = True) -> None:
         """Print a line, above the bar if there is one, and log it."""
         logger.info("%s", text)
+        if self._quiet:
+            return
         if self._bar is None:
             print(text, flush=True)
         elif on_terminal:

@@ -36,6 +36,8 @@ def pinned_environment(config: Config, root: pathlib.Path, source: pathlib.Path 
     hash_point = points.get("python/hash")
     environment = child_environment(config.runtime, hash_point.value if hash_point else None, os.environ)
     environment["PYTHONPATH"] = str(source) if source else import_path(root)
+    if config.script.path:
+        environment["PYTHONSAFEPATH"] = "1"  # files of the current folder must not hide modules of the training process
     return environment
 
 

@@ -249,6 +249,7 @@ def run(config: Config, root: pathlib.Path) -> Outcome:
             if ignored:
                 kept = ", ".join(f"{key}={value}" for key, value in ignored.items())
                 _show(f"the run keeps its own settings: {kept}   (resume=never starts a new run)")
+            own.script = config.script
             config = own
         tracker = start_tracker(config, attempt, root)
         code = run_child(config, attempt, root)
@@ -326,6 +327,8 @@ def run_again(attempt: pathlib.Path, folder: pathlib.Path, root: pathlib.Path, e
     tree = read_yaml(attempt / CONFIG)
     tree["trace"] = {"level": "stage", "epoch": epoch}
     tree["training"]["epochs"] = epoch
+    if tree.get("script", {}).get("path"):
+        tree["script"]["code"] = str(attempt.parent / SOURCE)
     write_yaml(folder / CONFIG, tree)
     return run_child(from_dict(tree), folder, root, source=attempt.parent / SOURCE)
 

@@ -12,7 +12,8 @@ from samebits.core.config import flatten
 
 CHANGES, MAY, OWN, DOES_NOT = "changes bits", "may change bits", "only if your data or model use it", "does not"
 
-COMMAND_KEYS = ("paths", "resume", "confirm")  # belong to one command; a resumed run keeps all other settings
+# Belong to one command; a resumed run keeps all other settings.
+COMMAND_KEYS = ("paths", "resume", "confirm", "script.path", "script.folder", "script.code")
 RECORD_KEYS = ("tracker", "trace", "training.checkpoint_every", "training.log_every")  # say what is recorded
 # Only where the run keeps its best weights, or stops early.
 MONITOR_KEYS = ("training.monitor", "training.monitor_mode")

@@ -27,6 +27,7 @@ TRACE = "trace.jsonl"
 PREDICTIONS = "predictions.arrays"
 MODEL = "model.keras"
 WEIGHTS = "weights.arrays"  # instead of model.keras, if Keras cannot save the model
+FILES = "files.json"  # the digests of the files that a script read
 CALLBACKS = "callbacks"  # the folder for the files of Keras callbacks
 LOG = "log.txt"
 LOCK = "running.lock"

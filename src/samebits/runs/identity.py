@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import importlib.metadata
 import os
 import pathlib
 import site
@@ -21,15 +22,17 @@ ARITHMETIC_MODULES = (
     "core/digest", "core/metrics", "core/seeds", "core/short_names", "portable/exact", "portable/initializers",
     "portable/layers", "portable/losses", "portable/lstm", "portable/optimizers", "runs/predictions", "runtime/pins",
     "train/arrays", "train/callbacks", "train/checkpoints", "train/compiling", "train/data", "train/encoding",
-    "train/feeds", "train/forest", "train/loop", "train/network", "train/resuming", "train/seeding", "train/sources",
-    "train/splitting", "train/stages", "train/steps", "train/streams", "train/weights", "train/worker",
+    "train/feeds", "train/fit", "train/forest", "train/loop", "train/network", "train/notices", "train/resuming",
+    "train/script", "train/seeding", "train/sources", "train/splitting",
+    "train/stages", "train/steps", "train/streams", "train/weights", "train/worker",
 )  # fmt: skip
 DIGITS = 16  # of the inputs digest in the name of a folder
 
 
 def identity(config: Config) -> dict[str, Any]:
     """Return the part of a configuration that decides bits. Attempts of one run have the same."""
-    return _without(to_dict(config), (*COMMAND_KEYS, *RECORD_KEYS, "package"))
+    no_script = () if config.script.path else ("script",)
+    return _without(to_dict(config), (*COMMAND_KEYS, *RECORD_KEYS, *no_script, "package"))
 
 
 def _without(tree: dict[str, Any], keys: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
@@ -67,11 +70,17 @@ def import_path(root: pathlib.Path) -> str:
     return os.pathsep.join(str(folder) for folder in folders if str(folder) not in site.getsitepackages())
 
 
+def harness_files(root: pathlib.Path, *patterns: str) -> dict[str, pathlib.Path]:
+    """Return the files of the harness, by path relative to the import path."""
+    harness = harness_folder(root)
+    return {path.relative_to(harness).as_posix(): path for path in code_files(harness / "samebits", *patterns)}
+
+
 def project_code(root: pathlib.Path, *patterns: str) -> dict[pathlib.PurePath, pathlib.Path]:
     """Return the files of the harness and of the packages below src/, by path relative to the import path."""
-    harness, source = harness_folder(root), root / "src"
+    source = root / "src"
     files: dict[pathlib.PurePath, pathlib.Path] = {
-        path.relative_to(harness): path for path in code_files(harness / "samebits", *patterns)
+        pathlib.PurePath(place): path for place, path in harness_files(root, *patterns).items()
     }
     for path in code_files(source, *patterns):
         place = path.relative_to(source)
@@ -100,11 +109,16 @@ def source_files(config: Config, root: pathlib.Path) -> dict[str, bytes]:
     """Return the code that decides the bits of a training, by path relative to the import path.
 
     It includes the modules in `ARITHMETIC_MODULES`, the packages that the configuration names, and everything that
-    these import from src/.
+    these import from src/. Of a script: the script, and what it imports from its folder or from src/.
 
     Raises:
         ConfigError: A function is not in a package below src/. Other code is never run.
     """
+    if config.script.path:
+        harness = harness_files(root, "*.py").items()
+        return {place: path.read_bytes() for place, path in harness if decides_bits(pathlib.PurePath(place))} | (
+            script_files(config, root)
+        )
     files: dict[str, dict[str, bytes]] = {}  # package -> path -> code
     for place, path in project_code(root).items():
         if decides_bits(place):
@@ -140,29 +154,61 @@ def imported_code(packages: set[str], read: Callable[[str], dict[str, bytes]]) -
     return {path: code for package in sorted(found) for path, code in sorted(found[package].items())}
 
 
+def package_code(source: pathlib.Path, package: str) -> dict[str, bytes]:
+    """Return the code of a package or module in a folder, by path relative to the folder; empty if it is not there."""
+    files = code_files(source / package) if any((source / package).glob("*.py")) else []
+    files += [module for module in (source / f"{package}.py",) if module.is_file()]
+    return {file.relative_to(source).as_posix(): file.read_bytes() for file in files}
+
+
 def project_modules(path: pathlib.Path) -> dict[str, bytes]:
     """Return the code of a module, of its package, and of the packages beside it that these import, by path."""
     source = path.parent
     while (source / "__init__.py").exists():
         source = source.parent
+    own = path.relative_to(source)
+    imported = imported_code({own.parts[0].removesuffix(".py")}, lambda package: package_code(source, package))
+    return {own.as_posix(): path.read_bytes()} | imported
+
+
+def script_files(config: Config, root: pathlib.Path) -> dict[str, bytes]:
+    """Return the code of a script and of what it imports from its folder or from src/, by path.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
+    path = pathlib.Path(config.script.path)
+    folder = pathlib.Path(config.script.code or path.parent)
+    try:
+        own = (folder / path.name).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            "script", expected="a Python file", received=f"{path} ({error.strerror})", fix="fix the path"
+        ) from error
+    folders = (folder, root / "src")
 
     def read(package: str) -> dict[str, bytes]:
-        files = code_files(source / package) if (source / package / "__init__.py").exists() else []
-        files += [module for module in (source / f"{package}.py",) if module.exists()]
-        return {file.relative_to(source).as_posix(): file.read_bytes() for file in files}
+        return next((found for each in folders if (found := package_code(each, package))), {})
 
-    own = path.relative_to(source)
-    return {own.as_posix(): path.read_bytes()} | imported_code({own.parts[0].removesuffix(".py")}, read)
+    return {path.name: own} | imported_code(imported_packages(own) - {"samebits"}, read)
+
+
+def installed_packages_digest() -> str:
+    """Return the digest of the names and versions of all installed packages."""
+    found = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
+    return json_digest(dict(sorted(found.items())))
 
 
 def describe_inputs(config: Config, root: pathlib.Path, sources: dict[str, bytes]) -> dict[str, Any]:
     """Return the identity of a run: everything that decides its bits, except the machine."""
     code = {path: bytes_digest(data) for path, data in sources.items()}
+    lock = root / "requirements.lock"
+    has_no_lock = bool(config.script.path) and not lock.exists()
     return {
         "name": config.name,
         "config": identity(config),
         "code": {"digest": json_digest(code), "files": code},
-        "lock": bytes_digest((root / "requirements.lock").read_bytes()),
+        "lock": installed_packages_digest() if has_no_lock else bytes_digest(lock.read_bytes()),
     }
 
 
@@ -210,9 +256,14 @@ def prepare_inputs_folder(config: Config, root: pathlib.Path) -> pathlib.Path:
     folder = root / config.paths.runs / config.name / json_digest(inputs)[:DIGITS]
     make_folder(folder)
     if not (folder / INPUTS).exists():
-        for place, path in project_code(root, "*.py", "*.json").items():
+        if config.script.path:
+            copied = {place: path.read_bytes() for place, path in harness_files(root, "*.py", "*.json").items()}
+            copied |= script_files(config, root)
+        else:
+            copied = {str(place): path.read_bytes() for place, path in project_code(root, "*.py", "*.json").items()}
+        for place, content in copied.items():
             target = folder / SOURCE / place
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(target, path.read_bytes())
+            write_bytes(target, content)
         write_json(folder / INPUTS, inputs)
     return folder

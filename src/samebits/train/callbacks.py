@@ -260,8 +260,11 @@ class Callbacks:
         }
         return parts, marks
 
-    def state(self) -> tuple[dict[str, Any], list[np.ndarray]]:
-        """Return the state of all callbacks as plain data and arrays. It holds what changed since on_train_begin.
+    def state(self, *, whole: bool = False) -> tuple[dict[str, Any], list[np.ndarray]]:
+        """Return the state of all callbacks as plain data and arrays.
+
+        Args:
+            whole: Whether it holds every attribute, also one that did not change since on_train_begin.
 
         Raises:
             ConfigError: An attribute has a new value that cannot be saved.
@@ -273,7 +276,7 @@ class Callbacks:
             state: dict[str, Any] = {}
             for name, (plain, arrays) in parts.items():
                 digest, kept = initial.get(name, ("", []))
-                if marks[name][0] == digest and name != SIZE:
+                if marks[name][0] == digest and name != SIZE and not whole:
                     continue
                 if not set(marks[name][1]) <= set(kept):
                     raise _cannot_save(callback, f"{name}, which holds an object that was made during the training")
@@ -281,6 +284,11 @@ class Callbacks:
                 all_arrays += arrays
             states.append(state)
         return {"callbacks": states}, all_arrays
+
+    def restore_end(self, saved: Mapping[str, Any], arrays: Sequence[np.ndarray]) -> None:
+        """Restore the whole state at the end of a training, without calls of the callbacks' hooks."""
+        for callback, state in zip(self.callbacks, saved["callbacks"], strict=True):
+            self._restore(callback, state, arrays)
 
     def _restore(
         self, callback: keras.callbacks.Callback, state: Mapping[str, Any], arrays: Sequence[np.ndarray]

@@ -171,6 +171,40 @@ class ArrayFeed:
         return map_named(lambda array, _: array[rows], self.example.labels, "labels")
 
 
+class PartFeed(ArrayFeed):
+    """Batches of arrays of which an epoch has a part only: the next epoch continues with the next part, as in Keras.
+
+    Args:
+        split: The arrays.
+        batch_size: Rows per batch.
+        order: Returns the order of the rows in a pass over all rows; None: as they are.
+        steps: Batches of an epoch. The last part of a pass may have fewer.
+        first_epoch: The number of the first epoch.
+    """
+
+    def __init__(self, split: Split, batch_size: int, order: Order | None, steps: int, first_epoch: int) -> None:
+        self._per_epoch, self._first = steps, first_epoch
+        self._pass: tuple[int, np.ndarray] = (-1, np.arange(split.rows))
+        super().__init__(split, batch_size, order, steps)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Select the part of an epoch, and shuffle the rows if it is the first of a pass."""
+        rows, part_rows = self.example.rows, self._per_epoch * self._size
+        number, part = divmod(max(epoch - self._first, 0), math.ceil(rows / part_rows))
+        if self._make_order is not None and number != self._pass[0]:
+            self._pass = (number, self._make_order(self._first + number, rows))
+        self._select(self._pass[1][part * part_rows : (part + 1) * part_rows])
+
+    def _select(self, order: np.ndarray) -> None:
+        self.order, self._rows = order, len(order)
+        self.steps = math.ceil(len(order) / self._size)
+
+    def restore(self, epoch: int, state: dict[str, np.ndarray]) -> None:
+        """Take the order of the checkpoint."""
+        self.start_epoch(epoch)
+        self._select(state["order"])
+
+
 def as_floatx(array: np.ndarray) -> np.ndarray:
     """Return an array as Keras's `fit` would give it to the model: every float type becomes `keras.config.floatx()`."""
     if array.dtype.kind in "SUO" or not keras.backend.is_float_dtype(array.dtype.name):

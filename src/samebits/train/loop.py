@@ -10,15 +10,15 @@ from typing import Any
 
 import keras
 
-from samebits.core.config import TraceConfig, TrainingConfig
 from samebits.core.digest import arrays_digest
 from samebits.core.errors import StopRequestedError, TrainingError
 from samebits.core.metrics import Monitor
 from samebits.train.callbacks import Callbacks
-from samebits.train.checkpoints import Checkpoints, Position
+from samebits.train.checkpoints import Checkpoints, Position, State
 from samebits.train.draws import GeneratorWatch
 from samebits.train.recorder import Recorder
 from samebits.train.resuming import as_bits, begin, skip, state_of
+from samebits.train.stages import Stage
 from samebits.train.steps import Logs, Steps, numbers
 
 AFTER_TRAINING = 1  # `part` of a row of the trace that follows the end of an epoch
@@ -33,18 +33,17 @@ class Training:
         callbacks: The callbacks.
         recorder: Writes rows and progress, and has the clock.
         checkpoints: Writes and restores checkpoints.
-        settings: Epochs, and how often to log and to save.
-        trace: The detail of the trace.
+        stage: Its settings: epochs, and how often to log and to save. Callbacks count the epochs of the stage alone.
         watch: Detects draws from global generators.
         start: The first row of the trace: generators, data, operations that run Python code.
         data_seeded: Whether every start loads the same data.
         stop_requested: Called after every call of steps. True stops the training with a checkpoint.
-        epochs_before: Epochs of earlier stages. Callbacks count the epochs of this one alone.
 
     Attributes:
         values: The metrics of the last epoch, or of the weights that are kept at the end.
         best_epoch: The best epoch by EarlyStopping or by the monitor; known at the end.
         was_skipped: Whether an earlier process trained this stage to its end.
+        ended: Its state at that end.
     """
 
     def __init__(
@@ -53,25 +52,24 @@ class Training:
         callbacks: Callbacks,
         recorder: Recorder,
         checkpoints: Checkpoints,
-        settings: TrainingConfig,
+        stage: Stage,
         *,
-        trace: TraceConfig,
         watch: GeneratorWatch,
         start: dict[str, Any],
         data_seeded: bool,
         stop_requested: Callable[[], bool],
-        epochs_before: int = 0,
     ) -> None:
         self.steps, self.callbacks, self.recorder, self.checkpoints = steps, callbacks, recorder, checkpoints
-        self.settings, self.trace, self.watch = settings, trace, watch
+        self.stage, self.settings, self.trace, self.watch = stage, stage.config.training, stage.config.trace, watch
         self.start, self.data_seeded, self.stop_requested = start, data_seeded, stop_requested
         self.feed, self.model = steps.train_feed, steps.model
-        self.epochs_before, self.position = epochs_before, Position(epochs_before + 1)
+        self.epochs_before, self.position = stage.epochs_before, Position(stage.epochs_before + 1)
         self.values: dict[str, float] = {}
         self.logs: Logs = {}  # of the last step
         self.steps_done = 0
         self.steps_per_call = 1
         self.was_skipped = False
+        self.ended: State | None = None
         self.best_epoch: int | None = None
 
     def run(self) -> dict[str, int] | None:
@@ -89,8 +87,7 @@ class Training:
         if skip(self):
             return None
         resumed_at, position = begin(self), self.position
-        last_epoch = self.epochs_before + self.settings.epochs
-        while position.epoch <= last_epoch and (position.step or not self.model.stop_training):
+        while position.epoch <= self.stage.last_epoch and (position.step or not self.model.stop_training):
             self.train_epoch()
             position = self.position
         self.finish()
@@ -106,8 +103,8 @@ class Training:
         self.end_epoch()
 
     def epoch_index(self) -> int:
-        """Return the number of the epoch that callbacks get: counted from 0 in each stage."""
-        return self.position.epoch - self.epochs_before - 1
+        """Return the number of the epoch that callbacks get: counted from 0 in each stage, or from `initial_epoch`."""
+        return self.position.epoch - self.epochs_before - 1 + self.stage.initial_epoch
 
     def take_steps(self) -> None:
         """Train on the next batches, and record, save and check for a stop as needed.
@@ -130,7 +127,7 @@ class Training:
         for logs in results:
             position.step += 1
             self.steps_done += 1
-            check_finite(logs, self.callbacks, f"in epoch {position.epoch}, step {position.step}")
+            self.check_finite(logs, f"in epoch {position.epoch}, step {position.step}")
             recorder.progress.show(position.epoch, position.step, logs)
         self.logs = results[-1]
         if self.callbacks.on_batches:
@@ -174,7 +171,7 @@ class Training:
         """Evaluate, record metrics and trace, and save a checkpoint at the start of the next epoch."""
         position, recorder = self.position, self.recorder
         values = self.steps.results(self.logs) | self.evaluate()
-        check_finite(values, self.callbacks, f"after epoch {position.epoch}")
+        self.check_finite(values, f"after epoch {position.epoch}")
         values = self.values = numbers(self.callbacks.call("on_epoch_end", self.epoch_index(), logs=values))
         self.watch.check(position.epoch, position.step)
         with recorder.timed("record_s"):
@@ -187,7 +184,7 @@ class Training:
 
     def evaluate(self) -> dict[str, float]:
         """Return the metrics of the validation rows, named val_…, and call the hooks of an evaluation."""
-        if self.steps.validation_feed is None:
+        if self.steps.validation_feed is None or not self.stage.evaluates(self.epoch_index()):
             return {}
         with self.recorder.timed("evaluate_s"):
             self.callbacks.call("on_test_begin")
@@ -212,6 +209,11 @@ class Training:
         place, evidence = {"epoch": self.position.epoch - 1, "part": AFTER_TRAINING}, {"bits": as_bits(self.values)}
         with self.recorder.timed("record_s"):
             self.recorder.append_trace(place, evidence, self.steps.weight_digests())
+
+    def check_finite(self, values: Mapping[str, float], where: str) -> None:
+        """Check that every loss is finite, unless the user has a callback for that, or `fit` is a script's."""
+        if self.stage.strict and not self.callbacks.has(keras.callbacks.TerminateOnNaN):
+            check_finite(values, where)
 
     def save(self) -> None:
         """Write a checkpoint, after the rows that it counts are on the disk."""
@@ -243,14 +245,12 @@ def evaluation_names(values: Mapping[str, float]) -> dict[str, float]:
     return {f"val_{name}": value for name, value in values.items()}
 
 
-def check_finite(values: Mapping[str, float], callbacks: Callbacks, where: str) -> None:
-    """Check that every loss is finite, unless the user has a callback for that.
+def check_finite(values: Mapping[str, float], where: str) -> None:
+    """Check that every loss is finite.
 
     Raises:
         TrainingError: One is not. The message has its name and the step.
     """
-    if callbacks.has(keras.callbacks.TerminateOnNaN):
-        return
     for name, value in values.items():
         if name.endswith("loss") and not math.isfinite(value):
             raise TrainingError(

@@ -146,21 +146,24 @@ class Network:
     def make_training(self, recorder: Recorder) -> Training:
         """Return the training, with traced and checked functions."""
         settings = self.config.training
-        params = {"epochs": settings.epochs, "steps": self.steps.train_feed.steps, "verbose": 0}
+        last = self.stage.initial_epoch + settings.epochs
+        params = {"epochs": last, "steps": self.steps.train_feed.steps, "verbose": 0}
         variables = self.steps.variables()
         return Training(
             self.steps,
             Callbacks(self.callbacks, self.model, params, variables),
             recorder,
             Checkpoints(self.attempt, variables, self.stage.number),
-            settings,
-            trace=self.config.trace,
+            self.stage,
             watch=self.watch,
             start={"generators": self.generators, "data": self.dataset.digests(), "opaque": self.steps.opaque},
             data_seeded=self.seeds.all_seeded("data/"),
             stop_requested=self.stop.requested,
-            epochs_before=self.stage.epochs_before,
         )
+
+    def make_progress(self) -> TrainingProgress:
+        """Return what shows the progress."""
+        return TrainingProgress(self.stage.last_epoch, self.steps.train_feed.steps)
 
     def run(self, before: Mapping[str, int] | None = None) -> dict[str, Any]:
         """Train the stage to its end.
@@ -171,16 +174,16 @@ class Network:
         Returns:
             The metrics of the trained model, the digests of weights and optimizer, and where the run was resumed.
         """
-        with contextlib.closing(TrainingProgress(self.stage.last_epoch, self.steps.train_feed.steps)) as progress:
+        with contextlib.closing(self.make_progress()) as progress:
             recorder = Recorder(self.attempt, progress)
             recorder.counts |= before or {}
-            training = self.make_training(recorder)
+            training = self.training = self.make_training(recorder)
             self.stop.wait_for_checkpoint()
             resumed_at = training.run()
             metrics = finite(training.values | self.test())
         if not training.was_skipped:
             recorder.read_complete_trace()
-        self.training, self.rows = training, dict(recorder.counts)
+        self.rows = dict(recorder.counts)
         epochs = training.position.epoch - 1
         return {
             "metrics": finite(metrics),

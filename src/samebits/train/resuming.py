@@ -25,7 +25,7 @@ def skip(training: "Training") -> bool:
     ended = training.checkpoints.restore_end()
     if ended is None:
         return False
-    training.was_skipped = True
+    training.was_skipped, training.ended = True, ended
     training.recorder.counts = dict(ended.rows)
     training.position, training.steps_done = ended.position, ended.loop["steps_done"]
     training.values, training.best_epoch = from_bits(ended.loop["values"]), ended.loop["best_epoch"]
@@ -77,10 +77,10 @@ def restore(training: "Training", state: State) -> None:
     training.feed.restore(state.position.epoch, dict(state.feed))
 
 
-def state_of(training: "Training") -> State:
-    """Return the state of a training, after the rows that it counts are on the disk."""
+def state_of(training: "Training", *, whole: bool = False) -> State:
+    """Return the state of a training, after the rows that it counts are on the disk; see `Callbacks.state`."""
     training.recorder.sync()
-    state, arrays = training.callbacks.state()
+    state, arrays = training.callbacks.state(whole=whole)
     state |= {
         "steps_done": training.steps_done,
         "stop_training": bool(training.model.stop_training),

@@ -21,17 +21,30 @@ class Stage:
         name: Its name; "" if the configuration has no stages.
         config: The configuration of the stage: `training.epochs` are those of this stage alone.
         epochs_before: Epochs of all earlier stages.
+        initial_epoch: The number that callbacks get for its first epoch; see Keras's `fit`.
+        validation_freq: After which epochs it evaluates: every so many, or these, counted from 1.
+        validation_steps: Maximum batches of an evaluation; None: all.
+        strict: Whether a loss that is not finite is an error.
     """
 
     number: int
     name: str
     config: Config
     epochs_before: int
+    initial_epoch: int = 0
+    validation_freq: int | list[int] = 1
+    validation_steps: int | None = None
+    strict: bool = True
 
     @property
     def last_epoch(self) -> int:
         """The number of its last epoch."""
         return self.epochs_before + self.config.training.epochs
+
+    def evaluates(self, epoch: int) -> bool:
+        """Return whether an epoch, as callbacks count it from 0, ends with an evaluation."""
+        every = self.validation_freq
+        return epoch + 1 in every if isinstance(every, list) else (epoch + 1) % every == 0
 
 
 def list_stages(config: Config) -> list[Stage]:

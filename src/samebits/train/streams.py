@@ -220,7 +220,14 @@ def digests_of(batch: Split) -> dict[str, str]:
 
 
 def make_feed(
-    part: Any, name: str, seeds: Seeds, settings: TrainingConfig, model: keras.Model, *, is_training: bool = False
+    part: Any,
+    name: str,
+    seeds: Seeds,
+    settings: TrainingConfig,
+    model: keras.Model,
+    *,
+    is_training: bool = False,
+    max_steps: int | None = None,
 ) -> Feed:
     """Return the batches of a split: shuffled for training if the settings say so, else in order.
 
@@ -231,9 +238,10 @@ def make_feed(
         settings: Batch sizes, class weights and steps per epoch.
         model: The model, which may take a fixed number of rows.
         is_training: Whether it is the training split.
+        max_steps: Maximum batches of an evaluation; None: all.
     """
     size = settings.batch_size if is_training else evaluation_batch_size(model, settings)
-    max_steps = settings.steps_per_epoch if is_training else None
+    max_steps = settings.steps_per_epoch if is_training else max_steps
     weights = settings.class_weight if is_training else None
     order = partial(epoch_order, seeds) if is_training and settings.shuffle else None
     if isinstance(part, Split):

@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from samebits.core import files
 from samebits.core.config import Config, from_dict, split_target
@@ -297,11 +297,10 @@ class Run:
         from samebits.train.seeding import seed_by_path  # noqa: PLC0415  after the pins
 
         with seed_by_path(self.seeds, exact_initializers=self.config.runtime.promise == "portable") as self.seeding:
-            trainer, dataset, outcomes = self.train()
-        trainer.save_model()
+            outcomes, data_digest = self.train()
         stages = [
             {"name": stage.name, "metrics": outcome["metrics"], "weights_digest": outcome["weights_digest"]}
-            for stage, outcome in zip(self.stages, outcomes, strict=True)
+            for stage, outcome in zip(self.stages, outcomes, strict=False)  # a script may have no stage
             if stage.name
         ]
         result = {
@@ -309,14 +308,14 @@ class Run:
             "stages": stages,
             "promise": self.config.runtime.promise,
             "fingerprint": fingerprint,
-            "data_digest": dataset.digest(),
+            "data_digest": data_digest,
             "timing": self.timing,
         }
         files.write_json(self.attempt / RESULT, result)
         remove_leftovers(self.attempt)
 
-    def train(self) -> "tuple[Trainer, Dataset, list[dict[str, Any]]]":
-        """Train all stages. Returns the last trainer, the last dataset, and the outcome of each stage."""
+    def train(self) -> tuple[list[dict[str, Any]], str]:
+        """Train all stages, and save the model. Returns the outcome of each stage, and the digest of the data."""
         trainer: Any = None
         dataset: Any = None
         outcomes: list[dict[str, Any]] = []
@@ -328,7 +327,8 @@ class Run:
                 outcomes.append(trainer.run(rows))
                 if len(self.stages) > 1:
                     trainer.end_stage()
-        return trainer, dataset, outcomes
+        trainer.save_model()
+        return outcomes, dataset.digest()
 
     def load(self, stage: Stage, before: "Dataset | None") -> "Dataset":
         """Return the dataset of a stage: the one of the stage before, if both have the same settings of the data."""
@@ -377,6 +377,16 @@ def wait_for_predecessor(attempt: pathlib.Path) -> None:
     remove_leftovers(attempt)
 
 
+def make_run(config: Config, attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests, terminal: IO[str]) -> Run:
+    """Return the run of a configuration, or of its script."""
+    if not config.script.path:
+        return Run(config, attempt, root, stop)
+    from samebits.train.script import ScriptRun  # noqa: PLC0415  it imports this module
+
+    run: Run = ScriptRun(config, attempt, root, stop, terminal)
+    return run
+
+
 def describe_exception(error: Exception) -> str:
     """Return the line for the terminal about an error that is not one of this project."""
     name, cause = type(error).__name__, first_line(error)
@@ -406,7 +416,7 @@ def main() -> int:
     try:
         if stop.requested():
             raise StopRequestedError  # noqa: TRY301  handled below, like a stop during the training
-        Run(from_dict(read_yaml(attempt / CONFIG)), attempt, root, stop).run()
+        make_run(from_dict(read_yaml(attempt / CONFIG)), attempt, root, stop, terminal).run()
     except SamebitsError as error:
         text = f"{type(error).__name__}: {error}"
         logger.error(text)  # noqa: TRY400  the message is for a user; a traceback would hide it

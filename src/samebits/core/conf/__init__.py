@@ -1,1 +1,1 @@
-"""Options of the harness that Hydra finds beside the project's conf/: seed policies and runtime levels."""
+"""Options of the harness that Hydra finds beside the project's conf/, and the configuration of a script."""

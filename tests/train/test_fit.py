@@ -1,0 +1,241 @@
+"""`fit` of a script, taken over: the same weights and the same History as Keras's own, and stages that resume."""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import in_process
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from samebits.core.config import Config, RuntimeConfig, SeedConfig, TrainingConfig
+from samebits.core.errors import DataError, SamebitsError, TrainingError
+from samebits.core.seeds import Seeds, make_rng
+from samebits.train.fit import Fits, FitStoppedError, take_over
+from samebits.train.steps import path_digests
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras 3.15
+ROWS = 30
+X = make_rng(1, "x").standard_normal((ROWS, 6)).astype(np.float32)
+Y = (X.sum(1) > 0).astype(np.float32)
+IN_ORDER = {"batch_size": 8, "shuffle": False, "verbose": 0}
+
+
+class NoSeeding:
+    """Leaves generators alone: the models of these tests have literal seeds."""
+
+    def place_all(self, model: keras.Model) -> None:
+        """Do nothing."""
+
+
+class Halt(in_process.Stop):
+    """Requests a stop at one of the checks of the loop, and ends no process."""
+
+    def end_at_once(self) -> None:
+        """Do nothing."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def deterministic() -> Iterator[None]:
+    """Enable deterministic operations for this module."""
+    with in_process.op_determinism():
+        yield
+
+
+def make_fits(attempt: pathlib.Path, stop: int = 0) -> Fits:
+    """Return the taken-over calls of a start of a run, which stops at one of the checks of the loop."""
+    attempt.mkdir(exist_ok=True)
+    training = TrainingConfig(checkpoint_every=1)
+    config = Config(seed=SeedConfig(points=in_process.POINTS), training=training, runtime=RuntimeConfig("machine"))
+    halt: Any = Halt(stop)
+    seeding: Any = NoSeeding()
+    return Fits(config, Seeds.of(config.seed), attempt, halt, seeding)
+
+
+def build(metrics: tuple[str, ...] = ("accuracy",), inputs: int = 1) -> keras.Model:
+    """Return a compiled model with dropout, with literal seeds."""
+    keras.backend.clear_session()
+    layers = [keras.Input((6,), name=f"in{number}") for number in range(inputs)]
+    hidden = layers[0] if inputs == 1 else keras.layers.Add()(layers)
+    hidden = keras.layers.Dense(8, "relu", kernel_initializer=keras.initializers.GlorotUniform(1))(hidden)
+    hidden = keras.layers.Dropout(0.2, seed=2)(hidden)
+    output = keras.layers.Dense(1, "sigmoid", kernel_initializer=keras.initializers.GlorotUniform(3))(hidden)
+    model = keras.Model(layers, output)
+    model.compile(keras.optimizers.Adam(0.05), "binary_crossentropy", metrics=list(metrics))
+    return model
+
+
+def outcome(model: keras.Model, history: Any) -> tuple[Any, ...]:
+    """Return what a script can see after `fit`."""
+    assert history is model.history
+    optimizer = path_digests(model.optimizer.variables)
+    return path_digests(model.weights), optimizer, history.history, history.epoch, bool(model.stop_training)
+
+
+class Batches(keras.utils.PyDataset):
+    """The rows in batches of eight."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = slice(8 * index, 8 * index + 8)
+        return X[rows], Y[rows]
+
+
+def early() -> dict[str, Any]:
+    """Return callbacks that stop, restore the best weights and change the learning rate."""
+    stop = keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True, min_delta=0.05)
+    return {"callbacks": [stop, keras.callbacks.ReduceLROnPlateau("loss", patience=0, min_delta=1)], "epochs": 9}
+
+
+CALLS: dict[str, Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]] = {
+    "arrays": lambda: ((X, Y), {"epochs": 2}),
+    "defaults": lambda: ((X, Y), {"batch_size": None}),
+    "a batch larger than the data": lambda: ((X, Y), {"batch_size": 64, "epochs": 2}),
+    "a frame and a series": lambda: ((pd.DataFrame(X), pd.Series(Y)), {"epochs": 2}),
+    "sample weights": lambda: ((X, Y), {"sample_weight": np.arange(ROWS) / ROWS}),
+    "class weights": lambda: ((X, Y), {"class_weight": {0: 0.3, 1: 2.0}}),
+    "the end as validation": lambda: ((X, Y), {"validation_split": 0.3, "epochs": 3, "validation_freq": 2}),
+    "some validations": lambda: ((X, Y), {"validation_data": (X, Y), "epochs": 3, "validation_freq": [1, 3]}),
+    "part of the validation": lambda: (
+        (X, Y),
+        {"validation_data": (X, Y), "validation_steps": 2, "validation_batch_size": 7},
+    ),
+    "weighted validation": lambda: ((X, Y), {"validation_data": (X, Y, np.arange(ROWS) / ROWS)}),
+    "a later epoch": lambda: ((X, Y), {"initial_epoch": 3, "epochs": 5}),
+    "some steps": lambda: ((X, Y), {"steps_per_epoch": 3, "epochs": 3}),
+    "steps without a size": lambda: ((X, Y), {"steps_per_epoch": 5, "epochs": 2, "batch_size": None}),
+    "callbacks": lambda: ((X, Y), {"validation_split": 0.3, **early()}),
+    "one callback": lambda: ((X, Y), {"callbacks": keras.callbacks.TerminateOnNaN()}),
+    "a data set": lambda: ((Batches(),), {"epochs": 2, "validation_data": Batches()}),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data", "ignore:Your `PyDataset` class should")
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_trains_as_keras_does(tmp_path: pathlib.Path, name: str) -> None:
+    """Weights, optimizer, History, epochs and stop_training are those of Keras's own fit."""
+    arguments, options = CALLS[name]()
+    theirs = build()
+    expected = outcome(theirs, theirs.fit(*arguments, **IN_ORDER | options))
+    arguments, options = CALLS[name]()
+    ours = build()
+    with take_over(make_fits(tmp_path / "run")):
+        assert expected == outcome(ours, ours.fit(*arguments, **IN_ORDER | options))
+
+
+def test_several_inputs_and_two_calls_train_as_keras_does(tmp_path: pathlib.Path) -> None:
+    """Inputs by name or in a list, and a second call that goes on."""
+
+    def train(model: keras.Model) -> tuple[Any, ...]:
+        model.fit({"in0": X, "in1": X}, Y, epochs=2, **IN_ORDER)
+        return outcome(model, model.fit([X, X], Y, epochs=2, **IN_ORDER))
+
+    expected = train(build(inputs=2))
+    with take_over(make_fits(tmp_path / "run")):
+        assert expected == train(build(inputs=2))
+
+
+def test_a_class_with_its_own_fit_is_taken_over(tmp_path: pathlib.Path) -> None:
+    """A `fit` that calls super().fit trains as a stage, and keras.Model has its own `fit` again afterwards."""
+
+    class Own(keras.Sequential):
+        def fit(self, *arguments: Any, **options: Any) -> Any:
+            """Train for one epoch."""
+            return super().fit(*arguments, epochs=1, **options)
+
+    model = Own([keras.Input((6,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    fits, before = make_fits(tmp_path / "run"), keras.Model.fit
+    with take_over(fits):
+        model.fit(X, Y, **IN_ORDER)
+
+    assert ["fit 1"] == [stage.name for stage in fits.stages]
+    assert before is keras.Model.fit
+
+
+def script(fits: Fits) -> list[Any]:
+    """Run what a script does: two models, three calls of `fit`, one shuffled."""
+    with take_over(fits):
+        first = build()
+        seen = [
+            outcome(first, first.fit(X, Y, batch_size=8, epochs=3, verbose=0, validation_split=0.3, **early_three()))
+        ]
+        second = build(metrics=())
+        seen.append(outcome(second, second.fit(X, Y, epochs=2, batch_size=8, verbose=0)))
+        seen.append(outcome(first, first.fit(X, Y, epochs=2, **IN_ORDER)))
+    return seen
+
+
+def early_three() -> dict[str, Any]:
+    """Return callbacks with state."""
+    return {"callbacks": early()["callbacks"]}
+
+
+@pytest.mark.parametrize("at", [2, 5, 14, 19])
+def test_a_script_that_was_stopped_resumes_to_the_same_end(tmp_path: pathlib.Path, at: int) -> None:
+    """Finished calls are restored, with their History, and the stopped one goes on: in any call, at any step."""
+    whole = make_fits(tmp_path / "whole")
+    expected = script(whole)
+    with pytest.raises(FitStoppedError):
+        script(make_fits(tmp_path / "stopped", at))
+    again = make_fits(tmp_path / "stopped")
+
+    assert expected == script(again)
+    assert any(found["resumed_at"] for found in again.outcomes)
+    for name in ("trace.jsonl", "metrics.jsonl"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
+
+
+def test_a_finished_call_is_not_trained_again(tmp_path: pathlib.Path) -> None:
+    """After a stop in the second call the first takes no step; a negative control without its file does."""
+    with pytest.raises(FitStoppedError):
+        script(make_fits(tmp_path / "stopped", 14))
+    (end,) = (tmp_path / "stopped").glob("stage-*.arrays")
+    calls: list[int] = []
+    count = in_process.Stop.requested
+
+    def requested(self: in_process.Stop) -> bool:
+        calls.append(1)
+        return count(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Halt, "requested", requested)
+        fits = make_fits(tmp_path / "stopped")
+        script(fits)
+    resumed = len(calls)
+
+    assert not end.exists() or fits.outcomes[0]["resumed_at"] is None
+    assert resumed < 9 + 8 + 8
+
+
+@pytest.mark.parametrize("changed", ["data", "weights"])
+def test_a_script_that_does_not_repeat_itself_is_found(tmp_path: pathlib.Path, changed: str) -> None:
+    """Other data or other weights before `fit` than at the first start stop a resume, with their names."""
+
+    def once(x: np.ndarray, stop: int, value: float) -> None:
+        model = build()
+        model.layers[-1].bias.assign([value])
+        with take_over(make_fits(tmp_path / "run", stop)):
+            model.fit(x, Y, epochs=2, **IN_ORDER)
+
+    with pytest.raises(FitStoppedError):
+        once(X, 3, 0.0)
+    error, named = {"data": (DataError, "train/inputs"), "weights": (TrainingError, "dense_1/bias")}[changed]
+
+    with pytest.raises(error, match=named):
+        once(X + (changed == "data"), 0, float(changed == "weights"))
+
+
+def test_an_error_that_the_script_catches_stays(tmp_path: pathlib.Path) -> None:
+    """A call that cannot be taken over fails the run, also in `try: … except Exception`, and names what it got."""
+    fits, model = make_fits(tmp_path / "run"), build()
+    with take_over(fits), contextlib.suppress(Exception):
+        model.fit(iter([(X, Y)]), **IN_ORDER)
+
+    assert isinstance(fits.error, SamebitsError)
+    assert "list_iterator" in str(fits.error)

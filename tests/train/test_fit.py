@@ -1,7 +1,9 @@
 """`fit` of a script, taken over: the same weights and the same History as Keras's own, and stages that resume."""
 
 import contextlib
+import itertools
 import pathlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +12,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 from samebits.core.config import Config, RuntimeConfig, SeedConfig, TrainingConfig
 from samebits.core.errors import DataError, SamebitsError, TrainingError
@@ -86,13 +89,25 @@ class Batches(keras.utils.PyDataset):
         return X[rows], Y[rows]
 
 
+def pipeline(rows: int = ROWS) -> tf.data.Dataset:
+    """Return the rows in batches of eight, shuffled anew in each epoch within a buffer of some rows."""
+    return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(rows, seed=4).batch(8)
+
+
+def generator() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield batches of the rows, of several lengths, without end."""
+    for start in itertools.cycle(range(20)):
+        yield X[start : start + 5 + start % 2], Y[start : start + 5 + start % 2]
+
+
 def early() -> dict[str, Any]:
     """Return callbacks that stop, restore the best weights and change the learning rate."""
     stop = keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True, min_delta=0.05)
     return {"callbacks": [stop, keras.callbacks.ReduceLROnPlateau("loss", patience=0, min_delta=1)], "epochs": 9}
 
 
-CALLS: dict[str, Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]] = {
+Call = Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]
+CALLS: dict[str, Call] = {
     "arrays": lambda: ((X, Y), {"epochs": 2}),
     "defaults": lambda: ((X, Y), {"batch_size": None}),
     "a batch larger than the data": lambda: ((X, Y), {"batch_size": 64, "epochs": 2}),
@@ -115,17 +130,44 @@ CALLS: dict[str, Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:Your input ran out of data", "ignore:Your `PyDataset` class should")
+# A data set whose iterator has a state, and a generator: Keras iterates them once more if a metric is not built.
+ITERATED: dict[str, Call] = {
+    "a tf.data set": lambda: ((pipeline().repeat(2),), {"epochs": 2, "validation_data": pipeline()}),
+    "a part of an endless one": lambda: ((pipeline().repeat(),), {"epochs": 3, "steps_per_epoch": 3}),
+    # In a further epoch Keras's dropout has drawn once more: for the step that finds the end.
+    "one of unknown length": lambda: ((pipeline().filter(lambda *_: True),), {"class_weight": {1: 2.0}}),
+    "a generator": lambda: ((generator(),), {"epochs": 2, "steps_per_epoch": 3}),
+}
+
+ENDED = pytest.mark.filterwarnings("ignore:Your input ran out of data", "ignore:Your `PyDataset` class should")
+
+
+def same_as_keras(attempt: pathlib.Path, call: Call, *, warm: bool = False) -> None:
+    """Check that weights, optimizer, History, epochs and stop_training are those of Keras's own fit."""
+    outcomes = []
+    for manager in (contextlib.nullcontext(), take_over(make_fits(attempt))):
+        model = build()
+        if warm:
+            model.evaluate(X[:8], Y[:8], verbose=0)
+        arguments, options = call()
+        with manager:
+            outcomes.append(outcome(model, model.fit(*arguments, **IN_ORDER | options)))
+
+    assert outcomes[0] == outcomes[1]
+
+
+@ENDED
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_trains_as_keras_does(tmp_path: pathlib.Path, name: str) -> None:
-    """Weights, optimizer, History, epochs and stop_training are those of Keras's own fit."""
-    arguments, options = CALLS[name]()
-    theirs = build()
-    expected = outcome(theirs, theirs.fit(*arguments, **IN_ORDER | options))
-    arguments, options = CALLS[name]()
-    ours = build()
-    with take_over(make_fits(tmp_path / "run")):
-        assert expected == outcome(ours, ours.fit(*arguments, **IN_ORDER | options))
+    """Each form of the data and each argument."""
+    same_as_keras(tmp_path / "run", CALLS[name])
+
+
+@ENDED
+@pytest.mark.parametrize("name", ITERATED)
+def test_what_can_only_be_iterated_trains_as_keras_does(tmp_path: pathlib.Path, name: str) -> None:
+    """A tf.data.Dataset of known, unknown and endless length, and a generator."""
+    same_as_keras(tmp_path / "run", ITERATED[name], warm=True)
 
 
 def test_several_inputs_and_two_calls_train_as_keras_does(tmp_path: pathlib.Path) -> None:
@@ -192,25 +234,22 @@ def test_a_script_that_was_stopped_resumes_to_the_same_end(tmp_path: pathlib.Pat
 
 
 def test_a_finished_call_is_not_trained_again(tmp_path: pathlib.Path) -> None:
-    """After a stop in the second call the first takes no step; a negative control without its file does."""
-    with pytest.raises(FitStoppedError):
-        script(make_fits(tmp_path / "stopped", 14))
-    (end,) = (tmp_path / "stopped").glob("stage-*.arrays")
-    calls: list[int] = []
-    count = in_process.Stop.requested
-
-    def requested(self: in_process.Stop) -> bool:
-        calls.append(1)
-        return count(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Halt, "requested", requested)
-        fits = make_fits(tmp_path / "stopped")
+    """After a stop in the second call only its own steps and those of the third remain; without its file, all do."""
+    whole, steps = make_fits(tmp_path / "whole"), {}
+    script(whole)
+    for name in ("with its end", "without its end"):
+        with pytest.raises(FitStoppedError):
+            script(make_fits(tmp_path / name, 11))
+        (end,) = (tmp_path / name).glob("stage-*.arrays")
+        if name == "without its end":
+            end.unlink()
+        fits: Any = make_fits(tmp_path / name)
         script(fits)
-    resumed = len(calls)
+        steps[name] = fits.stop.looks
 
-    assert not end.exists() or fits.outcomes[0]["resumed_at"] is None
-    assert resumed < 9 + 8 + 8
+    total: Any = whole
+    assert total.stop.looks - 11 == steps["with its end"]
+    assert total.stop.looks == steps["without its end"]
 
 
 @pytest.mark.parametrize("changed", ["data", "weights"])
@@ -229,6 +268,46 @@ def test_a_script_that_does_not_repeat_itself_is_found(tmp_path: pathlib.Path, c
 
     with pytest.raises(error, match=named):
         once(X + (changed == "data"), 0, float(changed == "weights"))
+
+
+class Unsavable(keras.callbacks.Callback):
+    """Has an attribute that no checkpoint can hold, and draws from a global generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock, self.drawn = threading.Lock(), [0.0]
+
+    def on_epoch_end(self, *_: Any) -> None:
+        """Draw."""
+        self.drawn.append(np.random.rand())  # noqa: NPY002  the global generator is the point
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "callback"])
+def test_a_call_that_cannot_resume_begins_anew_and_says_why(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """It is trained again, with all later calls, to the same bits; an earlier call is restored."""
+
+    def train(fits: Fits) -> list[Any]:
+        np.random.seed(3)  # noqa: NPY002
+        with take_over(fits):
+            model = build()
+            seen = [outcome(model, model.fit(X, Y, epochs=2, **IN_ORDER))]
+            data, extra = ((pipeline(),), {}) if kind == "pipeline" else ((X, Y), {"callbacks": [Unsavable()]})
+            seen.append(outcome(model, model.fit(*data, epochs=2, **IN_ORDER | extra)))
+            return [*seen, outcome(model, model.fit(X, Y, epochs=2, **IN_ORDER)), np.random.rand()]  # noqa: NPY002
+
+    whole: Any = make_fits(tmp_path / "whole")
+    expected = train(whole)
+    with pytest.raises(FitStoppedError):
+        train(make_fits(tmp_path / "stopped", 8 + 8 + 3))
+    again: Any = make_fits(tmp_path / "stopped")
+
+    assert expected == train(again)
+    assert whole.stop.looks - 8 == again.stop.looks
+    named = {"pipeline": "nobody knows the position of its train data", "callback": "callback Unsavable has lock"}[kind]
+    assert f"fit 2 begins anew after a kill, and so do later calls of fit: {named}" in caplog.text
+    assert (tmp_path / "whole" / "trace.jsonl").read_bytes() == (tmp_path / "stopped" / "trace.jsonl").read_bytes()
 
 
 def test_an_error_that_the_script_catches_stays(tmp_path: pathlib.Path) -> None:

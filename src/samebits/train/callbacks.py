@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -131,6 +131,8 @@ class Callbacks:
     Attributes:
         on_batches: Whether a callback does something at each training batch.
         on_test_batches: The same for each batch of an evaluation.
+        is_saved: Whether checkpoints hold the state of the callbacks.
+        on_unsavable: Called instead of the error if the state of a callback cannot be saved.
     """
 
     def __init__(
@@ -153,6 +155,8 @@ class Callbacks:
             if isinstance(callback, keras.callbacks.History):
                 model.history = callback
         self.on_batches = any(_uses_batches(callback, TRAIN_BATCH) for callback in self.callbacks)
+        self.is_saved = True
+        self.on_unsavable: Callable[[ConfigError], None] | None = None
         self.on_test_batches = any(_uses_batches(callback, TEST_BATCH) for callback in self.callbacks)
 
     def has(self, kind: type) -> bool:
@@ -223,12 +227,28 @@ class Callbacks:
             for callback in self.callbacks:
                 if isinstance(callback, keras.callbacks.CSVLogger):
                     callback.append = True  # keeps the rows of the first start
-        for callback in self.callbacks:
-            self._check_code(callback)
+        self._try_to_save(self._check_codes)
         self.call("on_train_begin")
-        self._initial = [self._encode(callback)[1] for callback in self.callbacks]
+        self._try_to_save(self._keep_initial)
         for callback, state in zip(self.callbacks, states, strict=True):
             self._restore(callback, state, arrays)
+
+    def _check_codes(self) -> None:
+        for callback in self.callbacks:
+            self._check_code(callback)
+
+    def _keep_initial(self) -> None:
+        self._initial = [self._encode(callback)[1] for callback in self.callbacks]
+
+    def _try_to_save(self, action: Callable[[], object]) -> None:
+        """Do what raises an error if the state of a callback cannot be saved, unless nobody wants to save it."""
+        try:
+            if self.is_saved:
+                action()
+        except ConfigError as error:
+            if self.on_unsavable is None:
+                raise
+            self.on_unsavable(error)
 
     def _check_code(self, callback: keras.callbacks.Callback) -> None:
         """Check that the methods of a callback use no generator or variable of their module.

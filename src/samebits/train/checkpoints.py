@@ -96,9 +96,16 @@ class Checkpoints:
         files.write_arrays(path, arrays)
 
     def remove(self) -> None:
-        """Remove all checkpoints, so that the run restarts."""
+        """Remove all checkpoints, so that the stage restarts."""
         for path in self._newest_first():
             path.unlink(missing_ok=True)
+
+    def remove_from_here(self) -> None:
+        """Remove all checkpoints, and the ends of this stage and of later ones."""
+        self.remove()
+        for path in self._attempt.glob("stage-*.arrays"):
+            if path.name >= end_of_stage(self._stage):
+                path.unlink(missing_ok=True)
 
     def restore(self, rows: Mapping[str, int]) -> State | None:
         """Restore the newest usable checkpoint, and return its state, or None if there is none.

@@ -23,14 +23,16 @@ class Feed(Protocol):
     """The batches of one split.
 
     Attributes:
-        steps: Number of batches in the current epoch.
         signature: What the traced function gets for one step: tf.TensorSpec, possibly nested.
         example: The arrays of the split if they are in memory, else of its first batch.
     """
 
-    steps: int
     signature: Any
     example: Split
+
+    @property
+    def steps(self) -> int:
+        """The number of batches in the current epoch."""
 
     def start_epoch(self, epoch: int) -> None:
         """Start an epoch, counted from 1."""

@@ -11,15 +11,23 @@ import inspect
 import logging
 import math
 import pathlib
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from samebits.core import files
 from samebits.core.config import Config
 from samebits.core.digest import arrays_digest, changed_names
-from samebits.core.errors import SamebitsError, StopRequestedError, TrainingError
+from samebits.core.errors import (
+    ConfigError,
+    SamebitsError,
+    StopRequestedError,
+    TrainingError,
+    UncoveredDrawError,
+)
 from samebits.core.seeds import Seeds
 from samebits.core.terminal import TrainingProgress
 from samebits.runs.folder import SEEDS, TRACE, read_rows
@@ -31,11 +39,13 @@ from samebits.train.compiling import check_compiled
 from samebits.train.data import Dataset, Split
 from samebits.train.draws import GeneratorWatch
 from samebits.train.feeds import Feed, PartFeed, epoch_order
+from samebits.train.iterators import UNKNOWN
+from samebits.train.loop import Training
 from samebits.train.network import Network
 from samebits.train.recorder import Recorder
 from samebits.train.resuming import state_of
 from samebits.train.seeding import Seeding
-from samebits.train.sources import source_kind
+from samebits.train.sources import Iterated
 from samebits.train.stages import Stage
 from samebits.train.steps import path_digests
 from samebits.train.stop import StopRequests
@@ -52,6 +62,52 @@ Call = Mapping[str, Any]  # the arguments of a call of fit, by name
 
 class FitStoppedError(BaseException):
     """The training was asked to stop, in a call of `fit`. A script's `except Exception` must not catch it."""
+
+
+class FitTraining(Training):
+    """The training of a call of `fit`. It keeps no checkpoints if something has a state that nobody can save.
+
+    Attributes:
+        because: What has; "" if the training can resume.
+    """
+
+    because = ""
+
+    def forget(self, because: str) -> None:
+        """Keep no checkpoint from now on: after a kill, this call and all later ones are trained again."""
+        logger.warning("%s begins anew after a kill, and so do later calls of fit: %s", self.stage.name, because)
+        self.because, self.callbacks.is_saved = because, False
+        self.checkpoints.remove_from_here()
+
+    def forget_callback(self, error: ConfigError) -> None:
+        """Keep no checkpoint, because of a callback."""
+        self.forget(f"{error.what} has {error.received}")
+
+    def run(self) -> dict[str, int] | None:
+        """Train to the end; see `Training.run`."""
+        self.callbacks.on_unsavable = self.forget_callback
+        return super().run()
+
+    def check_draws(self) -> None:
+        """Check that the global generators were not used. If they were, no checkpoint holds their state."""
+        if not self.because:
+            try:
+                super().check_draws()
+            except UncoveredDrawError as error:
+                self.forget(error.what)
+
+    def save(self) -> None:
+        """Write a checkpoint, if the state can be saved."""
+        if not self.because:
+            try:
+                super().save()
+            except ConfigError as error:
+                self.forget_callback(error)
+
+    def save_end(self) -> None:
+        """Write the end of the stage, if the state can be saved."""
+        if not self.because and not self.was_skipped:
+            self.checkpoints.save_end(state_of(self, whole=True))
 
 
 class Fit(Network):
@@ -135,17 +191,24 @@ class Fit(Network):
                 fix="restore the files that it reads, draw random numbers after a seed; or start anew: resume=never",
             )  # fmt: skip
 
-    def make_training(self, recorder: Recorder) -> Any:
-        """Return the training; its callbacks get `verbose` as in Keras."""
-        training = super().make_training(recorder)
+    def make_training(self, recorder: Recorder, kind: type[Training] | None = None) -> FitTraining:
+        """Return the training; its callbacks get `verbose` and `steps` as in Keras."""
+        training: Any = super().make_training(recorder, kind or FitTraining)
         for callback in training.callbacks.callbacks:
             callback.params["verbose"] = {"auto": 1}.get(self.verbose, self.verbose)
-        return training
+            if callback.params["steps"] == UNKNOWN:
+                callback.params["steps"] = None
+        iterated = [name for name, part in self.dataset.splits().items() if isinstance(part, Iterated)]
+        if iterated:
+            kind_of_data = type(getattr(self.dataset, iterated[0]).source).__name__
+            training.forget(f"nobody knows the position of its {iterated[0]} data, a {kind_of_data}")
+        found: FitTraining = training
+        return found
 
     def end_stage(self) -> None:
         """Save the end of the stage, with the whole state of the callbacks, whose hooks a resumed run does not call."""
-        if not self.training.was_skipped:
-            self.training.checkpoints.save_end(state_of(self.training, whole=True))
+        training: Any = self.training
+        training.save_end()
 
     def save_model(self) -> None:
         """Write the model in Keras's format, or its weights if Keras cannot save it."""
@@ -350,10 +413,12 @@ def part_of(x: Any, y: Any, sample_weight: Any) -> Any:
             sample_weight = keras.tree.map_structure(lambda _: sample_weight, y)
         return Split(x, y, sample_weight)
     if isinstance(x, keras.utils.PyDataset) and x.num_batches is not None:
-        source_kind(x)
         return x
+    if isinstance(x, tf.data.Dataset | types.GeneratorType):
+        return Iterated(x)
     kind = type(x).__name__
-    raise _not_taken_over(f"data of the type {kind}", "pass arrays, or a keras.utils.PyDataset with a length")
+    expected = "arrays, a tf.data.Dataset, a generator, or a keras.utils.PyDataset with a length"
+    raise _not_taken_over(f"data of the type {kind}", f"pass {expected}")
 
 
 def split_end(train: Any, share: float) -> tuple[Split, Split]:

@@ -132,7 +132,7 @@ class Training:
         self.logs = results[-1]
         if self.callbacks.on_batches:
             self.callbacks.call("on_train_batch_end", at, logs=self.logs)
-        self.watch.check(position.epoch, position.step)
+        self.check_draws()
         self.record_steps(at, gradients)
 
     def record_steps(self, at: int, gradients: Mapping[str, Any]) -> None:
@@ -173,7 +173,7 @@ class Training:
         values = self.steps.results(self.logs) | self.evaluate()
         self.check_finite(values, f"after epoch {position.epoch}")
         values = self.values = numbers(self.callbacks.call("on_epoch_end", self.epoch_index(), logs=values))
-        self.watch.check(position.epoch, position.step)
+        self.check_draws()
         with recorder.timed("record_s"):
             recorder.append_metrics(position.epoch, position.step, values)
             trace_epoch(self)
@@ -214,6 +214,14 @@ class Training:
         """Check that every loss is finite, unless the user has a callback for that, or `fit` is a script's."""
         if self.stage.strict and not self.callbacks.has(keras.callbacks.TerminateOnNaN):
             check_finite(values, where)
+
+    def check_draws(self) -> None:
+        """Check that the global generators were not used.
+
+        Raises:
+            UncoveredDrawError: One was.
+        """
+        self.watch.check(self.position.epoch, self.position.step)
 
     def save(self) -> None:
         """Write a checkpoint, after the rows that it counts are on the disk."""

@@ -143,13 +143,13 @@ class Network:
             self.seeds.mark_unused("data/order", because="training.shuffle is false")
         self.seeds.mark_unused("data/augment", because="no batch draws: the data are arrays or use no rng")
 
-    def make_training(self, recorder: Recorder) -> Training:
+    def make_training(self, recorder: Recorder, kind: type[Training] = Training) -> Training:
         """Return the training, with traced and checked functions."""
         settings = self.config.training
         last = self.stage.initial_epoch + settings.epochs
         params = {"epochs": last, "steps": self.steps.train_feed.steps, "verbose": 0}
         variables = self.steps.variables()
-        return Training(
+        return kind(
             self.steps,
             Callbacks(self.callbacks, self.model, params, variables),
             recorder,

@@ -45,12 +45,28 @@ class RowSource(Protocol):
         """
 
 
+class Iterated:
+    """A tf.data.Dataset or a generator that a script gave to `fit`. It is iterated as it is."""
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+
+    def digest(self) -> str:
+        """Return its type: what it gives is only known when it is iterated."""
+        return type(self.source).__qualname__
+
+
 def source_kind(part: Any) -> str:
-    """Return the form of a split that is not a `Split`: "sequence" (PyDataset), "rows" or "pipeline" (a factory).
+    """Return the form of a split that is not a `Split`.
+
+    Returns:
+        "sequence" (PyDataset), "rows", "pipeline" (a factory) or "iterated".
 
     Raises:
         ConfigError: It is none of them.
     """
+    if isinstance(part, Iterated):
+        return "iterated"
     bases = {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(part).__mro__}
     if "keras.PyDataset" in bases:
         return "sequence"

@@ -17,6 +17,7 @@ from samebits.train.arrays import PARTS, convert, is_text, map_named
 from samebits.train.checks_of_data import fixed_batch_size, model_inputs
 from samebits.train.data import Split, named_leaves
 from samebits.train.feeds import ArrayFeed, Feed, as_floatx, class_weights, epoch_order, pack
+from samebits.train.iterators import IteratorFeed
 from samebits.train.python_state import generators_of, states_of
 from samebits.train.read_ahead import ReadAhead
 from samebits.train.sources import (
@@ -247,6 +248,8 @@ def make_feed(
     if isinstance(part, Split):
         return ArrayFeed(class_weights(part, weights), size, order, max_steps)
     kind = source_kind(part)
+    if kind == "iterated":
+        return IteratorFeed(name, part, max_steps, weights)
     if kind == "rows":
         batches: Batches = RowBatches(part, size, order, lambda epoch, step: seeds.rng("data/augment", epoch, step))
     elif kind == "sequence":

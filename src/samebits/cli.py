@@ -127,9 +127,7 @@ def at_least_one(text: str) -> int:
 OVERRIDES = argument(
     "overrides", nargs="*", metavar="key=value", help="settings from conf/; samebits train --help lists them"
 )
-SETTINGS = argument(
-    "overrides", nargs="*", metavar="[SCRIPT] key=value", help="a script, or settings from conf/; or both"
-)
+SETTINGS = argument("overrides", nargs="*", metavar="SCRIPT|key=value", help="script.py, or settings from conf/")
 RUN = argument(
     "run", nargs="?", default="last", metavar="RUN", help="last, last~1, a folder, or a printed name (default: last)"
 )

@@ -25,7 +25,8 @@ CONF = ROOT / "conf"
 OPTIONS = sorted(f"{group}={option}" for group, options in list_options(ROOT).items() for option in options)
 GROUPS = {"data", "experiment", "model", "runtime", "seed", "tracker", "training"}
 WITHOUT_EFFECT = (
-    "confirm", "package", "paths.", "resume", "trace.", "tracker.", "training.checkpoint_every", "training.log_every",
+    "confirm", "package", "paths.", "resume", "script.code", "script.folder", "script.path", "trace.", "tracker.",
+    "training.checkpoint_every", "training.log_every",
 )  # fmt: skip
 
 
@@ -287,7 +288,7 @@ def test_the_seeds_are_checked_too() -> None:
 
 
 def test_the_identity_is_all_but_what_changes_no_bits() -> None:
-    """Every key changes the name of a run, except tracker, trace, paths, resume, confirm and two step intervals."""
+    """Every key changes the name of a run, except tracker, trace, the folders, resume, confirm and two step intervals."""
     config = compose_and_check("training.steps_per_epoch=9", "tracker=comet")
     tree = to_dict(config)
     before = json_digest(identity(config))

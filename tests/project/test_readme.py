@@ -46,6 +46,7 @@ ELSEWHERE = {
     "make new DEST=../my-study": "test_starter",
     "cd ../my-study": "a step of the shell",
     'git init -b main && git add -A && git commit -m "Start from samebits"': "likewise",
+    "samebits run script.py": "test_script",
     "samebits resume last": "test_resume stops a run first",
     "samebits new ../my-study": "test_starter",
     "samebits update": "test_starter",

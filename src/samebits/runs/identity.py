@@ -31,8 +31,7 @@ DIGITS = 16  # of the inputs digest in the name of a folder
 
 def identity(config: Config) -> dict[str, Any]:
     """Return the part of a configuration that decides bits. Attempts of one run have the same."""
-    no_script = () if config.script.path else ("script",)
-    return _without(to_dict(config), (*COMMAND_KEYS, *RECORD_KEYS, *no_script, "package"))
+    return _without(to_dict(config), (*COMMAND_KEYS, *RECORD_KEYS, "package"))
 
 
 def _without(tree: dict[str, Any], keys: tuple[str, ...], prefix: str = "") -> dict[str, Any]:

@@ -6,7 +6,9 @@ Started by `launch` with fixed settings. Only `samebits/__init__.py` imports it.
                  (scikit-learn)
     stages       several trainings, one after another
     data         what a data function gets and returns; `arrays` converts it, `splitting` splits it, `checks_of_data`
-    feeds        the batches of an epoch, from arrays; `streams`: those of `sources`, which `read_ahead` reads
+    script       runs a user's script, whose calls of Model.fit are `fit` stages; `notices` tells what it sets itself
+    feeds        the batches of an epoch, from arrays; `streams`: those of `sources`, which `read_ahead` reads;
+                 `iterators`: what can only be iterated
     seeding      gives each weight and each layer its seed; `draws` finds random numbers without one
     compiling    the loss, optimizer and metrics of a model
     steps        the traced functions around Keras's train_step and test_step

@@ -227,15 +227,11 @@ class Callbacks:
             for callback in self.callbacks:
                 if isinstance(callback, keras.callbacks.CSVLogger):
                     callback.append = True  # keeps the rows of the first start
-        self._try_to_save(self._check_codes)
+        self._try_to_save(lambda: [*map(self._check_code, self.callbacks)])
         self.call("on_train_begin")
         self._try_to_save(self._keep_initial)
         for callback, state in zip(self.callbacks, states, strict=True):
             self._restore(callback, state, arrays)
-
-    def _check_codes(self) -> None:
-        for callback in self.callbacks:
-            self._check_code(callback)
 
     def _keep_initial(self) -> None:
         self._initial = [self._encode(callback)[1] for callback in self.callbacks]

@@ -127,7 +127,7 @@ class Training:
         for logs in results:
             position.step += 1
             self.steps_done += 1
-            self.check_finite(logs, f"in epoch {position.epoch}, step {position.step}")
+            check_finite(self, logs, f"in epoch {position.epoch}, step {position.step}")
             recorder.progress.show(position.epoch, position.step, logs)
         self.logs = results[-1]
         if self.callbacks.on_batches:
@@ -171,7 +171,7 @@ class Training:
         """Evaluate, record metrics and trace, and save a checkpoint at the start of the next epoch."""
         position, recorder = self.position, self.recorder
         values = self.steps.results(self.logs) | self.evaluate()
-        self.check_finite(values, f"after epoch {position.epoch}")
+        check_finite(self, values, f"after epoch {position.epoch}")
         values = self.values = numbers(self.callbacks.call("on_epoch_end", self.epoch_index(), logs=values))
         self.check_draws()
         with recorder.timed("record_s"):
@@ -209,11 +209,6 @@ class Training:
         place, evidence = {"epoch": self.position.epoch - 1, "part": AFTER_TRAINING}, {"bits": as_bits(self.values)}
         with self.recorder.timed("record_s"):
             self.recorder.append_trace(place, evidence, self.steps.weight_digests())
-
-    def check_finite(self, values: Mapping[str, float], where: str) -> None:
-        """Check that every loss is finite, unless the user has a callback for that, or `fit` is a script's."""
-        if self.stage.strict and not self.callbacks.has(keras.callbacks.TerminateOnNaN):
-            check_finite(values, where)
 
     def check_draws(self) -> None:
         """Check that the global generators were not used.
@@ -253,12 +248,14 @@ def evaluation_names(values: Mapping[str, float]) -> dict[str, float]:
     return {f"val_{name}": value for name, value in values.items()}
 
 
-def check_finite(values: Mapping[str, float], where: str) -> None:
-    """Check that every loss is finite.
+def check_finite(training: Training, values: Mapping[str, float], where: str) -> None:
+    """Check that every loss is finite, unless the stage is not strict or the user has a callback for that.
 
     Raises:
         TrainingError: One is not. The message has its name and the step.
     """
+    if not training.stage.strict or training.callbacks.has(keras.callbacks.TerminateOnNaN):
+        return
     for name, value in values.items():
         if name.endswith("loss") and not math.isfinite(value):
             raise TrainingError(

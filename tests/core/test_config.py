@@ -288,7 +288,7 @@ def test_the_seeds_are_checked_too() -> None:
 
 
 def test_the_identity_is_all_but_what_changes_no_bits() -> None:
-    """Every key changes the name of a run, except tracker, trace, the folders, resume, confirm and two step intervals."""
+    """Every key changes the name of a run, except tracker, trace, folders, resume, confirm and two step intervals."""
     config = compose_and_check("training.steps_per_epoch=9", "tracker=comet")
     tree = to_dict(config)
     before = json_digest(identity(config))

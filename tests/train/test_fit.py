@@ -130,6 +130,7 @@ CALLS: dict[str, Call] = {
 }  # fmt: skip
 
 
+MAIN = ("a frame and a series", "the end as validation", "a later epoch", "some steps", "callbacks", "a data set")
 # A data set whose iterator has a state, and a generator: Keras iterates them once more if a metric is not built.
 ITERATED: dict[str, Call] = {
     "a tf.data set": lambda: ((pipeline().repeat(2),), {"epochs": 2, "validation_data": pipeline()}),
@@ -157,7 +158,9 @@ def same_as_keras(attempt: pathlib.Path, call: Call, *, warm: bool = False) -> N
 
 
 @ENDED
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    "name", [name if name in MAIN else pytest.param(name, marks=pytest.mark.full) for name in CALLS]
+)
 def test_a_call_trains_as_keras_does(tmp_path: pathlib.Path, name: str) -> None:
     """Each form of the data and each argument."""
     same_as_keras(tmp_path / "run", CALLS[name])
@@ -218,7 +221,7 @@ def early_three() -> dict[str, Any]:
     return {"callbacks": early()["callbacks"]}
 
 
-@pytest.mark.parametrize("at", [2, 5, 14, 19])
+@pytest.mark.parametrize("at", [5, 14, *(pytest.param(at, marks=pytest.mark.full) for at in (2, 19))])
 def test_a_script_that_was_stopped_resumes_to_the_same_end(tmp_path: pathlib.Path, at: int) -> None:
     """Finished calls are restored, with their History, and the stopped one goes on: in any call, at any step."""
     whole = make_fits(tmp_path / "whole")

@@ -1,6 +1,7 @@
 """`samebits run script.py` in training processes: a script of somebody else, in a folder that is no project."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from conftest import QUIET, ROOT, TrainHere, digest, finished
 
 from samebits import cli
 from samebits.compose import compose_script
+from samebits.core.config import Config
 from samebits.core.errors import ConfigError
 from samebits.runs.identity import name_inputs
 
@@ -137,6 +139,24 @@ def test_a_script_killed_in_any_call_of_fit_resumes_to_the_same_bits(
     assert 0 == run("explain", "last~1", "last")[0]
     assert 0 == run(*words, "seed.root=57")[0]
     assert 1 == run("explain", "last~1", "last")[0]
+
+
+@pytest.mark.parametrize("caller", ["the script", "a library"])
+def test_a_variable_is_ignored_if_the_script_sets_it_and_not_a_library(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, caller: str
+) -> None:
+    """A line of the script is named; scikit-learn and others set variables while a script imports them."""
+    from samebits.train.notices import Notices
+
+    monkeypatch.delenv("OMP_OF_A_TEST", raising=False)
+    place = tmp_path / ("site-packages/library.py" if caller == "a library" else "script.py")
+    code = compile("import os\nos.environ['OMP_OF_A_TEST'] = '1'", str(place), "exec")
+    with Notices(tmp_path / "script.py", Config()):
+        exec(code, {})  # noqa: S102
+    is_set = os.environ.pop("OMP_OF_A_TEST", None)
+
+    assert ("1" if caller == "a library" else None) == is_set
+    assert (caller == "the script") == ("script.py, line 2: OMP_OF_A_TEST is ignored" in caplog.text)
 
 
 def test_a_run_is_named_by_what_decides_its_bits(folder: pathlib.Path) -> None:

@@ -21,18 +21,19 @@ logger = logging.getLogger(__name__)
 
 HARMLESS = ("TF_CPP_", *KEPT)  # starts of variables that a script may set
 NOT_DATA = (".py", ".pyc", ".so")
+BETWEEN = (__file__, "<frozen os>", os.__file__)  # of frames between a line and what it calls
 SYSTEM = ("/proc/", "/sys/", "/dev/")
 
 
 def line_of(folder: pathlib.Path) -> str:
-    """Return the file and the line of a script that runs now: the innermost one below its folder; "" if none does."""
+    """Return the file and the line below a folder that made this call; "" if a library made it."""
     frame: Any = sys._getframe(1)  # noqa: SLF001  the public functions read the source of each frame
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if name.startswith(f"{folder}{os.sep}") and f"{os.sep}site-packages{os.sep}" not in name:
-            return f"{pathlib.Path(name).relative_to(folder)}, line {frame.f_lineno}"
+    while frame is not None and frame.f_code.co_filename in BETWEEN:
         frame = frame.f_back
-    return ""
+    name = "" if frame is None else frame.f_code.co_filename
+    if not name.startswith(f"{folder}{os.sep}") or f"{os.sep}site-packages{os.sep}" in name:
+        return ""
+    return f"{pathlib.Path(name).relative_to(folder)}, line {frame.f_lineno}"
 
 
 class Notices:

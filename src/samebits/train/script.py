@@ -14,7 +14,7 @@ from typing import IO, Any
 from samebits.core import files
 from samebits.core.config import Config
 from samebits.core.digest import arrays_digest
-from samebits.core.errors import StopRequestedError, TrainingError
+from samebits.core.errors import SamebitsError, StopRequestedError, TrainingError
 from samebits.runs.folder import FILES
 from samebits.train.notices import Notices, ReadFiles
 from samebits.train.stop import StopRequests
@@ -104,8 +104,11 @@ class ScriptRun(Run):
 
 
 def show_traceback(error: Exception, script: pathlib.Path, terminal: IO[str]) -> None:
-    """Print the traceback of an error from the line of the script on."""
+    """Print the traceback of an error from the line of the script on; of an error of samebits, that line alone."""
     below: Any = error.__traceback__
     while below is not None and below.tb_frame.f_code.co_filename != str(script):
         below = below.tb_next
+    if isinstance(error, SamebitsError):
+        traceback.print_tb(below, limit=1, file=terminal)
+        return
     traceback.print_exception(type(error), error, below or error.__traceback__, file=terminal)

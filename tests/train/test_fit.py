@@ -15,8 +15,9 @@ import pytest
 import tensorflow as tf
 
 from samebits.core.config import Config, RuntimeConfig, SeedConfig, TrainingConfig
-from samebits.core.errors import DataError, SamebitsError, TrainingError
+from samebits.core.errors import DataError, TrainingError
 from samebits.core.seeds import Seeds, make_rng
+from samebits.runs.folder import read_rows
 from samebits.train.fit import Fits, FitStoppedError, take_over
 from samebits.train.steps import path_digests
 
@@ -316,11 +317,149 @@ def test_a_call_that_cannot_resume_begins_anew_and_says_why(
     assert (tmp_path / "whole" / "trace.jsonl").read_bytes() == (tmp_path / "stopped" / "trace.jsonl").read_bytes()
 
 
-def test_an_error_that_the_script_catches_stays(tmp_path: pathlib.Path) -> None:
-    """A call that cannot be taken over fails the run, also in `try: … except Exception`, and names what it got."""
-    fits, model = make_fits(tmp_path / "run"), build()
-    with take_over(fits), contextlib.suppress(Exception):
-        model.fit(iter([(X, Y)]), **IN_ORDER)
+class Drawing(keras.utils.PyDataset):
+    """Noisy rows, from a generator of its own or from the global one."""
 
-    assert isinstance(fits.error, SamebitsError)
-    assert "list_iterator" in str(fits.error)
+    def __init__(self, rng: Any) -> None:
+        super().__init__()
+        self.rng = rng
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = slice(8 * index, 8 * index + 8)
+        return X[rows] + self.rng.normal(size=X[rows].shape).astype(np.float32), Y[rows]
+
+
+class Stateful(keras.Model):
+    """Does in its step what no checkpoint can hold."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.inner, self.calls = kind, keras.layers.Dense(1, kernel_initializer="zeros"), 0
+        self.counter = tf.Variable(0.0, trainable=kind == "a trainable tf.Variable")
+
+    def call(self, x: Any) -> Any:
+        """Return the outputs."""
+        if self.kind == "a stateful draw":
+            x += tf.random.normal(tf.shape(x))
+        elif self.kind == "a tf.Variable":
+            self.counter.assign_add(1.0)
+        elif self.kind == "Python code":
+            x = tf.ensure_shape(tf.numpy_function(lambda each: each * np.float32(2), [x], tf.float32), (None, 6))
+        elif self.kind == "a Python number":
+            self.calls += 1
+            x *= float(self.calls)
+        return self.inner(x + self.counter)
+
+
+STATES = {
+    "a stateful draw": "draws random numbers without a seed point",
+    "a tf.Variable": "changes state that Keras does not know",
+    "Python code": "runs Python code",
+    "a Python number": "depends on Python state that changes while it is traced",
+    "a trainable tf.Variable": "Keras does not train",
+    "an own generator": "a draw from Drawing.rng",
+    "the global generator": "other inputs when the first batch is read again",
+}
+
+
+@pytest.mark.parametrize("kind", STATES)
+def test_state_that_a_project_may_not_have_is_a_named_reason(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """The script trains, to the same bits in two runs and after a stop; the reason is named, and the line of a step."""
+
+    def train(fits: Fits) -> Any:
+        keras.backend.clear_session()
+        np.random.seed(3)  # noqa: NPY002
+        tf.random.set_seed(4)
+        model: Any = Stateful(kind)
+        model.compile("sgd", "mse")
+        own = {"an own generator": make_rng(5, "rng"), "the global generator": np.random}.get(kind)
+        data = (Drawing(own),) if own else (X, Y)
+        with take_over(fits):
+            return outcome(model, model.fit(*data, epochs=2, **IN_ORDER))
+
+    def fits(name: str, stop: int = 0) -> Fits:
+        made = make_fits(tmp_path / name, stop)
+        made.config.script.path = __file__
+        return made
+
+    whole = fits("whole")
+    expected = train(whole)
+    with pytest.raises(FitStoppedError):
+        train(fits("stopped", 3))
+    again = fits("stopped")
+
+    assert expected == train(again)
+    is_harmless = kind == "a trainable tf.Variable"
+    assert is_harmless == bool(again.outcomes[0]["resumed_at"])
+    assert is_harmless == (again.outcomes[0]["begins_anew"] == "")
+    assert STATES[kind] in caplog.text
+    assert (kind in ("a stateful draw", "a tf.Variable", "Python code")) == ("test_fit.py, line" in caplog.text)
+
+
+class Endless(Drawing):
+    """The batches again and again."""
+
+    @property
+    def num_batches(self) -> None:
+        """Return that there is no number of batches."""
+
+
+LEFT: dict[str, tuple[dict[str, Any], str]] = {
+    "a step that is not traced": ({}, "run_eagerly=True"),
+    "batches in a shuffled order": ({"shuffle": "batch"}, 'shuffle="batch"'),
+    "a data set without an end": ({"steps_per_epoch": 3}, "data of the type Endless"),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT)
+def test_keras_trains_what_cannot_be_taken_over(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """The weights are those of Keras's own `fit`. The call is a stage of the record, and the reason is named."""
+    options, named = LEFT[kind]
+    seen = []
+    fits = make_fits(tmp_path / "run")
+    for manager in (contextlib.nullcontext(), take_over(fits)):
+        keras.utils.set_random_seed(1)
+        model = build(metrics=())
+        model.compile("sgd", "mse", run_eagerly=kind == "a step that is not traced")
+        data = (Endless(make_rng(5, "rng")),) if kind == "a data set without an end" else (X, Y)
+        with manager:
+            history = model.fit(*data, epochs=2, **IN_ORDER | options)
+        seen.append((path_digests(model.weights), history.history))
+
+    assert seen[0] == seen[1]
+    assert named in fits.outcomes[0]["begins_anew"]
+    assert "fit 1 is trained by Keras's own fit. It begins anew after a kill" in caplog.text
+    rows = read_rows(tmp_path / "run" / "trace.jsonl")
+    assert [fits.outcomes[0]["weights_digest"]] == [row["weights"] for row in rows]
+    assert seen[0][1]["loss"] == [row["loss"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")]
+
+
+def test_odd_labels_are_told(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Labels that Keras changes without a word are a warning, and so is a training outside of `fit`."""
+    model = build(metrics=())
+    with take_over(make_fits(tmp_path / "run")):
+        model.fit(X, Y + 1, **IN_ORDER)
+        model.train_on_batch(X, Y)
+
+    assert "fit 1: train/labels: expected 0 to 1, because the loss is binary_crossentropy, received 1.0 to 2.0" in (
+        caplog.text
+    )
+    assert "trains outside of fit" in caplog.text
+
+
+def test_an_error_that_the_script_catches_stays(tmp_path: pathlib.Path) -> None:
+    """A call that cannot resume fails the run, also in `try: … except Exception`."""
+    with take_over(make_fits(tmp_path / "run", 2)), pytest.raises(FitStoppedError):
+        build().fit(X, Y, **IN_ORDER)
+    fits = make_fits(tmp_path / "run")
+    with take_over(fits), contextlib.suppress(Exception):
+        build().fit(X + 1, Y, **IN_ORDER)
+
+    assert isinstance(fits.error, DataError)

@@ -235,15 +235,19 @@ def explain_missing_loss(error: ValueError) -> ValueError | ConfigError:
     return _not_compiled("loss") if "No loss to compute" in str(error) else error
 
 
-def check_compiled(model: keras.Model) -> None:
+def check_compiled(model: keras.Model, *, may_jit: bool = False) -> None:
     """Check that a compiled model is trained as the user wrote it.
+
+    Args:
+        model: The model.
+        may_jit: Whether it may ask for XLA, which nothing here uses.
 
     Raises:
         ConfigError: It asks for something that has other bits or no meaning here.
     """
     refused = {"run_eagerly": "the step is traced once", "jit_compile": "XLA has other bits on every machine"}
     for name, because in refused.items():
-        if getattr(model, name):
+        if getattr(model, name) and not (may_jit and name == "jit_compile"):
             raise ConfigError(
                 "model.compile", expected=f"{name}=False: {because}", received=f"{name}=True", fix=f"remove {name}"
             )

@@ -31,6 +31,23 @@ def graph_nodes(function: Any) -> list[Any]:
     return [node for node in nodes if node.op not in called]
 
 
+def bodies_of(operation: Any) -> list[Any]:
+    """Return the graphs of the functions that an operation of a graph calls (loops, branches)."""
+    attributes = operation.node_def.attr.values()
+    names = [each.name for part in attributes for each in (part.func, *part.list.func) if each.name]
+    return [operation.graph._get_function(name).graph for name in names]  # noqa: SLF001  no public name (TensorFlow 2.21)
+
+
+def operations_of(function: Any, types: frozenset[str]) -> list[Any]:
+    """Return the operations of some types in a traced function, and in the functions that it calls."""
+    found, waiting = [], [function.graph]
+    while waiting:
+        for operation in waiting.pop().get_operations():
+            found += [operation] if operation.type in types else []
+            waiting += bodies_of(operation)
+    return found
+
+
 def check_graph_draws(function: Any, nodes: Iterable[Any]) -> None:
     """Check that a traced step uses neither TensorFlow's stateful generators nor Keras's global one.
 

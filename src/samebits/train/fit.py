@@ -12,7 +12,7 @@ import logging
 import math
 import pathlib
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -23,6 +23,8 @@ from samebits.core.config import Config
 from samebits.core.digest import arrays_digest, changed_names
 from samebits.core.errors import (
     ConfigError,
+    DataError,
+    NotPortableError,
     SamebitsError,
     StopRequestedError,
     TrainingError,
@@ -34,28 +36,34 @@ from samebits.runs.folder import SEEDS, TRACE, read_rows
 from samebits.runtime.pins import generator_state_digests
 from samebits.train.arrays import map_named
 from samebits.train.callbacks import check_callbacks
-from samebits.train.checks_of_data import build_stateful, check_same_data
-from samebits.train.compiling import check_compiled
+from samebits.train.checkpoints import Checkpoints
+from samebits.train.checks_of_data import build_stateful, check_labels, check_same_data
+from samebits.train.compiling import check_compiled, optimizers_of
 from samebits.train.data import Dataset, Split
 from samebits.train.draws import GeneratorWatch
 from samebits.train.feeds import Feed, PartFeed, epoch_order
 from samebits.train.iterators import UNKNOWN
 from samebits.train.loop import Training
 from samebits.train.network import Network
-from samebits.train.recorder import Recorder
-from samebits.train.resuming import state_of
+from samebits.train.notices import line_in_stack, line_of
+from samebits.train.recorder import Recorder, finite
+from samebits.train.resuming import as_bits, state_of
 from samebits.train.seeding import Seeding
 from samebits.train.sources import Iterated
 from samebits.train.stages import Stage
-from samebits.train.steps import path_digests
+from samebits.train.steps import numbers, path_digests
 from samebits.train.stop import StopRequests
 from samebits.train.streams import make_feed
-from samebits.train.weights import is_savable
+from samebits.train.weights import is_savable, save_model
 
 logger = logging.getLogger(__name__)
 
+ANEW = "%s begins anew after a kill, and so do later calls of fit: %s"
+MAY_DIFFER = "Its batches are read ahead of the training: if they draw these numbers, two runs may differ"
+OWN_LOOP = "%strains outside of fit: seeded, and recorded at the end of the script, but trained again after a kill"
+JIT = "jit_compile=True is ignored: XLA has other bits on every machine"
 END_OF_SCRIPT = 3  # `part` of the last row of the trace
-WITHOUT_FIT = ("stopped_early", "epochs_done", "best_epoch", "resumed_at")  # unknown in result.json
+WITHOUT_FIT = ("stopped_early", "epochs_done", "best_epoch", "resumed_at", "begins_anew")  # unknown in result.json
 BATCH_SIZE = 32  # of Keras's fit, if the call sets none
 Call = Mapping[str, Any]  # the arguments of a call of fit, by name
 
@@ -69,13 +77,17 @@ class FitTraining(Training):
 
     Attributes:
         because: What has; "" if the training can resume.
+        is_told: Whether the user knows already that this call begins anew, because an earlier one does.
     """
 
-    because = ""
+    because, is_told = "", False
 
     def forget(self, because: str) -> None:
         """Keep no checkpoint from now on: after a kill, this call and all later ones are trained again."""
-        logger.warning("%s begins anew after a kill, and so do later calls of fit: %s", self.stage.name, because)
+        if self.because:
+            return
+        if not self.is_told:
+            logger.warning(ANEW, self.stage.name, because)
         self.because, self.callbacks.is_saved = because, False
         self.checkpoints.remove_from_here()
 
@@ -94,7 +106,8 @@ class FitTraining(Training):
             try:
                 super().check_draws()
             except UncoveredDrawError as error:
-                self.forget(error.what)
+                may_differ = getattr(self.feed, "reads_ahead", False)
+                self.forget(error.what.rstrip(".") + (f". {MAY_DIFFER}" if may_differ else ""))
 
     def save(self) -> None:
         """Write a checkpoint, if the state can be saved."""
@@ -122,27 +135,52 @@ class Fit(Network):
         stop: Knows whether a stop was requested.
         callbacks: The callbacks of the call.
         verbose: Of the call; 0 shows no progress.
+        is_told: Whether the user knows already that this call begins anew after a kill.
     """
 
     def __init__(
         self, model: keras.Model, dataset: Dataset, stage: Stage, seeds: Seeds, attempt: pathlib.Path,
-        stop: StopRequests, *, callbacks: list[keras.callbacks.Callback], verbose: Any,
+        stop: StopRequests, *, callbacks: list[keras.callbacks.Callback], verbose: Any, is_told: bool,
     ) -> None:  # fmt: skip
         super().__init__(model, dataset, stage, seeds, attempt, stop)
-        self.given, self.verbose = callbacks, verbose
+        self.given, self.verbose, self.is_told = callbacks, verbose, is_told
+        self.folder = pathlib.Path(self.config.script.path).parent
 
     def check(self) -> None:
-        """Trace a step of the compiled model. What Keras trains is trained, so the data are not checked further."""
+        """Trace a step of the compiled model. What Keras trains is trained, so what is odd in it is only told."""
         settings = self.config.training
-        check_compiled(self.model)
+        check_compiled(self.model, may_jit=True)
         check_callbacks("callbacks of fit", self.given)
+        self.reasons: list[str] = []  # why the call begins anew after a kill
+        self.oddities: list[str] = [JIT] if self.model.jit_compile else []
         self.watch, self.generators = GeneratorWatch(self.seeds), generator_state_digests()
         build_stateful(self.model, self.dataset.train, settings.batch_size)
         self.feeds = {name: self.make_feed(part, name) for name, part in self.dataset.splits().items()}
         if self.model.built and self.model.optimizer is not None:
             self.model.optimizer.build(self.model.trainable_variables)
-        self.callbacks, self.steps = self.given, self.trace()
+        self.callbacks, self.steps = self.given, self.trace(self.tolerate)
         self.validation_outputs, self.prepare_s = None, 0.0
+        if getattr(self.model, "outputs", None):
+            try:
+                check_labels(self.model, {name: feed.example for name, feed in self.feeds.items()})
+            except ConfigError as error:
+                self.oddities.append(f"{error.what}: expected {error.expected}, received {error.received}")
+
+    def tolerate(self, error: SamebitsError, operations: Sequence[Any], *, is_harmless: bool) -> None:
+        """Note an error that would end a training of `samebits train`, with the line of the script that causes it."""
+        lines = (line_in_stack(self.folder, operation.traceback) for operation in operations)
+        place = next(filter(None, lines), "")
+        text = f"{place + ': ' if place else ''}{error.what}"
+        (self.oddities if is_harmless else self.reasons).append(text if is_harmless else f"{text} Fix: {error.fix}")
+
+    def note_draw(self, error: DataError) -> None:
+        """Note that the data draw random numbers, or hold a state, which no checkpoint has."""
+        training: Any = getattr(self, "training", None)
+        text = f"{error.what}: {error.received}"
+        if training is None:
+            self.reasons.append(text)
+        else:
+            training.forget(f"{text}. {MAY_DIFFER}")
 
     def make_feed(self, part: Any, name: str) -> Feed:
         """Return the batches of a split."""
@@ -152,8 +190,9 @@ class Fit(Network):
             order = functools.partial(epoch_order, self.seeds) if settings.shuffle else None
             return PartFeed(part, settings.batch_size, order, steps, stage.epochs_before + 1)
         return make_feed(
-            part, name, self.seeds, settings, self.model, is_training=is_training, max_steps=stage.validation_steps
-        )
+            part, name, self.seeds, settings, self.model, is_training=is_training, max_steps=stage.validation_steps,
+            on_draw=self.note_draw,
+        )  # fmt: skip
 
     def make_progress(self) -> TrainingProgress:
         """Return what shows the progress."""
@@ -169,11 +208,11 @@ class Fit(Network):
         if rows and self.seeds.all_seeded(""):
             self.check_repeated(rows[0])
         outcome = super().run(before)
-        training = self.training
+        training: Any = self.training
         if training.ended is not None:
             training.callbacks.restore_end(training.ended.loop, training.ended.arrays)
             self.model.stop_training = training.ended.loop["stop_training"]
-        return outcome
+        return outcome | {"begins_anew": training.because}
 
     def check_repeated(self, first: Mapping[str, Any]) -> None:
         """Check that this start of the script has the data and the weights of the one before.
@@ -194,6 +233,7 @@ class Fit(Network):
     def make_training(self, recorder: Recorder, kind: type[Training] | None = None) -> FitTraining:
         """Return the training; its callbacks get `verbose` and `steps` as in Keras."""
         training: Any = super().make_training(recorder, kind or FitTraining)
+        training.is_told = self.is_told
         for callback in training.callbacks.callbacks:
             callback.params["verbose"] = {"auto": 1}.get(self.verbose, self.verbose)
             if callback.params["steps"] == UNKNOWN:
@@ -202,18 +242,20 @@ class Fit(Network):
         if iterated:
             kind_of_data = type(getattr(self.dataset, iterated[0]).source).__name__
             training.forget(f"nobody knows the position of its {iterated[0]} data, a {kind_of_data}")
+        for reason in self.reasons:
+            training.forget(reason)
         found: FitTraining = training
         return found
+
+    def note_inner_call(self) -> None:
+        """Note that a callback calls `fit`: no checkpoint of this call has the inner model."""
+        training: Any = self.training
+        training.forget("a callback calls fit")
 
     def end_stage(self) -> None:
         """Save the end of the stage, with the whole state of the callbacks, whose hooks a resumed run does not call."""
         training: Any = self.training
         training.save_end()
-
-    def save_model(self) -> None:
-        """Write the model in Keras's format, or its weights if Keras cannot save it."""
-        self.is_savable = is_savable(self.model)
-        super().save_model()
 
 
 class Fits:
@@ -229,10 +271,11 @@ class Fits:
     Attributes:
         stages: The stage of each call.
         outcomes: The outcome of each finished call.
-        trainer: The last call.
+        model: The model of the last call.
         rows: How many rows each file of the record has after the last call.
         data: The digest of each array of each call.
         error: The first error of samebits in a call, which the script may have caught.
+        training: The call that trains now.
     """
 
     def __init__(
@@ -241,54 +284,150 @@ class Fits:
         self.config, self.seeds, self.attempt, self.stop, self.seeding = config, seeds, attempt, stop, seeding
         self.stages: list[Stage] = []
         self.outcomes: list[dict[str, Any]] = []
-        self.trainer: Fit | None = None
+        self.model: keras.Model | None = None
         self.rows: dict[str, int] = {}
         self.data: dict[str, str] = {}
         self.error: SamebitsError | None = None
-        self._is_training = False
+        self.training: Fit | str = ""  # the name of a call that Keras trains
+        self._told: set[str] = set()
 
-    def fit(self, model: keras.Model, call: Call) -> keras.callbacks.History:
-        """Train a model as its `fit` would.
+    def tell(self, text: str, *arguments: Any) -> None:
+        """Log a warning, the first time."""
+        if (text := text % arguments) not in self._told:
+            self._told.add(text)
+            logger.warning("%s", text)
+
+    def fit(self, model: keras.Model, call: Call, of_keras: Callable[..., Any]) -> Any:
+        """Train a model as its `fit` would. Returns Keras's History.
+
+        Args:
+            model: The model.
+            call: The arguments of the call.
+            of_keras: Keras's own `fit`, for what cannot be taken over.
 
         Raises:
             FitStoppedError: A stop was requested. The checkpoint is saved.
-            SamebitsError: Something cannot be taken over, or failed.
+            SamebitsError: The training failed, or the run cannot resume.
         """
         if self.error is not None:
             raise self.error
+        if isinstance(self.training, str) and self.training:  # Keras trains the outer call too
+            return of_keras(**call)
+        if isinstance(self.training, Fit):
+            self.training.note_inner_call()
+            return of_keras(**call)
+        model._assert_compile_called("fit")  # noqa: SLF001  no public name (Keras 3.15)
         try:
-            return self._fit(model, call)
+            try:
+                trainer = self.prepare(model, call)
+            except NotPortableError:
+                raise
+            except SamebitsError as error:
+                return self.leave(model, call, of_keras, error)
+            return self.train(trainer)
         except StopRequestedError as stopped:
             raise FitStoppedError from stopped
         except SamebitsError as error:
             self.error = error
             raise
         finally:
-            self._is_training = False
+            self.training = ""
 
-    def _fit(self, model: keras.Model, call: Call) -> keras.callbacks.History:
-        if self._is_training:
-            raise _not_taken_over("a call of fit in a callback", "train the second model after the first call")
-        model._assert_compile_called("fit")  # noqa: SLF001  no public name (Keras 3.15)
-        self._is_training = True
-        dataset = as_dataset(call)
-        stage = self.next_stage(call, dataset)
+    def prepare(self, model: keras.Model, call: Call) -> Fit:
+        """Return a call of `fit` as a stage, ready to train.
+
+        Raises:
+            SamebitsError: It cannot be taken over.
+        """
+        callbacks, dataset = self.as_callbacks(call["callbacks"]), as_dataset(call)
+        rows = dataset.train.rows if isinstance(dataset.train, Split) else 0
+        stage = self.next_stage(call, rows)
         self.seeding.place_all(model)
         trainer = Fit(
             model, dataset, stage, self.seeds, self.attempt, self.stop,
-            callbacks=as_callbacks(call["callbacks"]), verbose=call["verbose"],
+            callbacks=callbacks, verbose=call["verbose"], is_told=self.begins_anew,
         )  # fmt: skip
+        self.training = stage.name
         trainer.check()
         trainer.take_seeds()
+        for text in trainer.oddities:
+            self.tell("%s: %s", stage.name if text != JIT else "model.compile", text)
+        return trainer
+
+    def train(self, trainer: Fit) -> Any:
+        """Train a call of `fit` that is prepared, and return its History."""
+        stage, self.training = trainer.stage, trainer
         self.write_seeds()
         self.stages.append(stage)
-        self.data |= {f"{stage.name}/{name}": digest for name, digest in dataset.digests().items()}
+        self.data |= {f"{stage.name}/{name}": digest for name, digest in trainer.dataset.digests().items()}
         self.outcomes.append(trainer.run(self.rows))
         trainer.end_stage()
-        self.trainer, self.rows = trainer, dict(trainer.rows)
+        self.model, self.rows = trainer.model, dict(trainer.rows)
         self.stop.end_at_once()
-        history: keras.callbacks.History = model.history
+        return self.model.history
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether a call before begins anew after a kill, so that all later ones do."""
+        return any(outcome["begins_anew"] for outcome in self.outcomes)
+
+    def as_callbacks(self, given: Any) -> list[keras.callbacks.Callback]:
+        """Return the callbacks of a call as a list, without BackupAndRestore."""
+        if isinstance(given, keras.callbacks.CallbackList):
+            raise _not_taken_over("a keras.callbacks.CallbackList", "pass a list of callbacks")
+        found = [] if given is None else list(keras.tree.flatten(given))
+        kept = [each for each in found if not isinstance(each, keras.callbacks.BackupAndRestore)]
+        if len(kept) < len(found):
+            self.tell("BackupAndRestore is ignored: samebits saves checkpoints itself, and resumes at the same step")
+        return kept
+
+    def leave(self, model: keras.Model, call: Call, of_keras: Callable[..., Any], error: SamebitsError) -> Any:
+        """Let Keras train a call that cannot be taken over, and record its end. Returns its History."""
+        if any(isinstance(part, types.GeneratorType) and inspect.getgeneratorstate(part) != inspect.GEN_CREATED
+               for part in (call["x"], call["validation_data"])):  # fmt: skip
+            raise error  # its first batches are lost
+        stage = self.next_stage(call, 0)
+        self.training = stage.name
+        because = f"{error.what.rstrip('.')}, received {error.received}"
+        self.tell(
+            "%s is trained by Keras's own fit. It begins anew after a kill, and so do later calls of fit: %s",
+            stage.name, because,
+        )  # fmt: skip
+        if self.config.runtime.promise == "portable":
+            self.tell("%s was not checked: its bits may differ on another CPU, also with runtime=portable", stage.name)
+        Checkpoints(self.attempt, (), stage.number).remove_from_here()
+        history = of_keras(**{**call, "callbacks": self.as_callbacks(call["callbacks"])})
+        self.stages.append(stage)
+        self.outcomes.append(self.record(model, stage, history) | {"begins_anew": because})
+        self.model = model
         return history
+
+    def record(self, model: keras.Model, stage: Stage, history: Any) -> dict[str, Any]:
+        """Record a call that Keras trained: the metrics of each epoch and the weights at its end."""
+        weights, optimizers = path_digests(model.weights), optimizers_of(model)
+        optimizer = arrays_digest(path_digests([each for one in optimizers for each in one.variables]))
+        steps, epochs, values = history.params["steps"] or 0, len(history.epoch), {}
+        with self.recorder() as recorder:
+            for number in range(epochs):
+                logs = {name: row[number] for name, row in history.history.items() if len(row) == epochs}
+                values = numbers(logs)
+                recorder.append_metrics(stage.epochs_before + number + 1, steps, values)
+            place = {"epoch": stage.epochs_before + epochs}
+            recorder.append_trace(place, {"bits": as_bits(values), "optimizer": optimizer}, weights)
+        return dict.fromkeys(WITHOUT_FIT) | {
+            "metrics": finite(values), "weights_digest": arrays_digest(weights), "optimizer_digest": optimizer,
+            "epochs_done": stage.epochs_before + epochs,
+        }  # fmt: skip
+
+    @contextlib.contextmanager
+    def recorder(self) -> Iterator[Recorder]:
+        """Yield a recorder that goes on after the last call, and shows nothing."""
+        with contextlib.closing(TrainingProgress(1, 1, quiet=True)) as progress:
+            recorder = Recorder(self.attempt, progress)
+            recorder.keep(self.rows)
+            yield recorder
+            recorder.sync()
+        self.rows = dict(recorder.counts)
 
     def finish(self, names: Mapping[str, Any]) -> None:
         """Save the model of the last call, and record all models, which the script may have trained without `fit`.
@@ -300,18 +439,15 @@ class Fits:
         digests = {
             f"{name}/{path}": one for name in sorted(models) for path, one in path_digests(models[name].weights).items()
         }
-        with contextlib.closing(TrainingProgress(1, 1, quiet=True)) as progress:
-            recorder = Recorder(self.attempt, progress)
-            recorder.keep(self.rows)
+        with self.recorder() as recorder:
             last = self.stages[-1].last_epoch if self.stages else 0
             evidence = {"generators": generator_state_digests(), "data": {}}
             recorder.append_trace({"epoch": last, "part": END_OF_SCRIPT}, evidence, digests)
-            recorder.sync()
         self.write_seeds()
-        if self.trainer is not None:
-            self.trainer.save_model()
+        if self.model is not None:
+            save_model(self.model, self.attempt, whole=is_savable(self.model))
         if not self.outcomes:
-            logger.warning("the script calls no fit: after a kill it starts anew")
+            logger.warning("the script calls no fit: it begins anew after a kill")
             self.outcomes.append(dict.fromkeys(WITHOUT_FIT) | {
                 "metrics": {}, "weights_digest": arrays_digest(digests), "optimizer_digest": arrays_digest({}),
             })  # fmt: skip
@@ -322,10 +458,9 @@ class Fits:
         table = {"root": seed.root, "policy": seed.policy, "points": self.seeds.table()}
         files.write_json(self.attempt / SEEDS, table)
 
-    def next_stage(self, call: Call, dataset: Dataset) -> Stage:
-        """Return the stage of a call, whose settings are the arguments of the call."""
+    def next_stage(self, call: Call, rows: int) -> Stage:
+        """Return the stage of a call, whose settings are the arguments of the call. `rows` is 0 if it is not known."""
         epochs, initial = int(call["epochs"]), int(call["initial_epoch"])
-        rows = dataset.train.rows if isinstance(dataset.train, Split) else 0
         steps, size = call["steps_per_epoch"], call["batch_size"]
         if not size:
             size = math.ceil(rows / steps) if steps and rows else BATCH_SIZE
@@ -345,35 +480,36 @@ class Fits:
 @contextlib.contextmanager
 def take_over(fits: Fits) -> Iterator[None]:
     """Let every call of `fit` of a Keras model be a stage of a run while the block runs."""
-    original = keras.Model.fit
-    signature = inspect.signature(original)
+    of_keras, apply = keras.Model.fit, keras.optimizers.Optimizer.apply
+    signature = inspect.signature(of_keras)
 
-    @functools.wraps(original)
-    def fit(*arguments: Any, **named: Any) -> keras.callbacks.History:
+    @functools.wraps(of_keras)
+    def fit(*arguments: Any, **named: Any) -> Any:
         bound = signature.bind(*arguments, **named)
         bound.apply_defaults()
         model, *_ = bound.args
-        return fits.fit(model, bound.arguments)
+        return fits.fit(model, bound.arguments, of_keras)
 
-    keras.Model.fit = fit
-    try:
+    @functools.wraps(apply)
+    def apply_and_tell(*arguments: Any, **named: Any) -> Any:
+        if not fits.training:
+            place = line_of(pathlib.Path(fits.config.script.path).parent)
+            fits.tell(OWN_LOOP, f"{place}: " if place else "")
+        return apply(*arguments, **named)
+
+    with contextlib.ExitStack() as undo:
+        for owner, name, wrapper in ((keras.Model, "fit", fit), (keras.optimizers.Optimizer, "apply", apply_and_tell)):
+            inherited = name not in vars(owner)
+            undo.callback(delattr, owner, name) if inherited else undo.callback(setattr, owner, name, vars(owner)[name])
+            setattr(owner, name, wrapper)
         yield
-    finally:
-        del keras.Model.fit  # inherited again
 
 
 def _not_taken_over(received: str, fix: str) -> TrainingError:
     return TrainingError(
-        "samebits cannot take over this call of fit.", expected="arguments of fit that a run can resume with",
+        "samebits cannot take over this call", expected="arguments of fit that a run can resume with",
         received=received, fix=fix,
     )  # fmt: skip
-
-
-def as_callbacks(given: Any) -> list[keras.callbacks.Callback]:
-    """Return the callbacks of a call as a list."""
-    if isinstance(given, keras.callbacks.CallbackList):
-        raise _not_taken_over("a keras.callbacks.CallbackList", "pass a list of callbacks")
-    return [] if given is None else list(keras.tree.flatten(given))
 
 
 # --- data ---

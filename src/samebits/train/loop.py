@@ -155,8 +155,8 @@ class Training:
         return self.trace.level != "epoch" and self.trace.epoch in (0, self.position.epoch)
 
     def is_watched(self) -> bool:
-        """Return whether each step needs its own call: it is traced, runs Python code, or a callback sees it."""
-        return self.is_traced() or bool(self.steps.opaque) or self.callbacks.on_batches
+        """Return whether each step needs its own call: it is traced, or needs that, or a callback sees it."""
+        return self.is_traced() or self.steps.one_by_one or self.callbacks.on_batches
 
     def count_next(self) -> int:
         """Return the number of steps of the next call. It ends at the next record and has batches of one shape."""

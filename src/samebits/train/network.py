@@ -26,7 +26,7 @@ from samebits.train.loop import Training
 from samebits.train.recorder import Recorder, finite
 from samebits.train.resuming import state_of
 from samebits.train.stages import Stage
-from samebits.train.steps import Steps
+from samebits.train.steps import Steps, Tolerate
 from samebits.train.stop import StopRequests
 from samebits.train.streams import make_feed
 from samebits.train.weights import is_savable, load_weights, save_model, source_of_weights
@@ -105,8 +105,8 @@ class Network:
         check_activations(self.model, predictions)
         return predictions
 
-    def trace(self) -> Steps:
-        """Return the traced and checked functions of a step.
+    def trace(self, tolerate: Tolerate | None = None) -> Steps:
+        """Return the traced and checked functions of a step; see `Steps`.
 
         Raises:
             ConfigError: There is no loss.
@@ -114,8 +114,9 @@ class Network:
         train, validation, promise = self.feeds["train"], self.feeds.get("validation"), self.config.runtime.promise
         try:
             return Steps(
-                self.model, train, validation, promise, allow_python=self.config.training.allow_python_operations
-            )
+                self.model, train, validation, promise, tolerate=tolerate,
+                allow_python=self.config.training.allow_python_operations,
+            )  # fmt: skip
         except ValueError as error:
             raise explain_missing_loss(error) from error
 

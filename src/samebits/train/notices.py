@@ -10,7 +10,7 @@ import pathlib
 import random
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 from samebits.core.config import Config
@@ -26,14 +26,25 @@ SYSTEM = ("/proc/", "/sys/", "/dev/")
 
 
 def line_of(folder: pathlib.Path) -> str:
-    """Return the file and the line below a folder that made this call; "" if a library made it."""
+    """Return the file and the line of a script that runs now: the innermost one below its folder; "" if none does."""
     frame: Any = sys._getframe(1)  # noqa: SLF001  the public functions read the source of each frame
-    while frame is not None and frame.f_code.co_filename in BETWEEN:
+    while frame is not None:
+        if place := _place(folder, frame.f_code.co_filename, frame.f_lineno):
+            return place
         frame = frame.f_back
-    name = "" if frame is None else frame.f_code.co_filename
-    if not name.startswith(f"{folder}{os.sep}") or f"{os.sep}site-packages{os.sep}" in name:
+    return ""
+
+
+def line_in_stack(folder: pathlib.Path, stack: Iterable[Any]) -> str:
+    """Return the file and the line of a script in the stack of an operation, whose innermost frame is the last one."""
+    return next(filter(None, (_place(folder, frame.filename, frame.lineno) for frame in reversed([*stack]))), "")
+
+
+def _place(folder: pathlib.Path, file: str, line: int) -> str:
+    """Return a line of a file below the folder of a script, in words; "" of a library."""
+    if not file.startswith(f"{folder}{os.sep}") or f"{os.sep}site-packages{os.sep}" in file:
         return ""
-    return f"{pathlib.Path(name).relative_to(folder)}, line {frame.f_lineno}"
+    return f"{pathlib.Path(file).relative_to(folder)}, line {line}"
 
 
 class Notices:

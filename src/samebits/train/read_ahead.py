@@ -9,6 +9,28 @@ from samebits.train.data import Split, named_leaves
 AHEAD_BYTES, AHEAD_BATCHES = 2**26, 64  # limits of what is read ahead; at least one batch per thread, and one
 
 
+class InTurn:
+    """Runs each task when its result is needed.
+
+    Args:
+        tasks: The tasks. Each returns a batch as a `Split`.
+    """
+
+    def __init__(self, tasks: Iterator[Callable[[], Split]]) -> None:
+        self._tasks = tasks
+
+    def ready(self) -> int:
+        """Return 1, and read nothing."""
+        return 1
+
+    def take(self) -> Split:
+        """Return the next batch."""
+        return next(self._tasks)()
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class ReadAhead:
     """Runs tasks in threads and gives their results in order.
 

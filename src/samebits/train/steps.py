@@ -5,8 +5,10 @@ Does not know the order of rows, epochs or files. `loop` decides when to take a 
 
 import contextlib
 import gc
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -14,10 +16,18 @@ import numpy as np
 import tensorflow as tf
 
 from samebits.core.digest import array_digest, arrays_digest
-from samebits.core.errors import TrainingError, first_line
+from samebits.core.errors import SamebitsError, TrainingError, first_line
 from samebits.portable import graph_check
 from samebits.train.compiling import attributes_of, names_of_losses, optimizers_of
-from samebits.train.draws import check_graph_draws, graph_nodes, opaque_operations
+from samebits.train.draws import (
+    OPAQUE_OPS,
+    STATEFUL_RANDOM_OPS,
+    bodies_of,
+    check_graph_draws,
+    graph_nodes,
+    opaque_operations,
+    operations_of,
+)
 from samebits.train.feeds import Feed
 from samebits.train.python_state import check_python_state, python_state
 
@@ -25,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 Logs = dict[str, Any]
 Hooks = Callable[..., object]  # calls a hook of callbacks: name, batch, logs=logs
+Tolerate = Callable[..., None]  # gets an error, the operations that cause it, and whether is_harmless
 # Operations that only read a variable, so that its value stays the one of its construction.
 READERS = frozenset(
     ("ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp", "Identity")
@@ -150,36 +161,33 @@ def all_variables(model: keras.Model, optimizers: list[keras.optimizers.Optimize
     return list({id(variable): variable for group in groups for variable in group}.values())
 
 
-def check_captured_state(step: Any, known: list[Any], model: keras.Model) -> dict[int, tf.Variable]:
-    """Check that a traced step changes no state that a checkpoint would lose, and that it trains what is trainable.
+def other_variables(step: Any, known: list[Any]) -> dict[int, tf.Variable]:
+    """Return the variables that a traced step uses and Keras does not know, by the id of their handle."""
+    handles = {id(variable.value.handle) for variable in known}
+    outer = [each for each, _ in step.get_concrete_function().graph.captures]
+    found = {id(each): _variable_of(each) for each in outer if each.dtype == tf.resource and id(each) not in handles}
+    return {handle: variable for handle, variable in found.items() if variable is not None}
+
+
+def writers(step: Any, variables: Mapping[int, tf.Variable]) -> list[Any]:
+    """Return the operations of a traced step that change variables, given by the id of their handle."""
+    captures = step.get_concrete_function().graph.captures
+    users = [users_of(inner) for outer, inner in captures if id(outer) in variables]
+    return [each for each in itertools.chain(*users) if each.type not in READERS]
+
+
+def check_no_lost_state(step: Any, others: Mapping[int, tf.Variable]) -> None:
+    """Check that a traced step changes no state that Keras does not know.
 
     Args:
         step: The traced step.
-        known: The variables that Keras knows.
-        model: The model, whose layers may hold other variables.
-
-    Returns:
-        The other variables by the id of their handle. The step only reads them, but a callback may change them.
+        others: Its variables that Keras does not know. It may read them; a callback may change them.
 
     Raises:
-        TrainingError: It changes such state, or a layer has a trainable tf.Variable. The message has the variable.
+        TrainingError: It changes such state. The message has the variable.
     """
-    concrete = step.get_concrete_function()
-    handles = {id(variable.value.handle) for variable in known}
-    others: dict[int, tf.Variable] = {}
-    lost, untrained = [], []
-    for outer, inner in concrete.graph.captures:
-        if outer.dtype == tf.resource and id(outer) not in handles:
-            variable = _variable_of(outer)
-            if variable is None:
-                continue
-            others[id(outer)] = variable
-            described = f"{variable.name.partition(':')[0]} (shape {tuple(variable.shape)})"
-            if users_of(inner) - READERS:
-                lost.append(described)
-            elif variable.trainable and (layer := _layer_with(variable, model)):
-                untrained.append(f"{described} of layer {layer}")
-    lost += [node.name for node in graph_nodes(concrete) if node.op.startswith(WRITERS)]
+    lost = [_describe(one) for handle, one in others.items() if writers(step, {handle: one})]
+    lost += [node.name for node in graph_nodes(step.get_concrete_function()) if node.op.startswith(WRITERS)]
     if lost:
         raise TrainingError(
             f"the step changes state that Keras does not know: {', '.join(lost)}.",
@@ -189,6 +197,16 @@ def check_captured_state(step: Any, known: list[Any], model: keras.Model) -> dic
             fix="use self.add_weight(..., trainable=False) of a layer instead of a tf.Variable; make a metric, a layer "
             "or a keras.random.SeedGenerator an attribute of a layer or of the model; give all data by the Dataset",
         )
+
+
+def check_all_trained(others: Mapping[int, tf.Variable], model: keras.Model) -> None:
+    """Check that no layer has a trainable tf.Variable.
+
+    Raises:
+        TrainingError: One has. The message has the variable.
+    """
+    trainable = [(variable, _layer_with(variable, model)) for variable in others.values() if variable.trainable]
+    untrained = [f"{_describe(variable)} of layer {layer}" for variable, layer in trainable if layer]
     if untrained:
         raise TrainingError(
             f"Keras does not train {', '.join(untrained)}.",
@@ -196,7 +214,10 @@ def check_captured_state(step: Any, known: list[Any], model: keras.Model) -> dic
             received="a tf.Variable with trainable=True, which is no weight of a Keras layer",
             fix="use self.add_weight(...) instead, or tf.Variable(..., trainable=False) if it is a constant",
         )
-    return others
+
+
+def _describe(variable: tf.Variable) -> str:
+    return f"{variable.name.partition(':')[0]} (shape {tuple(variable.shape)})"
 
 
 def _layer_with(variable: tf.Variable, model: keras.Model) -> str:
@@ -204,18 +225,16 @@ def _layer_with(variable: tf.Variable, model: keras.Model) -> str:
     return next((str(layer.name) for layer, value in attributes_of(model) if value is variable), "")
 
 
-def users_of(tensor: tf.Tensor) -> set[str]:
-    """Return the types of the operations that use a tensor, also in the functions that get it."""
-    found = set()
+def users_of(tensor: tf.Tensor) -> list[Any]:
+    """Return the operations that use a tensor, also in the functions that get it, instead of their calls."""
+    found = []
     for operation in tensor.consumers():
-        attributes = operation.node_def.attr.values()
-        names = [each.name for part in attributes for each in (part.func, *part.list.func) if each.name]
-        bodies = [operation.graph._get_function(name).graph for name in names]  # noqa: SLF001  no public name (TensorFlow 2.21)
+        bodies = bodies_of(operation)
         if not bodies:
-            found.add(operation.type)
+            found.append(operation)
         place = next(number for number, each in enumerate(operation.inputs) if each is tensor)
         for body in bodies:  # its arguments are the last inputs; a condition comes before them
-            found |= users_of(body.inputs[place + len(body.inputs) - len(operation.inputs)])
+            found += users_of(body.inputs[place + len(body.inputs) - len(operation.inputs)])
     return found
 
 
@@ -227,14 +246,13 @@ def _variable_of(handle: Any) -> Any:
     return None
 
 
-def check_no_python(nodes: list[Any], *, allowed: bool) -> list[str]:
-    """Return the operations of a step that run Python code.
+def check_no_python(opaque: list[str]) -> None:
+    """Check that a step has no operations that run Python code.
 
     Raises:
-        TrainingError: There are any, unless they are allowed.
+        TrainingError: It has these.
     """
-    opaque = opaque_operations(nodes)
-    if opaque and not allowed:
+    if opaque:
         raise TrainingError(
             f"the step runs Python code: {', '.join(opaque)}.",
             expected="TensorFlow or Keras operations only",
@@ -242,7 +260,6 @@ def check_no_python(nodes: list[Any], *, allowed: bool) -> list[str]:
             fix="use keras.ops and keras.random with a SeedGenerator, or move it to the data. If the function has no "
             "state at all, set training.allow_python_operations=true",
         )
-    return opaque
 
 
 class Steps:
@@ -254,10 +271,12 @@ class Steps:
         validation: The validation batches, or None.
         promise: The runtime level. Under "portable", anything that is not portable raises an error.
         allow_python: Whether the step may run Python code.
+        tolerate: Gets each error below, with the operations that cause it, instead of the caller. Not NotPortableError.
 
     Attributes:
         model: The model.
         opaque: "type in layer" of each operation that runs Python code.
+        one_by_one: Whether each step needs its own call: it runs Python code, or uses a stateful generator.
         unmeasured: Types of operations that are not among the tested operations.
 
     Raises:
@@ -267,9 +286,10 @@ class Steps:
     """
 
     def __init__(
-        self, model: keras.Model, train: Feed, validation: Feed | None, promise: str, *, allow_python: bool = False
-    ) -> None:
-        self.model, self.train_feed, self.validation_feed = model, train, validation
+        self, model: keras.Model, train: Feed, validation: Feed | None, promise: str, *, allow_python: bool = False,
+        tolerate: Tolerate | None = None,
+    ) -> None:  # fmt: skip
+        self.model, self.train_feed, self.validation_feed, self._tolerate = model, train, validation, tolerate
         self._others: dict[int, tf.Variable] = {}  # variables that Keras does not know, by the id of their handle
         before = python_state(model)
         self._train_step = trace_step(model.train_step, train, optimizers_of(model))
@@ -277,27 +297,49 @@ class Steps:
         self.optimizers = optimizers_of(model)
         self._test_step = None if validation is None else trace_step(model.test_step, validation, [])
         nodes = self._check(allow_python=allow_python)
-        check_python_state(before, model, self._train_step, trace_step(model.train_step, train, optimizers_of(model)))
+        with self._tolerated():
+            again = trace_step(model.train_step, train, optimizers_of(model))
+            check_python_state(before, model, self._train_step, again)
         self.unmeasured = graph_check.unmeasured_operations(nodes)
         if promise == "portable":
             self._check_portable(nodes)
         self._train_steps = trace_steps(self._train_step, train)
-        self._test_steps = None if validation is None else trace_steps(self._test_step, validation)
+        self._test_steps: Any = None
+        if validation is not None and not self.one_by_one:
+            self._test_steps = trace_steps(self._test_step, validation)
 
     def _check(self, *, allow_python: bool) -> list[Any]:
         """Check draws and state of the traced steps. Return the nodes of their graphs."""
-        nodes: list[Any] = []
-        for step in (self._train_step, self._test_step):
-            if step is not None:
-                found = graph_nodes(step.get_concrete_function())
-                check_graph_draws(step.get_concrete_function(), found)
-                nodes += found
-        self.opaque = check_no_python(nodes, allowed=allow_python)
-        for step in (self._train_step, self._test_step):
-            if step is not None:
-                known = all_variables(self.model, self.optimizers)
-                self._others |= check_captured_state(step, known, self.model)
+        steps = [step for step in (self._train_step, self._test_step) if step is not None]
+        functions = [step.get_concrete_function() for step in steps]
+        nodes_of = list(map(graph_nodes, functions))
+        nodes = [node for each in nodes_of for node in each]
+        self.opaque = opaque_operations(nodes)
+        self.one_by_one = bool(self.opaque) or any(node.op in STATEFUL_RANDOM_OPS for node in nodes)
+        for function, own in zip(functions, nodes_of, strict=True):
+            with self._tolerated(partial(operations_of, function, STATEFUL_RANDOM_OPS)):
+                check_graph_draws(function, own)
+            if not allow_python:
+                with self._tolerated(partial(operations_of, function, OPAQUE_OPS)):
+                    check_no_python(opaque_operations(own))
+        for step in steps:
+            others = other_variables(step, all_variables(self.model, self.optimizers))
+            self._others |= others
+            with self._tolerated(partial(writers, step, others)):
+                check_no_lost_state(step, others)
+            with self._tolerated(is_harmless=True):
+                check_all_trained(others, self.model)
         return nodes
+
+    @contextlib.contextmanager
+    def _tolerated(self, find: Callable[[], list[Any]] = list, *, is_harmless: bool = False) -> Iterator[None]:
+        """Give an error of the block to `tolerate`, if there is one, with the operations that cause it."""
+        try:
+            yield
+        except SamebitsError as error:
+            if self._tolerate is None:
+                raise
+            self._tolerate(error, find(), is_harmless=is_harmless)
 
     def _check_portable(self, nodes: list[Any]) -> None:
         scopes = graph_check.scopes_of(names_of_losses(self.model), self.optimizers)

@@ -1,7 +1,7 @@
 """The batches of a source as a feed: checks them, and reads them ahead of the training."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,13 +13,14 @@ from samebits.core.config import TrainingConfig
 from samebits.core.digest import array_digest, arrays_digest, changed_names
 from samebits.core.errors import DataError
 from samebits.core.seeds import POINT_SEED_END, Seeds
+from samebits.runtime.pins import global_generator_states
 from samebits.train.arrays import PARTS, convert, is_text, map_named
 from samebits.train.checks_of_data import fixed_batch_size, model_inputs
 from samebits.train.data import Split, named_leaves
 from samebits.train.feeds import ArrayFeed, Feed, as_floatx, class_weights, epoch_order, pack
 from samebits.train.iterators import IteratorFeed
 from samebits.train.python_state import generators_of, states_of
-from samebits.train.read_ahead import ReadAhead
+from samebits.train.read_ahead import InTurn, ReadAhead
 from samebits.train.sources import (
     Batches,
     PipelineBatches,
@@ -47,9 +48,12 @@ class StreamFeed:
         is_seeded: Whether each start has the same batches.
         is_order_seeded: Whether each start has the same order, so that a checkpoint need not hold it.
         source: The source, whose own generators must not be drawn from.
+        on_draw: Gets the error of a source that draws otherwise, or keeps a state between batches, instead of the
+            caller. The batches of a source that does so from the start are read one by one when they are needed.
 
     Attributes:
         example: The first batch.
+        reads_ahead: Whether batches are read before they are needed.
 
     Raises:
         DataError: There is no batch, or reading one twice gives other arrays.
@@ -59,19 +63,24 @@ class StreamFeed:
         self, name: str, batches: Batches, *, max_steps: int | None, weights: Mapping[Any, float] | None,
         inputs: Mapping[str, Shape], is_training: bool,
         is_seeded: bool, is_order_seeded: bool, source: Any = None,
+        on_draw: Callable[[DataError], None] | None = None,
     ) -> None:  # fmt: skip
+        self._on_draw, self.reads_ahead = on_draw, False
         self._generators = generators_of(source)
         self._states = states_of(self._generators)
         self._name, self._batches, self._max_steps, self._weights = name, batches, max_steps, weights
         self._is_training, self._is_seeded, self._is_order_seeded = is_training, is_seeded, is_order_seeded
-        self._ahead: ReadAhead | None = None
+        self._ahead: ReadAhead | InTurn | None = None
         self._shapes: dict[str, Shape] = {}
         self.start_epoch(1)
         if self.steps < 1:
             raise DataError(f"the {name} data", expected="at least one batch", received="none", fix="check the source")
+        before = global_generator_states()
+        self._draws = False
         self.example = self.last = self._check_twice()
         self._shapes = self._find_shapes(inputs)
         self.close()
+        self.reads_ahead = not self._draws and (on_draw is None or before == global_generator_states())
         specs = [map_named(self._spec, getattr(self.example, part), part) for part in PARTS]
         self.signature = keras.utils.pack_x_y_sample_weight(*specs)
 
@@ -82,13 +91,24 @@ class StreamFeed:
         before, now = digests_of(first), digests_of(self._read(0))
         changed = changed_names(before, now)
         if changed and self._is_seeded:
-            raise DataError(
+            self._refuse(DataError(
                 f"the {self._name} data", expected="the same arrays whenever a batch is read",
                 received=f"other {', '.join(changed)} when the first batch is read again",
                 fix="draw only from the rng or the seed that the source gets, or from "
                 "context.rng('data/augment', epoch, batch), and keep no state between batches",
-            )  # fmt: skip
+            ))  # fmt: skip
         return first
+
+    def _refuse(self, error: DataError) -> None:
+        """Raise an error about draws, or give it to who takes it.
+
+        Raises:
+            DataError: Nobody does.
+        """
+        if self._on_draw is None:
+            raise error
+        self._draws = True
+        self._on_draw(error)
 
     def _find_shapes(self, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
         """Return the shape of each array in all batches: None for the rows, and where sizes vary.
@@ -118,13 +138,14 @@ class StreamFeed:
             self._states = states_of(self._generators)
         self.steps = min(self._batches.steps, self._max_steps or self._batches.steps)
 
-    def _at(self, step: int) -> ReadAhead:
+    def _at(self, step: int) -> ReadAhead | InTurn:
         """Return the reader whose next batch is the one after `step` steps."""
         if self._ahead is None or self._next != step:
             self.close()
             tasks = itertools.islice(self._batches.tasks(step), max(0, self.steps - step))
             numbered = (partial(self._make, task, number) for number, task in enumerate(tasks, step))
-            self._ahead, self._next = ReadAhead(numbered, self._batches.workers), step
+            self._ahead = ReadAhead(numbered, self._batches.workers) if self.reads_ahead else InTurn(numbered)
+            self._next = step
         return self._ahead
 
     def _make(self, task: Task, step: int) -> Split:
@@ -158,12 +179,13 @@ class StreamFeed:
         self._next = step + 1
         changed = changed_names(self._states, states_of(self._generators)) if self._is_seeded else []
         if changed:
-            raise DataError(
+            self._states = states_of(self._generators)
+            self._refuse(DataError(
                 f"the {self._name} data, batch {step + 1} of epoch {self._epoch}",
                 expected="draws only from the rng or the seed that the source gets",
                 received=f"a draw from {', '.join(changed)}, whose state no checkpoint holds",
                 fix="use that rng, or context.rng('data/augment', epoch, batch)",
-            )  # fmt: skip
+            ))  # fmt: skip
         return batch
 
     def take(self, step: int, count: int = 1) -> Any:
@@ -229,6 +251,7 @@ def make_feed(
     *,
     is_training: bool = False,
     max_steps: int | None = None,
+    on_draw: Callable[[DataError], None] | None = None,
 ) -> Feed:
     """Return the batches of a split: shuffled for training if the settings say so, else in order.
 
@@ -240,6 +263,7 @@ def make_feed(
         model: The model, which may take a fixed number of rows.
         is_training: Whether it is the training split.
         max_steps: Maximum batches of an evaluation; None: all.
+        on_draw: See `StreamFeed`.
     """
     size = settings.batch_size if is_training else evaluation_batch_size(model, settings)
     max_steps = settings.steps_per_epoch if is_training else max_steps
@@ -262,6 +286,7 @@ def make_feed(
         name, batches, max_steps=max_steps, weights=weights, is_training=is_training,
         inputs={name: tuple(tensor.shape) for name, tensor in model_inputs(model).items()},
         is_seeded=seeds.all_seeded("data/"), is_order_seeded=seeds.is_seeded("data/order"), source=part,
+        on_draw=on_draw,
     )  # fmt: skip
 
 

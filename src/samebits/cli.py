@@ -33,7 +33,7 @@ GROUPS = {
 }
 
 # Commands that also work in a folder that is no project, with the runs of scripts in ./runs.
-WITHOUT_PROJECT = ("run", "resume", "explain", "report", "watch", "comet", "verify", "prune")
+WITHOUT_PROJECT = ("run", "resume", "explain", "report", "watch", "comet", "verify", "study", "prune")
 
 Handler = Callable[[argparse.Namespace, pathlib.Path], int]
 

@@ -13,17 +13,18 @@ import traceback
 import hydra
 from omegaconf import DictConfig
 
+from samebits.core.project import HARNESS_CONF
 from samebits.studies.execute import CLUSTER, await_others, cancel_jobs, run_job
 
 
 def main(root: pathlib.Path) -> None:
-    """Run the jobs of a study, described in `conf/study.yaml`, with the launcher that the command line names.
+    """Run the jobs of a study, described in `core/conf/study.yaml`, with the launcher that the command line names.
 
     Ends when the process that started it ends, because that process holds the other end of the standard input. A lost
     job does not stop the others. SIGTERM cancels the jobs on a cluster.
 
     Args:
-        root: The project's folder.
+        root: The project's folder, whose conf/ may have more launchers; or the one with the runs of a script.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
     study = next(pathlib.Path(word[8:-1]) for word in sys.argv if word.startswith("folder='"))
@@ -44,8 +45,10 @@ def main(root: pathlib.Path) -> None:
     threading.Thread(target=end_with_the_parent, daemon=True).start()
     if CLUSTER in sys.argv:
         signal.signal(signal.SIGTERM, stop)
+    if (root / "conf").is_dir():
+        sys.argv.append(f"hydra.searchpath=['file://{root / 'conf'}']")
     try:
-        hydra.main(version_base="1.3", config_path=str(root / "conf"), config_name="study")(job)()
+        hydra.main(version_base="1.3", config_path=str(HARNESS_CONF), config_name="study")(job)()
     except RuntimeError as error:
         traceback.print_exc()
         # For this error of submitit or a subclass, Hydra does not wait for the other jobs.

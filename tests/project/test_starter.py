@@ -43,7 +43,7 @@ FILES = {
     ".copier-answers.yml", ".devcontainer/devcontainer.json", ".dockerignore", ".gitattributes",
     ".github/workflows/ci.yml", ".gitignore", "CHANGELOG.md", "Dockerfile", "LICENSE", "Makefile", "README.md",
     "conf/config.yaml", "conf/data/synthetic.yaml", "conf/experiment/smoke.yaml", "conf/hydra/launcher/slurm.yaml",
-    "conf/model/cnn_lstm.yaml", "conf/model/tiny.yaml", "conf/study.yaml", "conf/tracker/comet.yaml",
+    "conf/model/cnn_lstm.yaml", "conf/model/tiny.yaml", "conf/tracker/comet.yaml",
     "conf/tracker/none.yaml", "conf/training/default.yaml", "conf/training/kfold.yaml",
     "conf/training/leave_one_out.yaml", "golden/smoke.json", "pyproject.toml", "requirements-dev.lock",
     "requirements.lock", "scripts/lock.py", "scripts/setup_env.py", "scripts/train.py", "src/{package}/__init__.py",

@@ -341,7 +341,7 @@ class Fits:
         """
         callbacks, dataset = self.as_callbacks(call["callbacks"]), as_dataset(call)
         rows = dataset.train.rows if isinstance(dataset.train, Split) else 0
-        stage = self.next_stage(call, rows)
+        stage = stage_of(call, rows, self.config, self.stages)
         self.seeding.place_all(model)
         trainer = Fit(
             model, dataset, stage, self.seeds, self.attempt, self.stop,
@@ -386,7 +386,7 @@ class Fits:
         if any(isinstance(part, types.GeneratorType) and inspect.getgeneratorstate(part) != inspect.GEN_CREATED
                for part in (call["x"], call["validation_data"])):  # fmt: skip
             raise error  # its first batches are lost
-        stage = self.next_stage(call, 0)
+        stage = stage_of(call, 0, self.config, self.stages)
         self.training = stage.name
         because = f"{error.what.rstrip('.')}, received {error.received}"
         self.tell(
@@ -398,26 +398,10 @@ class Fits:
         Checkpoints(self.attempt, (), stage.number).remove_from_here()
         history = of_keras(**{**call, "callbacks": self.as_callbacks(call["callbacks"])})
         self.stages.append(stage)
-        self.outcomes.append(self.record(model, stage, history) | {"begins_anew": because})
+        with self.recorder() as recorder:
+            self.outcomes.append(record_of_keras(model, stage, history, recorder) | {"begins_anew": because})
         self.model = model
         return history
-
-    def record(self, model: keras.Model, stage: Stage, history: Any) -> dict[str, Any]:
-        """Record a call that Keras trained: the metrics of each epoch and the weights at its end."""
-        weights, optimizers = path_digests(model.weights), optimizers_of(model)
-        optimizer = arrays_digest(path_digests([each for one in optimizers for each in one.variables]))
-        steps, epochs, values = history.params["steps"] or 0, len(history.epoch), {}
-        with self.recorder() as recorder:
-            for number in range(epochs):
-                logs = {name: row[number] for name, row in history.history.items() if len(row) == epochs}
-                values = numbers(logs)
-                recorder.append_metrics(stage.epochs_before + number + 1, steps, values)
-            place = {"epoch": stage.epochs_before + epochs}
-            recorder.append_trace(place, {"bits": as_bits(values), "optimizer": optimizer}, weights)
-        return dict.fromkeys(WITHOUT_FIT) | {
-            "metrics": finite(values), "weights_digest": arrays_digest(weights), "optimizer_digest": optimizer,
-            "epochs_done": stage.epochs_before + epochs,
-        }  # fmt: skip
 
     @contextlib.contextmanager
     def recorder(self) -> Iterator[Recorder]:
@@ -458,23 +442,40 @@ class Fits:
         table = {"root": seed.root, "policy": seed.policy, "points": self.seeds.table()}
         files.write_json(self.attempt / SEEDS, table)
 
-    def next_stage(self, call: Call, rows: int) -> Stage:
-        """Return the stage of a call, whose settings are the arguments of the call. `rows` is 0 if it is not known."""
-        epochs, initial = int(call["epochs"]), int(call["initial_epoch"])
-        steps, size = call["steps_per_epoch"], call["batch_size"]
-        if not size:
-            size = math.ceil(rows / steps) if steps and rows else BATCH_SIZE
-        training = dataclasses.replace(
-            self.config.training, epochs=max(0, epochs - initial), batch_size=int(size), keep_best=False, callbacks=[],
-            class_weight=call["class_weight"], shuffle=bool(call["shuffle"]), steps_per_epoch=steps,
-            validation_batch_size=int(call["validation_batch_size"] or call["batch_size"] or BATCH_SIZE),
-        )  # fmt: skip
-        number = len(self.stages)
-        return Stage(
-            number, f"fit {number + 1}", dataclasses.replace(self.config, training=training),
-            self.stages[-1].last_epoch if self.stages else 0, initial_epoch=initial,
-            validation_freq=call["validation_freq"], validation_steps=call["validation_steps"], strict=False,
-        )  # fmt: skip
+
+def stage_of(call: Call, rows: int, config: Config, before: Sequence[Stage]) -> Stage:
+    """Return the stage of a call, whose settings are the arguments of the call. `rows` is 0 if it is not known."""
+    epochs, initial = int(call["epochs"]), int(call["initial_epoch"])
+    steps, size = call["steps_per_epoch"], call["batch_size"]
+    if not size:
+        size = math.ceil(rows / steps) if steps and rows else BATCH_SIZE
+    training = dataclasses.replace(
+        config.training, epochs=max(0, epochs - initial), batch_size=int(size), keep_best=False, callbacks=[],
+        class_weight=call["class_weight"], shuffle=bool(call["shuffle"]), steps_per_epoch=steps,
+        validation_batch_size=int(call["validation_batch_size"] or call["batch_size"] or BATCH_SIZE),
+    )  # fmt: skip
+    number = len(before)
+    return Stage(
+        number, f"fit {number + 1}", dataclasses.replace(config, training=training),
+        before[-1].last_epoch if before else 0, initial_epoch=initial,
+        validation_freq=call["validation_freq"], validation_steps=call["validation_steps"], strict=False,
+    )  # fmt: skip
+
+
+def record_of_keras(model: keras.Model, stage: Stage, history: Any, recorder: Recorder) -> dict[str, Any]:
+    """Record a call that Keras trained: the metrics of each epoch and the weights at its end. Returns its outcome."""
+    weights, optimizers = path_digests(model.weights), optimizers_of(model)
+    optimizer = arrays_digest(path_digests([each for one in optimizers for each in one.variables]))
+    steps, epochs, values = history.params["steps"] or 0, len(history.epoch), {}
+    for number in range(epochs):
+        values = numbers({name: row[number] for name, row in history.history.items() if len(row) == epochs})
+        recorder.append_metrics(stage.epochs_before + number + 1, steps, values)
+    place = {"epoch": stage.epochs_before + epochs}
+    recorder.append_trace(place, {"bits": as_bits(values), "optimizer": optimizer}, weights)
+    return dict.fromkeys(WITHOUT_FIT) | {
+        "metrics": finite(values), "weights_digest": arrays_digest(weights), "optimizer_digest": optimizer,
+        "epochs_done": place["epoch"],
+    }  # fmt: skip
 
 
 @contextlib.contextmanager

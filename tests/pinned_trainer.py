@@ -8,16 +8,18 @@ output and errors) and answers with the exit code of the program, negative: the 
 """
 
 import importlib
+import itertools
 import json
 import os
 import pathlib
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from samebits.runtime.pins import OPTIONAL_FOR_KERAS, SCRUBBED_PREFIXES, hidden_packages
 
@@ -55,6 +57,8 @@ def begin(program: list[str], environment: dict[str, str], folder: str, *outputs
     sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
     for number, path in enumerate([os.devnull, *outputs]):
         os.dup2(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644), number)
+    if "KILL_AFTER_ROW" in environment:
+        kill_after_row(int(environment["KILL_AFTER_ROW"]))
     kind, name, *arguments = program
     sys.argv = [name, *arguments]
     code: object = 1
@@ -70,6 +74,20 @@ def begin(program: list[str], environment: dict[str, str], folder: str, *outputs
         traceback.print_exc()
     sys.stdout.flush()
     os._exit(code if isinstance(code, int) else 1)
+
+
+def kill_after_row(number: int) -> None:
+    """Let this process be killed when it has written a number of rows of metrics."""
+    from samebits.train.recorder import Recorder
+
+    append, rows = Recorder.append_metrics, itertools.count(1)
+
+    def append_or_die(*arguments: Any) -> None:
+        append(*arguments)
+        if next(rows) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Recorder.append_metrics = append_or_die  # type: ignore[method-assign, assignment]
 
 
 class PinnedTrainer:

@@ -127,7 +127,9 @@ def at_least_one(text: str) -> int:
 OVERRIDES = argument(
     "overrides", nargs="*", metavar="key=value", help="settings from conf/; samebits train --help lists them"
 )
-SETTINGS = argument("overrides", nargs="*", metavar="SCRIPT|key=value", help="script.py, or settings from conf/")
+SETTINGS = argument(
+    "overrides", nargs="*", metavar="SCRIPT|key=value", help="script.py or .ipynb, or settings from conf/"
+)
 RUN = argument(
     "run", nargs="?", default="last", metavar="RUN", help="last, last~1, a folder, or a printed name (default: last)"
 )
@@ -167,8 +169,8 @@ def names_experiment(overrides: Sequence[str]) -> bool:
 
 
 def is_script(word: str) -> bool:
-    """Return whether a word is the path of a script and not a setting."""
-    return word.endswith(".py") and not is_override(word)
+    """Return whether a word is the path of a script or notebook and not a setting."""
+    return word.endswith((".py", ".ipynb")) and not is_override(word)
 
 
 def composer(root: pathlib.Path, overrides: Sequence[str], own: Sequence[str] = ()) -> "Callable[[list[str]], Config]":
@@ -247,7 +249,9 @@ def run_run(given: argparse.Namespace, root: pathlib.Path) -> int:
     from samebits.launch import run
 
     if not any(map(is_script, given.overrides)):
-        raise UsageError("script", expected="a path that ends in .py", received="none", fix="samebits run script.py")
+        raise UsageError(
+            "script", expected="a path that ends in .py or .ipynb", received="none", fix="samebits run script.py"
+        )
     config = composer(root, given.overrides, given.own)([])
     if given.runs:
         config.paths.runs = str(given.runs.resolve())

@@ -1,39 +1,71 @@
-"""Scripts in the manner of other people's code, as they are: the same bits in two runs, and what cannot resume."""
+"""Scripts in the manner of other people's code, as they are: the same bits in two runs and after a kill."""
 
 import pathlib
 import shutil
 
 import pytest
-from conftest import ROOT, TrainHere, digest, finished
+from conftest import ROOT, Result, call_here, digest, finished
 
 from samebits import cli
 
-SCRIPTS = {
-    "gan": "fit 1 begins anew after a kill, and so do later calls of fit: gan.py, line 23",
-    "k_fold": "k_fold.py, line 15: set_random_seed seeds the global generators only",
-    "own_loop": "own_loop.py, line 17: trains outside of fit",
+SCRIPTS = {  # name: what is said about it, and whether it goes on after a kill: "resumes", "begins anew", "no fit"
+    "fine_tuning": ("", "resumes"),
+    "gan": ("fit 1 begins anew after a kill, and so do later calls of fit: gan.py, line 23", "begins anew"),
+    "k_fold": ("k_fold.py, line 15: set_random_seed seeds the global generators only", "resumes"),
+    "kaggle_table": ("kaggle_table.py, line 10: seed seeds the global generators only", "resumes"),
+    "notebook": ("notebook.ipynb is left out: %matplotlib inline", "resumes"),
+    "own_generator": ("nobody knows the position of its train data, a generator", "begins anew"),
+    "own_loop": ("own_loop.py, line 17: trains outside of fit", "no fit"),
+    "search": ("", "resumes"),
+    "seed_too_late": ("seed_too_late.py, line 13: set_random_seed seeds the global generators only", "resumes"),
+    "text_pipeline": ("nobody knows the position of its train data, a ", "begins anew"),
+    "with_arguments": ("", "resumes"),
 }
+QUICK = ("gan", "k_fold", "own_loop")
+FOLDER = ROOT / "tests" / "scripts"
+RECORDS = ("trace.jsonl", "metrics.jsonl")
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_of_others_has_the_same_bits_in_two_runs(
-    train_here: TrainHere, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
-    name: str,
-) -> None:  # fmt: skip
-    """Also from another folder; the rows of the record are equal, and the message names the line."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    ends = []
-    for place in ("one", "another/folder"):
-        folder = tmp_path / place
-        folder.mkdir(parents=True)
-        shutil.copy(ROOT / "tests" / "scripts" / f"{name}.py", folder)
-        monkeypatch.chdir(folder)
-        code = cli.main(["run", f"{name}.py", "tracker=none", "runtime=machine"])
-        shown = capfd.readouterr()
+def name_of(script: str) -> str:
+    """Return the name of the file of a script."""
+    return next(FOLDER.glob(f"{script}.*")).name
 
-        assert 0 == code, shown.out + shown.err
-        assert SCRIPTS[name] in shown.err
-        (attempt,) = finished(folder)
-        ends.append((digest(attempt), (attempt / "trace.jsonl").read_bytes(), (attempt / "metrics.jsonl").exists()))
 
-    assert ends[0] == ends[1]
+def facts_of(folder: pathlib.Path) -> list[object]:
+    """Return what must be equal in two runs of a script."""
+    (attempt,) = finished(folder)
+    return [digest(attempt), *((attempt / name).read_bytes() for name in RECORDS if (attempt / name).exists())]
+
+
+@pytest.mark.parametrize("script", [
+    pytest.param(name, marks=[] if name in QUICK else pytest.mark.full) for name in SCRIPTS
+])  # fmt: skip
+def test_a_script_of_others_has_the_same_bits_again_and_after_a_kill(
+    script: str, tmp_path: pathlib.Path, forked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also from another folder, under another parent. The message names the line; a kill costs what it says."""
+    message, after_a_kill = SCRIPTS[script]
+
+    def run(folder: pathlib.Path, **environment: str) -> Result:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(FOLDER / name_of(script), folder)
+        words = ["run", name_of(script), "tracker=none", "training.checkpoint_every=2", "training.log_every=2"]
+        variables = {"PYTHONPATH": str(ROOT / "src"), **environment}
+        return call_here(monkeypatch, folder, words, lambda: cli.main(words), variables)
+
+    one, two = tmp_path / "one", tmp_path / "another/folder"
+    first = run(one)
+
+    assert 0 == first.returncode, first.stdout + first.stderr
+    assert message in first.stderr
+    if after_a_kill != "no fit":
+        rows = facts_of(one)[-1].count(b"\n")  # type: ignore[attr-defined]
+        killed = run(two, KILL_AFTER_ROW=str(rows // 2 + 1), PYTHONHASHSEED="4242", TZ="Asia/Kathmandu")
+
+        assert 1 == killed.returncode, killed.stdout + killed.stderr
+        assert "killed by SIGKILL" in killed.stdout + killed.stderr
+    second = run(two, LC_ALL="C")
+
+    assert 0 == second.returncode, second.stdout + second.stderr
+    assert ("resumes after" in second.stdout) == (after_a_kill == "resumes"), second.stdout
+    assert facts_of(one) == facts_of(two)

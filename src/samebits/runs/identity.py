@@ -13,18 +13,19 @@ from samebits.core.config import Config, flatten, named_code, to_dict
 from samebits.core.digest import bytes_digest, json_digest
 from samebits.core.errors import ConfigError, RecordError
 from samebits.core.files import make_folder, write_bytes, write_json
+from samebits.core.notebooks import code_path, read_code
 from samebits.runs.effects import COMMAND_KEYS, RECORD_KEYS
 from samebits.runs.folder import INPUTS, SEEDS, SOURCE, list_attempts, read_json
 
 HARNESS = pathlib.Path(__file__).resolve().parent.parent  # the folder from which this process imports samebits
 # The modules of the harness that can change the bits of a training, by path.
 ARITHMETIC_MODULES = (
-    "core/digest", "core/metrics", "core/seeds", "core/short_names", "portable/exact", "portable/initializers",
-    "portable/layers", "portable/losses", "portable/lstm", "portable/optimizers", "runs/predictions", "runtime/pins",
-    "train/arrays", "train/callbacks", "train/checkpoints", "train/compiling", "train/data", "train/encoding",
-    "train/feeds", "train/fit", "train/forest", "train/iterators", "train/loop", "train/network", "train/notices",
-    "train/resuming", "train/script", "train/seeding", "train/sources", "train/splitting", "train/stages",
-    "train/steps", "train/streams", "train/weights", "train/worker",
+    "core/digest", "core/metrics", "core/notebooks", "core/seeds", "core/short_names", "portable/exact",
+    "portable/initializers", "portable/layers", "portable/losses", "portable/lstm", "portable/optimizers",
+    "runs/predictions", "runtime/pins", "train/arrays", "train/callbacks", "train/checkpoints", "train/compiling",
+    "train/data", "train/encoding", "train/feeds", "train/fit", "train/forest", "train/iterators", "train/loop",
+    "train/network", "train/notices", "train/resuming", "train/script", "train/seeding", "train/sources",
+    "train/splitting", "train/stages", "train/steps", "train/streams", "train/weights", "train/worker",
 )  # fmt: skip
 DIGITS = 16  # of the inputs digest in the name of a folder
 
@@ -174,22 +175,16 @@ def script_files(config: Config, root: pathlib.Path) -> dict[str, bytes]:
     """Return the code of a script and of what it imports from its folder or from src/, by path.
 
     Raises:
-        ConfigError: There is no such file.
+        ConfigError: There is no such file, or it is no notebook.
     """
-    path = pathlib.Path(config.script.path)
-    folder = pathlib.Path(config.script.code or path.parent)
-    try:
-        own = (folder / path.name).read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            "script", expected="a Python file", received=f"{path} ({error.strerror})", fix="fix the path"
-        ) from error
-    folders = (folder, root / "src")
+    path = code_path(config.script)
+    own = read_code(path)[0].encode()
+    folders = (path.parent, root / "src")
 
     def read(package: str) -> dict[str, bytes]:
         return next((found for each in folders if (found := package_code(each, package))), {})
 
-    return {path.name: own} | imported_code(imported_packages(own) - {"samebits"}, read)
+    return {path.with_suffix(".py").name: own} | imported_code(imported_packages(own) - {"samebits"}, read)
 
 
 def installed_packages_digest() -> str:

@@ -4,6 +4,7 @@ The script is the module `__main__`, with its own arguments and working director
 `notices` tells what it sets itself.
 """
 
+import logging
 import os
 import pathlib
 import sys
@@ -15,10 +16,13 @@ from samebits.core import files
 from samebits.core.config import Config
 from samebits.core.digest import arrays_digest
 from samebits.core.errors import SamebitsError, StopRequestedError, TrainingError
+from samebits.core.notebooks import NOTEBOOK, code_path, read_code
 from samebits.runs.folder import FILES
 from samebits.train.notices import Notices, ReadFiles
 from samebits.train.stop import StopRequests
 from samebits.train.worker import Run, check_code
+
+logger = logging.getLogger(__name__)
 
 # Seed points that a script need not use.
 UNUSED = ("data/load", "data/split", "data/folds", "data/oversample", "data/bootstrap", "data/order", "data/augment")
@@ -74,14 +78,18 @@ class ScriptRun(Run):
         from samebits.train.fit import FitStoppedError  # noqa: PLC0415  after the pins
 
         options = self.config.script
-        path = pathlib.Path(options.path)
-        folder = pathlib.Path(options.code or path.parent)
-        code = compile((folder / path.name).read_bytes(), str(path), "exec", dont_inherit=True)
+        path, where = pathlib.Path(options.path), code_path(options)
+        text, left_out = read_code(where)
+        for line in left_out:
+            logger.warning("%s is left out: %s", path.name, line)
+        code = compile(text, str(path), "exec", dont_inherit=True)
         module = types.ModuleType("__main__")
         module.__dict__["__file__"] = str(path)
+        if path.suffix == NOTEBOOK:
+            module.__dict__["display"] = print
         os.chdir(options.folder)
         sys.dont_write_bytecode = True  # beside what the script imports
-        sys.argv, sys.path[:0] = [str(path), *options.arguments], [str(folder)]
+        sys.argv, sys.path[:0] = [str(path), *options.arguments], [str(where.parent)]
         worker, errors = sys.modules["__main__"], sys.stderr
         sys.modules["__main__"], sys.stderr = module, self.terminal
         try:

@@ -104,6 +104,11 @@ class TrainingProgress:
         elif on_terminal:
             self._bar.console.print(text, highlight=False)
 
+    def notice(self, text: str) -> None:
+        """Print a line also if nothing else is shown, and log it."""
+        logger.info("%s", text)
+        print(text, flush=True) if self._bar is None else self._bar.console.print(text, highlight=False)
+
     def close(self) -> None:
         """Remove the bar."""
         if self._bar is not None:

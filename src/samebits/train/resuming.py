@@ -26,6 +26,7 @@ def skip(training: "Training") -> bool:
     if ended is None:
         return False
     training.was_skipped, training.ended = True, ended
+    training.recorder.progress.notice(f"{training.stage.name} ended before: restored")
     training.recorder.counts = dict(ended.rows)
     training.position, training.steps_done = ended.position, ended.loop["steps_done"]
     training.values, training.best_epoch = from_bits(ended.loop["values"]), ended.loop["best_epoch"]
@@ -63,7 +64,7 @@ def begin(training: "Training") -> dict[str, int] | None:
     restore(training, state)
     epoch, step = state.position.epoch, state.position.step
     recorder.progress.start_at(epoch, step)
-    recorder.progress.say(f"resumes after epoch {epoch}, step {step} of {training.feed.steps}")
+    recorder.progress.notice(f"resumes after epoch {epoch}, step {step} of {training.feed.steps}")
     return {"epoch": epoch, "step": step}
 
 

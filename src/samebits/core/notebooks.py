@@ -1,13 +1,16 @@
 """Reads the Python code of a script or of a notebook's cells."""
 
+import ast
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 
 from samebits.core.config import ScriptConfig
 from samebits.core.errors import ConfigError
 
 NOTEBOOK = ".ipynb"
+FOREIGN = re.compile("%%?[A-Za-z]|!")  # the start of a line that is a magic or a shell command
 RUN_THE_REST = ("%%time", "%%timeit", "%%capture", "%%prun")  # magics of a cell whose other lines are Python
 
 
@@ -44,13 +47,22 @@ def read_code(path: pathlib.Path) -> tuple[str, list[str]]:
     return "\n".join([*lines, ""]), left_out
 
 
+def parses(source: str) -> bool:
+    """Return whether a text is Python."""
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        return False
+    return True
+
+
 def python_lines(source: str, left_out: list[str]) -> Iterator[str]:
     """Yield the lines of a cell, with a comment in place of those that are no Python, which `left_out` gets."""
-    lines = source.splitlines()
     is_foreign = source.startswith("%%") and not source.startswith(RUN_THE_REST)
-    for line in lines:
+    is_python = not is_foreign and parses(source)  # then a line that starts with % continues an expression
+    for line in source.splitlines():
         text = line.lstrip()
-        if is_foreign or text.startswith(("%", "!")):
+        if is_foreign or (not is_python and FOREIGN.match(text)):
             left_out.append(text)
             yield f"{line[: len(line) - len(text)]}pass  # {text}"
         else:

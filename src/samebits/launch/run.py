@@ -25,7 +25,7 @@ from samebits.core.config_rules import check
 from samebits.core.digest import bytes_digest
 from samebits.core.errors import ConfigError, RecordError
 from samebits.core.files import hold_lock, make_folder, write_yaml
-from samebits.core.metrics import Monitor, held_out_names, table_names
+from samebits.core.metrics import MONITOR, Monitor, held_out_names, table_names
 from samebits.core.terminal import describe_values
 from samebits.launch.process import run_child
 from samebits.runs.compare import Comparison, compare_with_siblings, describe_comparison
@@ -181,10 +181,10 @@ def _show(text: str, *, red: bool = False) -> None:
 
 
 def describe_metrics(metrics: dict[str, float], training: dict[str, Any]) -> list[str]:
-    """Return the metrics of a finished run as texts, the monitored one first, which may be missing."""
+    """Return the metrics of a finished run as texts, the monitored one first. It may be missing."""
     monitor = Monitor.of(training).name
     shown = describe_values({name: metrics[name] for name in table_names(metrics, monitor)}, "\n").splitlines()
-    return shown if monitor in metrics else [f"no {monitor} (training.monitor)", *shown]
+    return shown if monitor in (*metrics, MONITOR) else [f"no {monitor} (training.monitor)", *shown]
 
 
 def show_result(attempt: pathlib.Path, root: pathlib.Path, comparison: Comparison) -> bool:

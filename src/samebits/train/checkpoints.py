@@ -103,7 +103,7 @@ class Checkpoints:
     def remove_from_here(self) -> None:
         """Remove all checkpoints, and the ends of this stage and of later ones."""
         self.remove()
-        for path in self._attempt.glob("stage-*.arrays"):
+        for path in sorted(self._attempt.glob("stage-*.arrays")):
             if path.name >= end_of_stage(self._stage):
                 path.unlink(missing_ok=True)
 

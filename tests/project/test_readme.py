@@ -43,6 +43,8 @@ IN_PROCESS = ("samebits rounds", "samebits variance --seeds 1..2")
 ROW = r"^\| `(samebits [^`]*)` \|"  # of a table, with a command in its first column
 ELSEWHERE = {
     "make test": "it runs this test",
+    "make setup": "a step of .ci/run",
+    ".venv/bin/samebits run your_script.py": "test_script",
     "make new DEST=../my-study": "test_starter",
     "cd ../my-study": "a step of the shell",
     'git init -b main && git add -A && git commit -m "Start from samebits"': "likewise",

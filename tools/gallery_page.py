@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GALLERY, PAGE = ROOT / "tests" / "gallery", ROOT / "docs" / "gallery.md"
+SCRIPTS = ROOT / "tests" / "launch" / "test_gallery_as_scripts.py"
 RESULTS = GALLERY / "results.json"
 RECORD = "GALLERY_RECORD"  # a variable: the tests record what they see
 NAMES = sorted(path.stem for path in GALLERY.glob("[a-z]*.py") if not path.stem.startswith("test_"))
@@ -26,10 +27,11 @@ EMULATED = (  # without ctc, whose operations end the emulator with a signal
     "text_transformer", "vae", "char_lm", "multi_label", "segmentation", "tabular_lookups", "image_augmentation",
     "time_series",
 )  # fmt: skip
-COLUMNS = ("result", "verified", "resumed", "portable", "emulated")
-TABLE = "|---|---|---|---|---|---|---|---|\n"  # the page above it is written by hand
+COLUMNS = ("result", "verified", "resumed", "portable", "emulated", "script")
+TABLE = "|---|---|---|---|---|---|---|---|---|\n"  # the page above it is written by hand
 
-# What was seen of a training: `COLUMNS`; and for later tests "weights" and "bits" (digests), and where it is "killed".
+# What was seen of a training: `COLUMNS`; and for later tests "weights" and "bits" (digests), and where it is "killed";
+# of its script "script_bits" and "script_killed".
 Seen = Mapping[str, str]
 
 
@@ -111,6 +113,7 @@ def main() -> int:
         results[name] = {key: value for key, value in results.get(name, {}).items() if key in ("weights", "emulated")}
     write_results({name: results[name] for name in NAMES if name in results})
     tests = [f"{GALLERY}/test_gallery.py::test_a_training_has_the_same_bits_again_and_after_a_kill[{n}]" for n in names]
+    tests += [f"{SCRIPTS}::test_a_training_of_the_gallery_is_a_script_as_well[{name}]" for name in names]
     if arguments.emulate:
         tests.append(f"{GALLERY}/test_gallery.py::test_other_cpus_give_the_same_bits")
     code = subprocess.run(

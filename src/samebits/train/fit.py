@@ -240,7 +240,8 @@ class Fit(Network):
                 callback.params["steps"] = None
         iterated = [name for name, part in self.dataset.splits().items() if isinstance(part, Iterated)]
         if iterated:
-            kind_of_data = type(getattr(self.dataset, iterated[0]).source).__name__
+            source = getattr(self.dataset, iterated[0]).source
+            kind_of_data = "tf.data.Dataset" if isinstance(source, tf.data.Dataset) else type(source).__name__
             training.forget(f"nobody knows the position of its {iterated[0]} data, a {kind_of_data}")
         for reason in self.reasons:
             training.forget(reason)

@@ -8,6 +8,7 @@ import ast
 import pathlib
 from collections.abc import Iterator
 
+from samebits.core.source_names import CLOCKS, dotted_name, find_aliases
 from samebits.runs.identity import code_files, decides_bits
 
 RANDOM_MODULES = {"random", "np.random", "tf.random", "keras.random"}
@@ -17,35 +18,9 @@ ALLOWED_CALLS = {
 }  # fmt: skip
 SEEDED_CONSTRUCTORS = {"RandomState", "default_rng", "Random"}
 FROM_THE_SYSTEM = {"os.urandom", "os.getrandom", "uuid.uuid1", "uuid.uuid4"}
-CLOCKS = {
-    "time.time", "time.time_ns", "time.monotonic", "time.monotonic_ns", "time.perf_counter", "time.perf_counter_ns",
-    "datetime.datetime.now", "datetime.datetime.utcnow", "datetime.datetime.today",
-}  # fmt: skip
 LISTS_A_FOLDER = {"listdir", "scandir", "iterdir", "glob", "rglob", "iglob"}
-SHORT = {"numpy": "np", "tensorflow": "tf"}
 FORGETS_ORDER = {"sorted", "set", "frozenset", "any", "all", "len", "min", "max"}
 KEEPS_ORDER = {"list", "tuple", "enumerate", "iter", "zip"}
-
-
-def _aliases(tree: ast.AST) -> dict[str, str]:
-    """Return imported name -> full name, e.g. {"shuffle": "random.shuffle", "np": "numpy"}."""
-    names: dict[str, str] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {each.asname: each.name for each in node.names if each.asname}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {each.asname or each.name: f"{node.module}.{each.name}" for each in node.names}
-    return names
-
-
-def _name(node: ast.expr, aliases: dict[str, str]) -> str:
-    """Return a dotted name with its import resolved ("np" for NumPy, "tf" for TensorFlow), or "" for no name."""
-    if not isinstance(node, ast.Attribute | ast.Name):
-        return ""
-    first, dot, rest = ast.unparse(node).partition(".")
-    full = aliases.get(first, first) + dot + rest
-    package, dot, rest = full.partition(".")
-    return SHORT.get(package, package) + dot + rest
 
 
 def _draw(call: ast.Call, called: str) -> str | None:
@@ -84,7 +59,7 @@ def _is_seeding(call: ast.Call, called: str) -> list[ast.expr]:
 
 def _order(node: ast.expr, aliases: dict[str, str]) -> str | None:
     """Return why the order of an iterable is not fixed. None: it is fixed."""
-    called = _name(node.func, aliases) if isinstance(node, ast.Call) else ""
+    called = dotted_name(node.func, aliases) if isinstance(node, ast.Call) else ""
     if isinstance(node, ast.Call) and called in KEEPS_ORDER:
         return next((found for found in (_order(part, aliases) for part in node.args) if found), None)
     if isinstance(node, ast.Set | ast.SetComp) or called in ("set", "frozenset"):
@@ -103,24 +78,24 @@ def scan_text(text: str) -> Iterator[tuple[int, str]]:
     except SyntaxError as error:
         yield error.lineno or 1, f"cannot be read as Python: {error.msg}"
         return
-    aliases = _aliases(tree)
+    aliases = find_aliases(tree)
     harmless = {
         id(part)
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and _name(node.func, aliases) in FORGETS_ORDER
+        if isinstance(node, ast.Call) and dotted_name(node.func, aliases) in FORGETS_ORDER
         for argument in node.args
         if isinstance(argument, ast.GeneratorExp | ast.ListComp | ast.SetComp)
         for part in argument.generators
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            called = _name(node.func, aliases)
+            called = dotted_name(node.func, aliases)
             found = _draw(node, called)
             if found is not None:
                 yield node.lineno, found
             for seed in _is_seeding(node, called):
-                clocks = {_name(part.func, aliases) for part in ast.walk(seed) if isinstance(part, ast.Call)} & CLOCKS
-                for clock in sorted(clocks):
+                calls = [part for part in ast.walk(seed) if isinstance(part, ast.Call)]
+                for clock in sorted(CLOCKS & {dotted_name(part.func, aliases) for part in calls}):
                     yield node.lineno, f"{called} is seeded from the clock, {clock}"
         iterated = node.iter if isinstance(node, ast.For | ast.comprehension) and id(node) not in harmless else None
         found = _order(iterated, aliases) if iterated is not None else None

@@ -33,7 +33,7 @@ GROUPS = {
 }
 
 # Commands that also work in a folder that is no project, with the runs of scripts in ./runs.
-WITHOUT_PROJECT = ("run", "resume", "explain", "report", "watch", "comet", "verify", "study", "prune")
+WITHOUT_PROJECT = ("run", "resume", "explain", "report", "watch", "comet", "verify", "study", "prune", "check-script")
 
 Handler = Callable[[argparse.Namespace, pathlib.Path], int]
 
@@ -401,6 +401,28 @@ def run_verify(given: argparse.Namespace, root: pathlib.Path) -> int:
 
     quick = ["training.epochs=1", "training.steps_per_epoch=300"] if given.quick else []
     return verify.verify(composer(root, [*quick, *given.overrides], given.own)([]), root, given.runs)
+
+
+@command(
+    "check-script",
+    "prove",
+    "run a script twice and tell why the results differ, with the changes that make it repeat",
+    "samebits check-script script.py -- --epochs 1",
+    [
+        argument("--seconds", type=float, default=600.0, metavar="S", help="how long one run may take (default: 600)"),
+        SETTINGS,
+    ],
+)
+def run_check_script(given: argparse.Namespace, root: pathlib.Path) -> int:  # noqa: ARG001  the current folder counts
+    """Check a script. The words after -- are its own arguments."""
+    from samebits.checks.script import check_script
+
+    if len(given.overrides) != 1 or not is_script(given.overrides[0]):
+        raise UsageError(
+            "script", expected="one path that ends in .py", received=" ".join(given.overrides) or "none",
+            fix="samebits check-script script.py -- the script's own arguments",
+        )  # fmt: skip
+    return check_script.check_script(pathlib.Path(given.overrides[0]), given.own, given.seconds)
 
 
 @command(

@@ -49,6 +49,7 @@ ELSEWHERE = {
     "cd ../my-study": "a step of the shell",
     'git init -b main && git add -A && git commit -m "Start from samebits"': "likewise",
     "samebits run script.py": "test_script",
+    "samebits check-script script.py": "test_check_script",
     "samebits resume last": "test_resume stops a run first",
     "samebits new ../my-study": "test_starter",
     "samebits update": "test_starter",

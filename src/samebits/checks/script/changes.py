@@ -10,8 +10,30 @@ from samebits.checks.script.search import Cause, Findings
 from samebits.checks.script.trial import INTRA_OP_THREADS, PINNED_BY_ENVIRONMENT
 from samebits.runtime.probe.statements import KEEPS_TIME, Source
 
-MAKERS = {"default_rng", "RandomState", "SeedSequence", "Random", "seed", "PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"}
-LISTS = {"os.listdir", "os.scandir", "glob.glob", "glob.iglob", "listdir", "scandir", "iterdir", "glob", "rglob", "iglob"}
+MAKERS = {
+    "default_rng",
+    "RandomState",
+    "SeedSequence",
+    "Random",
+    "seed",
+    "PCG64",
+    "PCG64DXSM",
+    "MT19937",
+    "Philox",
+    "SFC64",
+}
+LISTS = {
+    "os.listdir",
+    "os.scandir",
+    "glob.glob",
+    "glob.iglob",
+    "listdir",
+    "scandir",
+    "iterdir",
+    "glob",
+    "rglob",
+    "iglob",
+}
 FIRST = "random.Random(0)"
 # What comes from the operating system -> what gives the same numbers each time; {0} is the first argument.
 REPLACEMENTS = {
@@ -101,7 +123,9 @@ class Maker:
     def _uses(self, name: str) -> list[tuple[str, int]]:
         """Return every line that uses a source, in the whole record."""
         rows = [row for record in self.findings.records for row in record.events]
-        return list(dict.fromkeys((row["file"], row["line"]) for row in rows if row["event"] == name and row["verb"] == "draw"))
+        return list(
+            dict.fromkeys((row["file"], row["line"]) for row in rows if row["event"] == name and row["verb"] == "draw")
+        )
 
     def _library(self, module: str, import_line: str, name: str) -> str:
         """Return the name of a module in the script, which gets an import if it has none."""
@@ -182,25 +206,14 @@ class Maker:
             for call in editor.calls(line):
                 called = editor.called(call)
                 if called == "os.walk":
-                    self._sort_walk(editor, call)
+                    walked = f"(path, sorted(folders), sorted(files)) for path, folders, files in {editor.source(call)}"
+                    editor.replace(call, f"sorted({walked})")
                 elif called in LISTS or called.rpartition(".")[2] in LISTS:
                     self._sort(editor, call, ", key=lambda entry: entry.name" if called.endswith("scandir") else "")
 
     def _sort(self, editor: Editor, node: ast.expr, key: str = "") -> None:
         if editor.called(editor.parents[node]) not in FORGETS_ORDER:
             editor.replace(node, f"sorted({editor.source(node)}{key})")
-
-    def _sort_walk(self, editor: Editor, call: ast.Call) -> None:
-        loop = editor.parents[call]
-        if not isinstance(loop, ast.For) or not isinstance(loop.target, ast.Tuple) or len(loop.target.elts) != 3:  # noqa: PLR2004
-            self.changes.notes.append(f"sort the folders and the files of os.walk in line {call.lineno}")
-            return
-        indent = " " * loop.body[0].col_offset
-        for target in loop.target.elts[1:]:
-            if isinstance(target, ast.Name) and target.id != "_":
-                editor.insert_line(loop.body[0].lineno, f"{indent}{target.id}.sort()")
-        if isinstance(loop.target.elts[1], ast.Name) and loop.target.elts[1].id == "_":
-            self._sort(editor, call)
 
     def _system(self, _cause: Cause) -> None:
         for name, line in self._uses("system"):
@@ -248,7 +261,11 @@ class Maker:
             statement = self._statement(editor, call)
             if source.is_clock(call) and uses_value(editor, statement, lambda node, clock=call: node is clock):
                 return True
-            names = [node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+            names = [
+                node.id
+                for node in ast.walk(statement)
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            ]
             stored |= times & set(names)
         return uses_value(editor, editor.tree, lambda node: isinstance(node, ast.Name) and node.id in stored)
 
@@ -269,7 +286,7 @@ class Maker:
                 if said in ("deterministic", "experimental_deterministic") and isinstance(value, ast.Constant):
                     editor.replace(value, "True")
 
-    def _hash(self, cause: Cause) -> None:
+    def _hash(self, _cause: Cause) -> None:
         found = 0
         if self.sorted_sets:
             sets = {row["what"] for row in self.findings.records[0].rows if row["type"] in SETS}
@@ -286,7 +303,10 @@ class Maker:
             name = self._library("tensorflow", "import tensorflow as tf", "tf")
             self.lines.append(f"{name}.config.threading.set_intra_op_parallelism_threads({INTRA_OP_THREADS})")
         else:
-            self.top += ["import os", *(f'os.environ["{key}"] = "1"' for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"))]
+            self.top += [
+                "import os",
+                *(f'os.environ["{key}"] = "1"' for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")),
+            ]
 
     def _determinism(self, _cause: Cause) -> None:
         name = self._library("tensorflow", "import tensorflow as tf", "tf")
@@ -325,11 +345,10 @@ def iterated_sets(editor: Editor, names: Iterable[str]) -> list[ast.expr]:
     found: list[ast.expr] = []
     for node in ast.walk(editor.tree):
         parent = editor.parents.get(node)
-        if isinstance(node, ast.For):
-            found.append(node.iter)
-        elif isinstance(node, ast.comprehension) and not (
-            isinstance(parent, ast.SetComp) or editor.called(editor.parents[parent] if parent else node) in FORGETS_ORDER
-        ):
+        forgets = isinstance(parent, ast.SetComp) or (
+            parent in editor.parents and editor.called(editor.parents[parent]) in FORGETS_ORDER
+        )
+        if isinstance(node, ast.For) or (isinstance(node, ast.comprehension) and not forgets):
             found.append(node.iter)
         elif isinstance(node, ast.Call) and re.sub(r".*\.(?=join$|extend$)", "", editor.called(node)) in ITERATES:
             found += node.args

@@ -1,4 +1,4 @@
-"""Tells why two runs of a script differ: the first difference, its proved causes, and the changes that make it repeat."""
+"""Tells why two runs of a script differ: the first difference, the proved causes, and the changes against them."""
 
 import difflib
 import os
@@ -20,7 +20,16 @@ from samebits.checks.script.trial import (
 )
 from samebits.core.errors import UsageError
 
-BY_RUN = {"python", "numpy", "tensorflow", "hash", "threads", "determinism", "zone", "locale"}  # what `samebits run` fixes
+BY_RUN = {
+    "python",
+    "numpy",
+    "tensorflow",
+    "hash",
+    "threads",
+    "determinism",
+    "zone",
+    "locale",
+}  # what `samebits run` fixes
 
 
 def check_script(
@@ -49,7 +58,7 @@ def check_script(
     """
     if not path.is_file():
         raise UsageError(str(path), expected="a Python file", received="no file", fix="samebits check-script script.py")
-    folder = pathlib.Path(os.path.abspath("."))  # noqa: PTH100,PTH109  as the script sees it
+    folder = pathlib.Path(os.path.abspath("."))  # noqa: PTH100  as the script sees it
     script = Script(folder / path, tuple(arguments), folder, seconds)
     trials = Trials(script, start, lambda text: print(f"… {text}", flush=True))
     records = trials.run(Trial())
@@ -128,7 +137,7 @@ def tell(findings: Findings, script: Script, *, only_printed: bool) -> None:
         print(f"\nNot explained: {place_of(findings.rest.place)}. No pin of check-script moves this difference.")
 
 
-def propose(findings: Findings, trials: Trials) -> None:
+def propose(findings: Findings, trials: Trials) -> None:  # noqa: C901  prints one part after another
     """Print the changes, and whether two runs of the changed script agree."""
     if not findings.causes:
         return

@@ -105,7 +105,9 @@ def is_later(new: Divergence | None, old: Divergence) -> bool:
 
 def uses(record: Record, name: str, index: int) -> list[Row]:
     """Return the events of a source up to a row, the last first."""
-    found = [row for row in record.events if row["event"] == name and row["verb"] == "draw" and row["before"] <= index + 1]
+    found = [
+        row for row in record.events if row["event"] == name and row["verb"] == "draw" and row["before"] <= index + 1
+    ]
     return found[::-1]
 
 

@@ -132,7 +132,9 @@ class Trials:
         say: Gets a line about each trial.
     """
 
-    def __init__(self, script: Script, start: Start = start_process, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, script: Script, start: Start = start_process, say: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.script, self.start, self.say = script, start, say
         self.in_place = not script.path.is_relative_to(script.folder) or count_files(script.folder) > MAX_FILES
         self._done: dict[frozenset[str], tuple[Record, Record]] = {}
@@ -242,12 +244,14 @@ def check_ended(records: Iterable[Record], script: Script) -> None:
             continue
         if record.error.get("error") == "EOFError":
             raise UsageError(
-                script.path.name, expected="a script that reads no input", received=f"line {record.error['line']} reads it",
+                script.path.name, expected="a script that reads no input",
+                received=f"line {record.error['line']} reads it",
                 fix=f"pass the value as an argument: samebits check-script {script.path.name} -- VALUE",
             )  # fmt: skip
         if record.code is None:
             raise ScriptError(
-                f"{script.path.name} did not end.", expected=f"its end within {script.seconds:g} s", received="still running",
+                f"{script.path.name} did not end.", expected=f"its end within {script.seconds:g} s",
+                received="still running",
                 fix="use fewer rows or epochs, or allow more time: --seconds 3600",
             )  # fmt: skip
         print(record.output[-MAX_OUTPUT:], file=sys.stderr)

@@ -109,21 +109,19 @@ def importing(
         top = folder / name.partition(".")[0]
         return bool(level and own.name(path)) or top.is_dir() or top.with_suffix(".py").is_file()
 
-    def import_module(
-        name: str, names: Any = None, local_names: Any = None, from_list: Any = (), level: int = 0
-    ) -> types.ModuleType:
-        if sources.quiet:
-            return original(name, names, local_names, from_list, level)
-        path = (names or {}).get("__file__") or ""
+    def import_module(name: str, *given: Any, **named: Any) -> types.ModuleType:
+        names = dict(enumerate(given)) | named
+        path = (names.get(0, names.get("globals")) or {}).get("__file__") or ""
+        level = names.get(3, names.get("level")) or 0
+        if sources.quiet or is_own(name, level, path):
+            return original(name, *given, **named)
         if name in sources.modules and level == 0 and path and own.name(path):
             return sources.modules[name]
-        if is_own(name, level, path):
-            return original(name, names, local_names, from_list, level)
         follow = sys.gettrace()
         sources.quiet = True
         sys.settrace(None)
         try:
-            return original(name, names, local_names, from_list, level)
+            return original(name, *given, **named)
         finally:
             sources.quiet = False
             libraries.look()

@@ -152,7 +152,7 @@ class Tracer:
         """Return the function that follows a frame; None for frames of other files."""
         code = frame.f_code
         name = self.own.name(code.co_filename)
-        if not name or code.co_name.startswith("<") and code.co_name != "<module>":
+        if not name or (code.co_name.startswith("<") and code.co_name != "<module>"):
             return None
         calls = self.calls[code] = self.calls.get(code, 0) + 1
         source = self.own.source(code.co_filename)

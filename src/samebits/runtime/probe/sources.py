@@ -3,7 +3,7 @@
 The pins apply at the start of the process, so that no file of the script is changed.
 """
 
-import datetime
+import datetime as dt
 import functools
 import itertools
 import os
@@ -192,15 +192,15 @@ class Sources:
 
     def datetime_module(self) -> types.ModuleType:
         """Return the module `datetime` that the script's own files import."""
-        module = types.ModuleType("datetime", datetime.__doc__)
-        module.__dict__.update(vars(datetime))
-        moments, days, sources = datetime.datetime, datetime.date, self
+        module = types.ModuleType("datetime", dt.__doc__)
+        module.__dict__.update(vars(dt))
+        moments, days, sources = dt.datetime, dt.date, self
 
         class Moment(moments, metaclass=Stand):  # type: ignore[misc,valid-type]
             stands_for = moments
             now = classmethod(lambda _cls, tz=None: moments.fromtimestamp(sources.now_s(), tz))
             today = classmethod(lambda _cls: moments.fromtimestamp(sources.now_s()))
-            utcnow = classmethod(lambda _cls: moments.fromtimestamp(sources.now_s(), datetime.UTC).replace(tzinfo=None))
+            utcnow = classmethod(lambda _cls: moments.fromtimestamp(sources.now_s(), dt.UTC).replace(tzinfo=None))
 
         class Day(days, metaclass=Stand):  # type: ignore[misc,valid-type]
             stands_for = days
@@ -216,7 +216,12 @@ class Stand(type):
     stands_for: type
 
     def __call__(cls, *arguments: Any, **named: Any) -> Any:
-        return cls.stands_for(*arguments, **named) if "stands_for" in vars(cls) else type.__call__(cls, *arguments, **named)
+        """Return an instance of the other class."""
+        return (
+            cls.stands_for(*arguments, **named)
+            if "stands_for" in vars(cls)
+            else type.__call__(cls, *arguments, **named)
+        )
 
     def __instancecheck__(cls, instance: Any) -> bool:
         return isinstance(instance, cls.stands_for)

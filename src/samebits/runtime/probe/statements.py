@@ -148,7 +148,9 @@ class Source:
                     else:
                         self.times.parts.add(target)
 
-    def _assignments(self) -> Iterator[tuple[tuple[str, str] | str, ast.AST | None, str]]:
+    def _assignments(  # noqa: C901  one branch per kind of statement
+        self,
+    ) -> Iterator[tuple[tuple[str, str] | str, ast.AST | None, str]]:
         """Yield (variable, attribute or key; its value; scope) of every assignment. None: it gets any value."""
         for node in ast.walk(self.tree):
             scope = self.scopes[id(node)]

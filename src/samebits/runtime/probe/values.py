@@ -1,6 +1,6 @@
 """Digests of the values of a script's variables. Never calls code of the script, and never changes a value."""
 
-import datetime
+import datetime as dt
 import decimal
 import fractions
 import hashlib
@@ -19,7 +19,7 @@ MAX_BYTES = 1 << 26  # of an array; of larger ones the digest covers evenly spac
 MAX_PARTS = 60
 WIDTH = 60  # characters of a shown value
 PLAIN = (bool, int, float, complex, bytes, type(None), range, slice)
-TEXTS = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, fractions.Fraction)
+TEXTS = (dt.date, dt.time, dt.timedelta, decimal.Decimal, fractions.Fraction)
 WITHOUT_VALUE = (
     types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.GeneratorType,
     types.CoroutineType, types.FrameType, types.CodeType, type,
@@ -85,7 +85,7 @@ class Values:
             text = text.replace(folder, ".")
         return ADDRESS.sub("0x…", text)
 
-    def digest(self, value: Any, depth: int, above: tuple[int, ...]) -> str:
+    def digest(self, value: Any, depth: int, above: tuple[int, ...]) -> str:  # noqa: PLR0911  one per kind
         """Return the digest of a value; "" if it has none."""
         if isinstance(value, PLAIN):
             return text_digest(f"{type(value).__name__} {value!r}")
@@ -107,7 +107,9 @@ class Values:
         parts = self.parts(value)
         if parts is None:
             return ""
-        digests = [f"{self.digest(name, depth, ())} {self.digest(part, depth + 1, above)}" for name, part in parts.items()]
+        digests = [
+            f"{self.digest(name, depth, ())} {self.digest(part, depth + 1, above)}" for name, part in parts.items()
+        ]
         return text_digest(f"{type(value).__name__} {' '.join(digests)}")
 
     def array_digest(self, array: Any, depth: int, above: tuple[int, ...]) -> str:
@@ -173,7 +175,7 @@ def to_array(value: Any) -> Any:
 TENSORS = ("EagerTensor", "ResourceVariable", "Variable")
 
 
-def library_parts(value: Any) -> dict[str, Any] | None:
+def library_parts(value: Any) -> dict[str, Any] | None:  # noqa: PLR0911  one per kind
     """Return the state of a generator, a table, a model or a `History` by name; None for anything else."""
     if isinstance(value, random.Random):
         return {} if isinstance(value, random.SystemRandom) else {"state": value.getstate()}

@@ -1,6 +1,8 @@
 """Turns the proved causes of a script into the smallest set of changes, as edits of its files."""
 
 import ast
+import functools
+import operator
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -73,8 +75,8 @@ class Changes:
     notes: list[str] = field(default_factory=list)
 
 
-class Maker:
-    """Makes the changes for the causes of one script.
+class Seeds:
+    """Seeds the global generators of one script.
 
     Args:
         findings: The causes.
@@ -98,27 +100,6 @@ class Maker:
         if name not in self.editors:
             self.editors[name] = Editor(self.read(name))
         return self.editors[name]
-
-    def make(self) -> Changes:
-        """Return the changes for all causes."""
-        names = [cause.name for cause in self.findings.causes]
-        for cause in self.findings.causes:
-            action = getattr(self, f"_{cause.name}", None)
-            if action is not None:
-                action(cause)
-            elif cause.name in ("zone", "locale"):
-                self.changes.environment |= PINNED_BY_ENVIRONMENT[cause.name]
-        self._seeds([cause for cause in self.findings.causes if cause.name in SEEDED], names)
-        main = self.editor(self.script)
-        if self.imports or self.lines:
-            main.insert_line(main.after_imports(), "\n".join([*dict.fromkeys(self.imports), *self.lines]))
-        if self.top:
-            main.insert_line(main.before_imports(), "\n".join(self.top))
-        for name, editor in self.editors.items():
-            text = editor.text()
-            if text != editor.data.decode():
-                self.changes.files[name] = text
-        return self.changes
 
     def _uses(self, name: str) -> list[tuple[str, int]]:
         """Return every line that uses a source, in the whole record."""
@@ -187,6 +168,31 @@ class Maker:
                 return name
         tensorflow = editor.name_of("tensorflow", end)
         return f"{tensorflow}.keras" if tensorflow else self._library("keras", "import keras", "keras")
+
+
+class Maker(Seeds):
+    """Makes the changes for the causes of one script; see `Seeds`."""
+
+    def make(self) -> Changes:
+        """Return the changes for all causes."""
+        names = [cause.name for cause in self.findings.causes]
+        for cause in self.findings.causes:
+            action = getattr(self, f"_{cause.name}", None)
+            if action is not None:
+                action(cause)
+            elif cause.name in ("zone", "locale"):
+                self.changes.environment |= PINNED_BY_ENVIRONMENT[cause.name]
+        self._seeds([cause for cause in self.findings.causes if cause.name in SEEDED], names)
+        main = self.editor(self.script)
+        if self.imports or self.lines:
+            main.insert_line(main.after_imports(), "\n".join([*dict.fromkeys(self.imports), *self.lines]))
+        if self.top:
+            main.insert_line(main.before_imports(), "\n".join(self.top))
+        for name, editor in self.editors.items():
+            text = editor.text()
+            if text != editor.data.decode():
+                self.changes.files[name] = text
+        return self.changes
 
     def _unseeded(self, _cause: Cause) -> None:
         for name, line in self._uses("unseeded"):
@@ -259,7 +265,7 @@ class Maker:
         stored: set[str] = set()
         for call in editor.calls(line):
             statement = self._statement(editor, call)
-            if source.is_clock(call) and uses_value(editor, statement, lambda node, clock=call: node is clock):
+            if source.is_clock(call) and uses_value(editor, statement, functools.partial(operator.is_, call)):
                 return True
             names = [
                 node.id

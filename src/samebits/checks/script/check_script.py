@@ -157,8 +157,8 @@ def propose(findings: Findings, trials: Trials) -> None:  # noqa: C901  prints o
             break
     print("\nThe smallest set of changes:\n")
     for file, text in changes.files.items():
-        lines = [part.splitlines(keepends=True) for part in (read(file), text)]
-        print("".join(difflib.unified_diff(*lines, file, f"{file} (changed)", n=1)))
+        before, now = (part.splitlines(keepends=True) for part in (read(file), text))
+        print("".join(difflib.unified_diff(before, now, file, f"{file} (changed)", n=1)))
     for note in changes.notes:
         print(f"Also: {note}.")
     if changes.environment:

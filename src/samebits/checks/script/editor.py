@@ -90,7 +90,7 @@ class Editor:
             if text.startswith(("os.environ", "warnings.", "matplotlib.use")):
                 continue
             decorators = getattr(node, "decorator_list", [])
-            return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+            return int(min([node.lineno, *(decorator.lineno for decorator in decorators)]))
         return len(self._starts)
 
     def before_imports(self) -> int:

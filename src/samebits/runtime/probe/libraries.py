@@ -137,7 +137,7 @@ class FitWatch:
         """Return the callback that records weights and losses."""
         watch = self
 
-        class Watch(keras.callbacks.Callback):  # type: ignore[misc,name-defined]
+        class Watch(keras.callbacks.Callback):
             epoch = 0
 
             def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002

@@ -146,4 +146,4 @@ def change_files(own: OwnFiles) -> None:
             raise OSError  # no compiled file is right
         return stats(loader, path)
 
-    SourceFileLoader.get_data, SourceFileLoader.path_stats = get_data, path_stats  # type: ignore[method-assign]
+    SourceFileLoader.get_data, SourceFileLoader.path_stats = get_data, path_stats  # type: ignore[method-assign,assignment]

@@ -105,7 +105,7 @@ class Sources:
             of_module(seed)
             self.recorder.draws()
 
-        sys.modules["numpy.random.bit_generator"].randbits = bits  # type: ignore[attr-defined]  of every seed None
+        vars(sys.modules["numpy.random.bit_generator"])["randbits"] = bits  # asked by every generator without a seed
         numpy.random.seed = seed
         self.recorder.draws()
 
@@ -130,7 +130,7 @@ class Sources:
             self._event("listings")
             return Entries(entries, backwards=backwards)
 
-        os.listdir, os.scandir = listdir, scandir
+        os.listdir, os.scandir = listdir, scandir  # type: ignore[assignment]
 
     def _system(self) -> None:
         """Report and pin what comes from the operating system: os.urandom, secrets, uuid, the number of the process."""

@@ -85,7 +85,11 @@ class Source:
         names = [name for part in parts for name in mentioned(part)]
         kept = dict.fromkeys(name for name in names if not self._is_time_name(scope, name))
         measures = any(self._touches_time(part, scope) for part in parts)
-        end = node.end_lineno if isinstance(node, SIMPLE) else max((part.end_lineno or 0 for part in parts), default=0)
+        end = (
+            node.end_lineno
+            if isinstance(node, SIMPLE)
+            else max((getattr(part, "end_lineno", 0) for part in parts), default=0)
+        )
         is_import = isinstance(node, ast.Import | ast.ImportFrom)
         for line in range(node.lineno, max(end or 0, node.lineno) + 1):
             before = self.statements.get(line)
@@ -167,9 +171,14 @@ class Source:
                 yield from targets(node.target, None, scope)
             elif isinstance(node, ast.arg):
                 yield (scope, node.arg), None, scope
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and len(node.args) == 1:
-                if node.func.attr in ("append", "extend") and isinstance(node.func.value, ast.Name):
-                    yield (scope, node.func.value.id), node.args[0], scope
+            elif isinstance(node, ast.Call) and is_append(node):
+                yield (scope, ast.unparse(node.func)[: -len(".append")]), node.args[0], scope
+
+
+def is_append(node: ast.Call) -> bool:
+    """Return whether a call appends to a variable."""
+    method = isinstance(node.func, ast.Attribute) and node.func.attr in ("append", "extend")
+    return method and len(node.args) == 1 and isinstance(node.func.value, ast.Name)  # type: ignore[attr-defined]
 
 
 def constant_key(node: ast.AST) -> str:

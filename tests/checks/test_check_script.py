@@ -82,6 +82,18 @@ report = {"x": x, "seconds": time.time() - start}
 print("took", report["seconds"])
 """
 
+KERAS = """import keras
+import numpy as np
+import tensorflow as tf
+
+x = np.arange(120, dtype="float32").reshape(-1, 2) / 120
+rows = tf.data.Dataset.from_tensor_slices((x, x[:, :1])).shuffle(60).batch(10)
+model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, activation="relu"), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+keras.utils.set_random_seed(7)
+model.fit(rows, epochs=1, verbose=0)
+"""
+
 
 @pytest.fixture
 def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
@@ -113,6 +125,21 @@ def test_a_planted_cause_is_named_and_solved(
     assert change in said
     assert SAME in said
     assert text == (folder / "script.py").read_text()
+
+
+@pytest.mark.full
+def test_the_causes_in_a_keras_script_are_named(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first difference is in a weight, the next in a step of `fit`. The seed that comes too late moves up."""
+    assert 1 == check(folder, KERAS, seconds=600)
+    said = capsys.readouterr().out
+    assert "first part that differs: sequential/dense/kernel" in said
+    assert "Python's global generator (script.py, line 7)" in said
+    assert "line 9 seeds after line 7 has drawn" in said
+    assert "the two runs agree up to script.py, line 10, fit 1, epoch 1, step 1, loss." in said
+    assert "TensorFlow's global generator (script.py, line 10)" in said
+    assert "-keras.utils.set_random_seed(7)" in said
+    assert "+keras.utils.set_random_seed(7)" in said
+    assert SAME in said
 
 
 def test_a_script_that_repeats_is_said_to_repeat(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

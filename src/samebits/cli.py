@@ -246,7 +246,9 @@ def run_train(given: argparse.Namespace, root: pathlib.Path) -> int:
 )
 def run_run(given: argparse.Namespace, root: pathlib.Path) -> int:
     """Run a script. The words after -- are its own arguments."""
+    from samebits.checks.source_scan import scan_script
     from samebits.launch import run
+    from samebits.runs.identity import script_files
 
     if not any(map(is_script, given.overrides)):
         raise UsageError(
@@ -255,6 +257,8 @@ def run_run(given: argparse.Namespace, root: pathlib.Path) -> int:
     config = composer(root, given.overrides, given.own)([])
     if given.runs:
         config.paths.runs = str(given.runs.resolve())
+    for found in scan_script(script_files(config, root)):
+        print(f"warning: {found}", file=sys.stderr)
     return run.run(config, root).exit_code
 
 

@@ -5,29 +5,30 @@ import pathlib
 import pytest
 from conftest import PACKAGE, ROOT
 
-from samebits.checks.source_scan import scan, scan_text
+from samebits.checks.source_scan import scan, scan_script, scan_text
 
 
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        ("import random; random.shuffle(rows)", "random.shuffle uses a global or unseeded generator"),
-        ("np.random.rand(3)", "np.random.rand uses a global or unseeded generator"),
-        ("rng = np.random.default_rng()", "np.random.default_rng uses a global or unseeded generator"),
-        ("tf.random.uniform([3])", "tf.random.uniform uses a global or unseeded generator"),
+        ("import random; random.shuffle(rows)", "random.shuffle uses a global generator"),
+        ("np.random.rand(3)", "np.random.rand uses a global generator"),
+        ("rng = np.random.default_rng()", "np.random.default_rng without a seed gets one from the operating system"),
+        ("tf.random.uniform([3])", "tf.random.uniform uses a global generator"),
         ("for name in {1, 2}: pass", "iteration over a set, whose order depends on the hash seed"),
         ("words = [w for w in set(text)]", "iteration over a set, whose order depends on the hash seed"),
         ("for n, w in enumerate(list(set(text))): pass", "iteration over a set, whose order depends on the hash seed"),
         ("for f in pathlib.Path('x').iterdir(): pass", "the order of files depends on the file system: sort them"),
         ("files = [f for f in os.listdir('x')]", "the order of files depends on the file system: sort them"),
+        ("import os; names = os.listdir('x')", "the order of files depends on the file system: sort them"),
         ("from os import urandom as u; u(3)", "os.urandom gets randomness from the operating system"),
         ("import secrets; secrets.randbelow(9)", "secrets.randbelow gets randomness from the operating system"),
         ("import uuid; uuid.uuid4()", "uuid.uuid4 gets randomness from the operating system"),
-        ("from random import shuffle; shuffle(rows)", "random.shuffle uses a global or unseeded generator"),
-        ("import numpy; numpy.random.rand(3)", "np.random.rand uses a global or unseeded generator"),
-        ("from numpy import random as r; r.rand(3)", "np.random.rand uses a global or unseeded generator"),
-        ("import tensorflow as t; t.random.normal([3])", "tf.random.normal uses a global or unseeded generator"),
-        ("keras.random.uniform([3])", "keras.random.uniform uses a global or unseeded generator"),
+        ("from random import shuffle; shuffle(rows)", "random.shuffle uses a global generator"),
+        ("import numpy; numpy.random.rand(3)", "np.random.rand uses a global generator"),
+        ("from numpy import random as r; r.rand(3)", "np.random.rand uses a global generator"),
+        ("import tensorflow as t; t.random.normal([3])", "tf.random.normal uses a global generator"),
+        ("keras.random.uniform([3])", "keras.random.uniform uses a global generator"),
         ("import time; rng = make(seed=int(time.time()))", "make is seeded from the clock, time.time"),
         (
             "from time import time_ns; r = random.Random(time_ns())",
@@ -51,6 +52,8 @@ def test_the_scan_finds_unseeded_randomness(line: str, what: str) -> None:
         "random.seed(3)",
         "names = sorted(path.name for path in folder.iterdir())",
         "tf.random.stateless_uniform([3], seed=(1, 2))",
+        "names = os.listdir('x'); names.sort()",
+        "names = glob.glob('x'); use(sorted(names))",
         "keras.random.uniform([3], seed=seed)",
         "import time; began = time.monotonic()",
         "class Rows:\n    def shuffle(self): self.random.shuffle(3)",
@@ -59,6 +62,25 @@ def test_the_scan_finds_unseeded_randomness(line: str, what: str) -> None:
 def test_the_scan_passes_seeded_code(line: str) -> None:
     """Seeded generators and sorted sets are not findings."""
     assert [] == list(scan_text(line))
+
+
+def test_the_scan_of_a_script_leaves_out_what_its_run_fixes() -> None:
+    """Global generators and the hash seed are fixed; the clock, the system's entropy and the order of files are not."""
+    code = b"""
+import os, time
+import numpy as np
+np.random.seed(int(time.time()))
+x = np.random.rand(3) + np.random.default_rng().normal()
+names = os.listdir("data")
+for name in {"a", "b"}:
+    print(name)
+"""
+
+    assert [
+        "a.py, line 4: np.random.seed is seeded from the clock, time.time",
+        "a.py, line 5: np.random.default_rng without a seed gets one from the operating system",
+        "a.py, line 6: the order of files depends on the file system: sort them",
+    ] == list(scan_script({"a.py": code}))
 
 
 def test_a_module_with_a_syntax_error_is_a_finding() -> None:

@@ -6,7 +6,7 @@ these while a training runs.
 
 import ast
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from samebits.core.source_names import CLOCKS, dotted_name, find_aliases
 from samebits.runs.identity import code_files, decides_bits
@@ -17,6 +17,7 @@ ALLOWED_CALLS = {
     "random.seed", "np.random.seed", "tf.random.set_seed",
 }  # fmt: skip
 SEEDED_CONSTRUCTORS = {"RandomState", "default_rng", "Random"}
+GLOBAL, OF_A_SET = "uses a global generator", "iteration over a set, whose order depends on the hash seed"
 FROM_THE_SYSTEM = {"os.urandom", "os.getrandom", "uuid.uuid1", "uuid.uuid4"}
 LISTS_A_FOLDER = {"listdir", "scandir", "iterdir", "glob", "rglob", "iglob"}
 FORGETS_ORDER = {"sorted", "set", "frozenset", "any", "all", "len", "min", "max"}
@@ -38,7 +39,8 @@ def _draw(call: ast.Call, called: str) -> str | None:
     ):  # a generator gets a seed if the code gives none
         return None
     if module in RANDOM_MODULES and called not in ALLOWED_CALLS and not is_seeded:
-        return f"{called} uses a global or unseeded generator"
+        is_own = last in SEEDED_CONSTRUCTORS
+        return f"{called} without a seed gets one from the operating system" if is_own else f"{called} {GLOBAL}"
     return None
 
 
@@ -63,12 +65,25 @@ def _order(node: ast.expr, aliases: dict[str, str]) -> str | None:
     if isinstance(node, ast.Call) and called in KEEPS_ORDER:
         return next((found for found in (_order(part, aliases) for part in node.args) if found), None)
     if isinstance(node, ast.Set | ast.SetComp) or called in ("set", "frozenset"):
-        return "iteration over a set, whose order depends on the hash seed"
+        return OF_A_SET
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
         last = node.func.attr if isinstance(node.func, ast.Attribute) else called.rpartition(".")[2]
         if last in LISTS_A_FOLDER:
             return "the order of files depends on the file system: sort them"
     return None
+
+
+def _is_sorted_later(name: str, tree: ast.AST, aliases: dict[str, str]) -> bool:
+    """Return whether a module sorts the list of this name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = dotted_name(node.func, aliases)
+            first = node.args[0] if node.args else None
+            if called == f"{name}.sort" or (
+                called in FORGETS_ORDER and isinstance(first, ast.Name) and first.id == name
+            ):
+                return True
+    return False
 
 
 def scan_text(text: str) -> Iterator[tuple[int, str]]:
@@ -97,6 +112,11 @@ def scan_text(text: str) -> Iterator[tuple[int, str]]:
                 calls = [part for part in ast.walk(seed) if isinstance(part, ast.Call)]
                 for clock in sorted(CLOCKS & {dotted_name(part.func, aliases) for part in calls}):
                     yield node.lineno, f"{called} is seeded from the clock, {clock}"
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found = _order(node.value, aliases)
+            is_of_files = found is not None and found != OF_A_SET
+            if is_of_files and not _is_sorted_later(node.targets[0].id, tree, aliases):
+                yield node.lineno, str(found)
         iterated = node.iter if isinstance(node, ast.For | ast.comprehension) and id(node) not in harmless else None
         found = _order(iterated, aliases) if iterated is not None else None
         if iterated is not None and found is not None:
@@ -113,3 +133,15 @@ def scan(source: pathlib.Path) -> Iterator[str]:
             continue
         for line, what in sorted(scan_text(path.read_text(encoding="utf-8"))):
             yield f"{path.relative_to(source.parent)}:{line}: {what}"
+
+
+def scan_script(code: Mapping[str, bytes]) -> Iterator[str]:
+    """Yield "file, line N: what" for what makes a script differ although its run fixes hash seed and global generators.
+
+    Args:
+        code: The script and what it imports from its folder, by path.
+    """
+    for path, data in code.items():
+        for line, what in sorted(scan_text(data.decode())):
+            if what != OF_A_SET and not what.endswith(GLOBAL):
+                yield f"{path}, line {line}: {what}"

@@ -35,6 +35,14 @@ def line_of(folder: pathlib.Path) -> str:
     return ""
 
 
+def line_of_caller(folder: pathlib.Path) -> str:
+    """Return the file and the line below the folder of a script that calls a wrapper here; "" if a library does."""
+    frame: Any = sys._getframe(1)  # noqa: SLF001  likewise
+    while frame is not None and frame.f_code.co_filename in BETWEEN:
+        frame = frame.f_back
+    return "" if frame is None else _place(folder, frame.f_code.co_filename, frame.f_lineno)
+
+
 def line_in_stack(folder: pathlib.Path, stack: Iterable[Any]) -> str:
     """Return the file and the line of a script in the stack of an operation, whose innermost frame is the last one."""
     return next(filter(None, (_place(folder, frame.filename, frame.lineno) for frame in reversed([*stack]))), "")
@@ -65,7 +73,7 @@ class Notices:
 
     def tell(self, kind: str, text: str) -> None:
         """Log a message about a line of the script, the first time."""
-        place = line_of(self._folder)
+        place = line_of_caller(self._folder)
         if place and kind not in self._told:
             self._told.add(kind)
             logger.warning("%s: %s", place, text)
@@ -126,7 +134,7 @@ class Notices:
             )  # fmt: skip
         if not key.startswith(SCRUBBED_PREFIXES) or key.startswith(HARMLESS):
             original(environment, key, value)
-        elif line_of(self._folder):
+        elif line_of_caller(self._folder):
             self.tell(key, f"{key} is ignored: a run sets what changes bits before Python starts")
         else:  # a library
             original(environment, key, value)

@@ -214,3 +214,20 @@ def test_verify_trains_a_script_under_different_conditions(folder: pathlib.Path)
     assert 1 == done.returncode
     assert "NOT VERIFIED" in done.stdout
     assert "data train/inputs" in done.stdout
+
+
+@pytest.mark.full
+def test_a_study_and_the_tracker_take_a_script(run: Run, folder: pathlib.Path) -> None:
+    """A study trains it with each seed. A run that Comet follows has the bits of the study's run, and an archive."""
+    script = ("script.py", "--", "--epochs", "1")
+    code, printed, errors = run("study", "--seeds", "1..2", "tracker=none", *script)
+
+    assert 0 == code, printed + errors
+    one, two = finished(folder)
+    assert digest(one) != digest(two)
+    code, printed, errors = run("run", "seed.root=2", *script)
+    assert 0 == code, printed + errors
+    assert "Comet: offline archive" in printed + errors
+    assert "same bits as 1 earlier run" in printed
+    (archive,) = finished(folder)[-1].glob("comet/*.zip")
+    assert archive.stat().st_size

@@ -106,10 +106,13 @@ def decompose(seed: Seed, **arguments: Any) -> keras.Model:
 
 
 def decompose_at_the_start(seed: Seed, **arguments: Any) -> keras.Model:
-    """Decompose a matrix while the model is built, where no graph shows it."""
+    """Decompose a matrix while the model is built, by TensorFlow's own function, which `portable` has replaced."""
+    from samebits.portable import exact
+
     model = build_model(seed, **arguments)
     kernel = model.get_layer("lstm").cell.recurrent_kernel
-    kernel.assign(keras.initializers.Orthogonal(seed=7)(kernel.shape))
+    draws = keras.random.normal(kernel.shape[::-1], seed=7)
+    kernel.assign(keras.ops.transpose(exact._originals["Qr"](draws)[0]))
     return model
 
 

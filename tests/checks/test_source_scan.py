@@ -21,6 +21,10 @@ from samebits.checks.source_scan import scan, scan_script, scan_text
         ("for f in pathlib.Path('x').iterdir(): pass", "the order of files depends on the file system: sort them"),
         ("files = [f for f in os.listdir('x')]", "the order of files depends on the file system: sort them"),
         ("import os; names = os.listdir('x')", "the order of files depends on the file system: sort them"),
+        (
+            "names = os.listdir('x'); print(len(names)); use(names)",
+            "the order of files depends on the file system: sort them",
+        ),
         ("from os import urandom as u; u(3)", "os.urandom gets randomness from the operating system"),
         ("import secrets; secrets.randbelow(9)", "secrets.randbelow gets randomness from the operating system"),
         ("import uuid; uuid.uuid4()", "uuid.uuid4 gets randomness from the operating system"),
@@ -53,6 +57,7 @@ def test_the_scan_finds_unseeded_randomness(line: str, what: str) -> None:
         "names = sorted(path.name for path in folder.iterdir())",
         "tf.random.stateless_uniform([3], seed=(1, 2))",
         "names = os.listdir('x'); names.sort()",
+        "names = os.listdir('x'); print(len(names))",
         "names = glob.glob('x'); use(sorted(names))",
         "keras.random.uniform([3], seed=seed)",
         "import time; began = time.monotonic()",

@@ -6,14 +6,11 @@ import re
 from collections.abc import Callable
 
 import pytest
-from conftest import ROOT, Result, call_here, digest, finished
+from conftest import Result
+from foreign_scripts import facts_of, middle_row, run_foreign, went_on
 from gallery_page import GALLERY, NAMES, RECORD, read_results, record
 
-from samebits import cli
-from samebits.core.digest import json_digest
-from samebits.runs.folder import METRICS, read_rows
-
-RECORDS = ("trace.jsonl", "metrics.jsonl")
+DIGITS = 12  # of a recorded digest
 HOSTILE = {"PYTHONHASHSEED": "4242", "LC_ALL": "C", "TZ": "Asia/Kathmandu"}
 CALLBACKS = {
     "anomaly": "[keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)]",
@@ -106,13 +103,6 @@ def as_script(name: str) -> str:
     return text + TAIL.replace("{validation_size}", size[1] if size else "64") + "".join(calls)
 
 
-def facts_of(folder: pathlib.Path) -> str:
-    """Return the digest of what must be equal in two runs of a script."""
-    (attempt,) = finished(folder)
-    rows = [(attempt / name).read_text() for name in RECORDS if (attempt / name).exists()]
-    return json_digest([digest(attempt), *rows])[:12]
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("name", NAMES)
 def test_a_training_of_the_gallery_is_a_script_as_well(
@@ -127,18 +117,16 @@ def test_a_training_of_the_gallery_is_a_script_as_well(
     def run(folder: str, environment: dict[str, str]) -> Result:
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / f"{name}.py").write_text(script)
-        words = ["run", f"{name}.py", "tracker=none", "training.checkpoint_every=3", "training.log_every=2"]
-        variables = {"PYTHONPATH": str(ROOT / "src"), **environment}
-        return call_here(monkeypatch, tmp_path / folder, words, lambda: cli.main(words), variables)
+        return run_foreign(monkeypatch, tmp_path / folder / f"{name}.py", 3, environment)
 
     kill_at = int(read_results()[name].get("script_killed", "0"))
     if RECORD in os.environ:
         done = [run("one", {}), run("two", HOSTILE)]
-        kill_at = 0 if done[0].returncode else len(read_rows(finished(tmp_path / "one")[0] / METRICS)) // 2 + 1
+        kill_at = 0 if done[0].returncode else middle_row(tmp_path / "one")
     seen = {"script_killed": str(kill_at)} | see(run, tmp_path / "three", kill_at)
     if RECORD in os.environ:
         if kill_at:
-            assert {seen["script_bits"]} == {facts_of(tmp_path / folder) for folder in ("one", "two")}
+            assert {seen["script_bits"]} == {facts_of(tmp_path / folder)[:DIGITS] for folder in ("one", "two")}
         record(name, seen)
 
     assert read_results()[name] == read_results()[name] | seen
@@ -161,9 +149,8 @@ def see(run: Callable[[str, dict[str, str]], Result], folder: pathlib.Path, kill
     second = run(folder.name, HOSTILE)
     assert 0 == second.returncode, second.stdout + second.stderr
     anew = re.search(r"begins anew after a kill, and so do later calls of fit: (.*)", said)
-    resumed = "resumes after" in second.stdout or "ended before: restored" in second.stdout
-    assert resumed != bool(anew), said + second.stdout
-    return {"script": f"begins anew: {anew[1]}" if anew else "resumed", "script_bits": facts_of(folder)}
+    assert went_on(second) != bool(anew), said + second.stdout
+    return {"script": f"begins anew: {anew[1]}" if anew else "resumed", "script_bits": facts_of(folder)[:DIGITS]}
 
 
 def test_every_script_of_the_gallery_resumes_or_says_why_not() -> None:

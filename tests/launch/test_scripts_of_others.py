@@ -4,9 +4,8 @@ import pathlib
 import shutil
 
 import pytest
-from conftest import ROOT, Result, call_here, digest, finished
-
-from samebits import cli
+from conftest import ROOT, Result
+from foreign_scripts import facts_of, middle_row, run_foreign, went_on
 
 SCRIPTS = {  # name: what is said about it, and whether it goes on after a kill: "resumes", "begins anew", "no fit"
     "fine_tuning": ("", "resumes"),
@@ -23,18 +22,11 @@ SCRIPTS = {  # name: what is said about it, and whether it goes on after a kill:
 }
 QUICK = ("gan", "k_fold", "own_loop")
 FOLDER = ROOT / "tests" / "scripts"
-RECORDS = ("trace.jsonl", "metrics.jsonl")
 
 
 def name_of(script: str) -> str:
     """Return the name of the file of a script."""
     return next(FOLDER.glob(f"{script}.*")).name
-
-
-def facts_of(folder: pathlib.Path) -> list[object]:
-    """Return what must be equal in two runs of a script."""
-    (attempt,) = finished(folder)
-    return [digest(attempt), *((attempt / name).read_bytes() for name in RECORDS if (attempt / name).exists())]
 
 
 @pytest.mark.parametrize("script", [
@@ -49,9 +41,7 @@ def test_a_script_of_others_has_the_same_bits_again_and_after_a_kill(
     def run(folder: pathlib.Path, **environment: str) -> Result:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(FOLDER / name_of(script), folder)
-        words = ["run", name_of(script), "tracker=none", "training.checkpoint_every=2", "training.log_every=2"]
-        variables = {"PYTHONPATH": str(ROOT / "src"), **environment}
-        return call_here(monkeypatch, folder, words, lambda: cli.main(words), variables)
+        return run_foreign(monkeypatch, folder / name_of(script), 2, environment)
 
     one, two = tmp_path / "one", tmp_path / "another/folder"
     first = run(one)
@@ -59,14 +49,12 @@ def test_a_script_of_others_has_the_same_bits_again_and_after_a_kill(
     assert 0 == first.returncode, first.stdout + first.stderr
     assert message in first.stderr
     if after_a_kill != "no fit":
-        rows = facts_of(one)[-1].count(b"\n")  # type: ignore[attr-defined]
-        killed = run(two, KILL_AFTER_ROW=str(rows // 2 + 1), PYTHONHASHSEED="4242", TZ="Asia/Kathmandu")
+        killed = run(two, KILL_AFTER_ROW=str(middle_row(one)), PYTHONHASHSEED="4242", TZ="Asia/Kathmandu")
 
         assert 1 == killed.returncode, killed.stdout + killed.stderr
         assert "killed by SIGKILL" in killed.stdout + killed.stderr
     second = run(two, LC_ALL="C")
 
     assert 0 == second.returncode, second.stdout + second.stderr
-    went_on = "resumes after" in second.stdout or "ended before: restored" in second.stdout
-    assert went_on == (after_a_kill == "resumes"), second.stdout
+    assert went_on(second) == (after_a_kill == "resumes"), second.stdout
     assert facts_of(one) == facts_of(two)

@@ -4,6 +4,7 @@ Time and memory are measured in separate runs, because reading the memory of Ten
 core.
 """
 
+import argparse
 import os
 import pathlib
 import statistics
@@ -21,6 +22,7 @@ from samebits.runtime.machine import describe_cpu
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 POLL_S = 0.05
+KINDS = ("image", "tabular", "text")  # the modules of `benchmarks.kinds`
 
 
 @dataclass(frozen=True)
@@ -155,3 +157,18 @@ def describe_this_machine() -> str:
     cpu = describe_cpu()
     caches = ", ".join(f"{name} {size}" for name, size in cpu["caches"].items())
     return f"{cpu['model']}, {cpu['cores_usable']} cores, {caches}"
+
+
+def parse_turns(description: str | None, epochs: int, trained: str) -> argparse.Namespace:
+    """Return the options of a benchmark that trains `KINDS` in turns: repeats, epochs and kinds.
+
+    Args:
+        description: The docstring of the benchmark.
+        epochs: The default number of epochs.
+        trained: What they are epochs of, e.g. "per training".
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3, help="number of turns (default: 3)")
+    parser.add_argument("--epochs", type=int, default=epochs, help=f"epochs {trained} (default: {epochs})")
+    parser.add_argument("--kinds", default=",".join(KINDS), help=f"default: {','.join(KINDS)}")
+    return parser.parse_args()

@@ -7,19 +7,14 @@ import importlib
 import json
 import sys
 
-import keras
-
+from benchmarks.kinds import split_arrays
 from benchmarks.plain_keras import Clock
 
 
 def main() -> None:
     """Train and evaluate with `fit`."""
     kind, epochs = importlib.import_module(f"benchmarks.kinds.{sys.argv[1]}"), int(sys.argv[2])
-    inputs, labels = kind.make_arrays()
-    train, validation = (
-        (keras.tree.map_structure(lambda array, rows=rows: array[rows], inputs), labels[rows])
-        for rows in (slice(kind.ROWS), slice(kind.ROWS, None))
-    )
+    train, validation = split_arrays(kind)
     clock = Clock()
     kind.make_model().fit(
         *train, batch_size=kind.BATCH, epochs=epochs, validation_data=validation, callbacks=[clock], verbose=2

@@ -5,15 +5,10 @@ import pathlib
 import sys
 import time
 
-import keras
-
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+kinds = importlib.import_module("benchmarks.kinds")
 kind, epochs = importlib.import_module(f"benchmarks.kinds.{sys.argv[1]}"), int(sys.argv[2])
-inputs, labels = kind.make_arrays()
-train, validation = (
-    (keras.tree.map_structure(lambda array, rows=rows: array[rows], inputs), labels[rows])
-    for rows in (slice(kind.ROWS), slice(kind.ROWS, None))
-)
+train, validation = kinds.split_arrays(kind)
 model = kind.make_model()
 model.fit(*train, batch_size=kind.BATCH, epochs=1, validation_data=validation, verbose=0)
 began = time.monotonic()

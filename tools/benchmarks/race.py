@@ -4,7 +4,6 @@ Both train the same arrays with the same model in fresh processes, in turns, on 
 values from the same turn. Exit code 1: samebits under `portable` is slower than plain Keras.
 """
 
-import argparse
 import importlib
 import json
 import os
@@ -17,11 +16,10 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from benchmarks.measuring import ROOT, Command, describe_this_machine, median_and_range, ratios
+from benchmarks.measuring import ROOT, Command, describe_this_machine, median_and_range, parse_turns, ratios
 from samebits.core.terminal import print_table
 from samebits.runs.folder import RESULT, read_json
 
-KINDS = ("image", "tabular", "text")
 LEAST = 1.0  # ratio of samples per second, samebits to plain Keras
 Rates = tuple[float, float]  # samples per second of training and of evaluation
 
@@ -61,11 +59,7 @@ def train_ours(kind: str, epochs: int, cores: Sequence[int], root: pathlib.Path)
 
 def main() -> int:
     """Race, print the table, and return 1 if samebits is slower."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3, help="number of turns (default: 3)")
-    parser.add_argument("--epochs", type=int, default=3, help="epochs per training (default: 3)")
-    parser.add_argument("--kinds", default=",".join(KINDS), help=f"default: {','.join(KINDS)}")
-    given = parser.parse_args()
+    given = parse_turns(__doc__, 3, "per training")
     cores = sorted(os.sched_getaffinity(0))[:2]
     heads = ("kind", "cores", "plain samples/s", "samebits samples/s", "ratio", "ratio of evaluations")
     measured = f"{given.epochs} epochs: median (range) of {given.repeats} turns"

@@ -5,7 +5,6 @@ of it; the seconds of the whole command include the start of TensorFlow. Ratios 
 code 1: under `machine`, the command takes more than 1.05 times as long as plain Python.
 """
 
-import argparse
 import os
 import re
 import statistics
@@ -16,10 +15,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from benchmarks.measuring import ROOT, Command, describe_this_machine, median_and_range, ratios
+from benchmarks.measuring import ROOT, Command, describe_this_machine, median_and_range, parse_turns, ratios
 from samebits.core.terminal import print_table
 
-KINDS = ("image", "tabular", "text")
 SCRIPT = ROOT / "tools" / "benchmarks" / "plain_script.py"
 MAX_RATIO = 1.05  # of the seconds of the command, `machine` to plain Python
 WAYS = ("plain", "machine", "portable")
@@ -41,11 +39,7 @@ def run_script(way: str, kind: str, epochs: int, cores: Sequence[int]) -> tuple[
 
 def main() -> int:
     """Measure, print the table, and return 1 if a script takes too long."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3, help="number of turns (default: 3)")
-    parser.add_argument("--epochs", type=int, default=5, help="epochs of the second fit (default: 5)")
-    parser.add_argument("--kinds", default=",".join(KINDS), help=f"default: {','.join(KINDS)}")
-    given = parser.parse_args()
+    given = parse_turns(__doc__, 5, "of the second fit")
     cores = sorted(os.sched_getaffinity(0))[:2]
     heads = ("kind", "cores", "way", "s of fit", "ratio to plain", "s in all", "ratio to plain")
     measured = f"{given.epochs} epochs: median (range) of {given.repeats} turns"

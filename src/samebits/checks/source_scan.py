@@ -8,7 +8,7 @@ import ast
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from samebits.core.source_names import CLOCKS, dotted_name, find_aliases
+from samebits.core.source_names import CLOCKS, FORGETS_ORDER, LISTS_A_FOLDER, dotted_name, find_aliases
 from samebits.runs.identity import code_files, decides_bits
 
 RANDOM_MODULES = {"random", "np.random", "tf.random", "keras.random"}
@@ -19,8 +19,6 @@ ALLOWED_CALLS = {
 SEEDED_CONSTRUCTORS = {"RandomState", "default_rng", "Random"}
 GLOBAL, OF_A_SET = "uses a global generator", "iteration over a set, whose order depends on the hash seed"
 FROM_THE_SYSTEM = {"os.urandom", "os.getrandom", "uuid.uuid1", "uuid.uuid4"}
-LISTS_A_FOLDER = {"listdir", "scandir", "iterdir", "glob", "rglob", "iglob"}
-FORGETS_ORDER = {"sorted", "set", "frozenset", "any", "all", "len", "min", "max"}
 KEEPS_ORDER = {"list", "tuple", "enumerate", "iter", "zip"}
 
 
@@ -73,17 +71,15 @@ def _order(node: ast.expr, aliases: dict[str, str]) -> str | None:
     return None
 
 
-def _is_sorted_later(name: str, tree: ast.AST, aliases: dict[str, str]) -> bool:
-    """Return whether a module sorts the list of this name."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            called = dotted_name(node.func, aliases)
-            first = node.args[0] if node.args else None
-            if called == f"{name}.sort" or (
-                called in FORGETS_ORDER and isinstance(first, ast.Name) and first.id == name
-            ):
-                return True
-    return False
+def _keeps_order_of(name: str, tree: ast.AST, aliases: dict[str, str]) -> bool:
+    """Return whether a module uses the order of the list of this name, which it never sorts."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    arguments = {id(node.args[0]): dotted_name(node.func, aliases) for node in calls if node.args}
+    if any(dotted_name(node.func, aliases) == f"{name}.sort" for node in calls):
+        return False
+    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == name]
+    taken_by = [arguments.get(id(node)) for node in uses if isinstance(node.ctx, ast.Load)]
+    return "sorted" not in taken_by and not (taken_by and FORGETS_ORDER.issuperset(taken_by))
 
 
 def scan_text(text: str) -> Iterator[tuple[int, str]]:
@@ -115,7 +111,7 @@ def scan_text(text: str) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             found = _order(node.value, aliases)
             is_of_files = found is not None and found != OF_A_SET
-            if is_of_files and not _is_sorted_later(node.targets[0].id, tree, aliases):
+            if is_of_files and _keeps_order_of(node.targets[0].id, tree, aliases):
                 yield node.lineno, str(found)
         iterated = node.iter if isinstance(node, ast.For | ast.comprehension) and id(node) not in harmless else None
         found = _order(iterated, aliases) if iterated is not None else None

@@ -6,6 +6,8 @@ CLOCKS = {
     "time.time", "time.time_ns", "time.monotonic", "time.monotonic_ns", "time.perf_counter", "time.perf_counter_ns",
     "datetime.datetime.now", "datetime.datetime.utcnow", "datetime.datetime.today",
 }  # fmt: skip
+LISTS_A_FOLDER = {"listdir", "scandir", "iterdir", "glob", "rglob", "iglob"}  # last part of the name
+FORGETS_ORDER = {"sorted", "set", "frozenset", "any", "all", "len", "min", "max"}
 SHORT = {"numpy": "np", "tensorflow": "tf"}
 
 

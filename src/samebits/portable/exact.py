@@ -87,6 +87,15 @@ def _matrix_inverse(input: tf.Tensor, adjoint: bool = False) -> tf.Tensor:  # no
     return _matrix_solve(input, tf.ensure_shape(identity, input.shape), adjoint)
 
 
+def not_portable(culprits: str, operations: str, instead: str) -> NotPortableError:
+    """Return the error that names operations, where they come from, and what to do instead."""
+    return NotPortableError(
+        f"not portable: {culprits}", expected="operations with the same bits on every CPU under runtime=portable",
+        received=operations,
+        fix=f"{instead}; or choose runtime=machine, which promises the same bits on this kind of machine only",
+    )  # fmt: skip
+
+
 def _as_it_is(operation: str, *arguments: Any, **named: Any) -> Any:
     """Create an operation without an exact version in a graph, where `samebits.portable.graph_check` finds it.
 
@@ -95,12 +104,8 @@ def _as_it_is(operation: str, *arguments: Any, **named: Any) -> Any:
     """
     if not tf.executing_eagerly():
         return _originals[operation](*arguments, **named)
-    raise NotPortableError(
-        f"not portable: TensorFlow's {operation}, outside of the training step, {CACHE_SIZED}",
-        expected="operations with the same bits on every CPU under runtime=portable", received=operation,
-        fix=f"store its result with the data{ORTHOGONAL if operation == 'Qr' else ''}; "
-        "or choose runtime=machine, which promises the same bits on this kind of machine only",
-    )  # fmt: skip
+    instead = f"store its result with the data{ORTHOGONAL if operation == 'Qr' else ''}"
+    raise not_portable(f"TensorFlow's {operation}, outside of the training step, {CACHE_SIZED}", operation, instead)
 
 
 EXACT: dict[str, Callable[..., tf.Tensor]] = {

@@ -13,8 +13,7 @@ from typing import Any
 
 import keras
 
-from samebits.core.errors import NotPortableError
-from samebits.portable.exact import CACHE_SIZED, DECOMPOSITIONS, EXACT, MAX_MATRIX_SIZE
+from samebits.portable.exact import CACHE_SIZED, DECOMPOSITIONS, EXACT, MAX_MATRIX_SIZE, not_portable
 
 APPROXIMATE = "an approximate instruction that differs between CPU vendors"
 COMPILED = "compiled for the instruction set of the current CPU"
@@ -121,12 +120,7 @@ def check_portable(findings: Iterable[Finding]) -> None:
         return
     culprits = "; ".join(f"{found.owner} uses {found.what}, {found.reason}" for found in unique)
     instead = "; ".join(dict.fromkeys(f"{found.instead} for {found.owner}" for found in unique))
-    raise NotPortableError(
-        f"not portable: {culprits}",
-        expected="operations with the same bits on every CPU under runtime=portable",
-        received=", ".join(dict.fromkeys(found.what for found in unique)),
-        fix=f"use {instead}; or choose runtime=machine, which promises the same bits on this kind of machine only",
-    )
+    raise not_portable(culprits, ", ".join(dict.fromkeys(found.what for found in unique)), f"use {instead}")
 
 
 def unmeasured_operations(nodes: list[Any]) -> list[str]:

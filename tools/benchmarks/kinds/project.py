@@ -3,7 +3,6 @@
 import importlib
 from typing import Any
 
-import keras
 import numpy as np
 
 from samebits import DataContext, Dataset, Seed, Split
@@ -12,15 +11,11 @@ from samebits import DataContext, Dataset, Seed, Split
 def load(context: DataContext, *, kind: str) -> Dataset:
     """Return the arrays of a kind; the last rows are for validation, as in plain Keras."""
     module = importlib.import_module(f"kinds.{kind}")
-    inputs, labels = module.make_arrays()
+    train, validation = importlib.import_module("kinds").split_arrays(module)
     for point in ("data/load", "data/split", "data/folds"):
         context.mark_unused(point, because="the rows have one order")
-    context.resample(np.arange(module.ROWS), labels)
-
-    def take(rows: slice) -> Split:
-        return Split(keras.tree.map_structure(lambda array: array[rows], inputs), labels[rows])
-
-    return Dataset(take(slice(module.ROWS)), take(slice(module.ROWS, None)))
+    context.resample(np.arange(module.ROWS), train[1])
+    return Dataset(Split(*train), Split(*validation))
 
 
 def build(seed: Seed, *, kind: str) -> Any:  # noqa: ARG001  every layer has its seed

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from samebits.checks.script.editor import Editor
 from samebits.checks.script.search import Cause, Findings
 from samebits.checks.script.trial import INTRA_OP_THREADS, PINNED_BY_ENVIRONMENT
+from samebits.core.source_names import FORGETS_ORDER, LISTS_A_FOLDER
 from samebits.runtime.probe.statements import KEEPS_TIME, Source
 
 MAKERS = {
@@ -23,18 +24,6 @@ MAKERS = {
     "MT19937",
     "Philox",
     "SFC64",
-}
-LISTS = {
-    "os.listdir",
-    "os.scandir",
-    "glob.glob",
-    "glob.iglob",
-    "listdir",
-    "scandir",
-    "iterdir",
-    "glob",
-    "rglob",
-    "iglob",
 }
 FIRST = "random.Random(0)"
 # What comes from the operating system -> what gives the same numbers each time; {0} is the first argument.
@@ -53,7 +42,6 @@ REPLACEMENTS = {
     "os.getpid": "0",
 }
 ITERATES = {"list", "tuple", "enumerate", "iter", "zip", "np.array", "np.asarray", "dict.fromkeys", "join", "extend"}
-FORGETS_ORDER = {"sorted", "set", "frozenset", "any", "all", "len", "min", "max"}
 SET_METHODS = {"union", "intersection", "difference", "symmetric_difference", "copy"}
 SETS = {"set", "frozenset"}
 SHOWS = {"print", "append", "info", "debug", "write"}
@@ -214,7 +202,7 @@ class Maker(Seeds):
                 if called == "os.walk":
                     walked = f"(path, sorted(folders), sorted(files)) for path, folders, files in {editor.source(call)}"
                     editor.replace(call, f"sorted({walked})")
-                elif called in LISTS or called.rpartition(".")[2] in LISTS:
+                elif called.rpartition(".")[2] in LISTS_A_FOLDER:
                     self._sort(editor, call, ", key=lambda entry: entry.name" if called.endswith("scandir") else "")
 
     def _sort(self, editor: Editor, node: ast.expr, key: str = "") -> None:

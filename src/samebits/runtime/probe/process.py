@@ -22,7 +22,7 @@ def main(trial: pathlib.Path) -> int:
     """Run one process of a trial and return its exit code.
 
     Args:
-        trial: The JSON file of `samebits.checks.script.trial.Process`.
+        trial: The JSON file that `samebits.checks.script.trial.Trials` writes.
     """
     options = json.loads(trial.read_text(encoding="utf-8"))
     time.tzset()

@@ -286,6 +286,8 @@ def fork_trainings(monkeypatch: pytest.MonkeyPatch, trainer: PinnedTrainer) -> N
             if value is started_fresh:
                 monkeypatch.setattr(module, name, run_child)
     monkeypatch.setattr(execute, "train_some", train_some)
+    # Hydra's would close the handlers of this process, and the one of absl closes the file that pytest captures in.
+    monkeypatch.setattr("logging.config.DictConfigurator.configure", lambda _: None)
 
 
 def train_some(study: Study, numbers: Sequence[int], _options: object, progress: RunsProgress) -> None:
@@ -330,7 +332,6 @@ def call_here(
     output, errors = io.StringIO(), io.StringIO()
     with monkeypatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
         patch.chdir(root)
-        patch.setattr("logging.config.DictConfigurator.configure", lambda _: None)  # it would end the loggers here
         for name, value in ({"PYTHONPATH": str(root / "src")} | dict(environment or {})).items():
             patch.setenv(name, value)
         code = call()

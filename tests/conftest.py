@@ -35,6 +35,7 @@ PROJECT_FILES = ("conf", "scripts", "src", "requirements.lock", "requirements-de
 # The package of the data and model functions.
 PACKAGE = str(yaml.safe_load((ROOT / "conf" / "config.yaml").read_text())["package"])
 QUIET = {key: value for key, value in os.environ.items() if not key.startswith("COMET_")}
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # as in a training; otherwise TensorFlow decides by the CPU
 
 LONGEST_FILES = (
     "test_train.py",

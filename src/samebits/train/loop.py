@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from samebits.core.digest import arrays_digest
 from samebits.core.errors import StopRequestedError, TrainingError
@@ -81,7 +82,7 @@ class Training:
         Raises:
             StopRequestedError: A stop was requested. The checkpoint is saved.
             DataError: The run would resume with different data.
-            TrainingError: The loss is not finite.
+            TrainingError: The loss or a weight is not finite.
             UncoveredDrawError: A global generator was used.
         """
         if skip(self):
@@ -172,6 +173,7 @@ class Training:
         position, recorder = self.position, self.recorder
         values = self.steps.results(self.logs) | self.evaluate()
         check_finite(self, values, f"after epoch {position.epoch}")
+        check_finite_weights(self)
         values = self.values = numbers(self.callbacks.call("on_epoch_end", self.epoch_index(), logs=values))
         self.check_draws()
         with recorder.timed("record_s"):
@@ -248,13 +250,18 @@ def evaluation_names(values: Mapping[str, float]) -> dict[str, float]:
     return {f"val_{name}": value for name, value in values.items()}
 
 
+def is_strict(training: Training) -> bool:
+    """Return whether a value that is not finite is an error, and not the business of the script or of a callback."""
+    return training.stage.strict and not training.callbacks.has(keras.callbacks.TerminateOnNaN)
+
+
 def check_finite(training: Training, values: Mapping[str, float], where: str) -> None:
     """Check that every loss is finite, unless the stage is not strict or the user has a callback for that.
 
     Raises:
         TrainingError: One is not. The message has its name and the step.
     """
-    if not training.stage.strict or training.callbacks.has(keras.callbacks.TerminateOnNaN):
+    if not is_strict(training):
         return
     for name, value in values.items():
         if name.endswith("loss") and not math.isfinite(value):
@@ -264,3 +271,23 @@ def check_finite(training: Training, values: Mapping[str, float], where: str) ->
                 received=value,
                 fix="lower the learning rate, or check the data for invalid values.",
             )
+
+
+def check_finite_weights(training: Training) -> None:
+    """Check that every trained weight is finite at the end of an epoch.
+
+    The loss need not show it: oneDNN's ReLU, for example, gives 0 for a value that is not a number.
+
+    Raises:
+        TrainingError: One is not. The message has its path.
+    """
+    if not is_strict(training):
+        return
+    weights = [weight.path for weight in training.model.trainable_weights if not np.isfinite(weight.numpy()).all()]
+    if weights:
+        raise TrainingError(
+            f"weights are not finite after epoch {training.position.epoch}: {', '.join(weights)}.",
+            expected="finite weights",
+            received="infinite values, or values that are not numbers, although the loss is finite",
+            fix="lower the learning rate, or check the data for invalid values.",
+        )

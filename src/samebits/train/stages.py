@@ -24,7 +24,7 @@ class Stage:
         initial_epoch: The number that callbacks get for its first epoch; see Keras's `fit`.
         validation_freq: After which epochs it evaluates: every so many, or these, counted from 1.
         validation_steps: Maximum batches of an evaluation; None: all.
-        strict: Whether a loss that is not finite is an error.
+        strict: Whether a loss or a weight that is not finite is an error.
     """
 
     number: int

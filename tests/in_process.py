@@ -14,7 +14,7 @@ from samebits.core.errors import StopRequestedError
 from samebits.core.seeds import Seeds, resolve_points
 from samebits.core.terminal import TrainingProgress
 from samebits.runs.folder import METRICS, TRACE, read_rows
-from samebits.runtime.pins import GRAPH_REWRITES
+from samebits.runtime.pins import graph_rewrites
 from samebits.train.data import Dataset
 
 POINTS = {"python": {"random": None}, "data": {"order": None, "augment": None}}
@@ -29,10 +29,11 @@ def op_determinism() -> Iterator[None]:
 
     before = tf.config.optimizer.get_experimental_options()
     tf.config.experimental.enable_op_determinism()
-    tf.config.optimizer.set_experimental_options(dict.fromkeys(GRAPH_REWRITES, False))
+    rewrites = graph_rewrites(RuntimeConfig())
+    tf.config.optimizer.set_experimental_options(rewrites)
     yield
     disable_op_determinism()
-    tf.config.optimizer.set_experimental_options({name: before.get(name, True) for name in GRAPH_REWRITES})
+    tf.config.optimizer.set_experimental_options({name: before.get(name, True) for name in rewrites})
 
 
 class Stop:

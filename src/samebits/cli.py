@@ -423,7 +423,7 @@ def run_check_script(given: argparse.Namespace, root: pathlib.Path) -> int:  # n
 
     if len(given.overrides) != 1 or not is_script(given.overrides[0]):
         raise UsageError(
-            "script", expected="one path that ends in .py", received=" ".join(given.overrides) or "none",
+            "script", expected="one path that ends in .py or .ipynb", received=" ".join(given.overrides) or "none",
             fix="samebits check-script script.py -- the script's own arguments",
         )  # fmt: skip
     return check_script.check_script(pathlib.Path(given.overrides[0]), given.own, given.seconds)

@@ -1,6 +1,9 @@
 """`samebits check-script`: planted causes, each named with its line, and changes that make the script repeat."""
 
+import json
 import pathlib
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -51,6 +54,14 @@ CASES = {
         "from datetime import datetime\nimport numpy as np\nrng = np.random.default_rng(datetime.now().microsecond)\n",
         "the clock", 3, "datetime(2000, 1, 1).microsecond",
     ),
+    "zone": (
+        "import datetime\nhour = datetime.datetime.fromtimestamp(1_700_000_000).hour\n",
+        "the time zone", 2, "TZ=UTC python script.py",
+    ),
+    "locale": (
+        "import locale\nlocale.setlocale(locale.LC_ALL, '')\nencoding = locale.nl_langinfo(locale.CODESET)\n",
+        "the language settings", 3, "LC_ALL=C.UTF-8 python script.py",
+    ),
     "urandom": (
         "import os\nx = list(os.urandom(4))\n", "from the operating system", 2, "+x = list(random.Random(0).randbytes(4))",
     ),
@@ -82,6 +93,33 @@ report = {"x": x, "seconds": time.time() - start}
 print("took", report["seconds"])
 """
 
+# Causes that only TensorFlow has.
+IN_TENSORFLOW = {
+    "threads": (
+        """import keras
+import numpy as np
+keras.utils.set_random_seed(7)
+x = np.random.default_rng(0).normal(size=(64, 28, 28, 1)).astype("float32")
+layers = [keras.Input((28, 28, 1)), keras.layers.Conv2D(8, 3), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)]
+model = keras.Sequential(layers)
+model.compile("sgd", "mse")
+model.fit(x, x.mean((1, 2, 3)), epochs=1, batch_size=32, verbose=0)
+""",
+        "the number of threads, which is that of the cores", 8, "+tf.config.threading.set_intra_op_parallelism_threads(4)",
+    ),
+    "order": (
+        """import random, time
+import tensorflow as tf
+def wait(number):
+    time.sleep(random.Random(int(time.time_ns())).random() / 50)
+    return number
+rows = tf.data.Dataset.range(20)
+rows = rows.map(lambda i: tf.py_function(wait, [i], tf.int64), num_parallel_calls=4, deterministic=False)
+numbers = [int(number) for number in rows]
+""",
+        "a tf.data pipeline that may change the order", 7, "deterministic=True)",
+    ),
+}  # fmt: skip
 KERAS = """import keras
 import numpy as np
 import tensorflow as tf
@@ -111,14 +149,19 @@ def check(folder: pathlib.Path, text: str, *disabled: str, seconds: float = 60) 
     return check_script.check_script(pathlib.Path("script.py"), [], seconds, disabled=disabled)
 
 
-@pytest.mark.parametrize("name", CASES)
+def full(names: Iterable[str]) -> list[Any]:
+    """Return parameters of full tests."""
+    return [pytest.param(name, marks=pytest.mark.full) for name in names]
+
+
+@pytest.mark.parametrize("name", [*CASES, *full(IN_TENSORFLOW)])
 def test_a_planted_cause_is_named_and_solved(
     name: str, folder: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The cause, its line and the change are printed, and two runs of the changed script agree."""
-    text, cause, line, change = CASES[name]
+    text, cause, line, change = (CASES | IN_TENSORFLOW)[name]
 
-    assert 1 == check(folder, text)
+    assert 1 == check(folder, text, seconds=600)
     said = capsys.readouterr().out
     assert cause in said
     assert f"(script.py, line {line})" in said
@@ -155,6 +198,26 @@ def test_a_cause_needs_its_proof(folder: pathlib.Path, capsys: pytest.CaptureFix
     assert "NumPy's global generator" not in said
     assert "Not explained: script.py, line 2, x" in said
     assert SAME not in said
+
+
+def test_a_notebook_is_checked_as_the_script_of_its_cells(
+    folder: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines are counted through the code cells. What is no Python is left out, and named."""
+    cells = [
+        ("code", "%matplotlib inline\nimport numpy as np"),
+        ("markdown", "A text."),
+        ("code", "x = np.random.rand(3)\ndisplay(x.shape)"),
+    ]
+    content = {"cells": [{"cell_type": kind, "source": [text]} for kind, text in cells], "nbformat": 4}
+    (folder / "notebook.ipynb").write_text(json.dumps(content))
+
+    assert 1 == check_script.check_script(pathlib.Path("notebook.ipynb"), [], 60)
+    said = capsys.readouterr().out
+    assert "left out: %matplotlib inline" in said
+    assert "NumPy's global generator (notebook.ipynb, line 3)" in said
+    assert SAME in said
+    assert json.dumps(content) == (folder / "notebook.ipynb").read_text()
 
 
 def test_a_cause_in_an_imported_file_is_changed_there(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,9 @@ from samebits.core.config import Config, RuntimeConfig, SeedConfig, TrainingConf
 from samebits.core.errors import DataError, TrainingError
 from samebits.core.seeds import Seeds, make_rng
 from samebits.runs.folder import read_rows
-from samebits.train.fit import Fits, FitStoppedError, take_over
-from samebits.train.steps import path_digests
+from samebits.train.fit import Fit, Fits, FitStoppedError, take_over
+from samebits.train.network import Network
+from samebits.train.steps import Steps, path_digests
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras 3.15
 ROWS = 30
@@ -187,6 +188,83 @@ def test_several_inputs_and_two_calls_train_as_keras_does(tmp_path: pathlib.Path
     expected = train(build(inputs=2))
     with take_over(make_fits(tmp_path / "run")):
         assert expected == train(build(inputs=2))
+
+
+X_NOW = X.copy()
+
+
+def freeze(model: keras.Model) -> None:
+    """Freeze a layer, and compile again."""
+    model.layers[1].trainable = False
+    model.compile("sgd", "mse")
+
+
+def double_data(_model: keras.Model) -> None:
+    """Change the arrays in place."""
+    X_NOW[:] *= 2
+
+
+# What a script does between two calls.
+BETWEEN: dict[str, Callable[[keras.Model], object]] = {
+    "nothing": lambda _: None,
+    "the learning rate": lambda model: model.optimizer.learning_rate.assign(0.3),
+    "the weights": lambda model: model.layers[-1].bias.assign([2.0]),
+    "evaluate and predict": lambda model: (model.evaluate(X, Y, verbose=0), model.predict(X, verbose=0)),
+    "compile": lambda model: model.compile("sgd", "mse"),
+    "a frozen layer, compiled": freeze,
+    "the data": double_data,
+}
+TRACED_ANEW = ("compile", "a frozen layer, compiled", "the data")
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_a_further_call_trains_as_keras_does(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """A call in a loop uses the trace of the call before, unless the model was compiled or the data changed."""
+    traces = []
+
+    def trace(fit: Fit, *options: Any) -> Steps:
+        traces.append(fit)
+        return Network.trace(fit, *options)
+
+    monkeypatch.setattr(Fit, "trace", trace)
+
+    def train() -> tuple[Any, ...]:
+        X_NOW[:] = X
+        model = build()
+        for number in range(3):
+            if number == 1:
+                BETWEEN[name](model)
+            history = model.fit(X_NOW, Y, validation_split=0.2, **IN_ORDER)
+        return outcome(model, history)
+
+    expected = train()
+    with take_over(make_fits(tmp_path / "run")):
+        assert expected == train()
+    assert 1 + (name in TRACED_ANEW) == len(traces)
+    assert "changed without a new compile" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["dropout.rate", "dense._trainable"])
+def test_an_attribute_that_changed_without_compile_counts(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """It counts from the next call on, as after a compile, and the user is told that Keras would not see it."""
+    weights = []
+    for is_set in (True, False):
+        with take_over(make_fits(tmp_path / str(is_set))):
+            model = build()
+            model.fit(X, Y, **IN_ORDER)
+            layer = next(each for each in model.layers if each.name == name.partition(".")[0])
+            if is_set:
+                setattr(layer, name.partition(".")[2].strip("_"), 0)
+            model.fit(X, Y, **IN_ORDER)
+            weights.append(path_digests(model.weights))
+
+    assert weights[0] != weights[1]
+    assert f"fit 2: {name} changed without a new compile" in caplog.text
+    assert 1 == caplog.text.count("changed without a new compile")
 
 
 def test_a_class_with_its_own_fit_is_taken_over(tmp_path: pathlib.Path) -> None:

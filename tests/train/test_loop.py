@@ -41,7 +41,7 @@ def make_dataset() -> Dataset:
     return Dataset(Split(inputs[:ROWS], labels[:ROWS]), Split(inputs[ROWS:], labels[ROWS:]))
 
 
-def build(activation: str = "relu") -> Any:
+def build(activation: str = "relu", last: str | None = None) -> Any:
     """Return a model with dropout."""
     import keras
 
@@ -51,7 +51,7 @@ def build(activation: str = "relu") -> Any:
             keras.Input((6,)),
             keras.layers.Dense(8, activation=activation, kernel_initializer=glorot(seed=1), name="hidden"),
             keras.layers.Dropout(0.3, seed=2, name="dropout"),
-            keras.layers.Dense(1, kernel_initializer=glorot(seed=3), name="output"),
+            keras.layers.Dense(1, last, kernel_initializer=glorot(seed=3), name="output"),
         ],
         name="net",
     )
@@ -93,6 +93,25 @@ def test_how_many_steps_go_in_one_call_decides_no_bits(tmp_path: pathlib.Path, w
     assert whole == many == one == traced
     assert looks[0].looks < looks[1].looks == STEPS * EPOCHS == len(rows)
     assert "net/hidden/kernel" in rows[0]["gradients"]
+
+
+@pytest.mark.parametrize("remapping", [False, True])
+def test_how_many_steps_go_in_one_call_decides_no_bits_of_fused_operations(
+    tmp_path: pathlib.Path, *, remapping: bool
+) -> None:
+    """TensorFlow would fuse the last layer's operations with oneDNN, but not in a graph that another one calls."""
+    import tensorflow as tf
+
+    settings = SETTINGS | {"loss": "mean_squared_error", "optimizer": "sgd", "metrics": []}
+    before = tf.config.optimizer.get_experimental_options()["remapping"]
+    tf.config.optimizer.set_experimental_options({"remapping": remapping})
+    try:
+        training = Small(functools.partial(build, last="sigmoid"), make_dataset(), **settings)
+        many, one = training.train(tmp_path / "many"), training.train(tmp_path / "one", clock=leaping())
+    finally:
+        tf.config.optimizer.set_experimental_options({"remapping": before})
+
+    assert many == one
 
 
 def test_metrics_are_logged_as_often_as_asked(tmp_path: pathlib.Path) -> None:

@@ -39,7 +39,6 @@ THREAD_VARIABLES = (
 # The features above AVX2 that NumPy 2.4 and 2.5 dispatch to. The older names of these features have no effect.
 NUMPY_ABOVE_AVX2 = "X86_V4 AVX512_ICL AVX512_SPR"
 X86_64 = ("x86_64", "AMD64")
-GRAPH_REWRITES = ("arithmetic_optimization", "constant_folding")
 RANDOM_HASH_SEED = "random"
 # Keras 3.15 imports these if installed, for its wrappers, galleries and file editor: 90 MB and over a second.
 OPTIONAL_FOR_KERAS = ("IPython", "matplotlib", "sklearn")
@@ -135,6 +134,18 @@ def hidden_packages(packages: tuple[str, ...]) -> Iterator[None]:
             del sys.modules[name]
 
 
+def graph_rewrites(runtime: RuntimeConfig) -> dict[str, bool]:
+    """Return which of TensorFlow's rewrites of graphs that change bits are on at a runtime level."""
+    return {
+        # Both rewrite divisions into multiplications by approximate reciprocals.
+        "arithmetic_optimization": runtime.arithmetic_rewrites,
+        "constant_folding": runtime.arithmetic_rewrites,
+        # It fuses operations in a graph that Python calls, but not in one that another graph calls: so one step would
+        # have other bits than several steps in one call, of which there are as many as the clock allows.
+        "remapping": not runtime.op_determinism,
+    }
+
+
 def apply_pins(runtime: RuntimeConfig) -> None:
     """Apply the settings that must be set after TensorFlow is imported and before its first operation."""
     with hidden_packages(OPTIONAL_FOR_KERAS):
@@ -151,8 +162,7 @@ def apply_pins(runtime: RuntimeConfig) -> None:
         tf.config.experimental.enable_op_determinism()
     if runtime.promise != "free":
         tf.config.optimizer.set_jit(False)
-        # Both rewrite divisions into multiplications by approximate reciprocals.
-        tf.config.optimizer.set_experimental_options(dict.fromkeys(GRAPH_REWRITES, runtime.arithmetic_rewrites))
+        tf.config.optimizer.set_experimental_options(graph_rewrites(runtime))
 
 
 def seed_global_generators(seeds: Seeds) -> None:
@@ -200,7 +210,7 @@ def effective_settings() -> dict[str, Any]:
     from threadpoolctl import threadpool_info  # noqa: PLC0415
 
     features = cpu_features()
-    rewrites = tf.config.optimizer.get_experimental_options()
+    rewrites = tf.config.optimizer.get_experimental_options()  # those that were never set are on
     blas = [pool for pool in threadpool_info() if pool["internal_api"] == "openblas" and "numpy" in pool["filepath"]]
     environment = {
         key: value for key, value in os.environ.items() if key.startswith(SCRUBBED_PREFIXES) or key in ("LC_ALL", "TZ")
@@ -213,7 +223,7 @@ def effective_settings() -> dict[str, Any]:
         "op_determinism": is_op_determinism_enabled(),
         "onednn": bool(_pywrap_util_port.IsMklEnabled()),
         "jit": tf.config.optimizer.get_jit() or "off",
-        "arithmetic_rewrites": [name for name in GRAPH_REWRITES if rewrites.get(name, True)],
+        "arithmetic_rewrites": [name for name in graph_rewrites(RuntimeConfig()) if rewrites.get(name, True)],
         "gpus": [device.name for device in tf.config.get_visible_devices("GPU")],
         "numpy_dispatch": sorted(name for name in ("X86_V3", *NUMPY_ABOVE_AVX2.split()) if features.get(name)),
         "openblas": [{"architecture": pool["architecture"], "threads": pool["num_threads"]} for pool in blas],
@@ -231,7 +241,7 @@ def expected_settings(runtime: RuntimeConfig, hash_seed: int | None) -> dict[str
         expected["inter_op_threads"] = inter_op_thread_count(runtime.inter_op_threads)
     if runtime.promise != "free":
         expected |= {"op_determinism": runtime.op_determinism, "jit": "off"}
-        expected["arithmetic_rewrites"] = list(GRAPH_REWRITES) if runtime.arithmetic_rewrites else []
+        expected["arithmetic_rewrites"] = [name for name, is_on in graph_rewrites(runtime).items() if is_on]
     if runtime.op_determinism:
         expected["onednn"] = True
     if runtime.instruction_set is not None:

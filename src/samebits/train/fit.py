@@ -54,6 +54,7 @@ from samebits.train.stages import Stage
 from samebits.train.steps import numbers, path_digests
 from samebits.train.stop import StopRequests
 from samebits.train.streams import make_feed
+from samebits.train.traces import Basis, Traced
 from samebits.train.weights import is_savable, save_model
 
 logger = logging.getLogger(__name__)
@@ -61,9 +62,12 @@ logger = logging.getLogger(__name__)
 ANEW = "%s begins anew after a kill, and so do later calls of fit: %s"
 MAY_DIFFER = "Its batches are read ahead of the training: if they draw these numbers, two runs may differ"
 OWN_LOOP = "%strains outside of fit: seeded, and recorded at the end of the script, but trained again after a kill"
+CHANGED = "%s: %s changed without a new compile. It counts from now on; Keras's own fit would use the value before"
 JIT = "jit_compile=True is ignored: XLA has other bits on every machine"
 END_OF_SCRIPT = 3  # `part` of the last row of the trace
 WITHOUT_FIT = ("stopped_early", "epochs_done", "best_epoch", "resumed_at", "begins_anew")  # unknown in result.json
+# The arguments that a trace depends on. A PartFeed depends on more, and its trace is not used again.
+TRACED = ("batch_size", "validation_batch_size", "steps_per_epoch", "class_weight", "shuffle")
 BATCH_SIZE = 32  # of Keras's fit, if the call sets none
 Call = Mapping[str, Any]  # the arguments of a call of fit, by name
 
@@ -145,21 +149,47 @@ class Fit(Network):
         super().__init__(model, dataset, stage, seeds, attempt, stop)
         self.given, self.verbose, self.is_told = callbacks, verbose, is_told
         self.folder = pathlib.Path(self.config.script.path).parent
+        self.digests = dataset.digests()
+        self.traced: Traced | None = None
+        self.reasons: list[str] = []  # why the call begins anew after a kill
+        self.oddities: list[str] = []  # what else the user is told
 
     def check(self) -> None:
-        """Trace a step of the compiled model. What Keras trains is trained, so what is odd in it is only told."""
-        settings = self.config.training
+        """Trace a step of the compiled model, unless there is a trace to use again.
+
+        What Keras trains is trained, so what is odd in it is only told.
+        """
         check_compiled(self.model, may_jit=True)
         check_callbacks("callbacks of fit", self.given)
-        self.reasons: list[str] = []  # why the call begins anew after a kill
-        self.oddities: list[str] = [JIT] if self.model.jit_compile else []
         self.watch, self.generators = GeneratorWatch(self.seeds), generator_state_digests()
-        build_stateful(self.model, self.dataset.train, settings.batch_size)
+        self.callbacks, self.validation_outputs, self.prepare_s = self.given, None, 0.0
+        if self.traced is None:
+            self.traced = self.trace_all()
+        self.feeds, self.steps = self.traced.feeds, self.traced.steps
+
+    def trace_all(self) -> Traced:
+        """Trace a step, and note what is odd and what no checkpoint can hold."""
+        if self.model.jit_compile:
+            self.oddities.append(JIT)
+        build_stateful(self.model, self.dataset.train, self.config.training.batch_size)
         self.feeds = {name: self.make_feed(part, name) for name, part in self.dataset.splits().items()}
         if self.model.built and self.model.optimizer is not None:
             self.model.optimizer.build(self.model.trainable_variables)
-        self.callbacks, self.steps = self.given, self.trace(self.tolerate)
-        self.validation_outputs, self.prepare_s = None, 0.0
+        steps = self.trace(self.tolerate)
+        self.note_labels()
+        return Traced(self.basis(), self.feeds, steps, self.reasons, self.oddities)
+
+    def basis(self) -> Basis:
+        """Return what the traced functions depend on."""
+        settings = {name: getattr(self.config.training, name) for name in TRACED}
+        return Basis.of(self.model, settings | {"validation_steps": self.stage.validation_steps, **self.digests})
+
+    def reuse(self, traced: Traced) -> None:
+        """Use what an earlier call traced."""
+        self.traced, self.reasons, self.oddities = traced, [*traced.reasons], [*traced.oddities]
+
+    def note_labels(self) -> None:
+        """Note labels that do not fit the loss."""
         if getattr(self.model, "outputs", None):
             try:
                 check_labels(self.model, {name: feed.example for name, feed in self.feeds.items()})
@@ -290,6 +320,7 @@ class Fits:
         self.data: dict[str, str] = {}
         self.error: SamebitsError | None = None
         self.training: Fit | str = ""  # the name of a call that Keras trains
+        self.traced: Traced | None = None  # of the last call
         self._told: set[str] = set()
 
     def tell(self, text: str, *arguments: Any) -> None:
@@ -349,18 +380,40 @@ class Fits:
             callbacks=callbacks, verbose=call["verbose"], is_told=self.begins_anew,
         )  # fmt: skip
         self.training = stage.name
+        before, changed = self.hand_over(trainer)
         trainer.check()
+        self.traced = trainer.traced
+        if before and before.steps.contents() != trainer.steps.contents():
+            self.tell(CHANGED, stage.name, ", ".join(changed))
         trainer.take_seeds()
         for text in trainer.oddities:
             self.tell("%s: %s", stage.name if text != JIT else "model.compile", text)
         return trainer
+
+    def hand_over(self, trainer: Fit) -> tuple[Traced | None, list[str]]:
+        """Give a call what the last one traced, if nothing changed that the trace depends on.
+
+        Returns:
+            What the last call traced and the attributes that changed, if only attributes of the model did.
+        """
+        traced, self.traced = self.traced, None  # frees its data before there are new ones
+        if traced is None:
+            return None, []
+        basis = trainer.basis()
+        if not traced.serves(basis):
+            return None, []
+        changed = traced.basis.changed(basis)
+        if changed:
+            return traced, changed
+        trainer.reuse(traced)
+        return None, []
 
     def train(self, trainer: Fit) -> Any:
         """Train a call of `fit` that is prepared, and return its History."""
         stage, self.training = trainer.stage, trainer
         self.write_seeds()
         self.stages.append(stage)
-        self.data |= {f"{stage.name}/{name}": digest for name, digest in trainer.dataset.digests().items()}
+        self.data |= {f"{stage.name}/{name}": digest for name, digest in trainer.digests.items()}
         self.outcomes.append(trainer.run(self.rows))
         trainer.end_stage()
         self.model, self.rows = trainer.model, dict(trainer.rows)

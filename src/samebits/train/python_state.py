@@ -122,7 +122,7 @@ def check_python_state(before: dict[str, str], model: keras.Model, step: Any, ag
         TrainingError: It does. The message has the state.
     """
     changed = changed_names(before, python_state(model))
-    if changed and _contents(step) != _contents(again):
+    if changed and contents(step) != contents(again):
         raise TrainingError(
             f"the step depends on Python state that changes while it is traced: {', '.join(changed)}.",
             expected="numbers that change from step to step in weights, and draws by a keras.random.SeedGenerator",
@@ -131,7 +131,7 @@ def check_python_state(before: dict[str, str], model: keras.Model, step: Any, ag
         )
 
 
-def _contents(step: Any) -> list[tuple[str, bytes]]:
+def contents(step: Any) -> list[tuple[str, bytes]]:
     """Return the operations of a traced step, and its constants."""
     nodes = graph_nodes(step.get_concrete_function())
     return sorted((node.op, node.attr["value"].SerializeToString() if node.op == "Const" else b"") for node in nodes)

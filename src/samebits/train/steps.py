@@ -29,7 +29,7 @@ from samebits.train.draws import (
     operations_of,
 )
 from samebits.train.feeds import Feed
-from samebits.train.python_state import check_python_state, python_state
+from samebits.train.python_state import check_python_state, contents, python_state
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +110,20 @@ def flatten_logs(logs: Any) -> Logs:
     return flat
 
 
+def call_only(step: Any, feed: Feed) -> Any:
+    """Return a traced function that only calls a traced step.
+
+    TensorFlow rewrites a graph that Python calls otherwise than one that another graph calls, as `trace_steps` does.
+    With this function one step has the bits of several steps in one call.
+    """
+
+    @tf.function(input_signature=[feed.signature], jit_compile=False, autograph=False)
+    def call(argument: Any) -> Any:
+        return step(argument)
+
+    return call
+
+
 def trace_steps(step: Any, feed: Feed) -> Any:
     """Return a traced function that takes several steps in one call.
 
@@ -133,6 +147,18 @@ def trace_steps(step: Any, feed: Feed) -> Any:
         return tf.while_loop(lambda number, _: number < count, take, [0, written])[1].stack()
 
     return steps
+
+
+class Calls:
+    """A traced step, and the traced functions that take it: `one` a single time, `many` several times."""
+
+    def __init__(self, step: Any, feed: Feed) -> None:
+        self.step, self.one, self.many, self.names = (
+            step,
+            call_only(step, feed),
+            trace_steps(step, feed),
+            scalar_logs(step),
+        )
 
 
 def scalar_logs(step: Any) -> list[str]:
@@ -293,7 +319,7 @@ class Steps:
         self._others: dict[int, tf.Variable] = {}  # variables that Keras does not know, by the id of their handle
         before = python_state(model)
         self._train_step = trace_step(model.train_step, train, optimizers_of(model))
-        self._names = scalar_logs(self._train_step)  # traces it, which makes what a custom step makes at its first call
+        self._train_step.get_concrete_function()  # traces it, which makes what a custom step makes at its first call
         self.optimizers = optimizers_of(model)
         self._test_step = None if validation is None else trace_step(model.test_step, validation, [])
         nodes = self._check(allow_python=allow_python)
@@ -303,10 +329,8 @@ class Steps:
         self.unmeasured = graph_check.unmeasured_operations(nodes)
         if promise == "portable":
             self._check_portable(nodes)
-        self._train_steps = trace_steps(self._train_step, train)
-        self._test_steps: Any = None
-        if validation is not None and not self.one_by_one:
-            self._test_steps = trace_steps(self._test_step, validation)
+        self._train = Calls(self._train_step, train)
+        self._test = None if validation is None else Calls(self._test_step, validation)
 
     def _check(self, *, allow_python: bool) -> list[Any]:
         """Check draws and state of the traced steps. Return the nodes of their graphs."""
@@ -331,6 +355,10 @@ class Steps:
                 check_all_trained(others, self.model)
         return nodes
 
+    def contents(self) -> list[tuple[str, bytes]]:
+        """Return the operations of the step, and its constants, to compare two traces."""
+        return contents(self._train_step)
+
     @contextlib.contextmanager
     def _tolerated(self, find: Callable[[], list[Any]] = list, *, is_harmless: bool = False) -> Iterator[None]:
         """Give an error of the block to `tolerate`, if there is one, with the operations that cause it."""
@@ -354,14 +382,14 @@ class Steps:
 
     def train_one(self, step: int) -> tuple[Logs, dict[str, Any]]:
         """Take the step after `step` steps. Returns (logs, gradients by weight)."""
-        logs, gradients = self._train_step(self.train_feed.take(step))
-        return numbers({name: logs[name] for name in self._names}), gradients
+        logs, gradients = self._train.one(self.train_feed.take(step))
+        return numbers({name: logs[name] for name in self._train.names}), gradients
 
     def train_many(self, step: int, count: int) -> list[Logs]:
         """Take several steps in one call, with the same bits as one by one. Returns the logs of each."""
         if count == 1:
             return [self.train_one(step)[0]]
-        return logs_of_steps(self._train_steps(self.train_feed.take(step, count)), self._names)
+        return logs_of_steps(self._train.many(self.train_feed.take(step, count)), self._train.names)
 
     def evaluate(self, call: Hooks | None = None) -> dict[str, float]:
         """Return the metrics of the validation rows, as Keras's `evaluate` does.
@@ -369,31 +397,31 @@ class Steps:
         Args:
             call: Calls a hook of callbacks at each batch, then each batch has a call of its own.
         """
-        if self.validation_feed is None:
+        if self.validation_feed is None or self._test is None:
             return {}
-        return self._evaluate(self.validation_feed, self._test_step, None if call else self._test_steps, call)
+        return self._evaluate(self.validation_feed, self._test, call)
 
     def evaluate_on(self, feed: Feed) -> dict[str, float]:
         """Return the metrics of other rows."""
-        return self._evaluate(feed, trace_step(self.model.test_step, feed, []), None, None)
+        return self._evaluate(feed, Calls(trace_step(self.model.test_step, feed, []), feed), None)
 
-    def _evaluate(self, feed: Feed, test_step: Any, test_steps: Any, call: Hooks | None) -> dict[str, float]:
+    def _evaluate(self, feed: Feed, calls: Calls, call: Hooks | None) -> dict[str, float]:
         self.model.reset_metrics()
         logs: Logs = {}
-        step = 0
+        step, several = 0, call is None and not self.one_by_one
         feed.start_epoch(1)
         while step < feed.steps:
-            count = min(feed.equal_batches(step), feed.steps - step) if test_steps else 1
+            count = min(feed.equal_batches(step), feed.steps - step) if several else 1
             if call:
                 call("on_test_batch_begin", step)
             if count == 1:
-                logs = numbers(test_step(feed.take(step))[0])
+                logs = numbers(calls.one(feed.take(step))[0])
             else:
-                logs = logs_of_steps(test_steps(feed.take(step, count)), scalar_logs(test_step))[-1]
+                logs = logs_of_steps(calls.many(feed.take(step, count)), calls.names)[-1]
             if call:
                 call("on_test_batch_end", step, logs=logs)
             step += count
-        return self.results(logs, test_step)
+        return self.results(logs, calls.step)
 
     def results(self, logs: Mapping[str, Any], step: Any = None) -> dict[str, float]:
         """Return the metrics of an epoch, given the logs of its last step, as Keras does.

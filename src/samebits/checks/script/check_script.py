@@ -19,6 +19,7 @@ from samebits.checks.script.trial import (
     start_process,
 )
 from samebits.core.errors import UsageError
+from samebits.core.notebooks import NOTEBOOK, read_code
 
 BY_RUN = {
     "python",
@@ -58,6 +59,10 @@ def check_script(
     """
     if not path.is_file():
         raise UsageError(str(path), expected="a Python file", received="no file", fix="samebits check-script script.py")
+    if path.suffix == NOTEBOOK:
+        print(f"The lines of {path.name} are those of its code cells, one below the other.")
+        for line in read_code(path)[1]:
+            print(f"left out: {line}")
     folder = pathlib.Path(os.path.abspath("."))  # noqa: PTH100  as the script sees it
     script = Script(folder / path, tuple(arguments), folder, seconds)
     trials = Trials(script, start, lambda text: print(f"… {text}", flush=True))
@@ -108,7 +113,7 @@ def tell(findings: Findings, script: Script, *, only_printed: bool) -> None:
     divergence = findings.divergence
     if divergence is None:
         return
-    lines = script.path.read_text(encoding="utf-8").splitlines()
+    lines = read_code(script.path)[0].splitlines()
 
     def source(name: str, line: int) -> str:
         text = lines if name == script.path.relative_to(script.folder).as_posix() else []
@@ -142,11 +147,11 @@ def propose(findings: Findings, trials: Trials) -> None:  # noqa: C901  prints o
     if not findings.causes:
         return
     script = trials.script
-    name = script.path.relative_to(script.folder).as_posix() if not trials.in_place else script.path.name
+    name = trials.name
     base = script.folder if not trials.in_place else script.path.parent
 
     def read(name: str) -> str:
-        return (base / name).read_text(encoding="utf-8")
+        return read_code(base / name)[0]
 
     changes, after, ended = Changes(), findings.divergence, False
     for sorted_sets in (True, False):
@@ -163,7 +168,8 @@ def propose(findings: Findings, trials: Trials) -> None:  # noqa: C901  prints o
         print(f"Also: {note}.")
     if changes.environment:
         words = " ".join(f"{key}={value}" for key, value in changes.environment.items())
-        print(f"Start it with: {words} python {script.path.name}")
+        program = "jupyter lab" if script.path.suffix == NOTEBOOK else f"python {script.path.name}"
+        print(f"Start it with: {words} {program}")
     if not ended:
         print("The changed script failed. The causes are proved, the changes are not.")
     elif after is None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from samebits.core.errors import SamebitsError, UsageError
+from samebits.core.notebooks import NOTEBOOK, read_code
 from samebits.runs.identity import HARNESS
 from samebits.runtime.pins import THREAD_VARIABLES
 
@@ -130,6 +131,10 @@ class Trials:
         script: The script.
         start: Runs a command; see `start_process`.
         say: Gets a line about each trial.
+
+    Attributes:
+        in_place: Whether the processes work in the script's own folder.
+        name: The name of the script in the records.
     """
 
     def __init__(
@@ -137,6 +142,9 @@ class Trials:
     ) -> None:
         self.script, self.start, self.say = script, start, say
         self.in_place = not script.path.is_relative_to(script.folder) or count_files(script.folder) > MAX_FILES
+        self.name = script.path.name if self.in_place else script.path.relative_to(script.folder).as_posix()
+        # The probe reads no notebook, so that it imports little before the script does.
+        self._texts = {self.name: read_code(script.path)[0]} if script.path.suffix == NOTEBOOK else {}
         self._done: dict[frozenset[str], tuple[Record, Record]] = {}
 
     def run(self, trial: Trial) -> tuple[Record, Record]:
@@ -167,7 +175,7 @@ class Trials:
         options.write_text(
             json.dumps({
                 "cores": cores[:1] if number == 0 else cores[:2], "second": number == 1, "pins": sorted(trial.pins),
-                "folders": list(map(str, folders)), "changed": dict(trial.changed), "record": str(record),
+                "folders": list(map(str, folders)), "changed": self._texts | dict(trial.changed), "record": str(record),
                 "script": str(path), "arguments": list(self.script.arguments),
             })
         )  # fmt: skip

@@ -50,6 +50,8 @@ def run(script: pathlib.Path, arguments: list[str], own: OwnFiles, recorder: Rec
     code = compile(own.text(own.name(str(script)), str(script)), str(script), "exec", dont_inherit=True)
     module = types.ModuleType("__main__")
     module.__dict__["__file__"] = str(script)
+    if script.suffix == ".ipynb":
+        module.__dict__["display"] = print
     sys.argv, sys.path[0] = [str(script), *arguments], str(script.parent)
     sys.dont_write_bytecode = True
     sys.modules["__main__"] = module

@@ -62,6 +62,9 @@ names = os.listdir(".")
 """
 
 
+RUN_FOR_KILLS = ("run", "script.py", "tracker=none", "training.checkpoint_every=2")
+
+
 @pytest.fixture
 def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """Return the folder of a script, which is the current one and no project."""
@@ -118,18 +121,24 @@ def test_a_script_runs_as_it_is(run: Run, folder: pathlib.Path) -> None:
     assert (attempt.parent / "source" / "helper.py").exists()
 
 
-@pytest.mark.parametrize("kill", ["0.001 2 3", pytest.param("0.01 1 1", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    ("kill", "again"),
+    [("0.001 2 3", ("resume", "last")), pytest.param("0.01 1 1", RUN_FOR_KILLS, marks=pytest.mark.full)],
+)
 def test_a_script_killed_in_any_call_of_fit_resumes_to_the_same_bits(
-    run: Run, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, kill: str
+    run: Run, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, kill: str, again: tuple[str, ...]
 ) -> None:
-    """The same command goes on where it was; `explain` finds the records equal, and unequal to another seed's."""
+    """The same command, or `samebits resume last`, goes on where it was.
+
+    `explain` finds the records equal, and unequal to another seed's.
+    """
     monkeypatch.setenv("KILL", kill)
-    words = ("run", "script.py", "tracker=none", "training.checkpoint_every=2")
+    words = RUN_FOR_KILLS
     code, printed, _ = run(*words)
 
     assert 1 == code
     assert "SIGKILL" in printed
-    code, printed, errors = run(*words)
+    code, printed, errors = run(*again)
     assert 0 == code, errors
     assert "resumes" in printed
     assert 0 == run(*words, "resume=never")[0]

@@ -246,6 +246,17 @@ def test_a_further_call_trains_as_keras_does(
     assert "changed without a new compile" not in caplog.text
 
 
+def test_a_trace_with_large_data_is_not_kept(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds a copy of them, which is freed at the end of the call."""
+    monkeypatch.setattr("samebits.train.fit.MAX_KEPT", X.nbytes + Y.nbytes - 1)
+    fits = make_fits(tmp_path / "run")
+    with take_over(fits):
+        build().fit(X, Y, **IN_ORDER)
+        assert fits.traced is None
+        build().fit(X[1:], Y[1:], **IN_ORDER)
+        assert fits.traced is not None
+
+
 @pytest.mark.parametrize("name", ["dropout.rate", "dense._trainable"])
 def test_an_attribute_that_changed_without_compile_counts(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, name: str

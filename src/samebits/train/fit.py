@@ -39,7 +39,7 @@ from samebits.train.callbacks import check_callbacks
 from samebits.train.checkpoints import Checkpoints
 from samebits.train.checks_of_data import build_stateful, check_labels, check_same_data
 from samebits.train.compiling import check_compiled, optimizers_of
-from samebits.train.data import Dataset, Split
+from samebits.train.data import Dataset, Split, named_leaves
 from samebits.train.draws import GeneratorWatch
 from samebits.train.feeds import Feed, PartFeed, epoch_order
 from samebits.train.iterators import UNKNOWN
@@ -68,6 +68,7 @@ END_OF_SCRIPT = 3  # `part` of the last row of the trace
 WITHOUT_FIT = ("stopped_early", "epochs_done", "best_epoch", "resumed_at", "begins_anew")  # unknown in result.json
 # The arguments that a trace depends on. A PartFeed depends on more, and its trace is not used again.
 TRACED = ("batch_size", "validation_batch_size", "steps_per_epoch", "class_weight", "shuffle")
+MAX_KEPT = 1 << 30  # bytes of data up to which a trace is kept for the next call
 BATCH_SIZE = 32  # of Keras's fit, if the call sets none
 Call = Mapping[str, Any]  # the arguments of a call of fit, by name
 
@@ -183,6 +184,11 @@ class Fit(Network):
         """Return what the traced functions depend on."""
         settings = {name: getattr(self.config.training, name) for name in TRACED}
         return Basis.of(self.model, settings | {"validation_steps": self.stage.validation_steps, **self.digests})
+
+    def data_bytes(self) -> int:
+        """Return the size of the arrays, which the traced functions hold a copy of."""
+        parts = [part for part in self.dataset.splits().values() if isinstance(part, Split)]
+        return sum(array.nbytes for part in parts for array in named_leaves(part).values())
 
     def reuse(self, traced: Traced) -> None:
         """Use what an earlier call traced."""
@@ -382,7 +388,7 @@ class Fits:
         self.training = stage.name
         before, changed = self.hand_over(trainer)
         trainer.check()
-        self.traced = trainer.traced
+        self.traced = trainer.traced if trainer.data_bytes() <= MAX_KEPT else None
         if before and before.steps.contents() != trainer.steps.contents():
             self.tell(CHANGED, stage.name, ", ".join(changed))
         trainer.take_seeds()

@@ -126,8 +126,4 @@ def check_portable(findings: Iterable[Finding]) -> None:
 def unmeasured_operations(nodes: list[Any]) -> list[str]:
     """Return the types of operations that compute and that `python -m zoo` has not measured."""
     measured = set(json.loads(MEASURED.read_text(encoding="utf-8")))
-    found = {node.op for node in nodes} - measured - COPIES - set(REFUSED)
-    # TensorFlow fuses these two into one oneDNN kernel, which the emulator cannot run.
-    if any(node.op == "Tanh" and "BiasAdd" in node.input[0] for node in nodes):
-        found.add("Tanh fused with BiasAdd")
-    return sorted(found)
+    return sorted({node.op for node in nodes} - measured - COPIES - set(REFUSED))

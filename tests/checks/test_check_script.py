@@ -220,6 +220,30 @@ def test_a_notebook_is_checked_as_the_script_of_its_cells(
     assert json.dumps(content) == (folder / "notebook.ipynb").read_text()
 
 
+def test_a_notebook_in_a_folder_of_too_many_files_to_copy(
+    folder: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both runs work in the folder itself, and the names in the report are relative to it."""
+    monkeypatch.setattr("samebits.checks.script.trial.MAX_FILES", 0)
+    cell = {"cell_type": "code", "source": ["import numpy as np\n", "x = np.random.rand(3)"]}
+    (folder / "data" / "notebook.ipynb").write_text(json.dumps({"cells": [cell], "nbformat": 4}))
+
+    assert 1 == check_script.check_script(pathlib.Path("data/notebook.ipynb"), [], 60)
+    said = capsys.readouterr().out
+    assert "NumPy's global generator (data/notebook.ipynb, line 2)" in said
+    assert SAME in said
+
+
+def test_a_script_that_computes_nothing_is_not_said_to_repeat(
+    folder: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a recorded value nothing was compared."""
+    assert 1 == check(folder, "pass\n")
+    said = capsys.readouterr().out
+    assert "nothing was compared" in said
+    assert REPEATS not in said
+
+
 def test_a_cause_in_an_imported_file_is_changed_there(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The changes have one part per file of the script's folder."""
     (folder / "helper.py").write_text("import numpy as np\nrng = np.random.default_rng()\nW = rng.normal()\n")

@@ -46,13 +46,13 @@ def deterministic() -> Iterator[None]:
         yield
 
 
-def build(activation: str = "relu") -> keras.Model:
+def build() -> keras.Model:
     """Return a model with dropout."""
     glorot = keras.initializers.GlorotUniform
     return keras.Sequential(
         [
             keras.Input((6,)),
-            keras.layers.Dense(6, activation=activation, kernel_initializer=glorot(seed=1), name="hidden"),
+            keras.layers.Dense(6, activation="relu", kernel_initializer=glorot(seed=1), name="hidden"),
             keras.layers.Dropout(0.3, seed=2, name="dropout"),
             keras.layers.Dense(1, kernel_initializer=glorot(seed=3), name="output"),
         ],
@@ -583,8 +583,7 @@ def test_terminate_on_nan_ends_the_training(tmp_path: pathlib.Path) -> None:
     inputs = np.ones((ROWS, 6), np.float32)
     inputs[20:] = np.inf
     labels = np.ones(ROWS, np.int32)
-    linear = functools.partial(build, "linear")  # the ReLU of oneDNN gives 0 for what is not a number
-    training = Small(linear, Dataset(Split(inputs, labels)), **SETTINGS, shuffle=False)
+    training = Small(build, Dataset(Split(inputs, labels)), **SETTINGS, shuffle=False)
     found = training.train(tmp_path / "run", callbacks=CASES["TerminateOnNaN"])
 
     assert 1 == len(found["history"]["loss"])

@@ -257,25 +257,167 @@ def test_a_trace_with_large_data_is_not_kept(tmp_path: pathlib.Path, monkeypatch
         assert fits.traced is not None
 
 
-@pytest.mark.parametrize("name", ["dropout.rate", "dense._trainable"])
-def test_an_attribute_that_changed_without_compile_counts(
-    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, name: str
+class Scaled(keras.layers.Layer):
+    """Multiplies by a list of numbers, an array and a function that it has."""
+
+    def __init__(self) -> None:
+        super().__init__(name="scaled")
+        self.factors, self.mask, self.mode = [1.0], np.ones(8, np.float32), "double"
+
+    def call(self, inputs: Any) -> Any:
+        """Return the product."""
+        return inputs * self.factors[0] * self.mask * (2.0 if self.mode == "double" else 3.0)
+
+
+def build_nested() -> keras.Model:
+    """Return a model with two models in it, whose layers have the same names, and a layer of its own kind."""
+    keras.backend.clear_session()
+
+    def part(number: int, inputs: int) -> keras.Model:
+        dense = keras.layers.Dense(
+            8, "relu", kernel_initializer=keras.initializers.GlorotUniform(number), name="hidden",
+            kernel_regularizer=keras.regularizers.L2(0.01),
+        )  # fmt: skip
+        return keras.Sequential([keras.Input((inputs,)), dense], name=f"part{number}")
+
+    model = keras.Sequential(
+        [
+            part(1, 6),
+            part(2, 8),
+            Scaled(),
+            keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(3)),
+        ]
+    )
+    model.compile(keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.05, 10, 0.9)), "mse")
+    return model
+
+
+# What changes, and the name of it in the message.
+CHANGES: dict[str, Callable[[keras.Model], object]] = {
+    "hidden.trainable": lambda model: setattr(model.layers[0].layers[0], "trainable", False),
+    "the list of trained variables": lambda model: setattr(model.layers[1].layers[0].kernel, "trainable", False),
+    "L2.l2": lambda model: setattr(model.layers[0].layers[0].kernel_regularizer, "l2", 1.0),
+    "ExponentialDecay.initial_learning_rate": lambda model: setattr(
+        model.optimizer._learning_rate, "initial_learning_rate", 0.5
+    ),
+    "scaled.factors": lambda model: model.layers[2].factors.append(model.layers[2].factors.pop() * 2),
+    "scaled.mask": lambda model: model.layers[2].mask.fill(0.5),
+    "scaled.mode": lambda model: setattr(model.layers[2], "mode", "triple"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("data", [1, 2])
+def test_what_changed_without_compile_counts(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str, data: int
 ) -> None:
-    """It counts from the next call on, as after a compile, and the user is told that Keras would not see it."""
+    """It counts from the next call on, as in a run that keeps no trace; the user is told, once, with the same data."""
     weights = []
-    for is_set in (True, False):
-        with take_over(make_fits(tmp_path / str(is_set))):
-            model = build()
+    for number, (is_changed, limit) in enumerate([(True, 1 << 30), (True, -1), (False, 1 << 30)]):
+        monkeypatch.setattr("samebits.train.fit.MAX_KEPT", limit)
+        with take_over(make_fits(tmp_path / str(number))):
+            model = build_nested()
             model.fit(X, Y, **IN_ORDER)
-            layer = next(each for each in model.layers if each.name == name.partition(".")[0])
-            if is_set:
-                setattr(layer, name.partition(".")[2].strip("_"), 0)
-            model.fit(X, Y, **IN_ORDER)
+            if is_changed:
+                CHANGES[name](model)
+            model.fit(X * data, Y, **IN_ORDER)
             weights.append(path_digests(model.weights))
 
-    assert weights[0] != weights[1]
-    assert f"fit 2: {name} changed without a new compile" in caplog.text
+    assert weights[0] == weights[1] != weights[2]
     assert 1 == caplog.text.count("changed without a new compile")
+    assert f"fit 2: {name} changed without a new compile" in caplog.text
+
+
+def test_what_only_a_compile_can_change_does_not_count_before_it(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A layer that is not frozen any more trains after the next compile, as in Keras; a message says so."""
+
+    def train() -> list[dict[str, str]]:
+        model, seen = build_nested(), []
+        model.layers[0].trainable = False
+        model.compile("sgd", "mse")
+        for number in range(4):
+            if number == 2:
+                model.layers[0].trainable = True
+            if number == 3:
+                model.compile("sgd", "mse")
+            model.fit(X, Y, **IN_ORDER)
+            seen.append(path_digests(model.weights))
+        return seen
+
+    expected = train()
+    with take_over(make_fits(tmp_path / "run")):
+        assert expected == train()
+    frozen = next(path for path in expected[0] if path.endswith("hidden/kernel"))
+    assert expected[0][frozen] == expected[2][frozen] != expected[3][frozen]
+    assert "fit 3: hidden.trainable, input_layer.trainable, part1.trainable changed without a new comp" in caplog.text
+    assert "does not count until there is one" in caplog.text
+    assert "begins anew" not in caplog.text
+
+
+def test_class_weights_that_changed_in_place_count(tmp_path: pathlib.Path) -> None:
+    """The dictionary is the user's, and is read at each call."""
+
+    def train() -> tuple[Any, ...]:
+        model, weights = build(), {0: 1.0, 1: 1.0}
+        model.fit(X, Y, class_weight=weights, **IN_ORDER)
+        weights[1] = 20.0
+        return outcome(model, model.fit(X, Y, class_weight=weights, **IN_ORDER))
+
+    expected = train()
+    with take_over(make_fits(tmp_path / "run")):
+        assert expected == train()
+
+
+def test_a_compile_with_the_same_optimizer_is_seen(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A model with a loss of its own, compiled again with the same optimizer, has no message."""
+
+    class Own(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense, self.scale = keras.layers.Dense(1), 1.0
+
+        def call(self, inputs: Any) -> Any:
+            """Return the outputs."""
+            return self.dense(inputs) * self.scale
+
+        def compute_loss(self, _x: Any = None, y: Any = None, y_pred: Any = None, *_: Any, **_more: Any) -> Any:
+            """Return the mean square."""
+            return keras.ops.mean(keras.ops.square(y_pred[:, 0] - y))
+
+    model, optimizer = Own(), keras.optimizers.SGD(0.1)
+    with take_over(make_fits(tmp_path / "run")):
+        for scale in (1.0, 2.0):
+            model.scale = scale
+            model.compile(optimizer=optimizer)
+            model.fit(X, Y, **IN_ORDER)
+
+    assert "without a new compile" not in caplog.text
+
+
+def test_a_call_in_which_a_callback_changed_the_model_begins_anew(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A restored call would not have the change, which counts from the next call on."""
+
+    def train(fits: Fits) -> dict[str, str]:
+        with take_over(fits):
+            model = build()
+            dropout = next(layer for layer in model.layers if isinstance(layer, keras.layers.Dropout))
+            change = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: setattr(dropout, "rate", 0.5))
+            model.fit(X, Y, epochs=2, callbacks=[change], **IN_ORDER)
+            model.fit(X, Y, epochs=2, **IN_ORDER)
+            return path_digests(model.weights)
+
+    expected = train(make_fits(tmp_path / "whole"))
+    with pytest.raises(FitStoppedError):
+        train(make_fits(tmp_path / "stopped", 8 + 3))
+
+    assert expected == train(make_fits(tmp_path / "stopped"))
+    assert (
+        "fit 1 begins anew after a kill, and so do later calls of fit: a callback changed dropout.rate" in caplog.text
+    )
 
 
 def test_a_class_with_its_own_fit_is_taken_over(tmp_path: pathlib.Path) -> None:

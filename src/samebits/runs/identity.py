@@ -24,8 +24,9 @@ ARITHMETIC_MODULES = (
     "portable/initializers", "portable/layers", "portable/losses", "portable/lstm", "portable/optimizers",
     "runs/predictions", "runtime/pins", "train/arrays", "train/callbacks", "train/checkpoints", "train/compiling",
     "train/data", "train/encoding", "train/feeds", "train/fit", "train/forest", "train/iterators", "train/loop",
-    "train/network", "train/notices", "train/resuming", "train/script", "train/seeding", "train/sources",
-    "train/splitting", "train/stages", "train/steps", "train/streams", "train/traces", "train/weights", "train/worker",
+    "train/network", "train/notices", "train/python_state", "train/resuming", "train/script", "train/seeding",
+    "train/sources", "train/splitting", "train/stages", "train/steps", "train/streams", "train/traces",
+    "train/weights", "train/worker",
 )  # fmt: skip
 DIGITS = 16  # of the inputs digest in the name of a folder
 

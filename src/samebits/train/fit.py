@@ -54,7 +54,7 @@ from samebits.train.stages import Stage
 from samebits.train.steps import numbers, path_digests
 from samebits.train.stop import StopRequests
 from samebits.train.streams import make_feed
-from samebits.train.traces import Basis, Traced
+from samebits.train.traces import TRAINED, Basis, Traced, in_words
 from samebits.train.weights import is_savable, save_model
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,8 @@ ANEW = "%s begins anew after a kill, and so do later calls of fit: %s"
 MAY_DIFFER = "Its batches are read ahead of the training: if they draw these numbers, two runs may differ"
 OWN_LOOP = "%strains outside of fit: seeded, and recorded at the end of the script, but trained again after a kill"
 CHANGED = "%s: %s changed without a new compile. It counts from now on; Keras's own fit would use the value before"
+DOES_NOT_COUNT = "%s: %s changed without a new compile, and does not count until there is one"
+CHANGED_IN_FIT = "a callback changed %s, which a restored call would not"
 JIT = "jit_compile=True is ignored: XLA has other bits on every machine"
 END_OF_SCRIPT = 3  # `part` of the last row of the trace
 WITHOUT_FIT = ("stopped_early", "epochs_done", "best_epoch", "resumed_at", "begins_anew")  # unknown in result.json
@@ -141,7 +143,12 @@ class Fit(Network):
         callbacks: The callbacks of the call.
         verbose: Of the call; 0 shows no progress.
         is_told: Whether the user knows already that this call begins anew after a kill.
+
+    Attributes:
+        before: The state of the model's attributes before the training.
     """
+
+    before: Basis
 
     def __init__(
         self, model: keras.Model, dataset: Dataset, stage: Stage, seeds: Seeds, attempt: pathlib.Path,
@@ -166,7 +173,7 @@ class Fit(Network):
         self.callbacks, self.validation_outputs, self.prepare_s = self.given, None, 0.0
         if self.traced is None:
             self.traced = self.trace_all()
-        self.feeds, self.steps = self.traced.feeds, self.traced.steps
+        self.feeds, self.steps, self.before = self.traced.feeds, self.traced.steps, self.traced.basis
 
     def trace_all(self) -> Traced:
         """Trace a step, and note what is odd and what no checkpoint can hold."""
@@ -183,7 +190,7 @@ class Fit(Network):
     def basis(self) -> Basis:
         """Return what the traced functions depend on."""
         settings = {name: getattr(self.config.training, name) for name in TRACED}
-        return Basis.of(self.model, settings | {"validation_steps": self.stage.validation_steps, **self.digests})
+        return Basis.of(self.model, settings | {"validation_steps": self.stage.validation_steps}, self.digests)
 
     def data_bytes(self) -> int:
         """Return the size of the arrays, which the traced functions hold a copy of."""
@@ -292,6 +299,9 @@ class Fit(Network):
     def end_stage(self) -> None:
         """Save the end of the stage, with the whole state of the callbacks, whose hooks a resumed run does not call."""
         training: Any = self.training
+        changed = [] if training.was_skipped else self.before.changed(self.basis())
+        if changed:
+            training.forget(CHANGED_IN_FIT % in_words(changed))
         training.save_end()
 
 
@@ -386,33 +396,47 @@ class Fits:
             callbacks=callbacks, verbose=call["verbose"], is_told=self.begins_anew,
         )  # fmt: skip
         self.training = stage.name
-        before, changed = self.hand_over(trainer)
-        trainer.check()
-        self.traced = trainer.traced if trainer.data_bytes() <= MAX_KEPT else None
-        if before and before.steps.contents() != trainer.steps.contents():
-            self.tell(CHANGED, stage.name, ", ".join(changed))
+        self.trace(trainer)
         trainer.take_seeds()
         for text in trainer.oddities:
             self.tell("%s: %s", stage.name if text != JIT else "model.compile", text)
         return trainer
 
-    def hand_over(self, trainer: Fit) -> tuple[Traced | None, list[str]]:
-        """Give a call what the last one traced, if nothing changed that the trace depends on.
+    def trace(self, trainer: Fit) -> None:
+        """Trace a call, or let it use what the last one traced if nothing changed that the trace depends on."""
+        before, self.traced = self.traced, None
+        basis = trainer.basis() if before else None
+        if before is None or basis is None or not before.is_stale(basis):
+            before = None  # frees its data before there are new ones
+            trainer.check()
+        elif changed := before.basis.changed(basis):
+            self.trace_changed(trainer, before, basis, changed)
+        else:
+            if before.basis.data == basis.data:
+                trainer.reuse(before)
+            before = None
+            trainer.check()
+        found: Any = trainer.traced
+        if found.can_be_kept and trainer.data_bytes() <= MAX_KEPT:
+            self.traced = found
 
-        Returns:
-            What the last call traced and the attributes that changed, if only attributes of the model did.
-        """
-        traced, self.traced = self.traced, None  # frees its data before there are new ones
-        if traced is None:
-            return None, []
-        basis = trainer.basis()
-        if not traced.serves(basis):
-            return None, []
-        changed = traced.basis.changed(basis)
-        if changed:
-            return traced, changed
-        trainer.reuse(traced)
-        return None, []
+    def trace_changed(self, trainer: Fit, before: Traced, basis: Basis, changed: list[str]) -> None:
+        """Trace a call whose model changed since the last one without a new `compile`, and tell the user."""
+        name, what, contents = trainer.stage.name, in_words(changed), before.steps.contents()
+        try:
+            trainer.check()
+        except SamebitsError:
+            raise
+        except Exception:
+            if before.basis.data != basis.data:
+                raise
+            trainer.reuse(before)  # such as a layer that is not frozen any more, whose weights the optimizer lacks
+            trainer.check()
+            trainer.before = basis
+            self.tell(DOES_NOT_COUNT, name, what)
+            return
+        if TRAINED in changed or contents != trainer.steps.contents():
+            self.tell(CHANGED, name, what)
 
     def train(self, trainer: Fit) -> Any:
         """Train a call of `fit` that is prepared, and return its History."""
@@ -506,12 +530,12 @@ class Fits:
 def stage_of(call: Call, rows: int, config: Config, before: Sequence[Stage]) -> Stage:
     """Return the stage of a call, whose settings are the arguments of the call. `rows` is 0 if it is not known."""
     epochs, initial = int(call["epochs"]), int(call["initial_epoch"])
-    steps, size = call["steps_per_epoch"], call["batch_size"]
+    steps, size, weights = call["steps_per_epoch"], call["batch_size"], call["class_weight"]
     if not size:
         size = math.ceil(rows / steps) if steps and rows else BATCH_SIZE
     training = dataclasses.replace(
         config.training, epochs=max(0, epochs - initial), batch_size=int(size), keep_best=False, callbacks=[],
-        class_weight=call["class_weight"], shuffle=bool(call["shuffle"]), steps_per_epoch=steps,
+        class_weight=weights and dict(weights), shuffle=bool(call["shuffle"]), steps_per_epoch=steps,
         validation_batch_size=int(call["validation_batch_size"] or call["batch_size"] or BATCH_SIZE),
     )  # fmt: skip
     number = len(before)

@@ -23,6 +23,7 @@ from samebits.train.stages import Stage
 from samebits.train.steps import Logs, Steps, numbers
 
 AFTER_TRAINING = 1  # `part` of a row of the trace that follows the end of an epoch
+MAX_NAMED = 4  # weights in an error
 CALL_S = 0.2  # target duration of a call of several steps; between calls Python checks signals and generators
 
 
@@ -276,7 +277,7 @@ def check_finite(training: Training, values: Mapping[str, float], where: str) ->
 def check_finite_weights(training: Training) -> None:
     """Check that every trained weight is finite at the end of an epoch.
 
-    The loss need not show it: oneDNN's ReLU, for example, gives 0 for a value that is not a number.
+    The loss need not show it: a layer can hide it, and oneDNN's fused ReLU gives 0 for a value that is not a number.
 
     Raises:
         TrainingError: One is not. The message has its path.
@@ -285,9 +286,10 @@ def check_finite_weights(training: Training) -> None:
         return
     weights = [weight.path for weight in training.model.trainable_weights if not np.isfinite(weight.numpy()).all()]
     if weights:
+        more = f" and {len(weights) - MAX_NAMED} more" if len(weights) > MAX_NAMED else ""
         raise TrainingError(
-            f"weights are not finite after epoch {training.position.epoch}: {', '.join(weights)}.",
+            f"weights are not finite after epoch {training.position.epoch}: {', '.join(weights[:MAX_NAMED])}{more}.",
             expected="finite weights",
-            received="infinite values, or values that are not numbers, although the loss is finite",
+            received="infinite values, or values that are not numbers",
             fix="lower the learning rate, or check the data for invalid values.",
         )

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from samebits.core.digest import changed_names
+from samebits.core.digest import array_digest, changed_names
 from samebits.core.errors import TrainingError
 from samebits.train.compiling import compiled_metrics, members, optimizers_of
 from samebits.train.draws import graph_nodes
@@ -26,11 +26,12 @@ LIBRARY_OBJECTS = (keras.Layer, keras.Variable, keras.optimizers.Optimizer)  # t
 LIBRARIES = ("keras.", "tensorflow.", "samebits.", "numpy.", "builtins")
 NOT_STATE = ("built",)  # Keras changes it itself
 LONGEST, DEEPEST = 1000, 3  # items and levels; of longer or deeper lists only the length counts
+ITERATOR = "iterator"
 _unknown = itertools.count()  # the place of an iterator is not known, so that it counts as changed
 
 
 def python_state(model: keras.Model) -> dict[str, str]:
-    """Return the numbers and generators that the own code of a model can change, as text by name.
+    """Return the values and generators that the own code of a model can change, as text by name.
 
     These are attributes of its layers, losses, metrics and learning-rate schedules, and what their functions use.
     """
@@ -42,12 +43,18 @@ def python_state(model: keras.Model) -> dict[str, str]:
         functions = [part for part in (*parts.values(), owner) if isinstance(part, types.FunctionType)]
         for name, value in parts.items() if own else ():
             if name not in NOT_STATE and (state := _state(value)):
-                found[f"{label}.{name}"] = state
+                found[free_name(found, f"{label}.{name}")] = state
         for function in filter(_is_own, functions):
             for name, value in used_objects(function, set()):
                 if state := _state(value):
-                    found[f"{name} of {function.__qualname__}"] = state
+                    found[free_name(found, f"{name} of {function.__qualname__}")] = state
     return found
+
+
+def free_name(found: Mapping[str, Any], name: str) -> str:
+    """Return a name that is not in a mapping yet: the name, or the name with a number."""
+    names = itertools.chain([name], (f"{name}#{number}" for number in itertools.count(2)))
+    return next(each for each in names if each not in found)
 
 
 def generators_of(source: Any) -> dict[str, Any]:
@@ -89,15 +96,19 @@ def _is_own(code: Any) -> bool:
 
 
 def _state(value: Any, depth: int = 0) -> str:  # noqa: PLR0911  one per kind
-    """Return what changes in a number, a generator or an object that has some, as text; "" of other objects."""
-    if isinstance(value, int | float | np.number):
+    """Return what changes in a number, a text, an array, a generator or an object that has some; "" of others."""
+    if isinstance(value, int | float | np.number | str | bytes):
         return repr(value)
+    if isinstance(value, np.ndarray):
+        return array_digest("", value) if value.dtype != object else repr(value.shape)
+    if isinstance(value, types.FunctionType):
+        return f"function {id(value)}"
     if isinstance(value, np.random.Generator):
         return repr(value.bit_generator.state)
     if isinstance(value, np.random.RandomState | random.Random):
         return repr(value.get_state() if isinstance(value, np.random.RandomState) else value.getstate())
     if isinstance(value, Iterator):
-        return f"iterator {next(_unknown)}"
+        return f"{ITERATOR} {next(_unknown)}"
     if isinstance(value, list | dict | collections.deque):
         items = [*(value.values() if isinstance(value, Mapping) else value)]
     elif isinstance(value, LIBRARY_OBJECTS) or not _is_own(value if isinstance(value, type) else type(value)):

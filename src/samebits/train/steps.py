@@ -331,6 +331,7 @@ class Steps:
             self._check_portable(nodes)
         self._train = Calls(self._train_step, train)
         self._test = None if validation is None else Calls(self._test_step, validation)
+        self._tolerate = None  # it may hold much
 
     def _check(self, *, allow_python: bool) -> list[Any]:
         """Check draws and state of the traced steps. Return the nodes of their graphs."""

@@ -58,7 +58,9 @@ def check_script(
         ScriptError: It failed, or did not end.
     """
     if not path.is_file():
-        raise UsageError(str(path), expected="a Python file", received="no file", fix="samebits check-script script.py")
+        raise UsageError(
+            str(path), expected="a Python file or a notebook", received="no file", fix="samebits check-script script.py"
+        )
     if path.suffix == NOTEBOOK:
         print(f"The lines of {path.name} are those of its code cells, one below the other.")
         for line in read_code(path)[1]:
@@ -70,6 +72,9 @@ def check_script(
     check_ended(records, script)
     findings = Search(trials, disabled).find()
     if findings.divergence is None:
+        if not records[0].rows:
+            print(f"{path.name} computes and prints nothing that the check records, so nothing was compared.")
+            return 1
         others = trials.run(Trial(hash_seeds=OTHER_HASH_SEEDS))
         if first_divergence(others) is None and first_divergence((records[0], others[1])) is None:
             print(f"{path.name} repeats itself: 4 runs agree in all {len(records[0].rows)} recorded values.")
@@ -148,10 +153,9 @@ def propose(findings: Findings, trials: Trials) -> None:  # noqa: C901  prints o
         return
     script = trials.script
     name = trials.name
-    base = script.folder if not trials.in_place else script.path.parent
 
     def read(name: str) -> str:
-        return read_code(base / name)[0]
+        return read_code(trials.base / name)[0]
 
     changes, after, ended = Changes(), findings.divergence, False
     for sorted_sets in (True, False):

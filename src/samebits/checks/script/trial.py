@@ -134,6 +134,7 @@ class Trials:
 
     Attributes:
         in_place: Whether the processes work in the script's own folder.
+        base: The folder to which the names of files in the records are relative.
         name: The name of the script in the records.
     """
 
@@ -142,7 +143,8 @@ class Trials:
     ) -> None:
         self.script, self.start, self.say = script, start, say
         self.in_place = not script.path.is_relative_to(script.folder) or count_files(script.folder) > MAX_FILES
-        self.name = script.path.name if self.in_place else script.path.relative_to(script.folder).as_posix()
+        self.base = script.folder if script.path.is_relative_to(script.folder) else script.path.parent
+        self.name = script.path.relative_to(self.base).as_posix()
         # The probe reads no notebook, so that it imports little before the script does.
         self._texts = {self.name: read_code(script.path)[0]} if script.path.suffix == NOTEBOOK else {}
         self._done: dict[frozenset[str], tuple[Record, Record]] = {}
@@ -265,5 +267,8 @@ def check_ended(records: Iterable[Record], script: Script) -> None:
         print(record.output[-MAX_OUTPUT:], file=sys.stderr)
         raise ScriptError(
             f"{script.path.name} failed in run {number} of 2.", expected="exit code 0", received=record.code,
-            fix=f"see its output above; it must run with: python {script.path.name}",
+            fix="see its output above; " + (
+                "all its cells must run, one after the other" if script.path.suffix == NOTEBOOK
+                else f"it must run with: python {script.path.name}"
+            ),
         )  # fmt: skip

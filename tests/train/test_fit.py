@@ -217,7 +217,12 @@ BETWEEN: dict[str, Callable[[keras.Model], object]] = {
 TRACED_ANEW = ("compile", "a frozen layer, compiled", "the data")
 
 
-@pytest.mark.parametrize("name", BETWEEN)
+FAST_BETWEEN = ("nothing", "the learning rate", "compile", "the data")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST_BETWEEN else pytest.param(name, marks=pytest.mark.full) for name in BETWEEN]
+)
 def test_a_further_call_trains_as_keras_does(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
@@ -252,9 +257,9 @@ def test_a_trace_with_large_data_is_not_kept(tmp_path: pathlib.Path, monkeypatch
     fits = make_fits(tmp_path / "run")
     with take_over(fits):
         build().fit(X, Y, **IN_ORDER)
-        assert fits.traced is None
+        assert fits.traces.last is None
         build().fit(X[1:], Y[1:], **IN_ORDER)
-        assert fits.traced is not None
+        assert fits.traces.last is not None
 
 
 class Scaled(keras.layers.Layer):
@@ -306,8 +311,13 @@ CHANGES: dict[str, Callable[[keras.Model], object]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CHANGES)
-@pytest.mark.parametrize("data", [1, 2])
+FAST_CHANGES = ("hidden.trainable", "L2.l2", "scaled.mask")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST_CHANGES else pytest.param(name, marks=pytest.mark.full) for name in CHANGES]
+)
+@pytest.mark.parametrize("data", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_what_changed_without_compile_counts(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str, data: int
 ) -> None:

@@ -305,6 +305,57 @@ class Fit(Network):
         training.save_end()
 
 
+class Traces:
+    """Lets a call of `fit` use what the last one traced, if nothing changed that the trace depends on.
+
+    Args:
+        tell: Tells the user something, once.
+
+    Attributes:
+        last: What the last call traced.
+    """
+
+    def __init__(self, tell: Callable[..., None]) -> None:
+        self.tell = tell
+        self.last: Traced | None = None
+
+    def trace(self, trainer: Fit) -> None:
+        """Trace a call, or let it use what the last one traced if nothing changed that the trace depends on."""
+        before, self.last = self.last, None
+        basis = trainer.basis() if before else None
+        if before is None or basis is None or not before.is_stale(basis):
+            before = None  # frees its data before there are new ones
+            trainer.check()
+        elif changed := before.basis.changed(basis):
+            self.trace_changed(trainer, before, basis, changed)
+        else:
+            if before.basis.data == basis.data:
+                trainer.reuse(before)
+            before = None
+            trainer.check()
+        found: Any = trainer.traced
+        if found.can_be_kept and trainer.data_bytes() <= MAX_KEPT:
+            self.last = found
+
+    def trace_changed(self, trainer: Fit, before: Traced, basis: Basis, changed: list[str]) -> None:
+        """Trace a call whose model changed since the last one without a new `compile`, and tell the user."""
+        name, what, contents = trainer.stage.name, in_words(changed), before.steps.contents()
+        try:
+            trainer.check()
+        except SamebitsError:
+            raise
+        except Exception:
+            if before.basis.data != basis.data:
+                raise
+            trainer.reuse(before)  # such as a layer that is not frozen any more, whose weights the optimizer lacks
+            trainer.check()
+            trainer.before = basis
+            self.tell(DOES_NOT_COUNT, name, what)
+            return
+        if TRAINED in changed or contents != trainer.steps.contents():
+            self.tell(CHANGED, name, what)
+
+
 class Fits:
     """The calls of `fit` of one run.
 
@@ -336,7 +387,7 @@ class Fits:
         self.data: dict[str, str] = {}
         self.error: SamebitsError | None = None
         self.training: Fit | str = ""  # the name of a call that Keras trains
-        self.traced: Traced | None = None  # of the last call
+        self.traces = Traces(self.tell)
         self._told: set[str] = set()
 
     def tell(self, text: str, *arguments: Any) -> None:
@@ -396,47 +447,11 @@ class Fits:
             callbacks=callbacks, verbose=call["verbose"], is_told=self.begins_anew,
         )  # fmt: skip
         self.training = stage.name
-        self.trace(trainer)
+        self.traces.trace(trainer)
         trainer.take_seeds()
         for text in trainer.oddities:
             self.tell("%s: %s", stage.name if text != JIT else "model.compile", text)
         return trainer
-
-    def trace(self, trainer: Fit) -> None:
-        """Trace a call, or let it use what the last one traced if nothing changed that the trace depends on."""
-        before, self.traced = self.traced, None
-        basis = trainer.basis() if before else None
-        if before is None or basis is None or not before.is_stale(basis):
-            before = None  # frees its data before there are new ones
-            trainer.check()
-        elif changed := before.basis.changed(basis):
-            self.trace_changed(trainer, before, basis, changed)
-        else:
-            if before.basis.data == basis.data:
-                trainer.reuse(before)
-            before = None
-            trainer.check()
-        found: Any = trainer.traced
-        if found.can_be_kept and trainer.data_bytes() <= MAX_KEPT:
-            self.traced = found
-
-    def trace_changed(self, trainer: Fit, before: Traced, basis: Basis, changed: list[str]) -> None:
-        """Trace a call whose model changed since the last one without a new `compile`, and tell the user."""
-        name, what, contents = trainer.stage.name, in_words(changed), before.steps.contents()
-        try:
-            trainer.check()
-        except SamebitsError:
-            raise
-        except Exception:
-            if before.basis.data != basis.data:
-                raise
-            trainer.reuse(before)  # such as a layer that is not frozen any more, whose weights the optimizer lacks
-            trainer.check()
-            trainer.before = basis
-            self.tell(DOES_NOT_COUNT, name, what)
-            return
-        if TRAINED in changed or contents != trainer.steps.contents():
-            self.tell(CHANGED, name, what)
 
     def train(self, trainer: Fit) -> Any:
         """Train a call of `fit` that is prepared, and return its History."""

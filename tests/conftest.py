@@ -143,8 +143,9 @@ def run_words(
     """Run a command line with the modules of a project, and return its output and exit code."""
     variables = QUIET | {"PYTHONPATH": str(root / "src")} | dict(environment)
     return subprocess.run(
-        words, cwd=cwd or root, env=variables, capture_output=True, text=True, timeout=2400, check=False
-    )
+        words, cwd=cwd or root, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=2400,
+        check=False,
+    )  # fmt: skip
 
 
 def train(root: pathlib.Path, *overrides: str, **options: object) -> Result:

@@ -9,6 +9,7 @@ import difflib
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from samebits.core.config import Config
     from samebits.studies.execute import LauncherOptions
 
+PROJECT_NAME = r"[A-Za-z][A-Za-z0-9]*([-_.][A-Za-z0-9]+)*"  # as in copier.yml
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 GROUPS = {
     "daily": "Every day",
@@ -693,7 +695,7 @@ def run_clean(given: argparse.Namespace, root: pathlib.Path) -> int:
     "samebits new ../my-study --name my-study",
     [
         argument("dest", metavar="DEST", type=pathlib.Path, help="a new folder"),
-        argument("--name", default="", help="name of the project; without it the command asks"),
+        argument("--name", default="", help="name of the project; without it the command asks, or takes DEST's name"),
     ],
 )
 def run_new(given: argparse.Namespace, root: pathlib.Path) -> int:
@@ -701,7 +703,14 @@ def run_new(given: argparse.Namespace, root: pathlib.Path) -> int:
     check_copier(root, "copier.yml", "samebits new", fix="run it in the samebits repository")
     git = ["git", "-C", str(root), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    answers = ["--defaults", f"--data=name={given.name}"] if given.name else []
+    answers = ["--defaults"] if given.name or not sys.stdin.isatty() else []
+    name = given.name or given.dest.resolve().name
+    if answers and not re.fullmatch(PROJECT_NAME, name):
+        raise UsageError(
+            "name", expected="a letter first, then letters and digits, with single - _ or . between them",
+            received=name, fix="samebits new DEST --name my-study",
+        )  # fmt: skip
+    answers += [f"--data=name={given.name}"] if given.name else []
     words = ["copy", f"--vcs-ref={commit}", *answers, str(root), str(given.dest)]
     return subprocess.run([sys.executable, "-m", "copier", *words], check=False).returncode
 

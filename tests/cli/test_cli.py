@@ -212,6 +212,20 @@ def test_every_image_command_asks_for_its_engine(words: tuple[str, ...]) -> None
     assert "Traceback" not in done.stderr
 
 
+def test_a_project_without_a_name_and_a_terminal_has_the_name_of_its_folder(tmp_path: pathlib.Path) -> None:
+    """A name that copier would refuse is an error of one line, and the rule is that of copier.yml."""
+    made = samebits("new", str(tmp_path / "my-study"))
+    refused = samebits("new", str(tmp_path / "9 lives")), samebits("new", str(tmp_path / "x"), "--name", "a--b")
+
+    assert 0 == made.returncode, made.stderr
+    assert 'name = "my-study"' in (tmp_path / "my-study" / "pyproject.toml").read_text()
+    for done in refused:
+        assert 2 == done.returncode
+        assert "name: expected a letter first, then letters and digits" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert f"'^{cli.PROJECT_NAME}$'" in (ROOT / "copier.yml").read_text()
+
+
 def test_a_project_is_created_from_the_repository_alone(tmp_path: pathlib.Path) -> None:
     """`new` needs copier.yml, and `update` the answers of a copy; the error names the file."""
     (tmp_path / "conf").mkdir()

@@ -152,6 +152,26 @@ def test_a_script_killed_in_any_call_of_fit_resumes_to_the_same_bits(
     assert 1 == run("explain", "last~1", "last")[0]
 
 
+@pytest.mark.full
+def test_explain_runs_a_script_again(run: Run, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both runs are repeated up to the epoch that differs. What an unrecorded variable changed does not repeat."""
+    changing = "os.environ.get('CHANGE') and model.layers[0].kernel.assign(model.layers[0].kernel * 1.001)"
+    model, fit = SCRIPT.split("stopping = ", 1)
+    change = f"change = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epoch == 1 and {changing})\n"
+    fit = fit.replace("callbacks=[stopping]", "callbacks=[stopping, change]")
+    (folder / "script.py").write_text(f"{model}{change}stopping = {fit}")
+    words = ("run", "script.py", "tracker=none", "--", "--epochs", "3")
+    assert 0 == run(*words)[0]
+    monkeypatch.setenv("CHANGE", "1")
+    assert 1 == run(*words)[0]
+    code, printed, errors = run("explain", "last~1", "last")
+
+    assert 1 == code, errors
+    assert "running A again with epoch 2 traced by stage" in printed
+    assert "note: A did not repeat its own recorded bits (epoch 2" in printed
+    assert "first divergence: epoch 2" in printed
+
+
 @pytest.mark.parametrize("caller", ["the script", "a library"])
 def test_a_variable_is_ignored_if_the_script_sets_it_and_not_a_library(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, caller: str

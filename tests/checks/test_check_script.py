@@ -234,6 +234,19 @@ def test_a_notebook_in_a_folder_of_too_many_files_to_copy(
     assert SAME in said
 
 
+def test_a_script_outside_of_the_current_folder(
+    folder: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is run where it is, and the changes are those of its own folder's file."""
+    (folder / "script.py").write_text(CASES["numpy"][0])
+    monkeypatch.chdir(folder / "data")
+
+    assert 1 == check_script.check_script(pathlib.Path("../script.py"), [], 60)
+    said = capsys.readouterr().out
+    assert "NumPy's global generator (script.py, line 2)\n    x = np.random.rand(3)" in said
+    assert SAME in said
+
+
 def test_a_script_that_computes_nothing_is_not_said_to_repeat(
     folder: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,8 +65,8 @@ def check_script(
         print(f"The lines of {path.name} are those of its code cells, one below the other.")
         for line in read_code(path)[1]:
             print(f"left out: {line}")
-    folder = pathlib.Path(os.path.abspath("."))  # noqa: PTH100  as the script sees it
-    script = Script(folder / path, tuple(arguments), folder, seconds)
+    folder, place = (pathlib.Path(os.path.abspath(each)) for each in (".", path))  # noqa: PTH100  as the script sees it
+    script = Script(place, tuple(arguments), folder, seconds)
     trials = Trials(script, start, lambda text: print(f"… {text}", flush=True))
     records = trials.run(Trial())
     check_ended(records, script)
@@ -121,7 +121,7 @@ def tell(findings: Findings, script: Script, *, only_printed: bool) -> None:
     lines = read_code(script.path)[0].splitlines()
 
     def source(name: str, line: int) -> str:
-        text = lines if name == script.path.relative_to(script.folder).as_posix() else []
+        text = lines if name == script.name else []
         return text[line - 1].strip() if 0 < line <= len(text) else ""
 
     place = divergence.place
@@ -152,14 +152,13 @@ def propose(findings: Findings, trials: Trials) -> None:  # noqa: C901  prints o
     if not findings.causes:
         return
     script = trials.script
-    name = trials.name
 
     def read(name: str) -> str:
-        return read_code(trials.base / name)[0]
+        return read_code(script.base / name)[0]
 
     changes, after, ended = Changes(), findings.divergence, False
     for sorted_sets in (True, False):
-        changes = Maker(findings, name, read, sorted_sets=sorted_sets).make()
+        changes = Maker(findings, script.name, read, sorted_sets=sorted_sets).make()
         records = trials.run(Trial(changed=changes.files, environment=changes.environment))
         after, ended = first_divergence(records), all(record.code == 0 for record in records)
         if (ended and after is None) or not any(cause.name == "hash" for cause in findings.causes):

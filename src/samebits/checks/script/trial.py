@@ -68,6 +68,16 @@ class Script:
     folder: pathlib.Path
     seconds: float
 
+    @property
+    def base(self) -> pathlib.Path:
+        """The folder to which the names of files in the records are relative."""
+        return self.folder if self.path.is_relative_to(self.folder) else self.path.parent
+
+    @property
+    def name(self) -> str:
+        """The name of the script in the records."""
+        return self.path.relative_to(self.base).as_posix()
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -134,19 +144,15 @@ class Trials:
 
     Attributes:
         in_place: Whether the processes work in the script's own folder.
-        base: The folder to which the names of files in the records are relative.
-        name: The name of the script in the records.
     """
 
     def __init__(
         self, script: Script, start: Start = start_process, say: Callable[[str], None] = lambda _: None
     ) -> None:
         self.script, self.start, self.say = script, start, say
-        self.in_place = not script.path.is_relative_to(script.folder) or count_files(script.folder) > MAX_FILES
-        self.base = script.folder if script.path.is_relative_to(script.folder) else script.path.parent
-        self.name = script.path.relative_to(self.base).as_posix()
+        self.in_place = script.base != script.folder or count_files(script.folder) > MAX_FILES
         # The probe reads no notebook, so that it imports little before the script does.
-        self._texts = {self.name: read_code(script.path)[0]} if script.path.suffix == NOTEBOOK else {}
+        self._texts = {script.name: read_code(script.path)[0]} if script.path.suffix == NOTEBOOK else {}
         self._done: dict[frozenset[str], tuple[Record, Record]] = {}
 
     def run(self, trial: Trial) -> tuple[Record, Record]:

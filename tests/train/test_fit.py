@@ -263,7 +263,7 @@ def test_a_trace_with_large_data_is_not_kept(tmp_path: pathlib.Path, monkeypatch
 
 
 class Scaled(keras.layers.Layer):
-    """Multiplies by a list of numbers, an array and a function that it has."""
+    """Multiplies by a number in a list, by an array, and by what a text chooses."""
 
     def __init__(self) -> None:
         super().__init__(name="scaled")
@@ -321,7 +321,7 @@ FAST_CHANGES = ("hidden.trainable", "L2.l2", "scaled.mask")
 def test_what_changed_without_compile_counts(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str, data: int
 ) -> None:
-    """It counts from the next call on, as in a run that keeps no trace; the user is told, once, with the same data."""
+    """It counts from the next call on, as in a run that keeps no trace. The user is told once, also with other data."""
     weights = []
     for number, (is_changed, limit) in enumerate([(True, 1 << 30), (True, -1), (False, 1 << 30)]):
         monkeypatch.setattr("samebits.train.fit.MAX_KEPT", limit)

@@ -2,7 +2,9 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+MAX_NAMES = 4  # in a message
 
 
 class SamebitsError(Exception):
@@ -97,6 +99,12 @@ NOISE = re.compile(
     r"(in user code:|Graph execution error:|Detected at node|Traceback |File \"|Stack trace|Arguments received by|"
     r"Exception encountered when calling|Original stack|\* |\^|~)"
 )
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return the first names of a list for a message, and how many more there are."""
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def first_line(error: BaseException) -> str:

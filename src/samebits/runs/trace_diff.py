@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from samebits.core.errors import first_names
+
 # The stages of a row in the order of events, and their names in a message.
 STAGES = {
     "generators": "global generator",
@@ -21,7 +23,6 @@ STAGES = {
     "weights": "weights after the update of",
     "optimizer": "state of the optimizer",
 }
-MAX_NAMES = 4  # in a message
 NAMED = ("generators", "data", "gradients", "bits")
 
 
@@ -42,8 +43,7 @@ class Divergence:
     names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        more = len(self.names) - MAX_NAMES
-        names = ", ".join(self.names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+        names = first_names(self.names)
         if self.epoch == 0:
             if self.stage == "weights":
                 return f"initial weights of {names}"

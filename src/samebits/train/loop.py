@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from samebits.core.digest import arrays_digest
-from samebits.core.errors import StopRequestedError, TrainingError
+from samebits.core.errors import StopRequestedError, TrainingError, first_names
 from samebits.core.metrics import Monitor
 from samebits.train.callbacks import Callbacks
 from samebits.train.checkpoints import Checkpoints, Position, State
@@ -23,7 +23,6 @@ from samebits.train.stages import Stage
 from samebits.train.steps import Logs, Steps, numbers
 
 AFTER_TRAINING = 1  # `part` of a row of the trace that follows the end of an epoch
-MAX_NAMED = 4  # weights in an error
 CALL_S = 0.2  # target duration of a call of several steps; between calls Python checks signals and generators
 
 
@@ -286,9 +285,8 @@ def check_finite_weights(training: Training) -> None:
         return
     weights = [weight.path for weight in training.model.trainable_weights if not np.isfinite(weight.numpy()).all()]
     if weights:
-        more = f" and {len(weights) - MAX_NAMED} more" if len(weights) > MAX_NAMED else ""
         raise TrainingError(
-            f"weights are not finite after epoch {training.position.epoch}: {', '.join(weights[:MAX_NAMED])}{more}.",
+            f"weights are not finite after epoch {training.position.epoch}: {first_names(weights)}.",
             expected="finite weights",
             received="infinite values, or values that are not numbers",
             fix="lower the learning rate, or check the data for invalid values.",

@@ -318,24 +318,21 @@ class Steps:
         self.model, self.train_feed, self.validation_feed, self._tolerate = model, train, validation, tolerate
         self._others: dict[int, tf.Variable] = {}  # variables that Keras does not know, by the id of their handle
         before = python_state(model)
-        self._train_step = trace_step(model.train_step, train, optimizers_of(model))
-        self._train_step.get_concrete_function()  # traces it, which makes what a custom step makes at its first call
-        self.optimizers = optimizers_of(model)
-        self._test_step = None if validation is None else trace_step(model.test_step, validation, [])
+        self._train = Calls(trace_step(model.train_step, train, optimizers_of(model)), train)
+        self.optimizers = optimizers_of(model)  # the step has made what a custom step makes at its first call
+        self._test = None if validation is None else Calls(trace_step(model.test_step, validation, []), validation)
         nodes = self._check(allow_python=allow_python)
         with self._tolerated():
             again = trace_step(model.train_step, train, optimizers_of(model))
-            check_python_state(before, model, self._train_step, again)
+            check_python_state(before, model, self._train.step, again)
         self.unmeasured = graph_check.unmeasured_operations(nodes)
         if promise == "portable":
             self._check_portable(nodes)
-        self._train = Calls(self._train_step, train)
-        self._test = None if validation is None else Calls(self._test_step, validation)
         self._tolerate = None  # it may hold much
 
     def _check(self, *, allow_python: bool) -> list[Any]:
         """Check draws and state of the traced steps. Return the nodes of their graphs."""
-        steps = [step for step in (self._train_step, self._test_step) if step is not None]
+        steps = [calls.step for calls in (self._train, self._test) if calls is not None]
         functions = [step.get_concrete_function() for step in steps]
         nodes_of = list(map(graph_nodes, functions))
         nodes = [node for each in nodes_of for node in each]
@@ -358,7 +355,7 @@ class Steps:
 
     def contents(self) -> list[tuple[str, bytes]]:
         """Return the operations of the step, and its constants, to compare two traces."""
-        return contents(self._train_step)
+        return contents(self._train.step)
 
     @contextlib.contextmanager
     def _tolerated(self, find: Callable[[], list[Any]] = list, *, is_harmless: bool = False) -> Iterator[None]:
@@ -431,7 +428,7 @@ class Steps:
             logs: The logs that are single numbers. A metric with several numbers has no number of its own in them.
             step: The traced step; None: of the training.
         """
-        names = (step or self._train_step).get_concrete_function().structured_outputs[0]
+        names = (step or self._train.step).get_concrete_function().structured_outputs[0]
         found = self.model._get_metrics_result_or_logs(dict.fromkeys(names) | dict(logs))  # noqa: SLF001  no public name (Keras 3.15)
         return numbers(split_entries(found))
 

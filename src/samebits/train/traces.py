@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from samebits.core.errors import first_names
 from samebits.train.compiling import members, optimizers_of
 from samebits.train.feeds import ArrayFeed, Feed
 from samebits.train.python_state import ITERATOR, free_name, python_state
@@ -27,7 +28,6 @@ PARTS = (
     keras.optimizers.schedules.LearningRateSchedule,
 )  # fmt: skip
 TRAINED = "the list of trained variables"
-MAX_NAMED = 4
 
 
 def attributes(model: keras.Model) -> dict[str, Any]:
@@ -49,9 +49,7 @@ def attributes(model: keras.Model) -> dict[str, Any]:
 
 def in_words(changed: Sequence[str]) -> str:
     """Return the names of changed attributes as a user knows them, the first ones of many."""
-    names = list(dict.fromkeys(name.replace("._", ".") for name in changed if name != TRAINED)) or list(changed)
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
+    return first_names(list(dict.fromkeys(name.replace("._", ".") for name in changed if name != TRAINED)) or changed)
 
 
 def differs(before: Any, now: Any) -> bool:

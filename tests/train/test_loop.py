@@ -106,8 +106,12 @@ def test_how_many_steps_go_in_one_call_decides_no_bits_of_fused_operations(
     before = tf.config.optimizer.get_experimental_options()["remapping"]
     tf.config.optimizer.set_experimental_options({"remapping": remapping})
     try:
-        training = Small(functools.partial(build, last="sigmoid"), make_dataset(), **settings)
-        many, one = training.train(tmp_path / "many"), training.train(tmp_path / "one", clock=leaping())
+        many, one = (
+            Small(functools.partial(build, last="sigmoid"), make_dataset(), level=level, **settings).train(
+                tmp_path / level
+            )
+            for level in ("epoch", "step")
+        )
     finally:
         tf.config.optimizer.set_experimental_options({"remapping": before})
 

@@ -84,7 +84,7 @@ def test_a_result_says_where_the_seconds_went(siblings: pathlib.Path) -> None:
     result = json.loads((finished(siblings)[0] / "result.json").read_text())
     phases = result["phases"]
 
-    assert {"prepare_s", "first_step_s", "steps_s", "evaluate_s", "record_s"} == set(phases)
+    assert {"prepare_s", "first_step_s", "steps_s", "evaluate_s", "record_s", "finish_s"} == set(phases)
     assert all(seconds > 0 for seconds in phases.values())
     assert 0.8 < (sum(phases.values()) - phases["prepare_s"]) / result["timing"]["training_s"] <= 1
 

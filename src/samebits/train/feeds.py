@@ -37,10 +37,10 @@ class Feed(Protocol):
     def start_epoch(self, epoch: int) -> None:
         """Start an epoch, counted from 1."""
 
-    def take(self, step: int, count: int = 1) -> Any:
+    def take(self, step: int, count: int | None = None) -> Any:
         """Return the argument of the traced function for the batch after `step` steps.
 
-        With `count` above 1: the arguments of `count` batches of the same shape, stacked.
+        With a `count`: the arguments of so many batches of the same shape, stacked.
         """
 
     def equal_batches(self, step: int) -> int:
@@ -134,10 +134,10 @@ class ArrayFeed:
         if self._make_order is not None:
             self.order = self._make_order(epoch, self._rows)
 
-    def take(self, step: int, count: int = 1) -> np.ndarray:
-        """Return the rows of a batch: int32[batch]; of several batches: int32[count, batch]."""
-        rows = self.order[step * self._size : (step + count) * self._size].astype(np.int32)
-        return rows if count == 1 else rows.reshape(count, -1)
+    def take(self, step: int, count: int | None = None) -> np.ndarray:
+        """Return the rows of a batch: int32[batch]; of `count` batches: int32[count, batch]."""
+        rows = self.order[step * self._size : (step + (count or 1)) * self._size].astype(np.int32)
+        return rows if count is None else rows.reshape(count, -1)
 
     def equal_batches(self, step: int) -> int:
         """Return how many full batches are left, at least 1."""

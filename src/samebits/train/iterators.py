@@ -109,14 +109,15 @@ class IteratorFeed:
                 iter(self._source)  # Keras makes one that it does not use, which changes the next shuffle
         self._taken, self._contents = 0, {}
 
-    def take(self, step: int, count: int = 1) -> Any:  # noqa: ARG002  one after another
-        """Return the arrays of the next batch."""
+    def take(self, step: int, count: int | None = None) -> Any:  # noqa: ARG002  one after another
+        """Return the arrays of the next batch, with a `count` (of 1) stacked."""
         self._look()
         self.last, self._ahead = self._ahead.pop(), []
         self._taken += 1
         digests = {name: array_digest(name, leaf) for name, leaf in named_leaves(self.last).items()}
         self._contents[f"{self._taken}"] = arrays_digest(digests)
-        return pack(self.last)
+        batch = pack(self.last)
+        return batch if count is None else keras.tree.map_structure(lambda array: array[None], batch)
 
     def equal_batches(self, step: int) -> int:  # noqa: ARG002
         """Return 1: the next batch may have another shape."""

@@ -181,12 +181,13 @@ class Network:
             training = self.training = self.make_training(recorder)
             self.stop.wait_for_checkpoint()
             resumed_at = training.run()
+            phases, ended = recorder.phases(), recorder.clock()
             metrics = finite(training.values | self.test())
         if not training.was_skipped:
             recorder.read_complete_trace()
         self.rows = dict(recorder.counts)
         epochs = training.position.epoch - 1
-        return {
+        outcome = {
             "metrics": finite(metrics),
             "epochs": self.stage.last_epoch,
             "epochs_done": epochs,
@@ -198,8 +199,10 @@ class Network:
             "steps": training.steps_done,
             "resumed_at": resumed_at,
             "unmeasured_operations": self.steps.unmeasured,
-            "phases": recorder.phases() | {"prepare_s": self.prepare_s},
         }
+        # Last, after the predictions, which take as long as an evaluation.
+        outcome["phases"] = phases | {"prepare_s": self.prepare_s, "finish_s": recorder.clock() - ended}
+        return outcome
 
     def end_stage(self) -> None:
         """Save the end of the stage, so that a resumed run continues with the next one."""

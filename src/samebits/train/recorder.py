@@ -59,7 +59,7 @@ class Recorder:
         return contextlib.nullcontext() if self._spent[phase] else self.timed(phase)
 
     def phases(self) -> dict[str, float]:
-        """Return the seconds per phase since the start. `steps_s` is the time of all steps after the first."""
+        """Return the seconds per phase until now. `steps_s` is the time of all steps after the first call."""
         return {**self._spent, "steps_s": self.clock() - self._began - sum(self._spent.values())}
 
     def read(self) -> dict[str, list[dict[str, Any]]]:

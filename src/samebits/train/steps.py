@@ -153,12 +153,8 @@ class Calls:
     """A traced step, and the traced functions that take it: `one` a single time, `many` several times."""
 
     def __init__(self, step: Any, feed: Feed) -> None:
-        self.step, self.one, self.many, self.names = (
-            step,
-            call_only(step, feed),
-            trace_steps(step, feed),
-            scalar_logs(step),
-        )
+        self.step, self.one, self.many = step, call_only(step, feed), trace_steps(step, feed)
+        self.names = scalar_logs(step)
 
 
 def scalar_logs(step: Any) -> list[str]:
@@ -384,9 +380,10 @@ class Steps:
         return numbers({name: logs[name] for name in self._train.names}), gradients
 
     def train_many(self, step: int, count: int) -> list[Logs]:
-        """Take several steps in one call, with the same bits as one by one. Returns the logs of each."""
-        if count == 1:
-            return [self.train_one(step)[0]]
+        """Take steps in one call, with the same bits as one by one. Returns the logs of each.
+
+        A single step goes the same way, so that TensorFlow prepares one graph only.
+        """
         return logs_of_steps(self._train.many(self.train_feed.take(step, count)), self._train.names)
 
     def evaluate(self, call: Hooks | None = None) -> dict[str, float]:
@@ -412,10 +409,10 @@ class Steps:
             count = min(feed.equal_batches(step), feed.steps - step) if several else 1
             if call:
                 call("on_test_batch_begin", step)
-            if count == 1:
-                logs = numbers(calls.one(feed.take(step))[0])
-            else:
+            if several:
                 logs = logs_of_steps(calls.many(feed.take(step, count)), calls.names)[-1]
+            else:
+                logs = numbers(calls.one(feed.take(step))[0])
             if call:
                 call("on_test_batch_end", step, logs=logs)
             step += count

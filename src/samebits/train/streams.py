@@ -188,11 +188,11 @@ class StreamFeed:
             ))  # fmt: skip
         return batch
 
-    def take(self, step: int, count: int = 1) -> Any:
-        """Return the arrays of a batch; of several batches: stacked."""
-        batches = [self._read(step + number) for number in range(count)]
+    def take(self, step: int, count: int | None = None) -> Any:
+        """Return the arrays of a batch; of `count` batches: stacked."""
+        batches = [self._read(step + number) for number in range(count or 1)]
         self.last = batches[-1]
-        if count == 1:
+        if count is None:
             return pack(self.last)
         return keras.tree.map_structure(lambda *arrays: np.stack(arrays), *map(pack, batches))
 

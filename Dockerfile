@@ -1,5 +1,6 @@
-# The project's image: what requirements.lock names, the code, make, and nothing to compile with. `make image` builds it.
-# The stage `test` adds the test and lint tools; `samebits image test` builds that.
+# The project's image: the packages of requirements.lock without what training never reads, the code, and nothing to compile with.
+# `make image` builds it. Everything in it comes from the base's digest, or from the index by hash. The stage `test` adds the test and
+# lint tools; `samebits image test` builds that.
 # The digest below is the one seen in public Dockerfiles (Python 3.12.14, August 2026). It was not looked up at a registry; where one is
 # reached, confirm it: docker buildx imagetools inspect python:3.12-slim-bookworm
 ARG BASE_IMAGE=python:3.12-slim-bookworm@sha256:a116514e19457bcb7af7efe9c3dd0b9b71e85b317694e7882a1c52aa15a78134
@@ -8,35 +9,42 @@ ARG TRAIN=train
 
 # The environment, from the lock by hash alone. A network with a certificate authority of its own gives its bundle as the secret
 # `ca`, which is mounted for this one command.
-FROM ${BASE_IMAGE} AS build
+FROM ${BASE_IMAGE} AS packages
 # cpu; or gpu (untested): TensorFlow's GPU build of the same version, for a BASE_IMAGE with CUDA and a Python from 3.11 to 3.13
 ARG VARIANT=cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 LC_ALL=C.UTF-8 TZ=UTC
 WORKDIR /app
 COPY requirements.lock ./
 COPY scripts/setup_env.py scripts/
+COPY src/samebits/image/slim.py ./
 COPY tools/other_tensorflow.py tools/
 RUN --mount=type=secret,id=ca,target=/run/ca.pem,mode=0444 \
     if [ -s /run/ca.pem ]; then export PIP_CERT=/run/ca.pem SSL_CERT_FILE=/run/ca.pem; fi && \
     python3 scripts/setup_env.py /opt/venv && \
-    if [ "$VARIANT" = gpu ]; then /opt/venv/bin/python tools/other_tensorflow.py; fi
-# Bytecode that is valid by the source's content, not by its time, made by one process in sorted order: the same bytes each time. TensorFlow's
-# C++ headers serve a compiler alone.
-RUN rm -rf /opt/venv/lib/python3*/site-packages/tensorflow/include && find /opt/venv -name __pycache__ -prune -exec rm -rf {} + && \
+    if [ "$VARIANT" = gpu ]; then /opt/venv/bin/python tools/other_tensorflow.py; fi && \
+    python3 slim.py /opt/venv
+# Bytecode that is valid by the source's content, not by its time, made by one process in sorted order: the same bytes each time.
+RUN find /opt/venv -name __pycache__ -prune -exec rm -rf {} + && \
     { /opt/venv/bin/python -m compileall -qq --invalidation-mode checked-hash /opt/venv/lib || true; }
-COPY . ./
-RUN ln -s /opt/venv .venv && mkdir -p runs .cache && find . \( -type d -exec chmod 0755 {} + \) -o \( -type f -exec chmod 0644 {} + \) && \
-    chown 10001:10001 runs .cache
 
-FROM ${BASE_IMAGE} AS train
-# make comes by version; Debian 12 never changed it. User 10001 may be replaced by any other: nothing in the image needs to be written.
-RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends make=4.3-4.1 >/dev/null && \
-    rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/cache/ldconfig/aux-cache /var/lib/dpkg/*-old /var/log/* && \
-    echo 'samebits:x:10001:10001::/tmp:/bin/sh' >>/etc/passwd && echo 'samebits:x:10001:' >>/etc/group
-COPY --from=build /opt/venv /opt/venv
-COPY --from=build /app /app
+# A stage of its own, so that a change of the code leaves the packages in the engine's cache.
+FROM ${BASE_IMAGE} AS code
 WORKDIR /app
-ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHON=python3
+COPY . ./
+# User 10001 may be replaced by any other: nothing in the image needs to be written.
+RUN ln -s /opt/venv .venv && mkdir -p runs .cache && find . \( -type d -exec chmod 0755 {} + \) -o \( -type f -exec chmod 0644 {} + \) && \
+    chown 10001:10001 runs .cache && \
+    echo 'samebits:x:10001:10001::/tmp:/bin/sh' >>/etc/passwd && echo 'samebits:x:10001:' >>/etc/group
+
+# No command runs here, so that no engine leaves files of its own.
+FROM ${BASE_IMAGE} AS train
+COPY --from=packages /opt/venv /opt/venv
+COPY --from=code /etc/passwd /etc/group /etc/
+COPY --from=code /app /app
+WORKDIR /app
+# SAMEBITS_PACKAGES: a checkout that is mounted elsewhere, as CI services do, uses these packages without a network.
+ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp PYTHONDONTWRITEBYTECODE=1 \
+    PYTHON=python3 SAMEBITS_PACKAGES=/opt/venv
 USER 10001:10001
 ENTRYPOINT ["/opt/venv/bin/python", "-m", "samebits.image.entrypoint"]
 CMD [".venv/bin/samebits", "--help"]
@@ -54,6 +62,7 @@ FROM ${TRAIN} AS test
 USER root
 RUN --mount=type=secret,id=ca,target=/run/ca.pem,mode=0444 \
     if [ -s /run/ca.pem ]; then export PIP_CERT=/run/ca.pem SSL_CERT_FILE=/run/ca.pem; fi && \
+    /opt/venv/bin/python -m ensurepip >/dev/null 2>&1 && \
     PIP_NO_CACHE_DIR=1 python3 scripts/setup_env.py --dev /opt/venv && \
     rm -rf /opt/venv.lock /tmp/* /tmp/.[!.]*
 USER 10001:10001

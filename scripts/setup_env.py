@@ -5,7 +5,8 @@ Usage: python3 scripts/setup_env.py [--dev] [VENV]      (default: .venv; `make s
 Installs requirements.lock, the packages for training. --dev adds requirements-dev.lock, the test and lint tools. Every
 package is checked against its SHA-256 hash. pip installs uv, and uv installs the rest. If uv is not available or fails,
 pip installs everything. Packages without a wheel are built with the locked setuptools and wheel, so that nothing
-unpinned is downloaded. Uses only the standard library.
+unpinned is downloaded. In the project's image, which names its environment in SAMEBITS_PACKAGES, the packages of that
+one are used, without a network. Uses only the standard library.
 """
 
 import ast
@@ -188,22 +189,49 @@ def write_shim(venv):
     path.chmod(0o755)
 
 
-def build(venv):
-    """Create a new environment with the packages for training."""
+def create(venv, *options):
+    """Create a new environment without packages."""
     if (venv / "pyvenv.cfg").exists():
         shutil.rmtree(venv)
-    subprocess.check_call([sys.executable, "-m", "venv", str(venv)])
+    subprocess.check_call([sys.executable, "-m", "venv", *options, str(venv)])
+
+
+def install_tools(venv):
+    """Install what installs the rest, by pip: uv if it is available, and the tools for packages without a wheel."""
     listed = venv / "tools.txt"
     for tools in (BUILD_TOOLS + ("uv",), BUILD_TOOLS):
         listed.write_text("".join(locked(TRAINING, tools.__contains__)), encoding="utf-8")
-        reason = pip(venv, *OPTIONS, "--no-compile", "-r", str(listed))
+        reason = pip(venv, *OPTIONS, "--no-compile", "--force-reinstall", "-r", str(listed))
         if not reason:
             break
     must(reason)
     listed.unlink()
+
+
+def build(venv):
+    """Create a new environment with the packages for training."""
+    create(venv)
+    install_tools(venv)
     install(venv, TRAINING)
     write_import_path(venv)
     write_shim(venv)
+
+
+def borrow(venv, state):
+    """Create an environment that uses the packages of the image's; returns False if that has not all that is wanted."""
+    prepared = pathlib.Path(os.environ.get("SAMEBITS_PACKAGES", venv))
+    wanted = [line for line in state if not line.startswith(b"project ")]
+    if prepared.resolve() == venv or not is_current(prepared, wanted):
+        return False
+    print("setting up %s with the packages of %s" % (venv, prepared), flush=True)
+    create(venv, "--without-pip")
+    (source,), (target,) = ((each / "lib").glob("python3.*/site-packages") for each in (prepared, venv))
+    # All but the path to the image's own code.
+    (target / "packages.pth").write_text("import sys; sys.path.append(%s)\n" % ascii(str(source)), encoding="ascii")
+    write_import_path(venv)
+    write_shim(venv)
+    write_stamp(venv, state)
+    return True
 
 
 def update(venv, state):
@@ -218,6 +246,8 @@ def update(venv, state):
     if not is_current(venv, state):
         count = len(locked(DEV, bool))
         print("adding the test and lint tools to %s: %d locked packages, only once" % (venv, count), flush=True)
+        if not (venv / "bin" / "uv").exists():  # as in the image
+            install_tools(venv)
         install(venv, DEV)
         write_stamp(venv, state)
 
@@ -242,7 +272,7 @@ def main(arguments):
         fail("a writable project folder expected: %s; fix: copy the project to one" % error)
     with stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        if not is_current(venv, state):
+        if not is_current(venv, state) and not borrow(venv, state):
             update(venv, state)
 
 

@@ -34,12 +34,12 @@ def main() -> None:
     upgrades = [f"--upgrade-package={package}" for package in parser.parse_args().packages]
     training, dev = ROOT / "requirements.lock", ROOT / "requirements-dev.lock"
     before = "".join(path.read_text() for path in (training, dev) if path.exists())
-    resolve(training, "--group=setup", *upgrades)
+    needed = ["--group=setup", "--group=image"]
+    resolve(training, *needed, *upgrades)
     with tempfile.TemporaryDirectory() as folder:
         everything = pathlib.Path(folder) / "everything.lock"
         everything.write_text(before)
-        groups = ["--group=setup", "--group=dev", f"--constraint={training}"]
-        resolve(everything, *groups, *upgrades)
+        resolve(everything, *needed, "--group=dev", f"--constraint={training}", *upgrades)
         known = blocks(training.read_text())
         dev.write_text("".join(block for block in blocks(everything.read_text()) if block not in known))
 

@@ -40,6 +40,9 @@ if [ -n "$python" ]; then
     tar -C "$work/root/usr/local/lib" -x --no-same-owner
   chroot "$work/root" ldconfig
 fi
+# Debian's slim images have no manuals and no translations either.
+find "$work/root/usr/share/doc" -mindepth 2 ! -name copyright ! -type d -delete
+rm -rf "$work"/root/usr/share/locale/* "$work"/root/usr/share/man/* "$work"/root/usr/share/info/*
 rm -rf "$work"/root/var/cache/apt/* "$work"/root/var/cache/ldconfig/aux-cache "$work"/root/var/lib/apt/lists/* "$work"/root/var/log/*
 container=$(buildah from scratch)
 cp -a "$work/root/." "$(buildah mount "$container")/"

@@ -587,7 +587,16 @@ def run_image_build(given: argparse.Namespace, root: pathlib.Path) -> int:
     return container.main(root, given, "build")
 
 
-@command("image verify", "container", "build the image twice and compare every file", "samebits image verify", BUILDING)
+@command(
+    "image verify",
+    "container",
+    "build the image twice and compare every file",
+    "samebits image verify",
+    [
+        *BUILDING,
+        argument("--second", default="", metavar="ENGINE", help="engine of the second build (default: the same)"),
+    ],
+)
 def run_image_verify(given: argparse.Namespace, root: pathlib.Path) -> int:
     """Build the image twice and compare."""
     from samebits.image import container

@@ -1,6 +1,7 @@
 """The container: command lines, checks at start, content of the image, and the comparison of two builds."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -10,13 +11,14 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from conftest import LARGER, QUIET, ROOT, Result, children, digest, finished, run_command, run_words
 
 from samebits.core.errors import ConfigError, EngineError, MachineError
-from samebits.image import build_context, container, engines, entrypoint, oci_diff
+from samebits.image import build_context, container, engines, entrypoint, oci_diff, slim, two_builds
 from samebits.image.engines import Engine, Recipe, Session, find_engine
 from samebits.runtime import machine
 from samebits.runtime.lockfile import locked_versions
@@ -25,6 +27,7 @@ BASE = "localhost/samebits-stand-in"
 PLANTED_KEY = os.environ.get("PLANTED_KEY", "")  # the value of COMET_API_KEY when the image was built
 DIGEST = "sha256:" + "ab" * 32
 USER = "10001:10001"
+DOCKER = Engine("docker", builder="buildx")
 
 
 def descendants(pid: int) -> list[int]:
@@ -53,10 +56,47 @@ def answers(codes: dict[str, int], text: str = "") -> engines.Run:
 
 def test_the_first_engine_that_works_is_taken() -> None:
     """A docker program without a running daemon is skipped."""
-    assert Engine("docker") == find_engine(ask=answers({"docker": 0, "podman": 0}))
+    assert "docker" == find_engine(ask=answers({"docker": 0, "podman": 0})).name
     assert Engine("podman") == find_engine(ask=answers({"docker": 1, "podman": 0}))
     assert Engine("podman", rootless=True) == find_engine(ask=answers({"podman": 0}, "rootless=true"))
-    assert Engine("docker", rootless=True) == find_engine(ask=answers({"docker": 0}, "[name=rootless]"))
+    assert find_engine(ask=answers({"docker": 0}, "[name=rootless]")).rootless
+
+
+def docker(*, buildx: bool, version: str = "28.2.2", inspected: str = "Driver: docker", store: str = "") -> engines.Run:
+    """Return a fake `ask` of a docker of this version, with or without buildx and its driver and store."""
+    said = {
+        "docker buildx version": "" if buildx else None, "docker version --format={{.Client.Version}}": version,
+        "docker buildx inspect": inspected, "docker info --format={{.DriverStatus}}": store,
+        "docker info --format {{.SecurityOptions}}": "",
+    }  # fmt: skip
+
+    def ask(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        found = said.get(" ".join(command))
+        return subprocess.CompletedProcess(command, 125 if found is None else 0, found or "", "unknown command")
+
+    return ask
+
+
+def test_docker_builds_with_buildx_or_with_the_buildkit_of_old_versions() -> None:
+    """Docker before 23 has BuildKit in it. Later ones need buildx, and the error says how to get it."""
+    old, none = find_engine(ask=docker(buildx=False, version="20.10.24+dfsg1")), find_engine(ask=docker(buildx=False))
+    words = engines.build_command(old, Recipe("samebits", ROOT))
+
+    assert ("build", "", "buildx") == (old.builder, none.builder, find_engine(ask=docker(buildx=True)).builder)
+    assert ["env", "DOCKER_BUILDKIT=1", "docker", "build", "--tag"] == words[:5]
+    with pytest.raises(EngineError, match=r"received docker without it; fix: install docker-buildx .*ENGINE=podman"):
+        engines.build_command(none, Recipe("samebits", ROOT))
+
+
+@pytest.mark.parametrize(("inspected", "store", "rewrites"), [
+    ("Driver: docker", "[[Backing Filesystem extfs]]", False),
+    ("Name: ci\nDriver:    docker-container\nStatus: running", "", True),
+    ("Driver: docker", "[[driver-type io.containerd.snapshotter.v1]]", True),
+])  # fmt: skip
+def test_docker_rewrites_times_with_another_driver_or_store(*, inspected: str, store: str, rewrites: bool) -> None:
+    """Else two builds of it are compared file by file."""
+    assert rewrites == find_engine(ask=docker(buildx=True, inspected=inspected, store=store)).rewrites
+    assert not find_engine(ask=docker(buildx=False, version="20.10", inspected=inspected, store=store)).rewrites
 
 
 def test_a_machine_without_engines_is_told_what_to_do(tmp_path: pathlib.Path) -> None:
@@ -81,7 +121,7 @@ def test_an_unknown_engine_is_refused() -> None:
 def test_docker_builds_with_what_decides_the_image() -> None:
     """Base, label and time are build arguments. The certificates are a build secret, which is in no layer."""
     recipe = Recipe("samebits", ROOT, "other:1", "cpu", "abc", 7, "/etc/ca.pem", "test")
-    command = engines.build_command(Engine("docker"), recipe)
+    command = engines.build_command(DOCKER, recipe)
 
     assert ["docker", "buildx", "build"] == command[:3]
     assert "--build-arg=BASE_IMAGE=other:1" in command
@@ -95,7 +135,7 @@ def test_docker_builds_with_what_decides_the_image() -> None:
 def test_a_build_to_compare_uses_no_cache_and_rewrites_times() -> None:
     """Docker writes an archive with rewritten times, podman ignores its cache, and buildah has no cache."""
     recipe = Recipe("samebits", ROOT, epoch=7)
-    docker = engines.build_command(Engine("docker"), recipe, fresh=True, output=pathlib.Path("/x.tar"))
+    docker = engines.build_command(DOCKER, recipe, fresh=True, output=pathlib.Path("/x.tar"))
 
     assert "--no-cache" in docker
     assert "--output=type=oci,dest=/x.tar,rewrite-timestamp=true" in docker
@@ -106,7 +146,7 @@ def test_a_build_to_compare_uses_no_cache_and_rewrites_times() -> None:
 def test_the_image_with_the_test_tools_is_made_from_the_other_one() -> None:
     """buildah, which has no cache, starts from the built image; the others find its stage in their cache."""
     recipe = Recipe("samebits-test", ROOT, target="test")
-    words = {name: engines.build_command(Engine(name), recipe) for name in engines.ANSWERS}
+    words = {name: engines.build_command(Engine(name, builder="buildx"), recipe) for name in engines.ANSWERS}
 
     assert "--build-arg=TRAIN=samebits" in words["buildah"]
     assert not [word for name in ("docker", "podman") for word in words[name] if "TRAIN" in word]
@@ -115,9 +155,7 @@ def test_the_image_with_the_test_tools_is_made_from_the_other_one() -> None:
 def test_a_training_has_no_network_no_privilege_and_a_read_only_root(tmp_path: pathlib.Path) -> None:
     """Checks docker's complete command line; runs and caches belong to the caller."""
     words, user = [".venv/bin/samebits", "train", "seed.root=56"], f"{os.getuid()}:{os.getgid()}"
-    command = engines.run_command(
-        Engine("docker"), "samebits", DIGEST, Session(tmp_path), words, {"COMET_API_KEY": "k"}
-    )
+    command = engines.run_command(DOCKER, "samebits", DIGEST, Session(tmp_path), words, {"COMET_API_KEY": "k"})
     expected = [
         "docker", "run", "--rm", "--read-only", "--tmpfs=/tmp:rw,exec,mode=1777", "--cap-drop=ALL", "--network=none",
         "--security-opt=no-new-privileges", f"--user={user}", f"--volume={tmp_path}/runs:/app/runs",
@@ -138,7 +176,7 @@ def test_the_trackers_key_is_passed_by_name_where_there_is_a_network(tmp_path: p
 
 def test_without_root_on_the_engine_files_are_still_the_callers(tmp_path: pathlib.Path) -> None:
     """Rootless docker maps root to the caller; rootless podman keeps the caller's uid."""
-    docker = engines.run_command(Engine("docker", rootless=True), "t", DIGEST, Session(tmp_path), ["x"], {})
+    docker = engines.run_command(replace(DOCKER, rootless=True), "t", DIGEST, Session(tmp_path), ["x"], {})
     podman = engines.run_command(Engine("podman", rootless=True), "t", DIGEST, Session(tmp_path), ["x"], {})
 
     assert "--user=0:0" in docker
@@ -310,6 +348,76 @@ def test_every_kind_of_difference_is_named(tmp_path: pathlib.Path) -> None:
     )
 
 
+def saved(folder: pathlib.Path, *layers: pathlib.Path, user: str = "1") -> oci_diff.Image:
+    """Return an image as `docker save` writes it."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"created": folder.name, "config": {"User": user, "Cmd": []}}))
+    names = [os.path.relpath(layer, folder) for layer in layers]
+    (folder / "manifest.json").write_text(json.dumps([{"Config": "config.json", "Layers": names}]))
+    return oci_diff.read_layout(folder)
+
+
+def test_two_engines_images_are_compared_by_the_files_that_a_container_sees(tmp_path: pathlib.Path) -> None:
+    """Layers, times and names of owners decide nothing. Content, kind and the user do; removed files are gone."""
+    base = write_layer(tmp_path / "base", {"etc/log": "10:00", "etc/old/a": "", "etc/old/b": "", "etc/same": "1"})
+    upper = write_layer(tmp_path / "upper", {"etc/.wh.log": "", "etc/old/.wh..wh..opq": "", "etc/old/c": "1"}, mtime=8)
+    flat = write_layer(tmp_path / "flat", {"etc/same": "1", "etc/old/c": "1"}, mtime=9)
+    other = write_layer(tmp_path / "other", {"etc/same": "2", "etc/old/c": "1"})
+    one, two = saved(tmp_path / "docker", base, upper), saved(tmp_path / "buildah", flat)
+    digests = [oci_diff.files_digest(oci_diff.files_of(image)) for image in (one, two)]
+
+    assert ["/etc/old/c", "/etc/same"] == sorted(oci_diff.files_of(one))
+    assert [] == oci_diff.file_differences(one, two)
+    assert digests[0] == digests[1]
+    assert ["/etc/same: different content", "configuration User: 1 and 2"] == oci_diff.file_differences(
+        one, saved(tmp_path / "third", other, user="2")
+    )
+
+
+# What the image leaves out
+
+
+def test_a_library_without_names_for_debuggers_still_loads(tmp_path: pathlib.Path) -> None:
+    """A cut library is smaller and has the same code; a cut one and a file of another kind stay as they are."""
+    spec = importlib.util.find_spec("simplejson._speedups")
+    assert spec is not None
+    found = pathlib.Path(str(spec.origin))
+    library, text = tmp_path / found.name, tmp_path / "libc.so"
+    shutil.copy(found, library)
+    text.write_text("GROUP ( /lib/libc.so.6 )")
+    saved_bytes = slim.strip(library)
+    code = "import _speedups; print(_speedups.encode_basestring_ascii('\u00e4'))"
+    said = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=tmp_path, env={})
+
+    assert 0 < saved_bytes == found.stat().st_size - library.stat().st_size
+    assert '"\\u00e4"\n' == said
+    assert (0, 0) == (slim.strip(library), slim.strip(text))
+
+
+def test_what_training_never_reads_is_removed(tmp_path: pathlib.Path) -> None:
+    """Headers, tests and installers go; code, versions and licenses stay. The saved bytes are counted."""
+    packages = tmp_path / "lib" / "python3.12" / "site-packages"
+    gone = [
+        "tensorflow/include/a.h",
+        "numpy/lib/tests/test_a.py",
+        "numpy/a.pyi",
+        "pip/b.py",
+        "clang/native/libclang.so",
+    ]
+    kept = ["numpy/lib/a.py", "numpy-2.dist-info/METADATA", "pipeline/a.py", "clang/a.py", "a.dist-info/licenses/tests"]
+    for name in (*gone, *kept):
+        (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).write_text("123")
+    for name in ("bin/uv", "bin/pip3", "bin/python3", "share/locale/de"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("12345")
+
+    assert 3 * len(gone) + 5 * 3 == slim.slim(tmp_path)
+    left = [path.relative_to(packages).as_posix() for path in packages.rglob("*") if path.is_file()]
+    assert sorted(kept) == sorted(left)
+    assert ["python3"] == [path.name for path in (tmp_path / "bin").iterdir()]
+
+
 # With buildah
 
 
@@ -332,7 +440,7 @@ def small(tmp_path: pathlib.Path) -> Iterator[Recipe]:
 @needs_base
 def test_two_builds_are_one_image(small: Recipe, capfd: pytest.CaptureFixture[str]) -> None:
     """Two folders with different times and permissions give one digest."""
-    assert 0 == container.verify(Engine("buildah"), small)
+    assert 0 == two_builds.verify(Engine("buildah"), small, Engine("buildah"))
     assert "IMAGE VERIFIED: two builds, one digest sha256:" in capfd.readouterr().out
 
 
@@ -343,7 +451,7 @@ def test_a_file_with_the_time_in_it_is_named(small: Recipe, capfd: pytest.Captur
     with (small.root / "Dockerfile").open("a") as stream:
         stream.write("RUN date +%s%N >/etc/built-at\n")
 
-    assert 1 == container.verify(Engine("buildah"), small)
+    assert 1 == two_builds.verify(Engine("buildah"), small, Engine("buildah"))
     said = capfd.readouterr().out
     assert "  layer 2 /etc/built-at: different content\n" in said
     assert "THE IMAGES DIFFER in 1 places" in said

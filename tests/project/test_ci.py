@@ -326,4 +326,4 @@ def test_the_devcontainer_is_the_image() -> None:
     assert f"{config['remoteUser']}:x:10001" in text
     assert f"WORKDIR {config['workspaceFolder']}\n" in text
     assert "ln -s /opt/venv .venv" in config["postCreateCommand"]
-    assert "COPY --from=build /opt/venv /opt/venv" in text
+    assert "COPY --from=packages /opt/venv /opt/venv" in text

@@ -125,11 +125,38 @@ def test_what_is_wanted_and_not_there_is_installed(
     lines = {"training": wanted[:3], "dev": wanted[3:], "other": [b"lock 0", *wanted[1:3]], "otherdev": [b"dev 0"]}
     setup.write_stamp(venv, [line for word in stamp.split() for line in lines[word]])
     monkeypatch.setattr(setup, "build", lambda _: done.append("build"))
+    monkeypatch.setattr(setup, "install_tools", lambda _: None)  # make_venv has no uv
     monkeypatch.setattr(setup, "install", lambda _, lock: done.append(lock.name))
     setup.main(["--dev"] if dev else [])
 
     assert expected == done
     assert setup.is_current(venv, setup.wanted_state(dev=dev))
+
+
+def test_a_checkout_in_the_image_uses_the_images_packages_and_its_own_code(
+    setup: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """A CI service mounts a checkout outside of /app: with equal locks it gets an environment without a network."""
+    prepared = make_venv(tmp_path)
+    (packages,) = (prepared / "lib").glob("python3.*/site-packages")
+    (packages / "of_the_image.py").write_text("found = True\n")
+    monkeypatch.setenv("SAMEBITS_PACKAGES", str(prepared))
+    monkeypatch.setattr(setup, "build", lambda _: pytest.fail("built an environment"))
+    wanted = [line for line in setup.wanted_state(dev=False) if not line.startswith(b"project")]
+    setup.write_stamp(prepared, [*wanted, b"project /app"])
+    setup.main([])
+    venv = setup.ROOT / ".venv"
+    code = "import of_the_image, samebits; print(samebits.__file__)"
+    said = subprocess.check_output([venv / "bin" / "python", "-c", code], text=True, cwd=tmp_path)
+
+    assert said.startswith(str(setup.ROOT / "src"))
+    assert setup.is_current(venv, setup.wanted_state(dev=False))
+    setup.write_stamp(prepared, [b"lock 0", *wanted[1:]])
+    shutil.rmtree(venv)
+    monkeypatch.setattr(setup, "build", lambda _: venv.mkdir())
+    setup.main([])  # another lock: a whole environment
+
+    assert not (venv / "pyvenv.cfg").exists()
 
 
 def test_a_current_environment_is_not_written_to(setup: Any) -> None:

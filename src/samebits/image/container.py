@@ -1,4 +1,4 @@
-"""Builds the project's image, runs commands in it, and checks that two builds are identical.
+"""Builds the project's image and runs commands in it.
 
 Uses only the standard library. Prints every command line before running it.
 """
@@ -11,15 +11,12 @@ import re
 import shlex
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from samebits.core.errors import EngineError
-from samebits.image import build_context, oci_diff
 from samebits.image.engines import (
     FOLDERS,
     Engine,
@@ -28,7 +25,6 @@ from samebits.image.engines import (
     build_command,
     capture,
     chroot_command,
-    export_command,
     find_engine,
     inspect_command,
     run_command,
@@ -146,69 +142,6 @@ def changed_since(root: pathlib.Path, moment_ns: int) -> list[str]:
     return sorted("/" + path[len(str(root)) + 1 :] for path in paths if os.lstat(path).st_ctime_ns > moment_ns)
 
 
-def _build_apart(engine: Engine, recipe: Recipe, folder: pathlib.Path) -> tuple[str, oci_diff.Image | None]:
-    """Build without a cache; returns the image's digest, and with docker also the image, written to a folder."""
-    if engine.name == "docker":
-        archive = folder / "image.tar"
-        must(build_command(engine, recipe, fresh=True, output=archive))
-        with tarfile.open(archive) as opened:
-            opened.extractall(folder, filter="data")
-        image = oci_diff.read_layout(folder)
-        return image.digest, image
-    must(build_command(engine, recipe, fresh=True))
-    return inspect(engine, recipe.tag)[0], None
-
-
-def verify(engine: Engine, recipe: Recipe) -> int:
-    """Build twice without a cache, the second time from a copy with other times and permissions, and compare.
-
-    buildah keeps no cache, so with buildah an existing up-to-date image counts as the first build.
-
-    Returns:
-        0: both have the same digest; 1: they differ, and every file that differs was printed.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        copy, *folders = (pathlib.Path(scratch) / name for name in ("copy", "first", "second"))
-        for folder in (copy, *folders):
-            folder.mkdir()
-        build_context.copy_context(recipe.root, copy)
-        builds = [
-            replace(recipe, tag=f"{recipe.tag}-verify-1"),
-            replace(recipe, tag=f"{recipe.tag}-verify-2", root=copy),
-        ]
-        if engine.name == "buildah":
-            builds[0] = recipe
-            first: tuple[str, oci_diff.Image | None] = (build(engine, recipe), None)
-        else:
-            first = _build_apart(engine, builds[0], folders[0])
-        second = _build_apart(engine, builds[1], folders[1])
-        same = first[0] == second[0]
-        lines = [] if same else _list_differences(engine, builds, folders, (first[1], second[1]))
-        for one in builds if engine.name != "docker" else []:
-            if one is not recipe:
-                capture([engine.name, "rmi", one.tag])
-    if same:
-        print(f"IMAGE VERIFIED: two builds, one digest {first[0]}")
-        return 0
-    print("\n".join(f"  {line}" for line in lines[:200]))
-    print(f"THE IMAGES DIFFER in {len(lines)} places: {first[0]} and {second[0]}")
-    return 1
-
-
-def _list_differences(
-    engine: Engine,
-    builds: Sequence[Recipe],
-    folders: Sequence[pathlib.Path],
-    read: Sequence[oci_diff.Image | None],
-) -> list[str]:
-    found = []
-    for one, folder, image in zip(builds, folders, read, strict=True):
-        if image is None:
-            must(export_command(engine, one.tag, folder / "layout"))
-        found.append(image or oci_diff.read_layout(folder / "layout"))
-    return oci_diff.differences(*found)
-
-
 def describe_source(root: pathlib.Path) -> tuple[str, int]:
     """Return the commit ("-dirty" if the tree has changes) and its time; without git "unknown" and 0."""
     git = ["git", "-C", str(root)]
@@ -246,7 +179,8 @@ def main(root: pathlib.Path, given: argparse.Namespace, action: str, command: Se
 
     Args:
         root: The project's folder.
-        given: engine, tag, base, variant and target; for `run` also as_is, mounts, user and network.
+        given: engine, tag, base, variant and target; for `run` also as_is, mounts, user and network; for `verify` also
+            second.
         action: build, verify or run.
         command: For `run`: the command to run in the container.
 
@@ -261,7 +195,9 @@ def main(root: pathlib.Path, given: argparse.Namespace, action: str, command: Se
     recipe = Recipe(tag, root, given.base, given.variant, revision, epoch, authority, given.target)
     engine = find_engine(given.engine)
     if action == "verify":
-        return verify(engine, recipe)
+        from samebits.image import two_builds  # noqa: PLC0415  it imports this module
+
+        return two_builds.verify(engine, recipe, find_engine(given.second) if given.second else engine)
     if action == "build":
         build(engine, recipe)
         return 0

@@ -6,6 +6,7 @@ test whether an engine works.
 
 import os
 import pathlib
+import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ ANSWERS = {  # commands that test whether an engine works; their output says whe
     "podman": ["podman", "info", "--format", "rootless={{.Host.Security.Rootless}}"],
     "buildah": ["buildah", "info"],
 }
+FIRST_WITHOUT_BUILDKIT = 23  # from this version on, docker builds by a program of its own, buildx
 # buildah runs containers with chroot isolation: only the user and the mounts limit what they can do.
 CHROOT = ["--isolation", "chroot"]
 
@@ -29,10 +31,19 @@ Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
 @dataclass(frozen=True)
 class Engine:
-    """The program that builds and runs: its name, and whether root in a container is the caller outside."""
+    """The program that builds and runs.
+
+    Attributes:
+        name: docker, podman or buildah.
+        rootless: Whether root in a container is the caller outside.
+        builder: Docker only: how it builds: `buildx`; `build`, which has BuildKit in it before Docker 23; or empty.
+        rewrites: Whether it can give all files of an image one time, so that two builds have one digest.
+    """
 
     name: str
     rootless: bool = False
+    builder: str = ""
+    rewrites: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,9 @@ def find_engine(wanted: str = "", ask: Run = capture) -> Engine:
     for name in [wanted] if wanted in ANSWERS else list(ANSWERS) if not wanted else []:
         done = ask(ANSWERS[name])
         if done.returncode == 0 and (name != "buildah" or os.geteuid() == 0):
-            return Engine(name, "rootless=true" in done.stdout or "name=rootless" in done.stdout)
+            rootless = "rootless=true" in done.stdout or "name=rootless" in done.stdout
+            builder = docker_builder(ask) if name == "docker" else ""
+            return Engine(name, rootless, builder, rewrites=name != "docker" or writes_archives(builder, ask))
         lines = done.stderr.strip().splitlines() or ["it needs root"]
         said.append(f"{name}: {lines[-1]}")
     raise EngineError(
@@ -101,6 +114,40 @@ def find_engine(wanted: str = "", ask: Run = capture) -> Engine:
         received="; ".join(said) or repr(wanted),
         fix="install one of them and start it, or name another: samebits image build --engine podman",
     )
+
+
+def docker_builder(ask: Run = capture) -> str:
+    """Return how docker can build: `buildx`, `build`, or an empty string if it cannot."""
+    if ask(["docker", "buildx", "version"]).returncode == 0:
+        return "buildx"
+    major = ask(["docker", "version", "--format={{.Client.Version}}"]).stdout.partition(".")[0]
+    return "build" if major.isdigit() and int(major) < FIRST_WITHOUT_BUILDKIT else ""
+
+
+def writes_archives(builder: str, ask: Run = capture) -> bool:
+    """Return whether docker can write OCI archives, in which it gives all files one time."""
+    if builder != "buildx":
+        return False
+    driver = re.search(r"(?m)^Driver:\s*(\S+)", ask(["docker", "buildx", "inspect"]).stdout)
+    if driver and driver[1] != "docker":
+        return True
+    return "io.containerd.snapshotter" in ask(["docker", "info", "--format={{.DriverStatus}}"]).stdout
+
+
+def check_builds(engine: Engine) -> None:
+    """Check that an engine can build.
+
+    Raises:
+        EngineError: It is docker without buildx, which the error says how to get.
+    """
+    if engine.name == "docker" and not engine.builder:
+        raise EngineError(
+            "docker",
+            expected="buildx, which builds images",
+            received="docker without it",
+            fix="install docker-buildx (Debian 13, Ubuntu) or docker-buildx-plugin (Docker's own packages), or take "
+            "another engine: make image ENGINE=podman",
+        )
 
 
 def build_command(
@@ -112,15 +159,22 @@ def build_command(
         engine: The engine that builds.
         recipe: The image to build.
         fresh: Do not use a cache (buildah never does).
-        output: Docker only: an OCI archive to write, with rewritten times, instead of storing the image.
+        output: Docker with `rewrites` only: an OCI archive to write, with rewritten times, instead of storing it.
+
+    Raises:
+        EngineError: It is docker without buildx.
     """
+    check_builds(engine)
     values = {"REVISION": recipe.revision, "CONTEXT_DIGEST": recipe.made_from, "VARIANT": recipe.variant}
     if recipe.base:
         values["BASE_IMAGE"] = recipe.base
     if engine.name == "docker":
         values["SOURCE_DATE_EPOCH"] = str(recipe.epoch)
-        head = ["docker", "buildx", "build", "--provenance=false", "--sbom=false"]
-        head.append(f"--output=type=oci,dest={output},rewrite-timestamp=true" if output else "--load")
+        if engine.builder == "buildx":
+            head = ["docker", "buildx", "build", "--provenance=false", "--sbom=false"]
+            head.append(f"--output=type=oci,dest={output},rewrite-timestamp=true" if output else "--load")
+        else:
+            head = ["env", "DOCKER_BUILDKIT=1", "docker", "build"]
     else:  # the image's history would contain digests that depend on the files' times
         plain = [f"--timestamp={recipe.epoch}", "--identity-label=false", "--omit-history"]
         podman = engine.name == "podman"
@@ -204,7 +258,9 @@ def inspect_command(engine: Engine, tag: str) -> list[str]:
 
 
 def export_command(engine: Engine, tag: str, folder: pathlib.Path) -> list[str]:
-    """Return the command that writes an image of podman or buildah as an OCI layout."""
+    """Return the command that writes an image as an OCI layout; docker writes an archive of that name and .tar."""
+    if engine.name == "docker":
+        return ["docker", "save", f"--output={folder}.tar", tag]
     if engine.name == "podman":
         return ["podman", "save", "--format=oci-dir", f"--output={folder}", tag]
     return ["buildah", "push", "--disable-compression", tag, f"oci:{folder}"]

@@ -157,6 +157,7 @@ RUNNING = (
     ),
     argument("--user", default="", metavar="UID:GID", help="user in the container (default: you)"),
     argument("--network", default="none", help="the container's network (default: none)"),
+    argument("--option", action="append", default=[], metavar="OPTION", help="of docker run, as in --option=--memory=4g"),
 )
 
 

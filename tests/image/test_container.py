@@ -165,6 +165,16 @@ def test_a_training_has_no_network_no_privilege_and_a_read_only_root(tmp_path: p
     assert expected == command
 
 
+def test_further_options_reach_docker_and_are_refused_by_buildah(tmp_path: pathlib.Path) -> None:
+    """They come after samebits's own, directly before the image."""
+    session = Session(tmp_path, options=("--memory=4g",))
+    command = engines.run_command(DOCKER, "samebits", DIGEST, session, ["true"], {})
+
+    assert ["--memory=4g", "samebits", "true"] == command[-3:]
+    with pytest.raises(EngineError, match="--option: expected docker or podman, received buildah"):
+        container.run(Engine("buildah"), Recipe("samebits", ROOT), session, ["true"])
+
+
 def test_the_trackers_key_is_passed_by_name_where_there_is_a_network(tmp_path: pathlib.Path) -> None:
     """The key's value is never on a command line, which other users can read."""
     session = Session(tmp_path, network="bridge")

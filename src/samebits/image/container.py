@@ -113,8 +113,12 @@ def run(engine: Engine, recipe: Recipe, session: Session, command: Sequence[str]
     """Run a command in the image, building the image first if needed; returns the command's exit code.
 
     Raises:
-        EngineError: There is no image, or (buildah) the command wrote where a read-only root would not allow it.
+        EngineError: There is no image, or (buildah) the command wrote where a read-only root would not allow it, or
+            options were given.
     """
+    if session.options and engine.name == "buildah":
+        raise EngineError("--option", expected="docker or podman", received="buildah, which has no such options",
+                          fix="leave it out, or add --engine docker")  # fmt: skip
     digest = build(engine, recipe, as_is=as_is)
     for name in FOLDERS:
         (session.mounts / name).mkdir(parents=True, exist_ok=True)
@@ -179,8 +183,8 @@ def main(root: pathlib.Path, given: argparse.Namespace, action: str, command: Se
 
     Args:
         root: The project's folder.
-        given: engine, tag, base, variant and target; for `run` also as_is, mounts, user and network; for `verify` also
-            second.
+        given: engine, tag, base, variant and target; for `run` also as_is, mounts, user, network and option; for
+            `verify` also second.
         action: build, verify or run.
         command: For `run`: the command to run in the container.
 
@@ -201,5 +205,6 @@ def main(root: pathlib.Path, given: argparse.Namespace, action: str, command: Se
     if action == "build":
         build(engine, recipe)
         return 0
-    session = Session(given.mounts or root, given.user, given.network, sys.stdin.isatty() and sys.stdout.isatty())
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    session = Session(given.mounts or root, given.user, given.network, terminal, tuple(given.option))
     return run(engine, recipe, session, command, as_is=given.as_is)

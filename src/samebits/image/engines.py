@@ -197,12 +197,14 @@ class Session:
         user: uid:gid in the container; empty: the caller's.
         network: none, or the engine's name of another network.
         terminal: Whether the command runs in a terminal.
+        options: Further options of `docker run` or `podman run`.
     """
 
     mounts: pathlib.Path
     user: str = ""
     network: str = "none"
     terminal: bool = False
+    options: tuple[str, ...] = ()
 
 
 def run_command(
@@ -229,7 +231,7 @@ def run_command(
         options.append("--env=COMET_API_KEY")
     if session.terminal:
         options += ["--interactive", "--tty"]
-    return [engine.name, "run", *options, tag, *command]
+    return [engine.name, "run", *options, *session.options, tag, *command]
 
 
 def chroot_command(

@@ -31,9 +31,10 @@ RUN find /opt/venv -name __pycache__ -prune -exec rm -rf {} + && \
 FROM ${BASE_IMAGE} AS code
 WORKDIR /app
 COPY . ./
-# User 10001 may be replaced by any other: nothing in the image needs to be written.
+# User 10001 may be replaced by any other: nothing in the image needs to be written. The files get the time of this moment,
+# because engines replace only times after the commit's.
 RUN ln -s /opt/venv .venv && mkdir -p runs .cache && find . \( -type d -exec chmod 0755 {} + \) -o \( -type f -exec chmod 0644 {} + \) && \
-    chown 10001:10001 runs .cache && \
+    chown 10001:10001 runs .cache && find . -exec touch --no-dereference {} + && \
     echo 'samebits:x:10001:10001::/tmp:/bin/sh' >>/etc/passwd && echo 'samebits:x:10001:' >>/etc/group
 
 # No command runs here, so that no engine leaves files of its own.

@@ -157,7 +157,9 @@ RUNNING = (
     ),
     argument("--user", default="", metavar="UID:GID", help="user in the container (default: you)"),
     argument("--network", default="none", help="the container's network (default: none)"),
-    argument("--option", action="append", default=[], metavar="OPTION", help="of docker run, as in --option=--memory=4g"),
+    argument(
+        "--option", action="append", default=[], metavar="OPTION", help="of docker run, as in --option=--memory=4g"
+    ),
 )
 
 
@@ -604,6 +606,21 @@ def run_image_verify(given: argparse.Namespace, root: pathlib.Path) -> int:
 
     given.target = "train"
     return container.main(root, given, "verify")
+
+
+@command(
+    "image sbom",
+    "container",
+    "print what the image is made from, as a CycloneDX SBOM",
+    "samebits image sbom > sbom.cdx.json",
+    [argument("--base", default="", metavar="IMAGE", help="base image (default: the one in the Dockerfile)")],
+)
+def run_image_sbom(given: argparse.Namespace, root: pathlib.Path) -> int:
+    """Print the list."""
+    from samebits.image import sbom
+
+    print(sbom.describe(root, given.base))
+    return 0
 
 
 @command(

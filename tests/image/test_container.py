@@ -18,7 +18,7 @@ import pytest
 from conftest import LARGER, QUIET, ROOT, Result, children, digest, finished, run_command, run_words
 
 from samebits.core.errors import ConfigError, EngineError, MachineError
-from samebits.image import build_context, container, engines, entrypoint, oci_diff, slim, two_builds
+from samebits.image import build_context, container, engines, entrypoint, oci_diff, sbom, slim, two_builds
 from samebits.image.engines import Engine, Recipe, Session, find_engine
 from samebits.runtime import machine
 from samebits.runtime.lockfile import locked_versions
@@ -94,7 +94,14 @@ def test_docker_builds_with_buildx_or_with_the_buildkit_of_old_versions() -> Non
     ("Driver: docker", "[[driver-type io.containerd.snapshotter.v1]]", True),
 ])  # fmt: skip
 def test_docker_rewrites_times_with_another_driver_or_store(*, inspected: str, store: str, rewrites: bool) -> None:
-    """Else two builds of it are compared file by file."""
+    """Else two builds of it are compared file by file. The store also holds the provenance."""
+    found = find_engine(ask=docker(buildx=True, inspected=inspected, store=store))
+    words = [
+        engines.build_command(found, Recipe("samebits", ROOT), output=output) for output in (None, pathlib.Path("x"))
+    ]
+
+    assert ("--provenance=mode=max" in words[0]) == bool(store.count("snapshotter"))
+    assert "--provenance=false" in words[1]
     assert rewrites == find_engine(ask=docker(buildx=True, inspected=inspected, store=store)).rewrites
     assert not find_engine(ask=docker(buildx=False, version="20.10", inspected=inspected, store=store)).rewrites
 
@@ -382,6 +389,31 @@ def test_two_engines_images_are_compared_by_the_files_that_a_container_sees(tmp_
     assert ["/etc/same: different content", "configuration User: 1 and 2"] == oci_diff.file_differences(
         one, saved(tmp_path / "third", other, user="2")
     )
+
+
+# What the image is made from
+
+
+def test_the_sbom_lists_the_base_and_each_installed_package_with_its_hashes(tmp_path: pathlib.Path) -> None:
+    """It has the installed version of each package that the lock names twice, and the same bytes each time."""
+    done = [run_command(ROOT, "image", "sbom") for _ in range(2)]
+    found = json.loads(done[0].stdout)
+    packages = {each["name"]: each for each in found["components"] if each["type"] == "library"}
+    installed = machine.package_versions()
+
+    assert done[0].stdout == done[1].stdout
+    assert {name: installed[name] for name in locked_versions(ROOT)} == {n: p["version"] for n, p in packages.items()}
+    assert "tensorflow" not in packages  # of the two builds, the image has the CPU's
+    assert f"pkg:pypi/numpy@{installed['numpy']}" == packages["numpy"]["purl"]
+    assert all(len(each["content"]) == 64 for package in packages.values() for each in package["hashes"])
+    assert min(len(package["hashes"]) for package in packages.values()) > 0
+    base = found["components"][0]
+    assert ("python", "3.12-slim-bookworm") == (base["name"], base["version"])
+    assert "@sha256:a116514e" in base["purl"]
+    assert len({each["bom-ref"] for each in found["components"]}) == len(found["components"])
+    (tmp_path / "Dockerfile").write_text("FROM python\n")
+    with pytest.raises(EngineError, match="expected a line ARG BASE_IMAGE"):
+        sbom.base_image(tmp_path)
 
 
 # What the image leaves out

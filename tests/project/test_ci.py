@@ -35,7 +35,7 @@ ELSEWHERE = {
     ".venv/bin/samebits verify seed.root=56": "by test_readme, on the smoke experiment",
     "make image": "needs a container engine; test_container builds with the one at hand",
     "make docker-train SEED=56": "same reason",
-    "PYTHONPATH=src python3 -m samebits image verify": "same reason",
+    "PYTHONPATH=src python3 -m samebits image verify 2>&1 | tee image.txt": "same reason",
     "PYTHONPATH=src python3 -m samebits image run .venv/bin/samebits verify --quick": "same reason",
     "PYTHONPATH=src python3 -m samebits image run .venv/bin/samebits golden": "same reason",
     "docker buildx create --use": "needs a Docker daemon",
@@ -160,7 +160,7 @@ def run_here() -> set[str]:
 
 def test_every_step_is_run_here_or_said_to_be_elsewhere() -> None:
     """Every command in the files is in a test, or in a list with the reason; the list has no other commands."""
-    ours = {step(name) for name in ("The CPU", "Golden", "The outcome", "The lock", "Everything")}
+    ours = {step(name) for name in ("The CPU", "Golden", "The outcome", "The lock", "The image", "Everything")}
 
     assert run_here() == ours | {"grep -m1 'model name' /proc/cpuinfo"}
     assert set(ELSEWHERE) <= set(all_commands())
@@ -256,6 +256,20 @@ def test_an_update_without_a_result_is_reported(tmp_path: pathlib.Path) -> None:
 
     assert 0 == done.returncode
     assert "samebits golden came to no result: see the log" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(("said", "expected"), [
+    ("+ docker build\nIMAGE VERIFIED: two builds, one digest sha256:12\n", "    IMAGE VERIFIED: two builds, one"),
+    ("  layer 4 /etc/x: different content\nTHE IMAGES DIFFER in 1 places: a and b\n", "      layer 4 /etc/x: diff"),
+    ("+ docker build\nEngineError: docker build: expected exit code 0\n", "    no result: see the log"),
+])  # fmt: skip
+def test_two_builds_of_the_image_are_reported(tmp_path: pathlib.Path, said: str, expected: str) -> None:
+    """The summary has the outcome and each file that differs, or says that there is no outcome."""
+    (tmp_path / "image.txt").write_text(said)
+    done = run_step(step("The image"), tmp_path)
+
+    assert 0 == done.returncode
+    assert expected in (tmp_path / "summary.md").read_text()
 
 
 @pytest.mark.full

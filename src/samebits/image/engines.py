@@ -22,6 +22,8 @@ ANSWERS = {  # commands that test whether an engine works; their output says whe
     "podman": ["podman", "info", "--format", "rootless={{.Host.Security.Rootless}}"],
     "buildah": ["buildah", "info"],
 }
+# Docker's store of images in containerd can hold OCI archives and attestations.
+STORE, SNAPSHOTTER = ("docker", "info", "--format={{.DriverStatus}}"), "io.containerd.snapshotter"
 FIRST_WITHOUT_BUILDKIT = 23  # from this version on, docker builds by a program of its own, buildx
 # buildah runs containers with chroot isolation: only the user and the mounts limit what they can do.
 CHROOT = ["--isolation", "chroot"]
@@ -38,12 +40,14 @@ class Engine:
         rootless: Whether root in a container is the caller outside.
         builder: Docker only: how it builds: `buildx`; `build`, which has BuildKit in it before Docker 23; or empty.
         rewrites: Whether it can give all files of an image one time, so that two builds have one digest.
+        attests: Whether it can store how an image was built (its provenance) beside the image.
     """
 
     name: str
     rootless: bool = False
     builder: str = ""
     rewrites: bool = True
+    attests: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,9 @@ def find_engine(wanted: str = "", ask: Run = capture) -> Engine:
         if done.returncode == 0 and (name != "buildah" or os.geteuid() == 0):
             rootless = "rootless=true" in done.stdout or "name=rootless" in done.stdout
             builder = docker_builder(ask) if name == "docker" else ""
-            return Engine(name, rootless, builder, rewrites=name != "docker" or writes_archives(builder, ask))
+            stores = builder == "buildx" and SNAPSHOTTER in ask([*STORE]).stdout
+            rewrites = name != "docker" or stores or (builder == "buildx" and has_own_builder(ask))
+            return Engine(name, rootless, builder, rewrites=rewrites, attests=stores)
         lines = done.stderr.strip().splitlines() or ["it needs root"]
         said.append(f"{name}: {lines[-1]}")
     raise EngineError(
@@ -124,14 +130,10 @@ def docker_builder(ask: Run = capture) -> str:
     return "build" if major.isdigit() and int(major) < FIRST_WITHOUT_BUILDKIT else ""
 
 
-def writes_archives(builder: str, ask: Run = capture) -> bool:
-    """Return whether docker can write OCI archives, in which it gives all files one time."""
-    if builder != "buildx":
-        return False
+def has_own_builder(ask: Run = capture) -> bool:
+    """Return whether buildx builds in a container of its own, which can write OCI archives."""
     driver = re.search(r"(?m)^Driver:\s*(\S+)", ask(["docker", "buildx", "inspect"]).stdout)
-    if driver and driver[1] != "docker":
-        return True
-    return "io.containerd.snapshotter" in ask(["docker", "info", "--format={{.DriverStatus}}"]).stdout
+    return driver is not None and driver[1] != "docker"
 
 
 def check_builds(engine: Engine) -> None:
@@ -171,7 +173,9 @@ def build_command(
     if engine.name == "docker":
         values["SOURCE_DATE_EPOCH"] = str(recipe.epoch)
         if engine.builder == "buildx":
-            head = ["docker", "buildx", "build", "--provenance=false", "--sbom=false"]
+            # A provenance has the time of the build, so an image to compare has none; its files are the same.
+            provenance = "mode=max" if engine.attests and output is None else "false"
+            head = ["docker", "buildx", "build", f"--provenance={provenance}", "--sbom=false"]
             head.append(f"--output=type=oci,dest={output},rewrite-timestamp=true" if output else "--load")
         else:
             head = ["env", "DOCKER_BUILDKIT=1", "docker", "build"]

@@ -10,18 +10,19 @@ ARG TRAIN=train
 # The environment, from the lock by hash alone. A network with a certificate authority of its own gives its bundle as the secret
 # `ca`, which is mounted for this one command.
 FROM ${BASE_IMAGE} AS packages
-# cpu; or gpu (untested): TensorFlow's GPU build of the same version, for a BASE_IMAGE with CUDA and a Python from 3.11 to 3.13
+# cpu; or gpu (untested on a GPU): TensorFlow's GPU build of the same version, with CUDA's libraries from the index
 ARG VARIANT=cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 LC_ALL=C.UTF-8 TZ=UTC
 WORKDIR /app
 COPY requirements.lock ./
+COPY requirements-gpu.lock ./
 COPY scripts/setup_env.py scripts/
 COPY src/samebits/image/slim.py ./
 COPY tools/other_tensorflow.py tools/
 RUN --mount=type=secret,id=ca,target=/run/ca.pem,mode=0444 \
     if [ -s /run/ca.pem ]; then export PIP_CERT=/run/ca.pem SSL_CERT_FILE=/run/ca.pem; fi && \
     python3 scripts/setup_env.py /opt/venv && \
-    if [ "$VARIANT" = gpu ]; then /opt/venv/bin/python tools/other_tensorflow.py; fi && \
+    if [ "$VARIANT" = gpu ]; then /opt/venv/bin/python tools/other_tensorflow.py --gpu; fi && \
     python3 slim.py /opt/venv
 # Bytecode that is valid by the source's content, not by its time, made by one process in sorted order: the same bytes each time.
 RUN find /opt/venv -name __pycache__ -prune -exec rm -rf {} + && \

@@ -1,7 +1,7 @@
-"""Rewrite requirements.lock and requirements-dev.lock, with SHA-256 hashes for every package and no index address.
+"""Rewrite the locks, with SHA-256 hashes for every package and no index address.
 
-The first has the packages for training. The second has the additional packages of the test and lint tools, in versions
-that are compatible with the first.
+requirements.lock has the packages for training, requirements-dev.lock what the test and lint tools need in addition. In
+the samebits repository, requirements-gpu.lock has TensorFlow's GPU build of the same version and its CUDA libraries.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 
+GPU = ("tensorflow==", "nvidia-")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OPTIONS = ["--universal", "--python-version=3.11", "--generate-hashes"]
 PLAIN = ["--no-emit-index-url", "--no-annotate", "--no-header", "--quiet"]
@@ -21,14 +22,24 @@ def blocks(text: str) -> list[str]:
     return re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
 
 
-def resolve(output: pathlib.Path, *options: str) -> None:
+def resolve(output: pathlib.Path, *options: str, source: str = "pyproject.toml") -> None:
     """Let uv choose the versions. Versions in the existing output stay if possible."""
-    command = [sys.executable, "-m", "uv", "pip", "compile", *OPTIONS, *PLAIN, *options, "pyproject.toml"]
+    command = [sys.executable, "-m", "uv", "pip", "compile", *OPTIONS, *PLAIN, *options, source]
     subprocess.run([*command, "-o", str(output)], cwd=ROOT, check=True)
 
 
+def resolve_gpu(training: pathlib.Path, gpu: pathlib.Path, folder: pathlib.Path, upgrades: list[str]) -> None:
+    """Write the lock of TensorFlow's GPU build. All other packages that it needs are in the training lock."""
+    (version,) = re.findall(r"^tensorflow==(\S+)", training.read_text(), re.MULTILINE)
+    wanted, everything = folder / "gpu.txt", folder / "gpu.lock"
+    wanted.write_text(f"tensorflow[and-cuda]=={version}\n")
+    everything.write_text(gpu.read_text())
+    resolve(everything, f"--constraint={training}", *upgrades, source=str(wanted))
+    gpu.write_text("".join(block for block in blocks(everything.read_text()) if block.startswith(GPU)))
+
+
 def main() -> None:
-    """Write both lock files."""
+    """Write the lock files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("packages", nargs="*", help="packages to upgrade (default: only what pyproject.toml requires)")
     upgrades = [f"--upgrade-package={package}" for package in parser.parse_args().packages]
@@ -42,6 +53,9 @@ def main() -> None:
         resolve(everything, *needed, "--group=dev", f"--constraint={training}", *upgrades)
         known = blocks(training.read_text())
         dev.write_text("".join(block for block in blocks(everything.read_text()) if block not in known))
+        gpu = ROOT / "requirements-gpu.lock"
+        if gpu.exists():
+            resolve_gpu(training, gpu, pathlib.Path(folder), upgrades)
 
 
 if __name__ == "__main__":

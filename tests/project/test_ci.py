@@ -72,6 +72,25 @@ def test_the_files_follow_their_schemas(tmp_path: pathlib.Path, schema: str, nam
     assert 1 == validate(schema, broken).returncode
 
 
+def audit(path: pathlib.Path) -> Result:
+    """Look for risks in a workflow with zizmor, without a network."""
+    program = pathlib.Path(sys.executable).parent / "zizmor"
+    command = [str(program), "--offline", "--no-progress", str(path)]
+    return subprocess.run(command, env=QUIET, capture_output=True, text=True, check=False)
+
+
+def test_no_workflow_has_a_known_risk(tmp_path: pathlib.Path) -> None:
+    """Zizmor finds nothing; a title of an issue in a command, which may be anybody's code, is found."""
+    broken = tmp_path / ".github" / "workflows" / "ci.yml"
+    broken.parent.mkdir(parents=True)
+    broken.write_text((ROOT / GITHUB).read_text().replace("make lint", "echo ${{ github.event.issue.title }}"))
+    good, bad = audit(ROOT / GITHUB), audit(broken)
+
+    assert 0 == good.returncode, good.stdout
+    assert bad.returncode != 0
+    assert "template-injection" in bad.stdout
+
+
 def loose_references(text: str) -> list[str]:
     """Return the unpinned actions and images of a CI file, and the registries named by host."""
     actions = re.findall(r"uses: *(.*)", text)

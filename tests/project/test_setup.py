@@ -59,6 +59,16 @@ def test_a_lock_has_a_hash_for_every_package_and_no_address(lock: str) -> None:
     assert "://" not in (ROOT / lock).read_text()
 
 
+def test_the_gpu_build_is_the_same_version_of_tensorflow_with_libraries_by_hash() -> None:
+    """requirements-gpu.lock has TensorFlow's version of the training lock and CUDA's libraries, with hashes."""
+    gpu, training = (list(read_lock(ROOT, lock)) for lock in ("requirements-gpu.lock", LOCK))
+    versions = {one.requirement.partition(" ;")[0] for one in training if one.name == "tensorflow"}
+
+    assert {one.requirement for one in gpu if one.name == "tensorflow"} == versions
+    assert {"nvidia-cudnn-cu12", "nvidia-cublas-cu12"} <= {one.name for one in gpu}
+    assert [] == [one.name for one in gpu if not one.has_hash]
+
+
 def names(lock: str) -> set[str]:
     """Return the packages that a lock names."""
     return {locked.name for locked in read_lock(ROOT, lock)}

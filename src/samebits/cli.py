@@ -612,7 +612,7 @@ def run_image_verify(given: argparse.Namespace, root: pathlib.Path) -> int:
     "image sbom",
     "container",
     "print what the image is made from, as a CycloneDX SBOM",
-    "samebits image sbom > sbom.cdx.json",
+    "samebits image sbom",
     [argument("--base", default="", metavar="IMAGE", help="base image (default: the one in the Dockerfile)")],
 )
 def run_image_sbom(given: argparse.Namespace, root: pathlib.Path) -> int:

@@ -141,7 +141,7 @@ def test_outside_a_project_the_error_says_what_to_do(tmp_path: pathlib.Path) -> 
     [
         (["trian"], "received 'trian'; fix: samebits train"),
         (["xyzzy"], "received 'xyzzy'; fix: samebits --help"),
-        (["image"], "expected image build or image verify or image train or image test or image run"),
+        (["image"], "expected image build or image verify or image sbom or image train or image test or image run"),
         (["image", "push"], "received 'image push'"),
         (["--root"], "argument --root: expected one argument"),
         ([f"--root={ROOT}"], "a command is missing"),

@@ -29,7 +29,7 @@ def completed(line: str, capsys: pytest.CaptureFixture[str], root: pathlib.Path 
 def test_commands_are_completed(capsys: pytest.CaptureFixture[str]) -> None:
     """The first word is a command; `image` has a second word."""
     assert ["verify"] == completed("samebits ver", capsys)
-    assert ["build", "run", "test", "train", "verify"] == completed("samebits image ", capsys)
+    assert ["build", "run", "sbom", "test", "train", "verify"] == completed("samebits image ", capsys)
     assert {name.split()[0] for name in cli.COMMANDS} == set(completed("samebits ", capsys))
     assert ["watch"] == completed("samebits --root /x wat", capsys)
 

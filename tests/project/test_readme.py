@@ -63,6 +63,7 @@ ELSEWHERE = {
     "samebits bagging --bags 2": "test_bagging",
     "samebits image build": "test_container; needs an engine",
     "samebits image verify": "same reason",
+    "samebits image sbom": "by test_container",
     "samebits image train seed.root=56": "same reason",
     "samebits image test": "same reason",
     "samebits image run .venv/bin/samebits golden": "same reason",

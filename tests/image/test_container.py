@@ -172,6 +172,18 @@ def test_a_training_has_no_network_no_privilege_and_a_read_only_root(tmp_path: p
     assert expected == command
 
 
+def test_selinux_does_not_keep_a_container_from_the_mounted_folders(tmp_path: pathlib.Path) -> None:
+    """Podman's containers have no label, and docker's have none where its engine uses SELinux."""
+    found = find_engine(ask=answers({"docker": 0}, "[name=seccomp,profile=default name=selinux]"))
+    without = replace(found, labels=False)
+    lines = [
+        engines.run_command(each, "t", DIGEST, Session(tmp_path), ["x"], {})
+        for each in (found, without, Engine("podman"))
+    ]
+
+    assert [True, False, True] == ["--security-opt=label=disable" in line for line in lines]
+
+
 def test_further_options_reach_docker_and_are_refused_by_buildah(tmp_path: pathlib.Path) -> None:
     """They come after samebits's own, directly before the image."""
     session = Session(tmp_path, options=("--memory=4g",))

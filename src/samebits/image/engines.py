@@ -41,6 +41,7 @@ class Engine:
         builder: Docker only: how it builds: `buildx`; `build`, which has BuildKit in it before Docker 23; or empty.
         rewrites: Whether it can give all files of an image one time, so that two builds have one digest.
         attests: Whether it can store how an image was built (its provenance) beside the image.
+        labels: Docker only: whether SELinux labels its containers, which then cannot read the mounted folders.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Engine:
     builder: str = ""
     rewrites: bool = True
     attests: bool = False
+    labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ def find_engine(wanted: str = "", ask: Run = capture) -> Engine:
             builder = docker_builder(ask) if name == "docker" else ""
             stores = builder == "buildx" and SNAPSHOTTER in ask([*STORE]).stdout
             rewrites = name != "docker" or stores or (builder == "buildx" and has_own_builder(ask))
-            return Engine(name, rootless, builder, rewrites=rewrites, attests=stores)
+            labels = "name=selinux" in done.stdout
+            return Engine(name, rootless, builder, rewrites=rewrites, attests=stores, labels=labels)
         lines = done.stderr.strip().splitlines() or ["it needs root"]
         said.append(f"{name}: {lines[-1]}")
     raise EngineError(
@@ -229,8 +232,10 @@ def run_command(
         f"--network={session.network}",
     ]
     options += ["--security-opt=no-new-privileges", f"--user={user}", *shared, f"--env=SAMEBITS_IMAGE_DIGEST={digest}"]
-    if engine.name == "podman":
-        options += ["--security-opt=label=disable", *(["--userns=keep-id"] if engine.rootless else [])]
+    if engine.name == "podman" or engine.labels:  # instead of relabelling the user's folders
+        options.append("--security-opt=label=disable")
+    if engine.name == "podman" and engine.rootless:
+        options.append("--userns=keep-id")
     if session.network != "none" and "COMET_API_KEY" in environment:
         options.append("--env=COMET_API_KEY")
     if session.terminal:

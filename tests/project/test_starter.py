@@ -22,6 +22,7 @@ from copier import run_copy
 from samebits.checks.doctor import check_goldens, check_harness, check_imports, sealed_digests
 from samebits.compose import compose
 from samebits.core.old_names import MOVED
+from samebits.image import build_context
 from samebits.runs.identity import name_inputs
 from samebits.runtime.machine import package_versions
 
@@ -215,6 +216,23 @@ def test_a_copy_names_neither_the_package_nor_the_project(baked: tuple[pathlib.P
     assert {
         path for path in re.findall(r"\]\((harness/\S+?)\)", texts["README.md"]) if not (root / path).exists()
     } == set()
+
+
+def test_a_dockerfile_copies_files_of_its_context_and_has_whole_commands(baked: tuple[pathlib.Path, str]) -> None:
+    """Each file that is copied into the image is in its build context, and no command breaks off; in a copy too."""
+    for root in (ROOT, baked[0]):
+        text = (root / "Dockerfile").read_text()
+        copied = [word for line in re.findall(r"(?m)^COPY (?!--from)(.*) \S+$", text) for word in line.split()]
+        allowed = {path.as_posix() for path in build_context.context_files(root)}
+
+        assert {"requirements.lock", "scripts/setup_env.py", "."} <= set(copied)
+        assert {word for word in copied if word not in allowed and not (root / word).is_dir()} == set()
+        lines = [line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+        words = {line.split()[0] for line in lines}
+        commands = [re.sub(r"^RUN (--\S+ +)*", "", line) for line in lines if line.startswith("RUN")]
+
+        assert words <= {"ARG", "FROM", "ENV", "WORKDIR", "COPY", "RUN", "USER", "ENTRYPOINT", "CMD", "LABEL"}
+        assert [0] * 4 == [subprocess.run(["sh", "-n", "-c", each], check=False).returncode for each in commands]
 
 
 def test_the_answers_are_where_they_belong(named: pathlib.Path, bare: pathlib.Path) -> None:

@@ -37,6 +37,7 @@ UV_VARIABLES = {
     "default-timeout": ("UV_HTTP_TIMEOUT",),
     "no-cache-dir": ("UV_NO_CACHE",),
 }
+USES = b"packages "  # a line of the stamp: the environment whose packages this one uses
 SHIM = """#!/bin/sh
 exec "$(dirname "$0")/python" -P -m samebits "$@"
 """
@@ -88,8 +89,18 @@ def write_stamp(venv, state):
 
 
 def is_current(venv, state):
-    """Return whether everything wanted is installed. More may be installed."""
-    return set(state) <= set(read_stamp(venv))
+    """Return whether everything wanted is installed. More may be installed.
+
+    An environment that uses the packages of another one is as current as that one.
+    """
+    stamp = read_stamp(venv)
+    others = [pathlib.Path(os.fsdecode(line[len(USES) :])) for line in stamp if line.startswith(USES)]
+    return set(state) <= set(stamp) and all(is_current(other, without_place(state)) for other in others)
+
+
+def without_place(state):
+    """Return the lines of a state that do not depend on the project's folder."""
+    return [line for line in state if not line.startswith(b"project ")]
 
 
 def locked(lock, accept):
@@ -217,11 +228,10 @@ def build(venv):
     write_shim(venv)
 
 
-def borrow(venv, state):
-    """Create an environment that uses the packages of the image's; returns False if that has not all that is wanted."""
-    prepared = pathlib.Path(os.environ.get("SAMEBITS_PACKAGES", venv))
-    wanted = [line for line in state if not line.startswith(b"project ")]
-    if prepared.resolve() == venv or not is_current(prepared, wanted):
+def use_packages_of_image(venv, state):
+    """Create an environment that uses the image's packages; returns False if the image has not all that is wanted."""
+    prepared = pathlib.Path(os.environ.get("SAMEBITS_PACKAGES", venv)).resolve()
+    if prepared == venv or not is_current(prepared, without_place(state)):
         return False
     print("setting up %s with the packages of %s" % (venv, prepared), flush=True)
     create(venv, "--without-pip")
@@ -230,7 +240,7 @@ def borrow(venv, state):
     (target / "packages.pth").write_text("import sys; sys.path.append(%s)\n" % ascii(str(source)), encoding="ascii")
     write_import_path(venv)
     write_shim(venv)
-    write_stamp(venv, state)
+    write_stamp(venv, state + [USES + os.fsencode(prepared)])
     return True
 
 
@@ -238,8 +248,9 @@ def update(venv, state):
     """Install what is missing, or create a new environment if its stamp differs. Write the stamp last."""
     training, have = state[:3], read_stamp(venv)
     other_dev = len(state) > len(training) and any(line.startswith(b"dev ") for line in have)
+    of_image = any(line.startswith(USES) for line in have)  # it has no installer, and the image lacks something
     count = len(locked(TRAINING, bool))
-    if not is_current(venv, training) or other_dev:
+    if not is_current(venv, training) or other_dev or of_image:
         print("setting up %s: %d locked packages, only once; takes about half a minute" % (venv, count), flush=True)
         build(venv)
         write_stamp(venv, training)
@@ -272,7 +283,7 @@ def main(arguments):
         fail("a writable project folder expected: %s; fix: copy the project to one" % error)
     with stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        if not is_current(venv, state) and not borrow(venv, state):
+        if not is_current(venv, state) and not use_packages_of_image(venv, state):
             update(venv, state)
 
 

@@ -613,13 +613,14 @@ def run_image_verify(given: argparse.Namespace, root: pathlib.Path) -> int:
     "container",
     "print what the image is made from, as a CycloneDX SBOM",
     "samebits image sbom",
-    [argument("--base", default="", metavar="IMAGE", help="base image (default: the one in the Dockerfile)")],
+    BUILDING[2:],
 )
 def run_image_sbom(given: argparse.Namespace, root: pathlib.Path) -> int:
     """Print the list."""
-    from samebits.image import sbom
+    from samebits.image import container, sbom
 
-    print(sbom.describe(root, given.base))
+    container.check_variant(root, given.variant)
+    print(sbom.describe(root, given.base, given.variant))
     return 0
 
 

@@ -161,12 +161,26 @@ def test_a_checkout_in_the_image_uses_the_images_packages_and_its_own_code(
 
     assert said.startswith(str(setup.ROOT / "src"))
     assert setup.is_current(venv, setup.wanted_state(dev=False))
-    setup.write_stamp(prepared, [b"lock 0", *wanted[1:]])
-    shutil.rmtree(venv)
-    monkeypatch.setattr(setup, "build", lambda _: venv.mkdir())
-    setup.main([])  # another lock: a whole environment
+    built: list[str] = []
 
-    assert not (venv / "pyvenv.cfg").exists()
+    def build(place: pathlib.Path) -> None:
+        shutil.rmtree(place)
+        make_venv(setup.ROOT)
+        built.append("whole")
+
+    monkeypatch.setattr(setup, "build", build)
+    monkeypatch.setattr(setup, "install_tools", lambda _: None)
+    monkeypatch.setattr(setup, "install", lambda _, lock: built.append(lock.name))
+    setup.write_stamp(prepared, [b"lock 0", *wanted[1:]])
+
+    assert not setup.is_current(venv, setup.wanted_state(dev=False))  # the image has another lock now
+    setup.write_stamp(prepared, [*wanted, b"project /app"])
+    assert setup.is_current(venv, setup.wanted_state(dev=False))
+    setup.main(["--dev"])  # the image has no test tools
+    assert ["whole", "requirements-dev.lock"] == built
+    assert setup.is_current(venv, setup.wanted_state(dev=True))
+    shutil.rmtree(prepared)
+    assert setup.is_current(venv, setup.wanted_state(dev=True))  # nothing of the image's is used any more
 
 
 def test_a_current_environment_is_not_written_to(setup: Any) -> None:

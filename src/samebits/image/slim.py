@@ -10,18 +10,22 @@ import struct
 import sys
 
 # Below site-packages. A compiler reads the headers, TensorFlow's own build the library of clang, pytest the tests, and
-# a type checker the .pyi files.
+# a type checker the .pyi files. Of packages that are not named here nothing is removed: some read their own .pyi files.
 UNREAD = (
-    "**/*.pyi",
     "clang/native",
     "h5py/tests",
+    "matplotlib/**/*.pyi",
     "matplotlib/**/tests",
+    "numpy/**/*.pyi",
     "numpy/**/tests",
+    "pandas/**/*.pyi",
     "pandas/tests",
     "pip",
     "pip-*",
+    "scipy/**/*.pyi",
     "scipy/**/tests",
     "sklearn/**/tests",
+    "tensorflow/**/*.pyi",
     "tensorflow/include",
     "tensorflow/xla_aot_runtime_src",
 )
@@ -53,16 +57,18 @@ def strip(path: pathlib.Path) -> int:
         if len(head) < HEADER_BYTES or not head.startswith(MAGIC):
             return 0
         programs, sections = TABLES.unpack_from(head, 32)
-        each, count = COUNTS.unpack_from(head, 54)[:2]
+        size, count = COUNTS.unpack_from(head, 54)[:2]
+        if not count:  # e.g. an object file
+            return 0
         stream.seek(programs)
-        table = stream.read(each * count)
-        found = [PROGRAM_HEADER.unpack_from(table, each * number) for number in range(count)]
-        end = max(programs + len(table), *(offset + size for _, _, offset, _, _, size in found))
+        table = stream.read(size * count)
+        segments = [PROGRAM_HEADER.unpack_from(table, size * number) for number in range(count)]
+        end = max(programs + len(table), *(offset + length for _, _, offset, _, _, length in segments))
         before = stream.seek(0, 2)
         if not end <= sections < before:
             return 0
         TABLES.pack_into(head, 32, programs, 0)
-        COUNTS.pack_into(head, 54, each, count, 0, 0, 0)
+        COUNTS.pack_into(head, 54, size, count, 0, 0, 0)
         stream.seek(0)
         stream.write(head)
         stream.truncate(end)

@@ -82,16 +82,18 @@ def verify(engine: Engine, recipe: Recipe, other: Engine) -> int:
         second = Build(other, replace(recipe, tag=f"{recipe.tag}-verify-2", root=copy), folders[1])
         if engine.name == "buildah":
             first.recipe = recipe
-        digests = [build(engine, recipe) if first.recipe is recipe else first.run(), second.run()]
-        lines: list[str] = []
-        if not whole:
-            lines = oci_diff.file_differences(first.image(), second.image())
-            digests = digests if lines else [oci_diff.files_digest(oci_diff.files_of(first.image()))]
-        elif digests[0] != digests[1]:
-            lines = oci_diff.differences(first.image(), second.image())
-        for one in (first, second):
-            if one.recipe is not recipe:
-                one.remove()
+        try:
+            digests = [build(engine, recipe) if first.recipe is recipe else first.run(), second.run()]
+            lines: list[str] = []
+            if not whole:
+                lines = oci_diff.file_differences(first.image(), second.image())
+                digests = digests if lines else [oci_diff.files_digest(oci_diff.files_of(first.image()))]
+            elif digests[0] != digests[1]:
+                lines = oci_diff.differences(first.image(), second.image()) or ["the manifests"]
+        finally:
+            for one in (first, second):
+                if one.recipe is not recipe:
+                    one.remove()
     if lines:
         print("\n".join(f"  {line}" for line in lines[:200]))
         print(f"THE IMAGES DIFFER in {len(lines)} places: {' and '.join(digests)}")

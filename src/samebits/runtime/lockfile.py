@@ -6,7 +6,7 @@ Importing it needs only the standard library, because the setup reads the locks 
 
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 LOCK = "requirements.lock"  # packages for training
@@ -68,14 +68,22 @@ def exact_version(requirement: str) -> str | None:
     return exact[1] if exact else None
 
 
-def locked_versions(root: pathlib.Path, lock: str = LOCK) -> dict[str, str]:
-    """Return the version of every package that a lock installs on this Python and system, by normalized name."""
+def locked_versions(
+    root: pathlib.Path, lock: str = LOCK, environment: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the version of every package that a lock installs, by normalized name.
+
+    Args:
+        root: The project's folder.
+        lock: Name of the file.
+        environment: Values of markers that differ from those of this Python and system.
+    """
     from packaging.requirements import Requirement  # noqa: PLC0415  see the module's docstring
 
     versions = {}
     for locked in read_lock(root, lock):
         version = exact_version(locked.requirement)
         marker = Requirement(locked.requirement).marker if version else None
-        if version and (marker is None or marker.evaluate()):
+        if version and (marker is None or marker.evaluate(dict(environment or {}))):
             versions[locked.name] = version
     return versions

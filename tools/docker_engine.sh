@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Runs a Docker engine of its own on this machine, for tests, beside any other:
+# Runs a Docker engine of its own on this machine, for tests. Not beside another one, and for a machine that may be thrown
+# away: it uses the bridge docker0 and changes the rules of the firewall, which stay.
 #   tools/docker_engine.sh start FOLDER [GROUP]    then: export DOCKER_HOST=unix://FOLDER/socket
 #   tools/docker_engine.sh stop FOLDER             ends it and its containers, and removes FOLDER
 # Needs root and Debian's package docker.io. Users of GROUP may use the engine (default: docker). FOLDER's path must be
 # short, because sockets are in it. Waits up to 60 s.
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n '2,6s/^# *//p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,7s/^# *//p' "$0" >&2; exit 2; }
 export PATH=$PATH:/usr/sbin
 mkdir -p "$2"
 folder=$(cd "$2" && pwd)
@@ -17,7 +18,8 @@ case $1 in
     getent group "$group" >/dev/null || groupadd "$group"
     chmod 711 "$folder"
     # In a session of its own: a signal for the caller's group must not end it before its containers.
-    setsid dockerd --data-root "$folder/data" --exec-root "$folder/exec" --pidfile "$folder/pid" --group "$group" \
+    echo '{}' >"$folder/settings.json" # not those of /etc/docker
+    setsid dockerd --config-file "$folder/settings.json" --data-root "$folder/data" --exec-root "$folder/exec" --pidfile "$folder/pid" --group "$group" \
       --host "$DOCKER_HOST" >"$folder/log" 2>&1 </dev/null &
     for _ in $(seq 300); do
       docker info >/dev/null 2>&1 && exit 0
@@ -26,6 +28,7 @@ case $1 in
     done
     echo "error: dockerd did not start; the end of its log:" >&2
     tail -n 3 "$folder/log" >&2
+    kill -KILL $! 2>/dev/null || true
     exit 1
     ;;
   stop)
@@ -36,8 +39,10 @@ case $1 in
       for _ in $(seq 300); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
       kill -KILL "$pid" 2>/dev/null || true
     fi
-    awk -v folder="$folder/" 'index($2, folder) == 1 { print $2 }' /proc/mounts | sort -r | xargs --no-run-if-empty umount
+    # What is left of a dockerd that was killed.
+    pkill -KILL -f -- "$folder/exec" 2>/dev/null || true
+    awk -v folder="$folder/" 'index($2, folder) == 1 { print $2 }' /proc/mounts | sort -r | xargs --no-run-if-empty umount --lazy
     rm -rf "$folder"
     ;;
-  *) sed -n '2,6s/^# *//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,7s/^# *//p' "$0" >&2; exit 2 ;;
 esac

@@ -62,10 +62,12 @@ def test_the_first_engine_that_works_is_taken() -> None:
     assert find_engine(ask=answers({"docker": 0}, "[name=rootless]")).rootless
 
 
-def docker(*, buildx: bool, version: str = "28.2.2", inspected: str = "Driver: docker", store: str = "") -> engines.Run:
+def docker(
+    *, buildx: bool, version: str = "28.2.2", plugin: str = "0.13.1+ds1", inspected: str = "", store: str = ""
+) -> engines.Run:
     """Return a fake `ask` of a docker of this version, with or without buildx and its driver and store."""
     said = {
-        "docker buildx version": "" if buildx else None, "docker version --format={{.Client.Version}}": version,
+        "docker buildx version": f"github.com/docker/buildx {plugin}" if buildx else None, "docker version --format={{.Client.Version}}": version,
         "docker buildx inspect": inspected, "docker info --format={{.DriverStatus}}": store,
         "docker info --format {{.SecurityOptions}}": "",
     }  # fmt: skip
@@ -82,16 +84,21 @@ def test_docker_builds_with_buildx_or_with_the_buildkit_of_old_versions() -> Non
     old, none = find_engine(ask=docker(buildx=False, version="20.10.24+dfsg1")), find_engine(ask=docker(buildx=False))
     words = engines.build_command(old, Recipe("samebits", ROOT))
 
+    too_old = [docker(buildx=False, version="19.03.15"), docker(buildx=True, plugin="v0.9.1", version="23.0.1")]
+
     assert ("build", "", "buildx") == (old.builder, none.builder, find_engine(ask=docker(buildx=True)).builder)
+    assert ["", ""] == [find_engine(ask=ask).builder for ask in too_old]
     assert ["env", "DOCKER_BUILDKIT=1", "docker", "build", "--tag"] == words[:5]
     with pytest.raises(EngineError, match=r"received docker without it; fix: install docker-buildx .*ENGINE=podman"):
         engines.build_command(none, Recipe("samebits", ROOT))
 
 
 @pytest.mark.parametrize(("inspected", "store", "rewrites"), [
-    ("Driver: docker", "[[Backing Filesystem extfs]]", False),
-    ("Name: ci\nDriver:    docker-container\nStatus: running", "", True),
-    ("Driver: docker", "[[driver-type io.containerd.snapshotter.v1]]", True),
+    ("Driver: docker\nBuildKit version: v0.13.2", "[[Backing Filesystem extfs]]", False),
+    ("Name: ci\nDriver:    docker-container\nStatus: running\nBuildKit version: v0.14.0", "", True),
+    ("Name: ci\nDriver:    docker-container\nStatus: running\nBuildkit: v0.12.5", "", False),
+    ("Driver: docker\nBuildKit version: v0.13.2", "[[driver-type io.containerd.snapshotter.v1]]", True),
+    ("Driver: docker\nBuildKit version: v0.12.5", "[[driver-type io.containerd.snapshotter.v1]]", False),
 ])  # fmt: skip
 def test_docker_rewrites_times_with_another_driver_or_store(*, inspected: str, store: str, rewrites: bool) -> None:
     """Else two builds of it are compared file by file. The store also holds the provenance."""
@@ -102,8 +109,10 @@ def test_docker_rewrites_times_with_another_driver_or_store(*, inspected: str, s
 
     assert ("--provenance=mode=max" in words[0]) == bool(store.count("snapshotter"))
     assert "--provenance=false" in words[1]
-    assert rewrites == find_engine(ask=docker(buildx=True, inspected=inspected, store=store)).rewrites
-    assert not find_engine(ask=docker(buildx=False, version="20.10", inspected=inspected, store=store)).rewrites
+    assert rewrites == find_engine(ask=docker(buildx=True, inspected=inspected, store=store)).can_rewrite_times
+    assert not find_engine(
+        ask=docker(buildx=False, version="20.10", inspected=inspected, store=store)
+    ).can_rewrite_times
 
 
 def test_a_machine_without_engines_is_told_what_to_do(tmp_path: pathlib.Path) -> None:
@@ -175,7 +184,7 @@ def test_a_training_has_no_network_no_privilege_and_a_read_only_root(tmp_path: p
 def test_selinux_does_not_keep_a_container_from_the_mounted_folders(tmp_path: pathlib.Path) -> None:
     """Podman's containers have no label, and docker's have none where its engine uses SELinux."""
     found = find_engine(ask=answers({"docker": 0}, "[name=seccomp,profile=default name=selinux]"))
-    without = replace(found, labels=False)
+    without = replace(found, uses_selinux=False)
     lines = [
         engines.run_command(each, "t", DIGEST, Session(tmp_path), ["x"], {})
         for each in (found, without, Engine("podman"))

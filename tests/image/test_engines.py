@@ -65,7 +65,8 @@ class Host:
         name = f"samebits-test-{os.getpid()}-{how}"
         process = self.start(*self.words(*words, options=(f"--name={name}",)))
         assert wait_until(lambda: self.rows() > rows or process.poll() is not None)
-        done = capture([self.engine, how, name], timeout_s=60)
+        patience = ["--time=60"] if how == "stop" else []
+        done = capture([self.engine, how, *patience, name], timeout_s=120)
         said, _ = process.communicate(timeout=120)
 
         assert 0 == done.returncode, said + done.stderr

@@ -24,7 +24,10 @@ ANSWERS = {  # commands that test whether an engine works; their output says whe
 }
 # Docker's store of images in containerd can hold OCI archives and attestations.
 STORE, SNAPSHOTTER = ("docker", "info", "--format={{.DriverStatus}}"), "io.containerd.snapshotter"
-FIRST_WITHOUT_BUILDKIT = 23  # from this version on, docker builds by a program of its own, buildx
+# Docker of these versions builds by the BuildKit in it. Later ones need a program of its own, buildx.
+WITH_BUILDKIT, WITHOUT_BUILDKIT = (20, 10), (23, 0)
+OLDEST_BUILDX = (0, 10)  # the first that knows --provenance
+REWRITES_TIMES = (0, 13)  # of BuildKit: the first that replaces the times in archives (Docker 26)
 # buildah runs containers with chroot isolation: only the user and the mounts limit what they can do.
 CHROOT = ["--isolation", "chroot"]
 
@@ -38,18 +41,18 @@ class Engine:
     Attributes:
         name: docker, podman or buildah.
         rootless: Whether root in a container is the caller outside.
-        builder: Docker only: how it builds: `buildx`; `build`, which has BuildKit in it before Docker 23; or empty.
-        rewrites: Whether it can give all files of an image one time, so that two builds have one digest.
-        attests: Whether it can store how an image was built (its provenance) beside the image.
-        labels: Docker only: whether SELinux labels its containers, which then cannot read the mounted folders.
+        builder: Docker only: how it builds: `buildx`; `build`, which has BuildKit in it in Docker 20.10; or empty.
+        can_rewrite_times: Whether it can give all files of an image one time, so that two builds have one digest.
+        stores_provenance: Whether it can store how an image was built (its provenance) beside the image.
+        uses_selinux: Docker only: whether SELinux labels its containers, which then cannot read the mounted folders.
     """
 
     name: str
     rootless: bool = False
     builder: str = ""
-    rewrites: bool = True
-    attests: bool = False
-    labels: bool = False
+    can_rewrite_times: bool = True
+    stores_provenance: bool = False
+    uses_selinux: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,9 +115,11 @@ def find_engine(wanted: str = "", ask: Run = capture) -> Engine:
             rootless = "rootless=true" in done.stdout or "name=rootless" in done.stdout
             builder = docker_builder(ask) if name == "docker" else ""
             stores = builder == "buildx" and SNAPSHOTTER in ask([*STORE]).stdout
-            rewrites = name != "docker" or stores or (builder == "buildx" and has_own_builder(ask))
-            labels = "name=selinux" in done.stdout
-            return Engine(name, rootless, builder, rewrites=rewrites, attests=stores, labels=labels)
+            rewrites = name != "docker" or (builder == "buildx" and rewrites_times(ask, stores=stores))
+            selinux = "name=selinux" in done.stdout
+            return Engine(
+                name, rootless, builder, can_rewrite_times=rewrites, stores_provenance=stores, uses_selinux=selinux
+            )
         lines = done.stderr.strip().splitlines() or ["it needs root"]
         said.append(f"{name}: {lines[-1]}")
     raise EngineError(
@@ -125,18 +130,31 @@ def find_engine(wanted: str = "", ask: Run = capture) -> Engine:
     )
 
 
+def version_in(text: str, pattern: str) -> tuple[int, int]:
+    """Return the major and minor version after a pattern in a program's output; (0, 0) if there is none."""
+    numbers = re.search(rf"(?im){pattern}\s*v?(\d+)\.(\d+)", text)
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+
+
 def docker_builder(ask: Run = capture) -> str:
     """Return how docker can build: `buildx`, `build`, or an empty string if it cannot."""
-    if ask(["docker", "buildx", "version"]).returncode == 0:
+    if version_in(ask(["docker", "buildx", "version"]).stdout, "buildx") >= OLDEST_BUILDX:
         return "buildx"
-    major = ask(["docker", "version", "--format={{.Client.Version}}"]).stdout.partition(".")[0]
-    return "build" if major.isdigit() and int(major) < FIRST_WITHOUT_BUILDKIT else ""
+    client = version_in(ask(["docker", "version", "--format={{.Client.Version}}"]).stdout, "^")
+    return "build" if WITH_BUILDKIT <= client < WITHOUT_BUILDKIT else ""
 
 
-def has_own_builder(ask: Run = capture) -> bool:
-    """Return whether buildx builds in a container of its own, which can write OCI archives."""
-    driver = re.search(r"(?m)^Driver:\s*(\S+)", ask(["docker", "buildx", "inspect"]).stdout)
-    return driver is not None and driver[1] != "docker"
+def rewrites_times(ask: Run = capture, *, stores: bool) -> bool:
+    """Return whether buildx can write an image as an archive, in which all files have one time.
+
+    Args:
+        ask: Runs a command.
+        stores: Whether the engine's own store holds such archives; else only a builder in a container writes them.
+    """
+    said = ask(["docker", "buildx", "inspect"]).stdout
+    driver = re.search(r"(?m)^Driver:\s*(\S+)", said)
+    writes = stores or (driver is not None and driver[1] != "docker")
+    return writes and version_in(said, r"buildkit(?: version)?:") >= REWRITES_TIMES
 
 
 def check_builds(engine: Engine) -> None:
@@ -164,7 +182,7 @@ def build_command(
         engine: The engine that builds.
         recipe: The image to build.
         fresh: Do not use a cache (buildah never does).
-        output: Docker with `rewrites` only: an OCI archive to write, with rewritten times, instead of storing it.
+        output: Docker with `can_rewrite_times` only: an OCI archive to write, instead of storing the image.
 
     Raises:
         EngineError: It is docker without buildx.
@@ -177,7 +195,7 @@ def build_command(
         values["SOURCE_DATE_EPOCH"] = str(recipe.epoch)
         if engine.builder == "buildx":
             # A provenance has the time of the build, so an image to compare has none; its files are the same.
-            provenance = "mode=max" if engine.attests and output is None else "false"
+            provenance = "mode=max" if engine.stores_provenance and output is None else "false"
             head = ["docker", "buildx", "build", f"--provenance={provenance}", "--sbom=false"]
             head.append(f"--output=type=oci,dest={output},rewrite-timestamp=true" if output else "--load")
         else:
@@ -232,7 +250,7 @@ def run_command(
         f"--network={session.network}",
     ]
     options += ["--security-opt=no-new-privileges", f"--user={user}", *shared, f"--env=SAMEBITS_IMAGE_DIGEST={digest}"]
-    if engine.name == "podman" or engine.labels:  # instead of relabelling the user's folders
+    if engine.name == "podman" or engine.uses_selinux:  # instead of relabelling the user's folders
         options.append("--security-opt=label=disable")
     if engine.name == "podman" and engine.rootless:
         options.append("--userns=keep-id")

@@ -39,7 +39,7 @@ class Build:
     @property
     def only_writes(self) -> bool:
         """Whether the engine writes an archive and stores no image."""
-        return self.engine.name == "docker" and self.engine.rewrites
+        return self.engine.name == "docker" and self.engine.can_rewrite_times
 
     def image(self) -> oci_diff.Image:
         """Return the image as files in the folder."""
@@ -72,7 +72,7 @@ def verify(engine: Engine, recipe: Recipe, other: Engine) -> int:
     Returns:
         0: both are the same; 1: they differ, and every file that differs was printed.
     """
-    whole = engine == other and engine.rewrites
+    whole = engine == other and engine.can_rewrite_times
     with tempfile.TemporaryDirectory() as scratch:
         copy, *folders = (pathlib.Path(scratch) / name for name in ("copy", "first", "second"))
         for folder in (copy, *folders):

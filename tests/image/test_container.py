@@ -67,7 +67,8 @@ def docker(
 ) -> engines.Run:
     """Return a fake `ask` of a docker of this version, with or without buildx and its driver and store."""
     said = {
-        "docker buildx version": f"github.com/docker/buildx {plugin}" if buildx else None, "docker version --format={{.Client.Version}}": version,
+        "docker buildx version": f"github.com/docker/buildx {plugin}" if buildx else None,
+        "docker version --format={{.Client.Version}}": version,
         "docker buildx inspect": inspected, "docker info --format={{.DriverStatus}}": store,
         "docker info --format {{.SecurityOptions}}": "",
     }  # fmt: skip

@@ -85,19 +85,19 @@ def files_of(image: Image) -> dict[str, Entry]:
 
     Without times and names of owners: engines write them differently.
     """
-    found: dict[str, Entry] = {}
+    files: dict[str, Entry] = {}
     for layer in image.layers:
         for path, entry in layer_entries(layer).items():
             folder, _, name = path.rpartition("/")
             if name.startswith(REMOVED):
                 gone = folder if name == EMPTIED else f"{folder}/{name.removeprefix(REMOVED)}"
                 for other in [
-                    each for each in found if each.startswith(f"{gone}/") or (each == gone and name != EMPTIED)
+                    other for other in files if other.startswith(f"{gone}/") or (other == gone and name != EMPTIED)
                 ]:
-                    del found[other]
+                    del files[other]
             elif path != "/":
-                found[path] = {key: value for key, value in entry.items() if key not in ("time", "names")}
-    return found
+                files[path] = {key: value for key, value in entry.items() if key not in ("time", "names")}
+    return files
 
 
 def files_digest(files: Mapping[str, Entry]) -> str:

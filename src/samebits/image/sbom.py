@@ -24,12 +24,12 @@ def base_image(root: pathlib.Path) -> str:
         EngineError: The Dockerfile names none.
     """
     text = (root / "Dockerfile").read_text(encoding="utf-8")
-    found = re.search(r"(?m)^ARG BASE_IMAGE=(\S+)$", text)
-    if not found:
+    line = re.search(r"(?m)^ARG BASE_IMAGE=(\S+)$", text)
+    if not line:
         raise EngineError(
             f"{root / 'Dockerfile'}", expected="a line ARG BASE_IMAGE=…", received="none", fix="name the base there"
         )
-    return found[1]
+    return line[1]
 
 
 def container_component(image: str) -> dict[str, Any]:

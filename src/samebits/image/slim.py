@@ -42,7 +42,7 @@ PROGRAM_HEADER = struct.Struct("<IIQQQQ")  # type, flags, offset in the file, tw
 def size_of(path: pathlib.Path) -> int:
     """Return the bytes of a file, or of all files below a folder."""
     files = path.rglob("*") if path.is_dir() else [path]
-    return sum(each.stat().st_size for each in files if each.is_file() and not each.is_symlink())
+    return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink())
 
 
 def strip(path: pathlib.Path) -> int:

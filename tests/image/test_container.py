@@ -69,8 +69,7 @@ def docker(
     said = {
         "docker buildx version": f"github.com/docker/buildx {plugin}" if buildx else None,
         "docker version --format={{.Client.Version}}": version,
-        "docker buildx inspect": inspected, "docker info --format={{.DriverStatus}}": store,
-        "docker info --format {{.SecurityOptions}}": "",
+        "docker buildx inspect": inspected, " ".join(engines.ANSWERS["docker"]): f"[name=seccomp] {store}",
     }  # fmt: skip
 
     def ask(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -403,9 +402,9 @@ def test_two_engines_images_are_compared_by_the_files_that_a_container_sees(tmp_
     flat = write_layer(tmp_path / "flat", {"etc/same": "1", "etc/old/c": "1"}, mtime=9)
     other = write_layer(tmp_path / "other", {"etc/same": "2", "etc/old/c": "1"})
     one, two = saved(tmp_path / "docker", base, upper), saved(tmp_path / "buildah", flat)
-    digests = [oci_diff.files_digest(oci_diff.files_of(image)) for image in (one, two)]
+    digests = [oci_diff.files_digest(image.files) for image in (one, two)]
 
-    assert ["/etc/old/c", "/etc/same"] == sorted(oci_diff.files_of(one))
+    assert ["/etc/old/c", "/etc/same"] == sorted(one.files)
     assert [] == oci_diff.file_differences(one, two)
     assert digests[0] == digests[1]
     assert ["/etc/same: different content", "configuration User: 1 and 2"] == oci_diff.file_differences(

@@ -19,7 +19,7 @@ from conftest import QUIET, ROOT, copy_project, digest, finished, run_script
 
 from samebits.compose import compose
 from samebits.runs.identity import name_inputs
-from samebits.runtime.lockfile import DEV_LOCK, LOCK, normalise, read_lock
+from samebits.runtime.lockfile import DEV_LOCK, GPU_LOCK, LOCK, normalise, read_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,7 @@ def test_a_lock_has_a_hash_for_every_package_and_no_address(lock: str) -> None:
 
 def test_the_gpu_build_is_the_same_version_of_tensorflow_with_libraries_by_hash() -> None:
     """requirements-gpu.lock has TensorFlow's version of the training lock and CUDA's libraries, with hashes."""
-    gpu, training = (list(read_lock(ROOT, lock)) for lock in ("requirements-gpu.lock", LOCK))
+    gpu, training = (list(read_lock(ROOT, lock)) for lock in (GPU_LOCK, LOCK))
     versions = {one.requirement.partition(" ;")[0] for one in training if one.name == "tensorflow"}
 
     assert {one.requirement for one in gpu if one.name == "tensorflow"} == versions

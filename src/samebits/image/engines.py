@@ -17,13 +17,13 @@ from samebits.image import build_context
 LABEL = "samebits.context"  # the digest of the image's inputs: see samebits.image.build_context
 HOME = "/app"  # the project's folder in the image
 FOLDERS = ("runs", ".cache")
-ANSWERS = {  # commands that test whether an engine works; their output says whether it runs without root
-    "docker": ["docker", "info", "--format", "{{.SecurityOptions}}"],
+ANSWERS = {  # commands that test whether an engine works; their output says whether it runs without root, and how
+    "docker": ["docker", "info", "--format", "{{.SecurityOptions}} {{.DriverStatus}}"],
     "podman": ["podman", "info", "--format", "rootless={{.Host.Security.Rootless}}"],
     "buildah": ["buildah", "info"],
 }
 # Docker's store of images in containerd can hold OCI archives and attestations.
-STORE, SNAPSHOTTER = ("docker", "info", "--format={{.DriverStatus}}"), "io.containerd.snapshotter"
+SNAPSHOTTER = "io.containerd.snapshotter"
 # Docker of these versions builds by the BuildKit in it. Later ones need a program of its own, buildx.
 WITH_BUILDKIT, WITHOUT_BUILDKIT = (20, 10), (23, 0)
 OLDEST_BUILDX = (0, 10)  # the first that knows --provenance
@@ -114,7 +114,7 @@ def find_engine(wanted: str = "", ask: Run = capture) -> Engine:
         if done.returncode == 0 and (name != "buildah" or os.geteuid() == 0):
             rootless = "rootless=true" in done.stdout or "name=rootless" in done.stdout
             builder = docker_builder(ask) if name == "docker" else ""
-            stores = builder == "buildx" and SNAPSHOTTER in ask([*STORE]).stdout
+            stores = builder == "buildx" and SNAPSHOTTER in done.stdout
             rewrites = name != "docker" or (builder == "buildx" and rewrites_times(ask, stores=stores))
             selinux = "name=selinux" in done.stdout
             return Engine(

@@ -10,6 +10,7 @@ import pathlib
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from samebits.core.errors import EngineError
@@ -28,6 +29,25 @@ class Image:
     digest: str
     config: dict[str, Any]
     layers: list[pathlib.Path]
+
+    @cached_property
+    def files(self) -> dict[str, Entry]:
+        """Path -> kind, owner, permissions, link target and content of every file, as a container sees them.
+
+        Without times and names of owners: engines write them differently.
+        """
+        files: dict[str, Entry] = {}
+        for layer in self.layers:
+            for path, entry in layer_entries(layer).items():
+                folder, _, name = path.rpartition("/")
+                if name.startswith(REMOVED):
+                    gone = folder if name == EMPTIED else f"{folder}/{name.removeprefix(REMOVED)}"
+                    below = [other for other in files if other.startswith(f"{gone}/")]
+                    for other in below if name == EMPTIED else [*below, gone]:
+                        files.pop(other, None)
+                elif path != "/":
+                    files[path] = {key: value for key, value in entry.items() if key not in ("time", "names")}
+        return files
 
 
 def read_layout(folder: pathlib.Path) -> Image:
@@ -80,26 +100,6 @@ def layer_entries(layer: pathlib.Path) -> dict[str, Entry]:
     return found
 
 
-def files_of(image: Image) -> dict[str, Entry]:
-    """Return path -> kind, owner, permissions, link target and content of every file, as a container sees them.
-
-    Without times and names of owners: engines write them differently.
-    """
-    files: dict[str, Entry] = {}
-    for layer in image.layers:
-        for path, entry in layer_entries(layer).items():
-            folder, _, name = path.rpartition("/")
-            if name.startswith(REMOVED):
-                gone = folder if name == EMPTIED else f"{folder}/{name.removeprefix(REMOVED)}"
-                for other in [
-                    other for other in files if other.startswith(f"{gone}/") or (other == gone and name != EMPTIED)
-                ]:
-                    del files[other]
-            elif path != "/":
-                files[path] = {key: value for key, value in entry.items() if key not in ("time", "names")}
-    return files
-
-
 def files_digest(files: Mapping[str, Entry]) -> str:
     """Return one digest of all files of an image."""
     return "sha256:" + hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()
@@ -107,8 +107,7 @@ def files_digest(files: Mapping[str, Entry]) -> str:
 
 def file_differences(first: Image, second: Image) -> list[str]:
     """Return one line per file, and per key that the Dockerfile sets, that differs, whatever the layers are."""
-    one, two = files_of(first), files_of(second)
-    lines = _differing(one, two)
+    lines = _differing(first.files, second.files)
     settings = (
         {key: image.config.get("config", {}).get(key) or None for key in CONFIGURED} for image in (first, second)
     )

@@ -10,9 +10,8 @@ from typing import Any
 
 from samebits.core.errors import EngineError
 from samebits.image.container import project_name
-from samebits.runtime.lockfile import LOCK, locked_versions, read_lock
+from samebits.runtime.lockfile import GPU_LOCK, LOCK, locked_versions, read_lock
 
-GPU_LOCK = "requirements-gpu.lock"
 LINUX = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"}
 FORMAT = {"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1}
 

@@ -86,8 +86,9 @@ def verify(engine: Engine, recipe: Recipe, other: Engine) -> int:
             digests = [build(engine, recipe) if first.recipe is recipe else first.run(), second.run()]
             lines: list[str] = []
             if not whole:
-                lines = oci_diff.file_differences(first.image(), second.image())
-                digests = digests if lines else [oci_diff.files_digest(oci_diff.files_of(first.image()))]
+                images = first.image(), second.image()
+                lines = oci_diff.file_differences(*images)
+                digests = digests if lines else [oci_diff.files_digest(images[0].files)]
             elif digests[0] != digests[1]:
                 lines = oci_diff.differences(first.image(), second.image()) or ["the manifests"]
         finally:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 LOCK = "requirements.lock"  # packages for training
 DEV_LOCK = "requirements-dev.lock"  # test and lint tools
+GPU_LOCK = "requirements-gpu.lock"  # TensorFlow's GPU build
 
 
 @dataclass(frozen=True)

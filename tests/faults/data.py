@@ -43,6 +43,13 @@ def limit_files(path: pathlib.Path, size_bytes: str = "") -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
 
+def limit_cpu(_: pathlib.Path) -> None:
+    """Use more CPU time than is allowed: the kernel ends this process, some milliseconds later."""
+    resource.setrlimit(resource.RLIMIT_CPU, (1, 1))
+    while True:
+        pass
+
+
 def send(number: signal.Signals) -> Callable[[pathlib.Path], None]:
     """Return an action that sends this process a signal."""
     return lambda _: os.kill(os.getpid(), number)
@@ -59,7 +66,7 @@ ACTIONS: dict[str, Callable[..., object]] = {
     "kill": send(signal.SIGKILL),
     "stop": send(signal.SIGTERM),
     "interrupt": send(signal.SIGINT),
-    "limit_cpu": lambda _: resource.setrlimit(resource.RLIMIT_CPU, (1, 1)),
+    "limit_cpu": limit_cpu,
     "limit_files": limit_files,
     "delete_attempt": lambda path: shutil.rmtree(path.parent),
     "delete_runs": lambda path: shutil.rmtree(path.parents[3]),

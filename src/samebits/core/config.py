@@ -38,7 +38,8 @@ class TrainingConfig:
     which values are better if the metric's name does not. `keep_best` ends the training with the weights of the best
     epoch by `monitor`. A stage in `stages` has a name, other values of these settings, and possibly `data` and `model`.
     `init_from` is a run whose weights the model starts with. `steps_per_epoch` limits the steps of an epoch (None: all
-    samples). `checkpoint_every` and `log_every` count steps and do not change bits.
+    samples). `shards` is the number of parts of a batch. `workers`, the number of processes that compute them, changes
+    no bits; an exchange between them may take `worker_timeout_s`. `checkpoint_every` and `log_every` count steps and do not change bits.
     """
 
     epochs: int = 2
@@ -55,6 +56,9 @@ class TrainingConfig:
     callbacks: list[Any] = field(default_factory=list)
     validation_batch_size: int | None = None
     steps_per_epoch: int | None = None
+    shards: int = 1
+    workers: int = 1
+    worker_timeout_s: float = 300.0
     allow_python_operations: bool = False
     stages: list[Any] = field(default_factory=list)
     init_from: str | None = None
@@ -68,7 +72,7 @@ class RuntimeConfig:
 
     promise: str = "portable"
     intra_op_threads: int | None = 1
-    inter_op_threads: int | None = 4
+    inter_op_threads: int | None = 64
     op_determinism: bool = True
     instruction_set: str | None = "AVX2"
     arithmetic_rewrites: bool = False

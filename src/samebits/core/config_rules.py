@@ -23,6 +23,7 @@ from samebits.core.metrics import MODES, Monitor
 from samebits.core.seeds import resolve_points
 
 MAX_THREADS = 1024
+WORKERS = ("workers", "worker_timeout_s")  # of the whole training, not of a stage
 AT_LEAST_1 = "an integer of at least 1"
 NAMED = "a short name, package.module.name, {class: package.module.name, argument: value} or null"
 
@@ -102,6 +103,9 @@ RULES = (
     Rule("resume", bool, "auto, never or a run's name"),
     Rule("training.epochs", _is_count, AT_LEAST_1),
     Rule("training.batch_size", _is_count, AT_LEAST_1),
+    Rule("training.shards", _is_count, AT_LEAST_1),
+    Rule("training.workers", _is_count, AT_LEAST_1),
+    Rule("training.worker_timeout_s", lambda wait_s: 0 < wait_s < math.inf, "a number of seconds above 0"),
     Rule("training.checkpoint_every", _is_count, AT_LEAST_1),
     Rule("training.log_every", _is_count, AT_LEAST_1),
     Rule("training.steps_per_epoch", _is_count_or_null, f"{AT_LEAST_1}, or null for all samples"),
@@ -157,11 +161,22 @@ def _check_runtime(runtime: RuntimeConfig) -> None:
         _require("runtime", settings, expected, holds=holds)
 
 
+def _check_workers(config: Config) -> None:
+    """Raise an error for more workers than parts, and for workers of a script."""
+    workers, shards = config.training.workers, [config.training.shards]
+    shards += [stage["shards"] for stage in config.training.stages if isinstance(stage, dict) and "shards" in stage]
+    expected = f"1 to {min(shards)}, the value of training.shards: each worker computes at least one part of a batch"
+    _require("training.workers", workers, expected, holds=workers <= min(shards))
+    if config.script.path:
+        _require("training.workers", workers, "1, because a script runs in one process", holds=workers == 1)
+
+
 def _check_stages(config: Config) -> None:
     """Raise an error for a stage without a name or epochs of its own, or with unknown keys."""
     allowed = {"name", "data", "model", *(part.name for part in dataclasses.fields(TrainingConfig))} - {
         "stages",
         "init_from",
+        *WORKERS,
     }
     names: list[object] = []
     for number, stage in enumerate(config.training.stages):
@@ -212,6 +227,7 @@ def check(config: Config) -> None:
         _require("data and model", [*config.data, *config.model], "no keys, because a script has its own", holds=not (
             config.data or config.model
         ))  # fmt: skip
+    _check_workers(config)
     _check_stages(config)
     _check_runtime(config.runtime)
     Monitor(config.training.monitor, config.training.monitor_mode).check()

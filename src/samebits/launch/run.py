@@ -8,6 +8,7 @@ Never imports TensorFlow.
 """
 
 import contextlib
+import os
 import pathlib
 import re
 import shutil
@@ -28,6 +29,7 @@ from samebits.core.files import hold_lock, make_folder, write_yaml
 from samebits.core.metrics import MONITOR, Monitor, held_out_names, table_names
 from samebits.core.terminal import describe_values
 from samebits.launch.process import run_child
+from samebits.launch.team import find_member, follow, run_member
 from samebits.runs.compare import Comparison, compare_with_siblings, describe_comparison
 from samebits.runs.effects import COMMAND_KEYS, is_below
 from samebits.runs.folder import (
@@ -159,6 +161,12 @@ def finish_tracker(tracker: "subprocess.Popen[bytes] | None", config: Config, at
     return ""
 
 
+def run_training(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None) -> int:
+    """Run the training process of an attempt, or its several workers. Returns the exit code; see `run_child`."""
+    train = run_child if config.training.workers == 1 else run_member
+    return train(config, attempt, root, source)
+
+
 def describe_failure(code: int, attempt: pathlib.Path) -> str:
     """Return one line about a training process that did not finish, and the end of its log after a crash."""
     if code in STOPPED:
@@ -237,6 +245,9 @@ def run(config: Config, root: pathlib.Path) -> Outcome:
     check(config)
     name_weights(config, root)
     check_machine(config.runtime)
+    member = find_member(config, os.environ)
+    if member is not None and member.rank > 0:
+        return Outcome(None, follow(config, root, member))
     folder = prepare_inputs_folder(config, root)
     clear_leftovers(folder)
     with claim_attempt(folder, config, root) as (attempt, resumed):
@@ -250,9 +261,11 @@ def run(config: Config, root: pathlib.Path) -> Outcome:
                 kept = ", ".join(f"{key}={value}" for key, value in ignored.items())
                 _show(f"the run keeps its own settings: {kept}   (resume=never starts a new run)")
             own.script = config.script
+            own.training.workers = config.training.workers
+            own.training.worker_timeout_s = config.training.worker_timeout_s
             config = own
         tracker = start_tracker(config, attempt, root)
-        code = run_child(config, attempt, root)
+        code = run_training(config, attempt, root)
         if is_finished(attempt):  # the result is written last, so a later failure does not matter
             code = 0
         if code == USAGE and not (attempt / TRACE).exists():  # nothing was started, so nothing is kept
@@ -301,7 +314,7 @@ def train_aside(config: Config, folder: pathlib.Path, root: pathlib.Path) -> pat
     shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder)
     write_yaml(folder / CONFIG, to_dict(config))
-    code = run_child(config, folder, root)
+    code = run_training(config, folder, root)
     if code or not is_finished(folder):
         raise RecordError(
             f"the run in {folder} did not finish, so the command stops.", expected="a finished run",
@@ -330,7 +343,7 @@ def run_again(attempt: pathlib.Path, folder: pathlib.Path, root: pathlib.Path, e
     if tree.get("script", {}).get("path"):
         tree["script"]["code"] = str(attempt.parent / SOURCE)
     write_yaml(folder / CONFIG, tree)
-    return run_child(from_dict(tree), folder, root, source=attempt.parent / SOURCE)
+    return run_training(from_dict(tree), folder, root, source=attempt.parent / SOURCE)
 
 
 def main() -> int:

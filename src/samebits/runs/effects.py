@@ -13,7 +13,8 @@ from samebits.core.config import flatten
 CHANGES, MAY, OWN, DOES_NOT = "changes bits", "may change bits", "only if your data or model use it", "does not"
 
 # Belong to one command; a resumed run keeps all other settings.
-COMMAND_KEYS = ("paths", "resume", "confirm", "script.path", "script.folder", "script.code")
+WORKER_KEYS = ("training.workers", "training.worker_timeout_s")
+COMMAND_KEYS = ("paths", "resume", "confirm", "script.path", "script.folder", "script.code", *WORKER_KEYS)
 RECORD_KEYS = ("tracker", "trace", "training.checkpoint_every", "training.log_every")  # say what is recorded
 # Only where the run keeps its best weights, or stops early.
 MONITOR_KEYS = ("training.monitor", "training.monitor_mode")

@@ -58,8 +58,10 @@ class Checkpoints:
         stage: The number of the stage. Checkpoints of other stages are ignored.
     """
 
-    def __init__(self, attempt: pathlib.Path, variables: Sequence[Any], stage: int = 0) -> None:
-        self._attempt, self._stage = attempt, stage
+    def __init__(
+        self, attempt: pathlib.Path, variables: Sequence[Any], stage: int = 0, *, is_written: bool = True
+    ) -> None:
+        self._attempt, self._stage, self._is_written = attempt, stage, is_written
         self._variables = {f"variable/{number}/{getattr(v, 'path', v.name)}": v for number, v in enumerate(variables)}
         self._values: list[np.ndarray] = []  # of the restored checkpoint
 
@@ -88,6 +90,8 @@ class Checkpoints:
         return self._read(path) if path.exists() else None
 
     def _write(self, path: pathlib.Path, state: State) -> None:
+        if not self._is_written:
+            return
         arrays: dict[str, Any] = {name: variable.numpy for name, variable in self._variables.items()}
         arrays |= {f"feed/{name}": array for name, array in state.feed.items()}
         arrays |= {f"loop/{number}": array for number, array in enumerate(state.arrays)}

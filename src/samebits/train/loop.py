@@ -6,7 +6,7 @@ batches, `recorder` and `checkpoints` write. Each is an argument, so a test can 
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -19,6 +19,7 @@ from samebits.train.checkpoints import Checkpoints, Position, State
 from samebits.train.draws import GeneratorWatch
 from samebits.train.recorder import Recorder
 from samebits.train.resuming import as_bits, begin, skip, state_of
+from samebits.train.shards import Exchange
 from samebits.train.stages import Stage
 from samebits.train.steps import Logs, Steps, numbers
 
@@ -39,6 +40,7 @@ class Training:
         start: The first row of the trace: generators, data, operations that run Python code.
         data_seeded: Whether every start loads the same data.
         stop_requested: Called after every call of steps. True stops the training with a checkpoint.
+        exchange: Lets several processes agree on the steps of a call and on a stop.
 
     Attributes:
         values: The metrics of the last epoch, or of the weights that are kept at the end.
@@ -59,10 +61,12 @@ class Training:
         start: dict[str, Any],
         data_seeded: bool,
         stop_requested: Callable[[], bool],
+        exchange: Exchange,
     ) -> None:
         self.steps, self.callbacks, self.recorder, self.checkpoints = steps, callbacks, recorder, checkpoints
         self.stage, self.settings, self.trace, self.watch = stage, stage.config.training, stage.config.trace, watch
         self.start, self.data_seeded, self.stop_requested = start, data_seeded, stop_requested
+        self.exchange = exchange
         self.feed, self.model = steps.train_feed, steps.model
         self.epochs_before, self.position = stage.epochs_before, Position(stage.epochs_before + 1)
         self.values: dict[str, float] = {}
@@ -114,7 +118,10 @@ class Training:
         depends on the duration of the last call, and does not change bits.
         """
         position, recorder = self.position, self.recorder
-        count, began, at = self.count_next(), recorder.clock(), self.position.step
+        count, stops = self.exchange.agree(self.count_next(), stop=self.stop_requested())
+        if stops:
+            self.stop_together()
+        began, at = recorder.clock(), position.step
         if self.callbacks.on_batches:
             self.callbacks.call("on_train_batch_begin", at)
         gradients: Mapping[str, Any] = {}
@@ -145,11 +152,21 @@ class Training:
                 trace_step(self, at, gradients)
             if position.step % self.settings.log_every == 0 and not is_last:
                 recorder.append_metrics(position.epoch, position.step, self.logs)
-        if self.stop_requested():
+        if self.exchange.workers == 1 and self.stop_requested():
             self.save()
             raise StopRequestedError
         if position.step % self.settings.checkpoint_every == 0 and not is_last:
             self.save()
+
+    def stop_together(self) -> NoReturn:
+        """Stop, at the same step as the other processes, with a checkpoint; the start of an epoch has one already.
+
+        Raises:
+            StopRequestedError: Always.
+        """
+        if self.position.step:
+            self.save()
+        raise StopRequestedError
 
     def is_traced(self) -> bool:
         """Return whether the trace records the steps of this epoch."""

@@ -25,6 +25,7 @@ from samebits.train.draws import GeneratorWatch
 from samebits.train.loop import Training
 from samebits.train.recorder import Recorder, finite
 from samebits.train.resuming import state_of
+from samebits.train.shards import Alone, Exchange
 from samebits.train.stages import Stage
 from samebits.train.steps import Steps, Tolerate
 from samebits.train.stop import StopRequests
@@ -42,6 +43,7 @@ class Network:
         seeds: Uses data/order.
         attempt: The run's folder.
         stop: Knows whether a stop was requested.
+        exchange: Shares the parts of a batch with other processes; None: there are none.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class Network:
         seeds: Seeds,
         attempt: pathlib.Path,
         stop: StopRequests,
+        exchange: Exchange | None = None,
     ) -> None:
+        self.exchange = exchange or Alone()
         self.model, self.dataset, self.stage, self.config = model, dataset, stage, stage.config
         self.seeds, self.attempt, self.stop = seeds, attempt, stop
 
@@ -115,7 +119,8 @@ class Network:
         try:
             return Steps(
                 self.model, train, validation, promise, tolerate=tolerate,
-                allow_python=self.config.training.allow_python_operations,
+                allow_python=self.config.training.allow_python_operations, shards=self.config.training.shards,
+                exchange=self.exchange,
             )  # fmt: skip
         except ValueError as error:
             raise explain_missing_loss(error) from error
@@ -154,12 +159,13 @@ class Network:
             self.steps,
             Callbacks(self.callbacks, self.model, params, variables),
             recorder,
-            Checkpoints(self.attempt, variables, self.stage.number),
+            Checkpoints(self.attempt, variables, self.stage.number, is_written=self.exchange.rank == 0),
             self.stage,
             watch=self.watch,
             start={"generators": self.generators, "data": self.dataset.digests(), "opaque": self.steps.opaque},
             data_seeded=self.seeds.all_seeded("data/"),
             stop_requested=self.stop.requested,
+            exchange=self.exchange,
         )
 
     def make_progress(self) -> TrainingProgress:

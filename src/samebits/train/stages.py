@@ -9,7 +9,8 @@ from typing import Any
 
 from samebits.core.config import Config, TrainingConfig
 
-SETTINGS = tuple(field.name for field in fields(TrainingConfig) if field.name not in ("stages", "init_from"))
+WITHOUT_STAGE = ("stages", "init_from", "workers", "worker_timeout_s")
+SETTINGS = tuple(field.name for field in fields(TrainingConfig) if field.name not in WITHOUT_STAGE)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ from samebits.train.draws import (
 )
 from samebits.train.feeds import Feed
 from samebits.train.python_state import check_python_state, contents, python_state
+from samebits.train.shard_checks import check_split
+from samebits.train.shards import Alone, Exchange, ShardedStep, States
 
 logger = logging.getLogger(__name__)
 
@@ -79,14 +81,21 @@ def trace_step(method: Callable[[Any], Logs], feed: Feed, optimizers: list[keras
     """Return the traced function of one step: argument of the feed -> (logs, gradients by weight).
 
     It is never inlined into a caller, so that a single step and several steps per call run exactly the same graph.
+
+    Args:
+        method: Returns the logs of a step, given the batch; a `ShardedStep` gets the argument of the feed.
+        feed: The batches.
+        optimizers: The optimizers whose gradients are returned.
     """
+    is_sharded = isinstance(method, ShardedStep)
     whole = {"_noinline": True}
 
     @tf.function(input_signature=[feed.signature], jit_compile=False, experimental_attributes=whole, autograph=False)
     def step(argument: Any) -> tuple[Logs, dict[str, Any]]:
         with captured_gradients(optimizers) as gradients:
-            logs = flatten_logs(method(feed.fetch(argument)))
-        return {name: tf.convert_to_tensor(value) for name, value in logs.items()}, dict(gradients)
+            logs = flatten_logs(method(argument if is_sharded else feed.fetch(argument)))
+            of_parts = method.gradients if isinstance(method, ShardedStep) else {}
+        return {name: tf.convert_to_tensor(value) for name, value in logs.items()}, gradients | of_parts
 
     return step
 
@@ -294,6 +303,8 @@ class Steps:
         promise: The runtime level. Under "portable", anything that is not portable raises an error.
         allow_python: Whether the step may run Python code.
         tolerate: Gets each error below, with the operations that cause it, instead of the caller. Not NotPortableError.
+        shards: Number of parts of a training batch; see `samebits.train.shards`.
+        exchange: Shares the parts with other processes; None: this one computes all.
 
     Attributes:
         model: The model.
@@ -309,22 +320,37 @@ class Steps:
 
     def __init__(
         self, model: keras.Model, train: Feed, validation: Feed | None, promise: str, *, allow_python: bool = False,
-        tolerate: Tolerate | None = None,
+        tolerate: Tolerate | None = None, shards: int = 1, exchange: Exchange | None = None,
     ) -> None:  # fmt: skip
         self.model, self.train_feed, self.validation_feed, self._tolerate = model, train, validation, tolerate
         self._others: dict[int, tf.Variable] = {}  # variables that Keras does not know, by the id of their handle
         before = python_state(model)
-        self._train = Calls(trace_step(model.train_step, train, optimizers_of(model)), train)
+        step = self._step(shards, exchange or Alone())
+        self._train = Calls(trace_step(step, train, optimizers_of(model)), train)
         self.optimizers = optimizers_of(model)  # the step has made what a custom step makes at its first call
         self._test = None if validation is None else Calls(trace_step(model.test_step, validation, []), validation)
         nodes = self._check(allow_python=allow_python)
         with self._tolerated():
-            again = trace_step(model.train_step, train, optimizers_of(model))
+            again = trace_step(step, train, optimizers_of(model))
             check_python_state(before, model, self._train.step, again)
         self.unmeasured = graph_check.unmeasured_operations(nodes)
         if promise == "portable":
             self._check_portable(nodes)
         self._tolerate = None  # it may hold much
+
+    def _step(self, shards: int, exchange: Exchange) -> Callable[[Any], Logs]:
+        """Return what computes a training step: Keras's `train_step`, or one that splits the batch into parts."""
+        model = self.model
+        if shards == 1:
+            method: Callable[[Any], Logs] = model.train_step
+            return method
+        # Makes what a step makes at its first call, such as the metrics: they start at zero in each part.
+        trace_step(model.train_step, self.train_feed, optimizers_of(model)).get_concrete_function()
+        optimizers = optimizers_of(model)
+        variables = all_variables(model, optimizers)
+        states = States(model, optimizers, variables)
+        check_split(model, self.train_feed, states, variables, shards)
+        return ShardedStep(model, self.train_feed.fetch, states, optimizers, shards, exchange)
 
     def _check(self, *, allow_python: bool) -> list[Any]:
         """Check draws and state of the traced steps. Return the nodes of their graphs."""

@@ -1,7 +1,8 @@
 """The training process: applies the fixed settings, then loads data, builds the model, trains and writes the result.
 
-`samebits.launch.run` starts it as `python -m samebits.train.worker ATTEMPT ROOT PARENT`, in an environment that was
-fixed before Python started. Exit codes: 0: done. 1: failed. 2: wrong input, nothing started. 130 or 143: stopped by
+`samebits.launch.run` starts it as `python -m samebits.train.worker ATTEMPT ROOT PARENT [TEAM]`, in an environment that
+was fixed before Python started. TEAM describes the processes that share the training; all but the first have a folder
+of their own, which is no record. Exit codes: 0: done. 1: failed. 2: wrong input, nothing started. 130 or 143: stopped by
 SIGINT, by SIGTERM or by the end of the parent, after a checkpoint.
 """
 
@@ -21,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from samebits.core import files
 from samebits.core.config import Config, from_dict, split_target
-from samebits.core.digest import bytes_digest, changed_names, json_digest
+from samebits.core.digest import arrays_digest, bytes_digest, changed_names, json_digest
 from samebits.core.errors import ConfigError, RecordError, SamebitsError, StopRequestedError, first_line
 from samebits.core.old_names import import_advice
 from samebits.core.seeds import Seeds
@@ -38,19 +39,22 @@ from samebits.runs.folder import (
     read_yaml,
     remove_leftovers,
 )
-from samebits.runs.identity import source_files
+from samebits.runs.identity import name_inputs, source_files
 from samebits.runtime.pins import end_process
 from samebits.train.stages import Stage, list_stages
 from samebits.train.stop import StopRequests
 
 if TYPE_CHECKING:
     from samebits.train.data import Dataset
+    from samebits.train.team import Team
 
 logger = logging.getLogger(__name__)
 
 _held: list[Any] = []  # files whose locks this process holds until its end
 OFFERED = ("dataset", "stage", "previous")  # to the model function, if it has parameters with these names
 SEED_OR_CONTEXT = {"data": "context", "model": "seed"}  # what the two functions get
+SAME_INPUTS = "use the same project, with the same files below src/, and the same command for every worker"
+SAME_DATA = "give every worker the same data and data function, and draw only with the seeds of the context"
 OUT_OF_MEMORY = ("MemoryError", "_ArrayMemoryError", "ResourceExhaustedError")  # Python's, NumPy's, TensorFlow's
 
 
@@ -98,15 +102,16 @@ class Trainer(Protocol):
 
 
 def choose_trainer(
-    model: Any, dataset: Any, stage: Stage, seeds: Seeds, attempt: pathlib.Path, stop: StopRequests
-) -> Trainer:
+    model: Any, dataset: Any, stage: Stage, seeds: Seeds, attempt: pathlib.Path, stop: StopRequests,
+    team: "Team | None" = None,
+) -> Trainer:  # fmt: skip
     """Return the trainer for a model."""
     import keras  # noqa: PLC0415  after the pins
 
     if isinstance(model, keras.Model):
         from samebits.train.network import Network  # noqa: PLC0415
 
-        return Network(model, dataset, stage, seeds, attempt, stop)
+        return Network(model, dataset, stage, seeds, attempt, stop, team)
     from samebits.train.forest import Forest  # noqa: PLC0415  takes a second, which networks do not need
 
     return Forest(model, dataset, stage.config.training, seeds, attempt)
@@ -176,13 +181,21 @@ def takes(key: str, tree: dict[str, Any], name: str) -> bool:
     return name in inspect.signature(import_function(key, tree)[0]).parameters
 
 
-def fix_settings(config: Config, seeds: Seeds) -> dict[str, Any]:
-    """Fix and check the settings of this process, and seed the global generators. Returns the settings in effect."""
+def fix_settings(config: Config, seeds: Seeds, join: Callable[[], None] | None = None) -> dict[str, Any]:
+    """Fix and check the settings of this process, and seed the global generators. Returns the settings in effect.
+
+    Args:
+        config: The configuration.
+        seeds: Uses the points of the global generators.
+        join: Called before TensorFlow's first operation.
+    """
     from samebits.runtime import pins  # noqa: PLC0415  after the environment is fixed
 
     hash_seed = seeds.take("python/hash")
     pins.check_machine(config.runtime)
     pins.apply_pins(config.runtime)
+    if join is not None:
+        join()
     if config.runtime.promise == "portable":
         from samebits.portable import exact  # noqa: PLC0415  imports TensorFlow
 
@@ -193,15 +206,17 @@ def fix_settings(config: Config, seeds: Seeds) -> dict[str, Any]:
     return effective
 
 
-def apply_runtime(config: Config, seeds: Seeds, attempt: pathlib.Path, root: pathlib.Path) -> str:
-    """Fix the settings of this process and record the machine.
+def apply_runtime(
+    config: Config, seeds: Seeds, attempt: pathlib.Path, root: pathlib.Path, join: Callable[[], None] | None = None
+) -> str:
+    """Fix the settings of this process and record the machine; see `fix_settings`.
 
     Returns:
         The arithmetic fingerprint.
     """
     from samebits.runtime import machine  # noqa: PLC0415  after the environment is fixed
 
-    effective = fix_settings(config, seeds)
+    effective = fix_settings(config, seeds, join)
     described = machine.describe_machine(root)
     fingerprint = machine.arithmetic_fingerprint(described, effective, config.runtime.promise)
     arithmetic = {"promise": config.runtime.promise, "fingerprint": fingerprint, "settings": effective}
@@ -282,10 +297,18 @@ class Run:
         attempt: The run's folder.
         root: The project's folder.
         stop: Knows whether a stop was requested.
+        member: Describes the processes that share the training, as JSON; "": this one is alone.
+
+    Attributes:
+        team: These processes, once this one has joined them.
     """
 
-    def __init__(self, config: Config, attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests) -> None:
-        self.config, self.attempt, self.root, self.stop = config, attempt, root, stop
+    team: "Team | None" = None
+
+    def __init__(
+        self, config: Config, attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests, member: str = ""
+    ) -> None:
+        self.config, self.attempt, self.root, self.stop, self.member = config, attempt, root, stop, member
         self.seeds = Seeds.of(config.seed)
         self.stages = list_stages(config)
         self.timing = {"start_s": 0.0, "data_s": 0.0, "training_s": 0.0}
@@ -293,11 +316,17 @@ class Run:
     def run(self) -> None:
         """Train all stages, and write result.json last."""
         with self.timed("start_s"):
-            fingerprint = apply_runtime(self.config, self.seeds, self.attempt, self.root)
+            join = self.join if self.member else None
+            fingerprint = apply_runtime(self.config, self.seeds, self.attempt, self.root, join)
+            if self.team is not None:
+                self.team.check_same({"configuration, code or lock": name_inputs(self.config, self.root)}, SAME_INPUTS)
+                self.team.copy_record(self.attempt)
         from samebits.train.seeding import seed_by_path  # noqa: PLC0415  after the pins
 
         with seed_by_path(self.seeds, exact_initializers=self.config.runtime.promise == "portable") as self.seeding:
             outcomes, data_digest = self.train()
+        if self.team is not None and self.team.rank > 0:
+            return
         stages = [
             {"name": stage.name, "metrics": outcome["metrics"], "weights_digest": outcome["weights_digest"]}
             for stage, outcome in zip(self.stages, outcomes, strict=False)  # a script may have no stage
@@ -314,6 +343,13 @@ class Run:
         files.write_json(self.attempt / RESULT, result)
         remove_leftovers(self.attempt)
 
+    def join(self) -> None:
+        """Join the processes that share the training."""
+        from samebits.train.team import Team  # noqa: PLC0415  after the pins
+
+        self.team = Team.parse(self.member)
+        self.team.join()
+
     def train(self) -> tuple[list[dict[str, Any]], str]:
         """Train all stages, and save the model. Returns the outcome of each stage, and the digest of the data."""
         trainer: Any = None
@@ -323,6 +359,9 @@ class Run:
             dataset = self.load(stage, dataset)
             previous, rows = (None, None) if trainer is None else (trainer.model, trainer.rows)
             trainer = self.prepare(stage, dataset, previous)
+            if self.team is not None:
+                weights = arrays_digest(trainer.steps.weight_digests())
+                self.team.check_same({"data": dataset.digest(), "first weights": weights}, SAME_DATA)
             with self.timed("training_s"):
                 outcomes.append(trainer.run(rows))
                 if len(self.stages) > 1:
@@ -348,7 +387,7 @@ class Run:
         model = build_model(stage.config, self.seeds, dataset, stage.name, previous)
         self.seeding.place_all(model)
         check_code(self.config, self.attempt, self.root)
-        trainer = choose_trainer(model, dataset, stage, self.seeds, self.attempt, self.stop)
+        trainer = choose_trainer(model, dataset, stage, self.seeds, self.attempt, self.stop, self.team)
         trainer.check()
         trainer.take_seeds()
         if continues:
@@ -377,10 +416,13 @@ def wait_for_predecessor(attempt: pathlib.Path) -> None:
     remove_leftovers(attempt)
 
 
-def make_run(config: Config, attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests, terminal: IO[str]) -> Run:
+def make_run(
+    config: Config, attempt: pathlib.Path, root: pathlib.Path, stop: StopRequests, terminal: IO[str],
+    member: str = "",
+) -> Run:  # fmt: skip
     """Return the run of a configuration, or of its script."""
     if not config.script.path:
-        return Run(config, attempt, root, stop)
+        return Run(config, attempt, root, stop, member)
     from samebits.train.script import ScriptRun  # noqa: PLC0415  it imports this module
 
     run: Run = ScriptRun(config, attempt, root, stop, terminal)
@@ -399,6 +441,8 @@ def describe_exception(error: Exception) -> str:
 def main() -> int:
     """Train the attempt that the command line names, and write all messages to its log."""
     attempt, root, parent = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
+    member = sys.argv[4] if len(sys.argv) > 4 else ""  # noqa: PLR2004  TEAM
+    run: Run | None = None
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
     log = os.open(attempt / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(log, 2)  # TensorFlow's own messages and any crash go to the log
@@ -416,7 +460,8 @@ def main() -> int:
     try:
         if stop.requested():
             raise StopRequestedError  # noqa: TRY301  handled below, like a stop during the training
-        make_run(from_dict(read_yaml(attempt / CONFIG)), attempt, root, stop, terminal).run()
+        run = make_run(from_dict(read_yaml(attempt / CONFIG)), attempt, root, stop, terminal, member)
+        run.run()
     except SamebitsError as error:
         text = f"{type(error).__name__}: {error}"
         logger.error(text)  # noqa: TRY400  the message is for a user; a traceback would hide it
@@ -430,7 +475,8 @@ def main() -> int:
         return stop.exit_code()
     except Exception as error:  # noqa: BLE001  every failure must reach the log
         traceback.print_exc()
-        print(describe_exception(error), file=terminal)
+        lost = run.team.explain(error) if run is not None and run.team is not None else None
+        print(f"{type(lost).__name__}: {lost}" if lost else describe_exception(error), file=terminal)
         return 1
     return 0
 

@@ -1,0 +1,244 @@
+"""Starts the processes that share a training: `training.workers` of them, on this machine or one per host of a cluster.
+
+On one machine, the parent process starts them all. On a cluster, the same command runs once per host or Slurm task: the
+first one (rank 0) claims the run and writes its record, the others only compute. Never imports TensorFlow.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from samebits.core.config import Config, to_dict
+from samebits.core.errors import ConfigError
+from samebits.core.files import make_folder, write_yaml
+from samebits.launch.process import child_command, forwarded_signals, stop_group
+from samebits.runs.folder import CONFIG, LOG
+
+KEY = "training.workers"
+FOLDER = "workers"  # in an attempt: what the processes of this machine beside the first one write
+FIRST_PORT, PORTS = 20_000, 10_000
+POLL_S = 0.2
+LAST_WORDS_S = 5.0  # that the others have to notice the end of one and to say so
+SHOWN_LINES = 5
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the processes that share a training: "host:port" of each, and its own number, counted from 0."""
+
+    hosts: tuple[str, ...]
+    rank: int
+
+    def describe(self, config: Config) -> str:
+        """Return it as the argument of the training process."""
+        return json.dumps({"hosts": self.hosts, "rank": self.rank, "timeout_s": config.training.worker_timeout_s})
+
+
+def find_member(config: Config, environment: Mapping[str, str]) -> Member | None:
+    """Return the place of this process in a team on several hosts, or None if all workers are on this machine.
+
+    Args:
+        config: The configuration.
+        environment: Its TF_CONFIG counts first, then the variables of a Slurm job with several tasks.
+
+    Raises:
+        ConfigError: The environment describes another number of workers.
+    """
+    workers = config.training.workers
+    if workers == 1:
+        return None
+    if "TF_CONFIG" in environment:
+        member = from_tf_config(environment["TF_CONFIG"])
+    elif int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+        member = from_slurm(environment)
+    else:
+        return None
+    if len(member.hosts) != workers:
+        raise ConfigError(
+            KEY, expected=f"{len(member.hosts)}, the number of workers in the environment", received=workers,
+            fix=f"set {KEY}={len(member.hosts)}, or start another number of tasks",
+        )  # fmt: skip
+    return member
+
+
+def from_tf_config(text: str) -> Member:
+    """Return the member that TF_CONFIG describes: {"cluster": {"worker": ["host:port", …]}, "task": {"index": 0}}.
+
+    Raises:
+        ConfigError: It is malformed.
+    """
+    try:
+        tree = json.loads(text)
+        hosts = tuple(str(host) for host in tree["cluster"]["worker"])
+        rank = int(tree["task"]["index"])
+        if not 0 <= rank < len(hosts) or not all(":" in host for host in hosts):
+            raise ValueError(f"task {rank} of {hosts}")  # noqa: TRY301  handled below
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            "TF_CONFIG", expected='{"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}',
+            received=f"{text[:200]} ({type(error).__name__}: {error})", fix="mend it, or unset it",
+        ) from error  # fmt: skip
+    return Member(hosts, rank)
+
+
+def from_slurm(environment: Mapping[str, str]) -> Member:
+    """Return the member that Slurm's variables describe: one worker per task, at a port that the job's number gives."""
+    command = ["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]]
+    nodes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    first = FIRST_PORT + int(environment["SLURM_JOB_ID"]) % PORTS
+    hosts = []
+    for node, count in zip(nodes, tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"]), strict=True):
+        hosts += [f"{node}:{first + number}" for number in range(count)]
+    return Member(tuple(hosts), int(environment["SLURM_PROCID"]))
+
+
+def tasks_per_node(text: str) -> list[int]:
+    """Return the tasks of each node of Slurm's short form, e.g. "2(x3),1"."""
+    found: list[int] = []
+    for part in text.split(","):
+        count, _, times = part.rstrip(")").partition("(x")
+        found += [int(count)] * int(times or 1)
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Return free ports of this machine."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def run_team(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None) -> int:
+    """Start `training.workers` training processes on this machine, and wait for them.
+
+    The arguments are those of `samebits.launch.process.run_child`.
+
+    Returns:
+        The exit code of the first one; if another one ends first, a message says so, and the code is 1.
+    """
+    hosts = tuple(f"127.0.0.1:{port}" for port in free_ports(config.training.workers))
+    members = [Member(hosts, rank) for rank in range(len(hosts))]
+    with tempfile.TemporaryDirectory(prefix="samebits-") as scratch:
+        others = [pathlib.Path(scratch) / f"{member.rank}" for member in members[1:]]
+        for folder in others:
+            make_folder(folder)
+            write_yaml(folder / CONFIG, to_dict(config))
+        folders = [attempt, *others]
+        with forwarded_signals() as adopt, started(config, folders, root, source, members) as children:
+            adopt(children[0])
+            code = wait_for_all(children, folders)
+    return 128 - code if code in (-signal.SIGINT, -signal.SIGTERM) else code
+
+
+@contextlib.contextmanager
+def started(
+    config: Config, folders: list[pathlib.Path], root: pathlib.Path, source: pathlib.Path | None, members: list[Member]
+) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Start one training process per member while the block runs; whatever is left of them is killed at its end."""
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        for member, folder in zip(members, folders, strict=True):
+            children.append(start_member(config, folder, root, source, member))
+        yield children
+    finally:
+        for child in children:
+            stop_group(child, 0.0)
+            child.wait()
+
+
+def start_member(
+    config: Config, folder: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None, member: Member
+) -> "subprocess.Popen[bytes]":
+    """Start one training process. The first one shows its progress; the others write to files of their folder."""
+    command, environment = child_command(config, folder, root, source)
+    with contextlib.ExitStack() as stack:
+        output = None
+        if member.rank > 0:
+            output = stack.enter_context((folder / "output.txt").open("ab"))
+        return subprocess.Popen(
+            [*command, member.describe(config)], env=environment, cwd=root, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+        )  # fmt: skip
+
+
+def wait_for_all(children: list["subprocess.Popen[bytes]"], folders: list[pathlib.Path]) -> int:
+    """Wait until the first process has ended, or shortly after another one has failed. Returns the exit code."""
+    first, *others = children
+    while first.poll() is None:
+        failed = [rank for rank, other in enumerate(others, 1) if other.poll() not in (None, 0)]
+        if failed:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                first.wait(LAST_WORDS_S)
+            if first.returncode not in (0, 130, 143):  # it was stopped, and they with it
+                print(describe_loss(failed[0], children[failed[0]], folders[failed[0]]), flush=True)
+                return 1
+            break
+        time.sleep(POLL_S)
+    return first.wait()
+
+
+def describe_loss(rank: int, child: "subprocess.Popen[bytes]", folder: pathlib.Path) -> str:
+    """Return what to tell the user about a process that failed, with the end of what it wrote."""
+    code = child.returncode
+    reason = f"exit code {code}"
+    if code < 0:
+        reason = f"killed by {signal.Signals(-code).name}"
+        if code == -signal.SIGKILL:
+            reason += " (out of memory, or kill -9)"
+    tail: list[str] = []
+    for name in ("output.txt", *([LOG] if code < 0 else [])):
+        with contextlib.suppress(OSError):
+            tail += (folder / name).read_text(errors="replace").splitlines()[-SHOWN_LINES:]
+    lines = "".join(f"\n  | {line}" for line in tail)
+    return (
+        f"worker {rank} ended: {reason}; the same command, also with another {KEY}, resumes from the last checkpoint"
+        f"{lines}"
+    )
+
+
+def follow(config: Config, root: pathlib.Path, member: Member) -> int:
+    """Compute for a training whose record another host writes, in a folder that is deleted at the end.
+
+    Returns:
+        The exit code of the training process.
+    """
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="samebits-"))
+    try:
+        write_yaml(folder / CONFIG, to_dict(config))
+        with (
+            forwarded_signals() as adopt,
+            started(config, [folder], root, None, [member]) as (child,),
+        ):
+            adopt(child)
+            code = child.wait()
+        print((folder / "output.txt").read_text(errors="replace"), end="", flush=True)
+        if code:
+            print(describe_loss(member.rank, child, folder).partition("\n")[0], flush=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 128 - code if code in (-signal.SIGINT, -signal.SIGTERM) else code
+
+
+def run_member(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None) -> int:
+    """Run the training process of an attempt: alone, with others on this machine, or as the first one of several hosts.
+
+    The arguments and the result are those of `samebits.launch.process.run_child`.
+    """
+    member = find_member(config, os.environ)
+    if member is None:
+        return run_team(config, attempt, root, source)
+    with forwarded_signals() as adopt, started(config, [attempt], root, source, [member]) as (child,):
+        adopt(child)
+        code = child.wait()
+    return 128 - code if code in (-signal.SIGINT, -signal.SIGTERM) else code

@@ -1,0 +1,535 @@
+"""Splits each batch into a fixed number of parts, whose gradients are combined in a fixed order.
+
+The number of parts is a setting of the training, `training.shards`, and decides bits. Who computes a part does not:
+several threads of a process, or several processes (`team`). A part is a pure function of the weights, of its rows, of
+its number and of the states at the start of the step, so `train_step` runs in a `keras.StatelessScope` for each part.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+from keras.src.losses import loss as keras_loss  # no public name (Keras 3.15)
+
+from samebits.core.errors import ConfigError
+from samebits.train.compiling import attributes_of
+
+KEY = "training.shards"
+ONE_PART = "shards=1"
+SEED_STRIDE = 0x9E3779B1  # odd, so that the parts of a generator have different seeds
+READS = ("ReadVariableOp", "ResourceGather", "ResourceGatherNd")
+
+
+class Exchange(Protocol):
+    """Lets several processes share the parts of a step.
+
+    Attributes:
+        workers: Number of processes.
+        rank: The number of this process, counted from 0.
+    """
+
+    workers: int
+    rank: int
+
+    def gather(self, parts: Mapping[int, list[Any]], count: int) -> list[list[Any]]:
+        """Return the tensors of all parts, given those of this process. Called while a step is traced."""
+
+    def agree(self, count: int, *, stop: bool) -> tuple[int, bool]:
+        """Return how many steps all can take in one call now, and whether they stop."""
+
+
+class Alone:
+    """The exchange of a single process, which computes all parts."""
+
+    workers, rank = 1, 0
+
+    def gather(self, parts: Mapping[int, list[Any]], count: int) -> list[list[Any]]:
+        """Return the tensors of all parts, which are there."""
+        return [parts[number] for number in range(count)]
+
+    def agree(self, count: int, *, stop: bool) -> tuple[int, bool]:  # noqa: ARG002  it stops after a call
+        """Return the number of steps."""
+        return count, False
+
+
+def own_parts(count: int, workers: int, rank: int) -> range:
+    """Return the numbers of the parts that a process computes."""
+    return range(rank * count // workers, (rank + 1) * count // workers)
+
+
+def part_bounds(rows: Any, count: int, number: int) -> tuple[Any, Any]:
+    """Return the first row of a part, and the row after its last one.
+
+    The sizes of the parts differ by one at most. A batch with fewer rows than parts has parts without rows.
+
+    Args:
+        rows: Rows of the batch: a number or a scalar tensor.
+        count: Number of parts.
+        number: The number of the part, counted from 0.
+    """
+    return rows * number // count, rows * (number + 1) // count
+
+
+def tree_sum(values: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Return the sum of tensors in an order that depends on their number alone: neighbors first, in several rounds."""
+    while len(values) > 1:
+        pairs = [values[place : place + 2] for place in range(0, len(values), 2)]
+        values = [pair[0] if len(pair) == 1 else tf.add(pair[0], pair[1]) for pair in pairs]
+    return values[0]
+
+
+class PartScope(keras.StatelessScope):
+    """Holds the states of one part while it is traced.
+
+    Attributes:
+        updated: The variables that the part has given a new value, by their id.
+    """
+
+    def __init__(self, states: list[tuple[Any, tf.Tensor]]) -> None:
+        super().__init__(states, collect_losses=True)
+        self.updated: dict[int, Any] = {}
+
+    def add_update(self, update: tuple[Any, Any]) -> None:
+        """Keep a new value."""
+        self.updated[id(update[0])] = update[0]
+        super().add_update(update)
+
+    def get_current_value(self, variable: Any) -> Any:
+        """Return the value of a variable: the part's own, or that of the variable itself."""
+        found = super().get_current_value(variable)
+        return variable._value if found is None else found  # noqa: SLF001  no public name (Keras 3.15)
+
+
+@dataclass
+class Part:
+    """What one part of a step computes: gradients by their place, new states, and logs."""
+
+    gradients: list[Any]
+    trainable: list[Any]
+    optimizer: Any
+    scope: PartScope
+    logs: dict[str, tf.Tensor]
+    results: dict[str, tuple[Any, int]] = field(default_factory=dict)  # log -> (metric, place in its result)
+
+
+def refuse(what: str, received: str, fix: str = f"use {ONE_PART}, or write the step so that it can be split") -> None:
+    """Refuse a training that cannot be split.
+
+    Raises:
+        ConfigError: Always.
+    """
+    raise ConfigError(KEY, expected=f"1, because {what}", received=received, fix=fix)
+
+
+class ShardedStep:
+    """Keras's `train_step` for a batch that is split into parts: argument of the feed -> logs.
+
+    Args:
+        model: The compiled and built model.
+        fetch: Returns the batch for an argument of the feed.
+        states: How the states that a part changes are combined.
+        optimizers: The optimizers of the model.
+        count: Number of parts.
+        exchange: Shares the parts with other processes.
+
+    Attributes:
+        gradients: The gradients of each part by "part N: path of the weight", after a trace.
+
+    Raises:
+        ConfigError: The training cannot be split. The message has the reason.
+    """
+
+    def __init__(
+        self, model: keras.Model, fetch: Callable[[Any], Any], states: "States", optimizers: list[Any], count: int,
+        exchange: Exchange,
+    ) -> None:  # fmt: skip
+        self.model, self.fetch, self.states, self.optimizers = model, fetch, states, optimizers
+        self.count, self.exchange = count, exchange
+        self.gradients: dict[str, Any] = {}
+
+    def __call__(self, argument: Any) -> dict[str, Any]:
+        """Trace a step, and return what it logs."""
+        rows = tf.shape(keras.tree.flatten(argument)[0])[0]
+        numbers = own_parts(self.count, self.exchange.workers, self.exchange.rank)
+        own = {number: self.trace_part(number, argument, rows) for number in numbers}
+        layout = Layout(next(iter(own.values())), self.states)
+        weights = [row_weight(rows, self.count, number) for number in range(self.count)]
+        gathered = self.exchange.gather(
+            {number: layout.flatten(part, weights[number]) for number, part in own.items()}, self.count
+        )
+        combined = layout.combine(gathered)
+        self.gradients = layout.by_part(gathered)
+        for variable, value in combined.states:
+            variable.assign(value)
+        layout.part.optimizer.apply(combined.gradients, layout.part.trainable)
+        return combined.logs()
+
+    def trace_part(self, number: int, argument: Any, rows: tf.Tensor) -> Part:
+        """Trace `train_step` for the rows of one part."""
+        first, end = part_bounds(rows, self.count, number)
+        end = tf.maximum(end, first + 1)  # a part without rows computes one, which does not count
+        batch = self.fetch(keras.tree.map_structure(lambda leaf: leaf[first:end], argument))
+        factor = tf.cast(rows, tf.float32) / tf.cast(end - first, tf.float32)
+        scope = PartScope(self.states.at_start(number))
+        with (
+            recorded_update(self.optimizers) as updates,
+            reductions(factor),
+            results_of(self.states.metrics) as results,
+        ):
+            with scope:
+                logs = self.model.train_step(batch)
+            if len(updates) != 1:
+                refuse(
+                    "a step that is split has one gradient and one update of the weights",
+                    f"a train_step of {type(self.model).__name__} with {len(updates) or 'no'} updates",
+                )
+            update = updates[0]
+            self.check_order(update, scope)
+        flat = flatten(logs)
+        found = {name: results[id(value)] for name, value in flat.items() if id(value) in results}
+        return Part(update.gradients, update.trainable, update.optimizer, scope, flat, found)
+
+    def check_order(self, update: "Update", scope: PartScope) -> None:
+        """Check that a part uses no weights after their update, which comes later than the user wrote.
+
+        Raises:
+            ConfigError: It does.
+        """
+        graph = tf.compat.v1.get_default_graph()
+        handles = {id(inner) for outer, inner in graph.captures if id(outer) in self.states.weight_handles}
+        later = graph.get_operations()[update.operations :]
+        read = [each.name for each in later if each.type in READS and id(each.inputs[0]) in handles]
+        written = [
+            variable.path
+            for key, variable in scope.updated.items()
+            if key not in update.updated and self.states.kind(variable) == MEAN
+        ]
+        if read or written:
+            refuse(
+                "the parts of a step are computed before the weights are updated",
+                f"a train_step of {type(self.model).__name__} that uses weights after the update "
+                f"({', '.join([*written, *read][:4])})",
+                fix=f"use {ONE_PART}, or do this in a callback after the batch",
+            )
+
+
+def row_weight(rows: tf.Tensor, count: int, number: int) -> tf.Tensor:
+    """Return the share of the batch's rows that a part has: float32[]."""
+    first, end = part_bounds(rows, count, number)
+    return tf.cast(end - first, tf.float32) / tf.cast(rows, tf.float32)
+
+
+def flatten(logs: Any) -> dict[str, Any]:
+    """Return what a step logs as one flat mapping."""
+    flat: dict[str, Any] = {}
+    for name, value in (logs or {}).items():
+        flat |= flatten(value) if isinstance(value, Mapping) else {name: tf.convert_to_tensor(value)}
+    return flat
+
+
+# --- what a part must not do, and what is noted while it is traced ---
+
+
+@dataclass
+class Update:
+    """The update of an optimizer in a part, which is not made: its gradients, and the place in the trace."""
+
+    optimizer: Any
+    gradients: list[Any]
+    trainable: list[Any]
+    operations: int
+    updated: set[int]
+
+
+@contextmanager
+def recorded_update(optimizers: list[Any]) -> Iterator[list[Update]]:
+    """Note the updates of the optimizers instead of making them."""
+    updates: list[Update] = []
+    graph = tf.compat.v1.get_default_graph()
+    before = {id(optimizer): optimizer.__dict__.get("apply") for optimizer in optimizers}
+
+    def recorder(optimizer: Any) -> Callable[..., None]:
+        def apply(grads: Any, trainable_variables: Any = None) -> None:
+            chosen = optimizer._trainable_variables if trainable_variables is None else trainable_variables  # noqa: SLF001  no public name (Keras 3.15)
+            scope: Any = keras.src.backend.common.stateless_scope.get_stateless_scope()
+            updates.append(
+                Update(optimizer, list(grads), list(chosen), len(graph.get_operations()), set(scope.updated))
+            )
+
+        return apply
+
+    for optimizer in optimizers:
+        object.__setattr__(optimizer, "apply", recorder(optimizer))
+    try:
+        yield updates
+    finally:
+        for optimizer in optimizers:
+            if before[id(optimizer)] is None:
+                object.__delattr__(optimizer, "apply")
+            else:
+                object.__setattr__(optimizer, "apply", before[id(optimizer)])
+
+
+@contextmanager
+def reductions(factor: tf.Tensor) -> Iterator[None]:
+    """Let the losses of the parts, weighted by their rows, add up to the loss of the batch.
+
+    Args:
+        factor: Rows of the batch per row of the part, float32[].
+    """
+    reduce = keras_loss.reduce_weighted_values
+
+    def reduce_part(
+        values: Any, sample_weight: Any = None, mask: Any = None, reduction: Any = "sum_over_batch_size",
+        dtype: Any = None,
+    ) -> Any:  # fmt: skip
+        if mask is not None and reduction != "sum":
+            refuse(
+                "a masked loss is divided by the valid entries of the whole batch", "a loss with a mask",
+                fix=f"use {ONE_PART}, or reduction='sum' in the loss",
+            )  # fmt: skip
+        if reduction not in ("sum_over_batch_size", "mean", "sum"):
+            refuse(
+                "this loss cannot be added up from parts", f"a loss with reduction={reduction!r}",
+                fix=f"use {ONE_PART}, or reduction='sum_over_batch_size' in the loss",
+            )  # fmt: skip
+        value = reduce(values, sample_weight=sample_weight, mask=mask, reduction=reduction, dtype=dtype)
+        return value * tf.cast(factor, value.dtype) if reduction == "sum" else value
+
+    keras_loss.reduce_weighted_values = reduce_part
+    try:
+        yield
+    finally:
+        keras_loss.reduce_weighted_values = reduce
+
+
+@contextmanager
+def results_of(metrics: list[Any]) -> Iterator[dict[int, tuple[Any, int]]]:
+    """Note which metric, and which of its values, a tensor is the result of: id of the tensor -> (metric, place)."""
+    found: dict[int, tuple[Any, int]] = {}
+    kept: list[Any] = []  # so that no id is used twice
+
+    def recorder(metric: Any) -> Callable[[], Any]:
+        result = metric.result
+
+        def result_and_note() -> Any:
+            value = result()
+            for place, leaf in enumerate(keras.tree.flatten(value)):
+                kept.append(leaf)
+                found.setdefault(id(leaf), (metric, place))
+            return value
+
+        return result_and_note
+
+    for metric in metrics:
+        object.__setattr__(metric, "result", recorder(metric))
+    try:
+        yield found
+    finally:
+        for metric in metrics:
+            object.__delattr__(metric, "result")
+
+
+# --- the states of a step ---
+
+SUM, MEAN, FIRST, SEED = "sum", "mean", "first", "seed"
+
+
+class States:
+    """How the states that a part changes are combined.
+
+    - A metric's variable starts at zero in each part, and the sum of the parts is added to its value.
+    - A seed generator draws other numbers in each part.
+    - A weight that a layer changes, such as a moving mean, becomes the mean of the parts, weighted by their rows.
+      One of integers must be the same in all parts: the first one counts.
+
+    Args:
+        model: The model.
+        optimizers: Its optimizers, whose variables no part may change.
+        variables: All variables of the training.
+    """
+
+    def __init__(self, model: keras.Model, optimizers: list[Any], variables: list[Any]) -> None:
+        self.metrics = metrics_of(model)
+        metric_ids = {id(variable) for metric in self.metrics for variable in metric.variables}
+        metric_ids |= {id(variable) for variable in model.metrics_variables}
+        weight_ids = {id(variable) for variable in model.weights}
+        optimizer_ids = {id(variable) for optimizer in optimizers for variable in optimizer.variables}
+        self.weight_handles = {id(variable.value.handle) for variable in model.trainable_weights}
+        self._kinds: dict[int, str] = {}
+        self._changeable: list[Any] = []
+        for variable in variables:
+            key = id(variable)
+            if key in optimizer_ids:
+                continue
+            if key in metric_ids:
+                kind = {"sum": SUM, "mean": MEAN, "only_first_replica": FIRST}.get(variable.aggregation, "")
+            elif is_seed_state(variable):
+                kind = SEED
+            elif key in weight_ids:
+                kind = MEAN if tf.as_dtype(variable.dtype).is_floating else FIRST
+            else:
+                kind = ""
+            self._kinds[key] = kind
+            if kind in (SUM, SEED):
+                self._changeable.append(variable)
+
+    def kind(self, variable: Any) -> str:
+        """Return how a variable is combined; "" if it must not change."""
+        return self._kinds.get(id(variable), "")
+
+    def at_start(self, number: int) -> list[tuple[Any, tf.Tensor]]:
+        """Return the states at the start of a part that are not those of the step."""
+        found = []
+        for variable in self._changeable:
+            value = tf.convert_to_tensor(variable.value)
+            if self.kind(variable) == SUM:
+                found.append((variable, tf.zeros_like(value)))
+            else:
+                shift = number * SEED_STRIDE % 2**32
+                signed = shift if value.dtype.is_unsigned else (shift + 2**31) % 2**32 - 2**31
+                found.append((variable, value + tf.constant([signed, 0], value.dtype)))
+        return found
+
+
+def metrics_of(model: keras.Model) -> list[Any]:
+    """Return all metrics of a model and of its layers, each once, also those that others hold."""
+    found: dict[int, Any] = {}
+
+    def add(metric: Any) -> None:
+        if id(metric) not in found:
+            found[id(metric)] = metric
+            for inner in getattr(metric, "_metrics", []):
+                add(inner)
+
+    for metric in [*model.metrics, *(value for _, value in attributes_of(model))]:
+        if isinstance(metric, keras.metrics.Metric):
+            add(metric)
+    return list(found.values())
+
+
+def is_seed_state(variable: Any) -> bool:
+    """Return whether a variable is the state of a seed generator."""
+    return bool(variable.name == "seed_generator_state" and tuple(variable.shape) == (2,))
+
+
+# --- what the parts give each other ---
+
+
+@dataclass
+class Combined:
+    """A step: the gradients of the batch, the new states, and what makes the logs once the states are assigned."""
+
+    gradients: list[Any]
+    states: list[tuple[Any, tf.Tensor]]
+    part: Part
+    plain_logs: dict[str, tf.Tensor]
+
+    def logs(self) -> dict[str, tf.Tensor]:
+        """Return the logs: results of metrics for all parts; other values as their mean, weighted by rows."""
+        found = {}
+        for name in self.part.logs:
+            if name in self.part.results:
+                metric, place = self.part.results[name]
+                found[name] = tf.convert_to_tensor(keras.tree.flatten(metric.result())[place])
+            else:
+                found[name] = self.plain_logs[name]
+        return found
+
+
+class Layout:
+    """The tensors of a part as a flat list, and back. All parts have the same layout.
+
+    Args:
+        part: Any part.
+        kinds: How states are combined.
+
+    Raises:
+        ConfigError: The part changes a state that nobody can combine.
+    """
+
+    def __init__(self, part: Part, kinds: States) -> None:
+        self.part = part
+        self.variables = list(part.scope.updated.values())
+        self.kinds = [kinds.kind(variable) for variable in self.variables]
+        lost = [variable.path for variable, kind in zip(self.variables, self.kinds, strict=True) if not kind]
+        if lost:
+            refuse("nobody can combine a state that every part changes", ", ".join(lost[:4]))
+        self.plain = [name for name in part.logs if name not in part.results]
+
+    def flatten(self, part: Part, weight: tf.Tensor) -> list[tf.Tensor]:
+        """Return gradients, states and logs of a part, multiplied by its share of the rows where they are means."""
+        flat: list[tf.Tensor] = []
+        for gradient in part.gradients:
+            if isinstance(gradient, tf.IndexedSlices):
+                indices, values = sum_by_index(gradient)
+                flat += [indices, scaled(values, weight)]
+            elif gradient is not None:
+                flat.append(scaled(gradient, weight))
+        for variable, kind in zip(self.variables, self.kinds, strict=True):
+            value = tf.convert_to_tensor(part.scope.get_current_value(variable))
+            if kind == SUM:
+                value = tf.where(weight > 0, value, tf.zeros_like(value))
+            flat.append(scaled(value, weight) if kind == MEAN else value)
+        return flat + [scaled(part.logs[name], weight) for name in self.plain]
+
+    def split(self, flat: Sequence[tf.Tensor]) -> tuple[list[Any], list[tf.Tensor], list[tf.Tensor]]:
+        """Return (gradients, states, logs) of a flat list."""
+        rest, gradients = list(flat), []
+        for gradient in self.part.gradients:
+            if isinstance(gradient, tf.IndexedSlices):
+                indices, values = rest.pop(0), rest.pop(0)
+                gradients.append(tf.IndexedSlices(values, indices, gradient.dense_shape))
+            else:
+                gradients.append(None if gradient is None else rest.pop(0))
+        end = len(self.variables)
+        return gradients, rest[:end], rest[end:]
+
+    def combine(self, parts: list[list[tf.Tensor]]) -> Combined:
+        """Return the step of a batch, given its parts."""
+        split = [self.split(flat) for flat in parts]
+        gradients = [combine_gradients(same) for same in zip(*(part[0] for part in split), strict=True)]
+        states = []
+        columns = zip(*(part[1] for part in split), strict=True)
+        for variable, kind, values in zip(self.variables, self.kinds, columns, strict=True):
+            if kind == SUM:
+                states.append((variable, variable.value + tree_sum(values)))
+            else:
+                states.append((variable, tree_sum(values) if kind == MEAN else values[0]))
+        logs = [tree_sum(same) for same in zip(*(part[2] for part in split), strict=True)]
+        return Combined(gradients, states, self.part, dict(zip(self.plain, logs, strict=True)))
+
+    def by_part(self, parts: list[list[tf.Tensor]]) -> dict[str, Any]:
+        """Return the gradients of each part by "part N: path of the weight"."""
+        found = {}
+        for number, flat in enumerate(parts):
+            for gradient, variable in zip(self.split(flat)[0], self.part.trainable, strict=True):
+                if gradient is not None:
+                    found[f"part {number + 1}: {variable.path}"] = gradient
+        return found
+
+
+def scaled(value: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """Return a tensor times the share of the rows."""
+    return value * tf.cast(weight, value.dtype)
+
+
+def combine_gradients(parts: Sequence[Any]) -> Any:
+    """Return the gradient of the batch: a sum in a fixed order; slices one after another, in the order of the parts."""
+    if parts[0] is None:
+        return None
+    if isinstance(parts[0], tf.IndexedSlices):
+        return tf.IndexedSlices(
+            tf.concat([part.values for part in parts], 0), tf.concat([part.indices for part in parts], 0),
+            parts[0].dense_shape,
+        )  # fmt: skip
+    return tree_sum(parts)
+
+
+def sum_by_index(gradient: tf.IndexedSlices) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return (indices, values) of slices, with the sum of the rows of equal indices, in the order of the rows."""
+    indices, places = tf.unique(gradient.indices)
+    return indices, tf.math.unsorted_segment_sum(gradient.values, places, tf.size(indices))

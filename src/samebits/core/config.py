@@ -39,7 +39,8 @@ class TrainingConfig:
     epoch by `monitor`. A stage in `stages` has a name, other values of these settings, and possibly `data` and `model`.
     `init_from` is a run whose weights the model starts with. `steps_per_epoch` limits the steps of an epoch (None: all
     samples). `shards` is the number of parts of a batch. `workers`, the number of processes that compute them, changes
-    no bits; an exchange between them may take `worker_timeout_s`. `checkpoint_every` and `log_every` count steps and do not change bits.
+    no bits; they wait up to `worker_timeout_s` for each other. `checkpoint_every` and `log_every` count steps and
+    do not change bits.
     """
 
     epochs: int = 2

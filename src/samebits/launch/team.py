@@ -24,8 +24,10 @@ from samebits.launch.process import child_command, forwarded_signals, stop_group
 from samebits.runs.folder import CONFIG, LOG
 
 KEY = "training.workers"
-FOLDER = "workers"  # in an attempt: what the processes of this machine beside the first one write
 FIRST_PORT, PORTS = 20_000, 10_000
+OUTPUT = "output.txt"  # of a process whose output is not shown
+STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
+NO_ANSWER = "does not answer"  # of a process that ended because another one had
 POLL_S = 0.2
 LAST_WORDS_S = 5.0  # that the others have to notice the end of one and to say so
 SHOWN_LINES = 5
@@ -165,7 +167,7 @@ def start_member(
     with contextlib.ExitStack() as stack:
         output = None
         if member.rank > 0:
-            output = stack.enter_context((folder / "output.txt").open("ab"))
+            output = stack.enter_context((folder / OUTPUT).open("ab"))
         return subprocess.Popen(
             [*command, member.describe(config)], env=environment, cwd=root, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=output, stderr=output,
@@ -173,19 +175,32 @@ def start_member(
 
 
 def wait_for_all(children: list["subprocess.Popen[bytes]"], folders: list[pathlib.Path]) -> int:
-    """Wait until the first process has ended, or shortly after another one has failed. Returns the exit code."""
+    """Wait until the first process has ended, or shortly after another one has failed.
+
+    Returns:
+        The exit code of the first one; 1 if it had to be killed.
+    """
     first, *others = children
-    while first.poll() is None:
-        failed = [rank for rank, other in enumerate(others, 1) if other.poll() not in (None, 0)]
-        if failed:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                first.wait(LAST_WORDS_S)
-            if first.returncode not in (0, 130, 143):  # it was stopped, and they with it
-                print(describe_loss(failed[0], children[failed[0]], folders[failed[0]]), flush=True)
-                return 1
-            break
+    while first.poll() is None and all(other.poll() in (None, 0) for other in others):
         time.sleep(POLL_S)
-    return first.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        first.wait(LAST_WORDS_S if any(other.poll() not in (None, 0) for other in others) else None)
+    code = first.poll()
+    if code not in (0, *STOPPED):
+        time.sleep(POLL_S)
+        for rank, (other, folder) in enumerate(zip(others, folders[1:], strict=True), 1):
+            if other.poll() not in (None, 0) and NO_ANSWER not in last_lines(folder / OUTPUT):
+                print(describe_loss(rank, other, folder), flush=True)
+    return 1 if code is None else code
+
+
+def last_lines(path: pathlib.Path) -> str:
+    """Return the end of a text file, each line indented; "" if it cannot be read."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()[-SHOWN_LINES:]
+    except OSError:
+        return ""
+    return "".join(f"\n  | {line}" for line in lines)
 
 
 def describe_loss(rank: int, child: "subprocess.Popen[bytes]", folder: pathlib.Path) -> str:
@@ -196,15 +211,9 @@ def describe_loss(rank: int, child: "subprocess.Popen[bytes]", folder: pathlib.P
         reason = f"killed by {signal.Signals(-code).name}"
         if code == -signal.SIGKILL:
             reason += " (out of memory, or kill -9)"
-    tail: list[str] = []
-    for name in ("output.txt", *([LOG] if code < 0 else [])):
-        with contextlib.suppress(OSError):
-            tail += (folder / name).read_text(errors="replace").splitlines()[-SHOWN_LINES:]
-    lines = "".join(f"\n  | {line}" for line in tail)
-    return (
-        f"worker {rank} ended: {reason}; the same command, also with another {KEY}, resumes from the last checkpoint"
-        f"{lines}"
-    )
+    text = last_lines(folder / OUTPUT) + (last_lines(folder / LOG) if code < 0 else "")
+    advice = f"the same command, also with another {KEY}, resumes from the last checkpoint"
+    return f"worker {rank} ended: {reason}; {advice}{text}"
 
 
 def follow(config: Config, root: pathlib.Path, member: Member) -> int:
@@ -222,7 +231,7 @@ def follow(config: Config, root: pathlib.Path, member: Member) -> int:
         ):
             adopt(child)
             code = child.wait()
-        print((folder / "output.txt").read_text(errors="replace"), end="", flush=True)
+        print((folder / OUTPUT).read_text(errors="replace"), end="", flush=True)
         if code:
             print(describe_loss(member.rank, child, folder).partition("\n")[0], flush=True)
     finally:

@@ -38,7 +38,8 @@ ADVICE = {
 DECOMPOSITION_ADVICE = "a result that is computed once and stored with the data"
 # Only check, compare or copy values, so their bits cannot differ.
 COPIES = frozenset(
-    ("Assert", "Bucketize", "DynamicStitch", "LookupTableFindV2", "OnesLike", "PadV2", "PlaceholderWithDefault",
+    ("Assert", "Bucketize", "CollectiveGatherV2", "DynamicStitch", "LookupTableFindV2", "OnesLike", "PadV2",
+     "PlaceholderWithDefault", "SplitV",
      "RaggedTensorToTensor", "StaticRegexReplace", "StringLower", "StringSplitV2", "TensorScatterUpdate")
 )  # fmt: skip
 MEASURED = pathlib.Path(__file__).with_name("measured_operations.json")

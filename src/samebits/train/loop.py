@@ -118,7 +118,7 @@ class Training:
         depends on the duration of the last call, and does not change bits.
         """
         position, recorder = self.position, self.recorder
-        count, stops = self.exchange.agree(self.count_next(), stop=self.stop_requested())
+        count, stops = self.exchange.agree(self.count_next(), self.stop_requested)
         if stops:
             self.stop_together()
         began, at = recorder.clock(), position.step

@@ -23,6 +23,7 @@ from samebits.train.compiling import compile_model, computes_own_loss, explain_m
 from samebits.train.data import Dataset
 from samebits.train.draws import GeneratorWatch
 from samebits.train.loop import Training
+from samebits.train.parts import own_parts
 from samebits.train.recorder import Recorder, finite
 from samebits.train.resuming import state_of
 from samebits.train.shards import Alone, Exchange
@@ -68,7 +69,9 @@ class Network:
         build_stateful(self.model, self.dataset.train, settings.batch_size)
         check_batches(self.model, self.dataset, settings)
         self.feeds = {
-            name: make_feed(part, name, self.seeds, settings, self.model, is_training=name == "train")
+            name: make_feed(
+                part, name, self.seeds, settings, self.model, is_training=name == "train", own=self.own_parts()
+            )
             for name, part in self.dataset.splits().items()
         }
         has_outputs = bool(getattr(self.model, "outputs", None))  # a class of one's own has none before it is traced
@@ -96,6 +99,12 @@ class Network:
         self.validation_outputs = predictions if "validation" in self.feeds else None
         self.is_savable = is_savable(self.model)
         self.prepare_s = time.monotonic() - began
+
+    def own_parts(self) -> range | None:
+        """Return the parts of a batch whose rows this process reads, or None if it needs all: a trace shows all."""
+        if self.exchange.workers == 1 or self.config.trace.level != "epoch":
+            return None
+        return own_parts(self.config.training.shards, self.exchange.workers, self.exchange.rank)
 
     def trace_predictions(self) -> Any:
         """Return the traced function of the outputs, after a check of the last activations.

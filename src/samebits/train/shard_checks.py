@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from samebits.core.errors import first_line
 from samebits.train.feeds import Feed
-from samebits.train.shards import ONE_PART, SEED, SUM, PartScope, States, flatten, part_bounds, reductions, refuse
+from samebits.train.parts import part_bounds
+from samebits.train.shards import ONE_PART, SEED, SUM, PartScope, States, flatten, reductions, refuse
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ class Evaluation:
         @tf.function(input_signature=[feed.signature, tf.TensorSpec([], tf.float32), starts], autograph=False)
         def evaluate(argument: Any, factor: Any, before: list[Any]) -> Any:
             scope = PartScope(list(zip(self.metrics, before, strict=True)))
-            with reductions(factor), scope:
+            scope.factor = factor
+            with reductions(), scope:
                 logs = flatten(model.test_step(feed.fetch(argument)))
             self.draws = any(states.kind(variable) == SEED for variable in scope.updated.values())
             return logs, [scope.get_current_value(variable) for variable in self.metrics]
@@ -80,22 +82,50 @@ def check_split(model: keras.Model, feed: Feed, states: States, variables: list[
         logger.warning(UNCHECKED, f"test_step cannot be used: {first_line(error)}")
         return
     check_additive(evaluate, argument, rows, after)
-    if evaluate.draws or "loss" not in whole:
-        logger.warning(UNCHECKED, "test_step draws random numbers" if evaluate.draws else "test_step logs no loss")
+    if evaluate.draws:
+        logger.warning(UNCHECKED, "test_step draws random numbers")
         return
-    bounds = [part_bounds(rows, count, number) for number in range(count)]
-    parts = [
-        (end - first, evaluate(keras.tree.map_structure(lambda leaf: leaf[first:end], argument), rows)[0]["loss"])  # noqa: B023  called at once
-        for first, end in bounds
-        if end > first
-    ]
-    split = sum(size * float(loss) for size, loss in parts) / rows
-    if not np.isclose(split, float(whole["loss"]), rtol=TOLERANCE, atol=TOLERANCE):
+    parts = []
+    for number in range(count):
+        first, end = part_bounds(rows, count, number)
+        if end > first:
+            part = keras.tree.map_structure(lambda leaf: leaf[first:end], argument)  # noqa: B023  called at once
+            logs, kept = evaluate(part, rows)
+            parts.append(((end - first) / rows, logs, kept))
+    if "loss" in whole:
+        check_loss(float(whole["loss"]), sum(share * float(logs["loss"]) for share, logs, _ in parts), len(parts))
+    else:
+        logger.warning(UNCHECKED, "test_step logs no loss")
+    for place, variable in enumerate(evaluate.metrics):
+        added = sum(kept[place].numpy().astype(np.float64) for _, _, kept in parts)
+        if not np.allclose(added, after[place].numpy(), rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+            refuse_metric(variable)
+
+
+def check_loss(whole: float, split: float, parts: int) -> None:
+    """Check that the loss of a batch is that of its parts.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not np.isclose(split, whole, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
         refuse(
             "the loss of a batch is not the mean of its parts' losses: it compares the rows of a batch with each other",
-            f"a loss of {float(whole['loss']):.6g} for the first batch, and {split:.6g} for its {count} parts",
+            f"a loss of {whole:.6g} for the first batch, and {split:.6g} for its {parts} parts",
             fix=f"use {ONE_PART}",
         )
+
+
+def refuse_metric(variable: Any) -> None:
+    """Refuse a metric that cannot be added.
+
+    Raises:
+        ConfigError: Always.
+    """
+    refuse(
+        "the metrics of the parts of a batch are added up", f"{variable.path}, which is no sum over rows",
+        fix=f"use {ONE_PART}, or remove the metric; a callback can compute it after each epoch",
+    )  # fmt: skip
 
 
 def check_additive(evaluate: Evaluation, argument: Any, rows: int, once: list[Any]) -> None:
@@ -107,7 +137,4 @@ def check_additive(evaluate: Evaluation, argument: Any, rows: int, once: list[An
     twice = evaluate(argument, rows, once)[1]
     for variable, first, second in zip(evaluate.metrics, once, twice, strict=True):
         if not np.allclose(2 * first.numpy(), second.numpy(), rtol=TOLERANCE, atol=0, equal_nan=True):
-            refuse(
-                "the metrics of the parts of a batch are added up", f"{variable.path}, which is no sum over rows",
-                fix=f"use {ONE_PART}, or remove the metric; a callback can compute it after each epoch",
-            )  # fmt: skip
+            refuse_metric(variable)

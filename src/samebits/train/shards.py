@@ -5,17 +5,21 @@ several threads of a process, or several processes (`team`). A part is a pure fu
 its number and of the states at the start of the step, so `train_step` runs in a `keras.StatelessScope` for each part.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
-from keras.src.losses import loss as keras_loss  # no public name (Keras 3.15)
+from keras.src.backend.common.stateless_scope import get_stateless_scope  # no public names (Keras 3.15)
+from keras.src.losses import loss as keras_loss
+from keras.src.metrics import reduction_metrics
 
 from samebits.core.errors import ConfigError
 from samebits.train.compiling import attributes_of
+from samebits.train.parts import own_parts, part_bounds
 
 KEY = "training.shards"
 ONE_PART = "shards=1"
@@ -37,7 +41,7 @@ class Exchange(Protocol):
     def gather(self, parts: Mapping[int, list[Any]], count: int) -> list[list[Any]]:
         """Return the tensors of all parts, given those of this process. Called while a step is traced."""
 
-    def agree(self, count: int, *, stop: bool) -> tuple[int, bool]:
+    def agree(self, count: int, stop_requested: Callable[[], bool]) -> tuple[int, bool]:
         """Return how many steps all can take in one call now, and whether they stop."""
 
 
@@ -50,27 +54,9 @@ class Alone:
         """Return the tensors of all parts, which are there."""
         return [parts[number] for number in range(count)]
 
-    def agree(self, count: int, *, stop: bool) -> tuple[int, bool]:  # noqa: ARG002  it stops after a call
-        """Return the number of steps."""
+    def agree(self, count: int, stop_requested: Callable[[], bool]) -> tuple[int, bool]:  # noqa: ARG002
+        """Return the number of steps. A process alone stops after a call."""
         return count, False
-
-
-def own_parts(count: int, workers: int, rank: int) -> range:
-    """Return the numbers of the parts that a process computes."""
-    return range(rank * count // workers, (rank + 1) * count // workers)
-
-
-def part_bounds(rows: Any, count: int, number: int) -> tuple[Any, Any]:
-    """Return the first row of a part, and the row after its last one.
-
-    The sizes of the parts differ by one at most. A batch with fewer rows than parts has parts without rows.
-
-    Args:
-        rows: Rows of the batch: a number or a scalar tensor.
-        count: Number of parts.
-        number: The number of the part, counted from 0.
-    """
-    return rows * number // count, rows * (number + 1) // count
 
 
 def tree_sum(values: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -86,10 +72,17 @@ class PartScope(keras.StatelessScope):
 
     Attributes:
         updated: The variables that the part has given a new value, by their id.
+        updates: The updates of optimizers, which are not made.
+        computed: The calls of `compute_metrics`.
+        factor: Rows of the batch per row of the part, float32[].
     """
+
+    factor: tf.Tensor
 
     def __init__(self, states: list[tuple[Any, tf.Tensor]]) -> None:
         super().__init__(states, collect_losses=True)
+        self.updates: list[Update] = []
+        self.computed: list[Computed] = []
         self.updated: dict[int, Any] = {}
 
     def add_update(self, update: tuple[Any, Any]) -> None:
@@ -113,6 +106,16 @@ class Part:
     scope: PartScope
     logs: dict[str, tf.Tensor]
     results: dict[str, tuple[Any, int]] = field(default_factory=dict)  # log -> (metric, place in its result)
+    computed: "Computed | None" = None  # if the logs are those of compute_metrics
+
+
+@dataclass
+class Computed:
+    """A call of `compute_metrics` in a part: its arguments and its result, and the variables updated before it."""
+
+    arguments: dict[str, Any]
+    result: Any
+    before: set[int]
 
 
 def refuse(what: str, received: str, fix: str = f"use {ONE_PART}, or write the step so that it can be split") -> None:
@@ -153,44 +156,70 @@ class ShardedStep:
     def __call__(self, argument: Any) -> dict[str, Any]:
         """Trace a step, and return what it logs."""
         rows = tf.shape(keras.tree.flatten(argument)[0])[0]
-        numbers = own_parts(self.count, self.exchange.workers, self.exchange.rank)
-        own = {number: self.trace_part(number, argument, rows) for number in numbers}
-        layout = Layout(next(iter(own.values())), self.states)
         weights = [row_weight(rows, self.count, number) for number in range(self.count)]
+        own = self.trace_parts(argument, rows, weights)
+        layout = Layout(next(iter(own.values())), self.states)
         gathered = self.exchange.gather(
             {number: layout.flatten(part, weights[number]) for number, part in own.items()}, self.count
         )
         combined = layout.combine(gathered)
         self.gradients = layout.by_part(gathered)
-        for variable, value in combined.states:
-            variable.assign(value)
+        logs = combined.assign_states(self.model, self.states.metrics)
         layout.part.optimizer.apply(combined.gradients, layout.part.trainable)
-        return combined.logs()
+        return logs
 
-    def trace_part(self, number: int, argument: Any, rows: tf.Tensor) -> Part:
+    def trace_parts(self, argument: Any, rows: tf.Tensor, weights: Sequence[tf.Tensor]) -> dict[int, "Part"]:
+        """Trace the parts of this process, one after another, or side by side if they need each other's numbers."""
+        from samebits.train.lockstep import Lockstep, is_synchronized  # noqa: PLC0415  it imports this module
+
+        numbers = own_parts(self.count, self.exchange.workers, self.exchange.rank)
+        traces = {number: partial(self.trace_part, number, argument, rows) for number in numbers}
+        with (
+            recorded_update(self.optimizers),
+            reductions(),
+            results_of(self.states.metrics) as self.results,
+            recorded_metrics(self.model),
+        ):
+            if is_synchronized(self.model):
+                return Lockstep(self.exchange, self.count, weights).trace(traces)
+            return {number: trace() for number, trace in traces.items()}
+
+    def trace_part(self, number: int, argument: Any, rows: tf.Tensor) -> "Part":
         """Trace `train_step` for the rows of one part."""
         first, end = part_bounds(rows, self.count, number)
         end = tf.maximum(end, first + 1)  # a part without rows computes one, which does not count
         batch = self.fetch(keras.tree.map_structure(lambda leaf: leaf[first:end], argument))
-        factor = tf.cast(rows, tf.float32) / tf.cast(end - first, tf.float32)
         scope = PartScope(self.states.at_start(number))
-        with (
-            recorded_update(self.optimizers) as updates,
-            reductions(factor),
-            results_of(self.states.metrics) as results,
-        ):
-            with scope:
-                logs = self.model.train_step(batch)
-            if len(updates) != 1:
-                refuse(
-                    "a step that is split has one gradient and one update of the weights",
-                    f"a train_step of {type(self.model).__name__} with {len(updates) or 'no'} updates",
-                )
-            update = updates[0]
-            self.check_order(update, scope)
+        scope.factor = tf.cast(rows, tf.float32) / tf.cast(end - first, tf.float32)
+        with scope:
+            logs = self.model.train_step(batch)
+        if len(scope.updates) != 1:
+            refuse(
+                "a step that is split has one gradient and one update of the weights",
+                f"a train_step of {type(self.model).__name__} with {len(scope.updates) or 'no'} updates",
+            )
+        update = scope.updates[0]
+        self.check_order(update, scope)
         flat = flatten(logs)
-        found = {name: results[id(value)] for name, value in flat.items() if id(value) in results}
-        return Part(update.gradients, update.trainable, update.optimizer, scope, flat, found)
+        found = {name: self.results[id(value)] for name, value in flat.items() if id(value) in self.results}
+        computed = next((each for each in scope.computed if each.result is logs), None)
+        if computed is None:
+            self.check_logs(flat, found)
+        return Part(update.gradients, update.trainable, update.optimizer, scope, flat, found, computed)
+
+    def check_logs(self, logs: Mapping[str, tf.Tensor], results: Mapping[str, Any]) -> None:
+        """Check that a `train_step` logs results of metrics as they are, or numbers of the batch.
+
+        Raises:
+            ConfigError: It logs a number that it computes from a result, which here is that of one part.
+        """
+        for name, value in logs.items():
+            if name not in results and depends(value, set(self.results)):
+                refuse(
+                    "only all parts together have the result of a metric",
+                    f"a train_step of {type(self.model).__name__} that computes {name} from the result of a metric",
+                    fix=f"use {ONE_PART}, log the result itself, or compute it in compute_metrics",
+                )
 
     def check_order(self, update: "Update", scope: PartScope) -> None:
         """Check that a part uses no weights after their update, which comes later than the user wrote.
@@ -244,27 +273,30 @@ class Update:
     updated: set[int]
 
 
+def running_part() -> PartScope:
+    """Return the scope of the part that is being traced."""
+    scope: PartScope = get_stateless_scope()
+    return scope
+
+
 @contextmanager
-def recorded_update(optimizers: list[Any]) -> Iterator[list[Update]]:
-    """Note the updates of the optimizers instead of making them."""
-    updates: list[Update] = []
+def recorded_update(optimizers: list[Any]) -> Iterator[None]:
+    """Let each part note the updates of the optimizers instead of making them."""
     graph = tf.compat.v1.get_default_graph()
     before = {id(optimizer): optimizer.__dict__.get("apply") for optimizer in optimizers}
 
     def recorder(optimizer: Any) -> Callable[..., None]:
         def apply(grads: Any, trainable_variables: Any = None) -> None:
             chosen = optimizer._trainable_variables if trainable_variables is None else trainable_variables  # noqa: SLF001  no public name (Keras 3.15)
-            scope: Any = keras.src.backend.common.stateless_scope.get_stateless_scope()
-            updates.append(
-                Update(optimizer, list(grads), list(chosen), len(graph.get_operations()), set(scope.updated))
-            )
+            part, place = running_part(), len(graph.get_operations())
+            part.updates.append(Update(optimizer, list(grads), list(chosen), place, set(part.updated)))
 
         return apply
 
     for optimizer in optimizers:
         object.__setattr__(optimizer, "apply", recorder(optimizer))
     try:
-        yield updates
+        yield
     finally:
         for optimizer in optimizers:
             if before[id(optimizer)] is None:
@@ -274,13 +306,12 @@ def recorded_update(optimizers: list[Any]) -> Iterator[list[Update]]:
 
 
 @contextmanager
-def reductions(factor: tf.Tensor) -> Iterator[None]:
+def reductions() -> Iterator[None]:
     """Let the losses of the parts, weighted by their rows, add up to the loss of the batch.
 
-    Args:
-        factor: Rows of the batch per row of the part, float32[].
+    A metric that gets one number per batch, such as a loss, counts it with the share of the part's rows.
     """
-    reduce = keras_loss.reduce_weighted_values
+    reduce, reduce_metric = keras_loss.reduce_weighted_values, reduction_metrics.reduce_to_samplewise_values
 
     def reduce_part(
         values: Any, sample_weight: Any = None, mask: Any = None, reduction: Any = "sum_over_batch_size",
@@ -297,13 +328,20 @@ def reductions(factor: tf.Tensor) -> Iterator[None]:
                 fix=f"use {ONE_PART}, or reduction='sum_over_batch_size' in the loss",
             )  # fmt: skip
         value = reduce(values, sample_weight=sample_weight, mask=mask, reduction=reduction, dtype=dtype)
-        return value * tf.cast(factor, value.dtype) if reduction == "sum" else value
+        return value * tf.cast(running_part().factor, value.dtype) if reduction == "sum" else value
+
+    def reduce_metric_of_part(values: Any, sample_weight: Any, reduce_fn: Any, dtype: Any) -> Any:
+        if sample_weight is None and len(values.shape) == 0:
+            sample_weight = 1.0 / running_part().factor
+        return reduce_metric(values, sample_weight, reduce_fn, dtype)
 
     keras_loss.reduce_weighted_values = reduce_part
+    reduction_metrics.reduce_to_samplewise_values = reduce_metric_of_part
     try:
         yield
     finally:
         keras_loss.reduce_weighted_values = reduce
+        reduction_metrics.reduce_to_samplewise_values = reduce_metric
 
 
 @contextmanager
@@ -331,6 +369,50 @@ def results_of(metrics: list[Any]) -> Iterator[dict[int, tuple[Any, int]]]:
     finally:
         for metric in metrics:
             object.__delattr__(metric, "result")
+
+
+@contextmanager
+def recorded_metrics(model: keras.Model) -> Iterator[None]:
+    """Let each part note its calls of the model's `compute_metrics`."""
+    compute = model.compute_metrics
+
+    def compute_and_note(x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        arguments = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight}
+        before = set(running_part().updated)
+        result = compute(**arguments)
+        running_part().computed.append(Computed(arguments, result, before))
+        return result
+
+    object.__setattr__(model, "compute_metrics", compute_and_note)
+    try:
+        yield
+    finally:
+        object.__delattr__(model, "compute_metrics")
+
+
+@contextmanager
+def updated_by(metrics: list[Any], assign: Callable[[Any], None]) -> Iterator[None]:
+    """Let `update_state` of the metrics call a function with the metric instead."""
+    for metric in metrics:
+        object.__setattr__(metric, "update_state", lambda *_, metric=metric, **__: assign(metric))
+    try:
+        yield
+    finally:
+        for metric in metrics:
+            object.__delattr__(metric, "update_state")
+
+
+def depends(tensor: tf.Tensor, on: set[int]) -> bool:
+    """Return whether a tensor of a graph is computed from one of some tensors, given by their id."""
+    waiting, seen = [tensor], set()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in on:
+            return True
+        if id(each) not in seen:
+            seen.add(id(each))
+            waiting += each.op.inputs
+    return False
 
 
 # --- the states of a step ---
@@ -428,16 +510,33 @@ class Combined:
     part: Part
     plain_logs: dict[str, tf.Tensor]
 
-    def logs(self) -> dict[str, tf.Tensor]:
-        """Return the logs: results of metrics for all parts; other values as their mean, weighted by rows."""
-        found = {}
-        for name in self.part.logs:
-            if name in self.part.results:
-                metric, place = self.part.results[name]
+    def assign_states(self, model: keras.Model, metrics: list[Any]) -> dict[str, tf.Tensor]:
+        """Give the variables their new values, and return the logs.
+
+        These are results of metrics for all parts, and other values as their mean, weighted by rows. `compute_metrics`
+        may read the result of a metric before it updates it, so it is called once more: each metric gets its new values
+        when it is updated there.
+        """
+        part, found = self.part, dict(self.plain_logs)
+        waiting = {id(variable): (variable, value) for variable, value in self.states}
+
+        def assign(keys: Collection[int]) -> None:
+            for key in [key for key in waiting if key in keys]:
+                variable, value = waiting.pop(key)
+                variable.assign(value)
+
+        if part.computed is None:
+            assign(list(waiting))
+            for name, (metric, place) in part.results.items():
                 found[name] = tf.convert_to_tensor(keras.tree.flatten(metric.result())[place])
-            else:
-                found[name] = self.plain_logs[name]
-        return found
+        else:
+            assign(part.computed.before)
+            with updated_by(metrics, lambda metric: assign([id(variable) for variable in metric.variables])):
+                again = flatten(model.compute_metrics(**part.computed.arguments))
+            batch = {id(leaf) for leaf in keras.tree.flatten(part.computed.arguments)}
+            found |= {name: value for name, value in again.items() if not depends(value, batch)}
+            assign(list(waiting))
+        return {name: found[name] for name in part.logs}
 
 
 class Layout:

@@ -6,6 +6,7 @@ Imports TensorFlow only when a pipeline is used.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from samebits.core.digest import json_digest
 from samebits.core.errors import ConfigError, DataError
 from samebits.runs.predictions import named_arrays
 from samebits.train.arrays import PARTS
+from samebits.train.parts import part_bounds
 
 Task = Callable[[], Any]  # returns inputs, (inputs,), (inputs, labels) or (inputs, labels, sample weights)
 Shape = tuple[int | None, ...]
@@ -117,6 +119,13 @@ class Batches(Protocol):
         """Return what the batch after `step` steps is made of, for the trace: its rows, or its number."""
 
 
+@dataclass
+class Pieces:
+    """A batch in parts: the rows of each, and what the source gave for them; None: another process reads it."""
+
+    parts: list[tuple[int, Any]]
+
+
 class RowBatches:
     """Batches of a row source.
 
@@ -124,15 +133,19 @@ class RowBatches:
         source: The row source.
         size: Rows per batch; the last batch may be smaller.
         order: Returns the order of the rows in an epoch; None: as they are.
-        rng: Returns the generator of a batch, given epoch and step.
+        rng: Returns the generator of a batch, given epoch and step, and the number of the part if there are several.
+        shards: Number of parts of a batch; each is read on its own.
+        own: The parts that are read; None: all.
     """
 
     shapes: Mapping[str, Shape] = {}
 
     def __init__(
-        self, source: Any, size: int, order: Order | None, rng: Callable[[int, int], np.random.Generator]
-    ) -> None:
+        self, source: Any, size: int, order: Order | None, rng: Callable[..., np.random.Generator], shards: int = 1,
+        own: range | None = None,
+    ) -> None:  # fmt: skip
         self._source, self._size, self._make_order, self._rng = source, size, order, rng
+        self._shards, self._own = shards, range(shards) if own is None else own
         self.workers = int(getattr(source, "workers", 1))
         self.steps = math.ceil(len(source) / size)
         self.order: np.ndarray | None = None
@@ -149,7 +162,17 @@ class RowBatches:
             yield partial(self._read, self._epoch, number, self.place(number))
 
     def _read(self, epoch: int, number: int, rows: np.ndarray) -> Any:
-        return self._source.batch(rows, self._rng(epoch, number))
+        if self._shards == 1:
+            return self._source.batch(rows, self._rng(epoch, number))
+        pieces: list[tuple[int, Any]] = []
+        for part in range(self._shards):
+            first, end = part_bounds(len(rows), self._shards, part)
+            is_read = part in self._own and end > first
+            value = self._source.batch(rows[first:end], self._rng(epoch, number, part)) if is_read else None
+            pieces.append((end - first, value))
+        if all(value is None for _, value in pieces):  # no row of a small batch is for this process
+            pieces[-1] = (pieces[-1][0], self._source.batch(rows[-1:], self._rng(epoch, number, self._shards)))
+        return Pieces(pieces)
 
     def place(self, step: int) -> np.ndarray:
         """Return the rows of a batch."""

@@ -23,6 +23,7 @@ from samebits.train.python_state import generators_of, states_of
 from samebits.train.read_ahead import InTurn, ReadAhead
 from samebits.train.sources import (
     Batches,
+    Pieces,
     PipelineBatches,
     RowBatches,
     SequenceBatches,
@@ -154,13 +155,8 @@ class StreamFeed:
         Raises:
             DataError: It has other shapes than the first batches.
         """
-        parts = keras.utils.unpack_x_y_sample_weight(task())
-        batch = Split(
-            *(
-                map_named(lambda array, _: as_floatx(array), convert(part, name), name)
-                for part, name in zip(parts, PARTS, strict=True)
-            )
-        )
+        made = task()
+        batch = joined(made) if isinstance(made, Pieces) else as_split(made)
         batch = class_weights(batch, self._weights)
         for name, leaf in named_leaves(batch).items() if self._shapes else ():
             expected = self._shapes.get(name)
@@ -237,6 +233,38 @@ class StreamFeed:
         self._ahead = None
 
 
+def as_split(value: Any) -> Split:
+    """Return what a source gave for a batch as arrays with the types that the model gets."""
+    return Split(
+        *(
+            map_named(lambda array, _: as_floatx(array), convert(part, name), name)
+            for part, name in zip(keras.utils.unpack_x_y_sample_weight(value), PARTS, strict=True)
+        )
+    )
+
+
+def joined(pieces: Pieces) -> Split:
+    """Return the batch of some pieces. Rows that another process reads are zero or empty here."""
+    splits = [(rows, None if value is None else as_split(value)) for rows, value in pieces.parts]
+    example = next(split for _, split in splits if split is not None)
+
+    def of_part(rows: int, split: Split | None, part: str) -> Any:
+        if split is not None and rows:
+            return getattr(split, part)
+        return map_named(
+            lambda array, _: np.full((rows, *array.shape[1:]), "" if is_text(array) else 0, array.dtype),
+            getattr(example, part), part,
+        )  # fmt: skip
+
+    def join(part: str) -> Any:
+        if getattr(example, part) is None:
+            return None
+        values = [of_part(rows, split, part) for rows, split in splits]
+        return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *values)
+
+    return Split(*map(join, PARTS))
+
+
 def digests_of(batch: Split) -> dict[str, str]:
     """Return the digest of each array of a batch."""
     return {name: array_digest(name, leaf) for name, leaf in named_leaves(batch).items()}
@@ -252,6 +280,7 @@ def make_feed(
     is_training: bool = False,
     max_steps: int | None = None,
     on_draw: Callable[[DataError], None] | None = None,
+    own: range | None = None,
 ) -> Feed:
     """Return the batches of a split: shuffled for training if the settings say so, else in order.
 
@@ -264,6 +293,7 @@ def make_feed(
         is_training: Whether it is the training split.
         max_steps: Maximum batches of an evaluation; None: all.
         on_draw: See `StreamFeed`.
+        own: The parts of a training batch that a row source reads; None: all.
     """
     size = settings.batch_size if is_training else evaluation_batch_size(model, settings)
     max_steps = settings.steps_per_epoch if is_training else max_steps
@@ -275,7 +305,8 @@ def make_feed(
     if kind == "iterated":
         return IteratorFeed(name, part, max_steps, weights)
     if kind == "rows":
-        batches: Batches = RowBatches(part, size, order, lambda epoch, step: seeds.rng("data/augment", epoch, step))
+        shards, parts = (settings.shards, own) if is_training else (1, None)
+        batches: Batches = RowBatches(part, size, order, partial(seeds.rng, "data/augment"), shards, parts)
     elif kind == "sequence":
         batches = SequenceBatches(part, order)
     else:

@@ -10,7 +10,7 @@ import logging
 import os
 import pathlib
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from tensorflow.core.protobuf import tensorflow_server_pb2
 from tensorflow.python.eager import context  # no public name (TensorFlow 2.21)
 
 from samebits.core.errors import MachineError, TrainingError
-from samebits.train.shards import own_parts
+from samebits.train.parts import own_parts
 
 logger = logging.getLogger(__name__)
 
@@ -127,14 +127,14 @@ class Team:
 
     # --- between steps ---
 
-    def agree(self, count: int, *, stop: bool) -> tuple[int, bool]:
+    def agree(self, count: int, stop_requested: Callable[[], bool]) -> tuple[int, bool]:
         """Return the smallest number of steps that a process can take now, and whether one was asked to stop."""
         if self._agree is None:
             self._agree = tf.function(
                 lambda value: self._gather(value, AGREE), input_signature=[tf.TensorSpec([2], tf.int32)],
                 autograph=False,
             )  # fmt: skip
-        all_of_them = self._agree(tf.constant([count, int(stop)], tf.int32)).numpy()
+        all_of_them = self._agree(tf.constant([count, int(stop_requested())], tf.int32)).numpy()
         return int(all_of_them[:, 0].min()), bool(all_of_them[:, 1].any())
 
     def share(self, text: bytes) -> list[bytes]:
@@ -156,11 +156,10 @@ class Team:
         for rank, other in enumerate(others, 1):
             changed = [name for name in first if other.get(name) != first[name]]
             if changed:
+                values = (f"{str(other.get(name))[:12]}… instead of {first[name][:12]}…" for name in changed)
                 raise TrainingError(
                     f"worker {rank} ({self.hosts[rank]}) has other inputs than worker 0.",
-                    expected=f"the same {', '.join(changed)}",
-                    received=", ".join(f"{str(other.get(name))[:12]}… instead of {first[name][:12]}…" for name in changed),
-                    fix=fix,
+                    expected=f"the same {', '.join(changed)}", received=", ".join(values), fix=fix,
                 )  # fmt: skip
 
     def copy_record(self, attempt: pathlib.Path) -> None:

@@ -2,8 +2,8 @@
 
 `samebits.launch.run` starts it as `python -m samebits.train.worker ATTEMPT ROOT PARENT [TEAM]`, in an environment that
 was fixed before Python started. TEAM describes the processes that share the training; all but the first have a folder
-of their own, which is no record. Exit codes: 0: done. 1: failed. 2: wrong input, nothing started. 130 or 143: stopped by
-SIGINT, by SIGTERM or by the end of the parent, after a checkpoint.
+of their own, which is no record. Exit codes: 0: done. 1: failed. 2: wrong input, nothing started. 130 or 143: stopped
+by SIGINT, by SIGTERM or by the end of the parent, after a checkpoint.
 """
 
 import contextlib

@@ -1,0 +1,339 @@
+"""Batches that are split into parts have the loss and the gradient of the whole batch, or are refused."""
+
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import in_process
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from in_process import Small
+from keras_cases import CASES, INPUTS, LABELS, ROWS, WEIGHTS, dense, split, with_outputs
+
+from samebits.core.errors import ConfigError
+from samebits.train.data import Dataset
+from samebits.train.parts import own_parts, part_bounds
+from samebits.train.shards import tree_sum
+
+REFUSED = {
+    "GAN": "2 updates",
+    "distillation": "uses weights after the update",
+}
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras 3.15
+
+
+@pytest.fixture(autouse=True, scope="module")
+def deterministic() -> Iterator[None]:
+    """Enable deterministic operations for this module."""
+    with in_process.op_determinism():
+        yield
+
+
+def plain_network(*last: keras.layers.Layer) -> keras.Sequential:
+    """Return a model without dropout and batch normalization, which no split changes."""
+    hidden = dense(8, 1, activation="relu", kernel_regularizer=keras.regularizers.L2(0.01))
+    return keras.Sequential([keras.Input((6,)), hidden, *(last or [dense(1, 3, activation="sigmoid")])])
+
+
+def compiled(loss: Any = "binary_crossentropy", **options: Any) -> Callable[[], keras.Model]:
+    """Return a function that builds and compiles that model."""
+
+    def build() -> keras.Model:
+        model = plain_network()
+        metrics = ["accuracy", keras.metrics.AUC(), keras.metrics.F1Score(threshold=0.5)]
+        model.compile(keras.optimizers.Adam(0.01), loss, metrics=metrics, weighted_metrics=["mae"], **options)
+        return model
+
+    return build
+
+
+def scaled() -> keras.Model:
+    """Return a model whose loss is scaled, as in mixed precision."""
+    model = plain_network()
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)), "mse")
+    return model
+
+
+def words() -> keras.Model:
+    """Return a model with an embedding, whose gradient is slices."""
+    embedding = keras.layers.Embedding(20, 4, embeddings_initializer=keras.initializers.RandomUniform(seed=1))
+    model = keras.Sequential([keras.Input((6,), dtype="int32"), embedding, keras.layers.Flatten(), dense(1, 2)])
+    model.compile(keras.optimizers.SGD(0.1), keras.losses.BinaryCrossentropy(from_logits=True), metrics=["mae"])
+    return model
+
+
+def normalized() -> keras.Model:
+    """Return a model that normalizes by the statistics of the whole batch."""
+    model = plain_network(keras.layers.BatchNormalization(synchronized=True), dense(4, 2), dense(1, 3))
+    model.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"])
+    return model
+
+
+class WithOwnLoss(keras.Model):
+    """Computes its loss itself, and logs the square of a metric."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.error = plain_network(), keras.metrics.MeanAbsoluteError(name="error")
+
+    def call(self, inputs: Any) -> Any:
+        """Return the output."""
+        return self.inner(inputs)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """Return a loss that reads the inputs."""
+        del sample_weight, training
+        return keras.ops.mean(keras.ops.square(y - y_pred) * (1 + keras.ops.abs(x[:, :1]))) + sum(self.losses)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """Return Keras's metrics, the square of one's own, and a number of the batch."""
+        found = super().compute_metrics(x, y, y_pred, sample_weight)
+        self.error.update_state(y, y_pred)
+        return {**found, "squared": self.error.result() ** 2, "mean": keras.ops.mean(y_pred)}
+
+
+def own_loss() -> keras.Model:
+    """Return a compiled model with its own loss."""
+    model = WithOwnLoss()
+    model.compile(keras.optimizers.SGD(0.1))
+    return model
+
+
+def texts() -> Dataset:
+    """Return numbers of words."""
+    found: Dataset = split((np.abs(INPUTS) * 7).astype(np.int32) % 20)
+    return found
+
+
+EQUAL: dict[str, tuple[Callable[[], keras.Model], Callable[[], Dataset]]] = {
+    "one output": (compiled(), split),
+    "sample weights": (compiled(), lambda: split(weights=WEIGHTS)),
+    "sum over the batch": (compiled(keras.losses.BinaryCrossentropy(reduction="sum")), split),
+    "several outputs": (
+        with_outputs,
+        lambda: split({"a": INPUTS[:, :4], "b": INPUTS[:, 4:]}, {"sign": LABELS, "sum": INPUTS.sum(1, keepdims=True)}),
+    ),
+    "own loss": (own_loss, split),
+    "a scaled loss": (scaled, split),
+    "slices": (words, texts),
+    "synchronized statistics": (normalized, split),
+}
+
+
+def first_steps(name: str, shards: int) -> tuple[list[dict[str, float]], dict[str, np.ndarray], Small]:
+    """Return the logs of the steps of an epoch, the gradients of the first one, and the training."""
+    build, data = EQUAL[name]
+    small = Small(build, data(), loss=None, batch_size=8, shuffle=False, shards=shards)
+    logs: list[dict[str, float]] = []
+    found: dict[str, np.ndarray] = {}
+    for step in range(4):  # of 8, 8, 8 and 6 rows
+        one, gradients = small.network.steps.train_one(step)
+        logs.append(one)
+        found = found or {path: tf.convert_to_tensor(each).numpy() for path, each in gradients.items()}
+    return logs, found, small
+
+
+@pytest.mark.parametrize(("name", "shards"), [*((name, 3) for name in EQUAL), ("slices", 7)])
+def test_loss_and_gradient_are_those_of_the_whole_batch_to_rounding(name: str, shards: int) -> None:
+    """Gradients, losses, metrics and weights equal those of one part, also for parts of other sizes or without rows."""
+    logs, gradients, whole = first_steps(name, 1)
+    split_logs, split_gradients, parts = first_steps(name, shards)
+
+    for path, gradient in gradients.items():
+        np.testing.assert_allclose(split_gradients[path], gradient, rtol=1e-3, atol=1e-5, err_msg=path)
+    for one, other in zip(logs, split_logs, strict=True):
+        assert list(one) == list(other)
+        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-3, atol=1e-4)
+    for weight, other in zip(whole.network.model.weights, parts.network.model.weights, strict=True):
+        np.testing.assert_allclose(weight.numpy(), other.numpy(), rtol=1e-2, atol=1e-4, err_msg=weight.path)
+
+
+def test_parts_have_the_gradients_that_are_added() -> None:
+    """The gradient of the batch is the sum of those of the parts, so that a difference can be found in one of them."""
+    _, found, _ = first_steps("one output", 4)
+    whole = [path for path in found if not path.startswith("part ")]
+
+    for path in whole:
+        parts = [found[f"part {number}: {path}"] for number in range(1, 5)]
+        np.testing.assert_array_equal((parts[0] + parts[1]) + (parts[2] + parts[3]), found[path])
+
+
+TRAINED = ("compiled", "class weights, float64 arrays", "use_ema", "mixed precision", "VAE", "callbacks")
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_training_with_one_update_per_step_can_be_split(name: str, tmp_path: pathlib.Path) -> None:
+    """It trains, and has the same bits again, stopped in the middle or not."""
+    case = CASES[name]
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 8, "validation_batch_size": 7, "shards": 3}
+    small = Small(case.plain or case.build, case.data(), **options | dict(case.settings))
+    whole = small.train(tmp_path / "whole", callbacks=case.callbacks)
+    small.stop(tmp_path / "stopped", 3, callbacks=case.callbacks)
+    resumed = small.train(tmp_path / "stopped", callbacks=case.callbacks)
+
+    assert whole["weights"] == resumed["weights"]
+    assert whole["optimizer"] == resumed["optimizer"]
+    assert whole["metrics"] == resumed["metrics"]
+    assert resumed["resumed_at"] is not None
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_steps_with_several_updates_are_refused(name: str) -> None:
+    """The message has the class and what it does."""
+    case = CASES[name]
+    with pytest.raises(ConfigError, match=REFUSED[name]):
+        Small(case.build, case.data(), shards=2, batch_size=8)
+
+
+def contrast(labels: Any, outputs: Any) -> Any:
+    """Return a loss that compares the rows of a batch with each other."""
+    del labels
+    return keras.ops.mean(keras.ops.abs(outputs - keras.ops.transpose(outputs)))
+
+
+class Largest(keras.metrics.Metric):
+    """The largest output, which is no sum over rows."""
+
+    def __init__(self) -> None:
+        super().__init__(name="largest")
+        self.value = self.add_variable((), "zeros", name="value")
+
+    def update_state(self, _labels: Any, outputs: Any, sample_weight: Any = None) -> None:
+        """Keep the largest output."""
+        del sample_weight
+        self.value.assign(keras.ops.maximum(self.value, keras.ops.max(outputs)))
+
+    def result(self) -> Any:
+        """Return it."""
+        return self.value
+
+
+class Masked(keras.losses.Loss):
+    """A loss that has a mask."""
+
+    def call(self, labels: Any, outputs: Any) -> Any:
+        """Return the error of each row."""
+        error = keras.ops.square(labels - outputs)
+        keras.src.backend.set_keras_mask(error, labels > 0)
+        return error
+
+
+def with_metric(*metrics: Any) -> Callable[[], keras.Model]:
+    """Return a function that builds a model with other metrics."""
+
+    def build() -> keras.Model:
+        model = plain_network()
+        model.compile("sgd", "mse", metrics=list(metrics))
+        return model
+
+    return build
+
+
+class Squaring(WithOwnLoss):
+    """Logs a number that it computes from the result of a metric, in its own step."""
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Train."""
+        inputs, labels = data
+        with tf.GradientTape() as tape:
+            outputs = self(inputs)
+            loss = self.compute_loss(x=inputs, y=labels, y_pred=outputs)
+        gradients = tape.gradient(loss, self.trainable_weights)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        self.error.update_state(labels, outputs)
+        return {"loss": loss, "squared": self.error.result() ** 2}
+
+
+def squaring() -> keras.Model:
+    """Return a compiled model of that class."""
+    model = Squaring()
+    model.compile(keras.optimizers.SGD(0.1))
+    return model
+
+
+def without_update() -> keras.Model:
+    """Return a model whose step updates nothing."""
+
+    class Idle(WithOwnLoss):
+        def train_step(self, data: Any) -> dict[str, Any]:
+            """Return the mean of the inputs."""
+            return {"loss": keras.ops.mean(data[0])}
+
+    model = Idle()
+    model.compile(keras.optimizers.SGD(0.1))
+    return model
+
+
+WRONG = {
+    "rows compared with each other": (compiled(contrast), "the mean of its parts' losses"),
+    "a metric that is no sum": (with_metric(Largest()), "largest/value"),
+    "a mask": (compiled(Masked()), "a loss with a mask"),
+    "a mean by sample weights": (
+        compiled(keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")), "mean_with_sample_weight",
+    ),
+    "a number from a result": (squaring, "squared from the result of a metric"),
+    "no update": (without_update, "with no updates"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_a_split_would_change_is_refused(name: str) -> None:
+    """Before the first step, with the reason."""
+    build, message = WRONG[name]
+    with pytest.raises(ConfigError, match=message):
+        Small(build, split(), shards=2, batch_size=8)
+
+
+def test_parts_cover_the_rows_in_order() -> None:
+    """Every row is in one part, the sizes differ by one at most, and each process has its parts."""
+    for rows in range(1, 20):
+        for count in range(1, 9):
+            bounds = [part_bounds(rows, count, number) for number in range(count)]
+            sizes = [end - first for first, end in bounds]
+
+            assert list(range(rows)) == [row for first, end in bounds for row in range(first, end)]
+            assert max(sizes) - min(sizes) <= 1
+            for workers in range(1, count + 1):
+                parts = [own_parts(count, workers, rank) for rank in range(workers)]
+                assert list(range(count)) == [number for own in parts for number in own]
+                assert all(parts)
+
+
+def test_a_sum_has_an_order_that_depends_on_the_number_of_parts_alone() -> None:
+    """Neighbors are added first."""
+    values = [np.float32(value) for value in (1e8, 1.0, -1e8, 1.0, 3.0)]
+
+    found = tree_sum([tf.constant(value) for value in values]).numpy()
+
+    assert ((values[0] + values[1]) + (values[2] + values[3])) + values[4] == found
+    assert found != sum(values, np.float32(0))
+
+
+def test_parts_of_a_batch_draw_different_numbers(tmp_path: pathlib.Path) -> None:
+    """Equal rows get other noise in each part: with dropout, four parts have four gradients."""
+    inputs = np.repeat(INPUTS[:1], ROWS, 0)
+    small = Small(network_with_loss, images_of(inputs), batch_size=8, shards=4, shuffle=False)
+    _, gradients = small.network.steps.train_one(0)
+    found = [
+        gradients[name].numpy().tobytes() for name in gradients if name.endswith("dense/kernel") and "part" in name
+    ]
+
+    assert 4 == len(found) == len(set(found)), tmp_path
+
+
+def network_with_loss() -> keras.Model:
+    """Return a compiled model with dropout."""
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dropout(0.5, seed=1), dense(4, 1), dense(1, 2)])
+    model.compile("sgd", "mse")
+    return model
+
+
+def images_of(inputs: np.ndarray) -> Dataset:
+    """Return equal rows with equal labels."""
+    found: Dataset = split(np.concatenate([inputs, inputs[:20]]), np.ones((ROWS + 20, 1), np.float32))
+    return found

@@ -61,20 +61,24 @@ class Ending:
     difference: str
 
 
-def make_plans(kills: int, seed: int) -> list[Plan]:
-    """Return the kills: each moment in turn, with random victims and positions."""
+def make_plans(kills: int, seed: int, workers: int = 1) -> list[Plan]:
+    """Return the kills: each moment in turn, with random victims and positions. Several workers are victims too."""
     rng = random.Random(seed)  # noqa: S311  the moments of kills, not a secret
+    victims = VICTIMS if workers == 1 else (*VICTIMS, "worker")
     plans = []
     for number in range(kills):
         moment = MOMENTS[number % len(MOMENTS)]
-        victim = "tracker" if moment == "in the tracker" else VICTIMS[rng.randrange(len(VICTIMS))]
+        victim = "tracker" if moment == "in the tracker" else victims[rng.randrange(len(victims))]
         plans.append(Plan(moment, victim, rng.random()))
     return plans
 
 
 def _processes(needle: str) -> dict[str, list[int]]:
-    """Return kind (child, tracker) -> ids of running processes whose command line contains a text."""
-    found: dict[str, list[int]] = {"child": [], "tracker": []}
+    """Return kind (child, worker, tracker) -> ids of running processes whose command line contains a text.
+
+    A child writes the record. The other workers of a training, if it has any, have its folder in their last argument.
+    """
+    found: dict[str, list[int]] = {"child": [], "worker": [], "tracker": []}
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().decode(errors="replace").split("\0")
@@ -82,7 +86,8 @@ def _processes(needle: str) -> dict[str, list[int]]:
             continue
         for kind, module in (("child", "samebits.train.worker"), ("tracker", "samebits.launch.tracker")):
             if module in words and any(needle in word for word in words):
-                found[kind].append(int(path.parent.name))
+                is_other = kind == "child" and not any(word.startswith(needle) for word in words)
+                found["worker" if is_other else kind].append(int(path.parent.name))
     return found
 
 
@@ -131,7 +136,7 @@ def _wait_for(plan: Plan, runs: pathlib.Path, parent: "subprocess.Popen[bytes]",
 
 def _kill(victim: str, runs: pathlib.Path, parent: "subprocess.Popen[bytes]") -> None:
     kinds = _processes(str(runs))
-    pids = list(kinds["tracker"] if victim == "tracker" else [])
+    pids = list(kinds[victim] if victim in ("tracker", "worker") else [])
     if victim in ("child", "both"):
         pids += kinds["child"]
     if victim in ("parent", "both"):
@@ -158,6 +163,8 @@ def train(
     If a training ends before the kill, it starts again with the kill at half the time. The machine may be faster than
     when the pace was measured.
 
+    Each start has another number of workers, if the batches have several parts.
+
     Raises:
         RecordError: The training did not finish.
     """
@@ -176,6 +183,7 @@ def train(
                 _kill(plan.victim, runs, parent)
             plan = replace(plan, place=plan.place / 2)
         parent.wait()
+        own.training.workers = own.training.workers % own.training.shards + 1  # any number resumes
         attempt = _newest(runs)
         if attempt is None or not is_finished(attempt):
             continue
@@ -228,7 +236,7 @@ def torture(config: Config, root: pathlib.Path, kills: int, seed: int | None) ->
     uninterrupted, _ = train(config, folder / "uninterrupted", root, None, None)
     training_s = float(read_json(uninterrupted / RESULT)["timing"]["training_s"])
     pace = Pace(time.monotonic() - began - training_s, training_s)
-    plans = make_plans(kills, seed)
+    plans = make_plans(kills, seed, config.training.workers)
 
     def run(number: int) -> Ending:
         own = folder / str(number + 1)

@@ -36,6 +36,7 @@ class Conditions:
         elsewhere: Whether it starts in another working directory, with another temporary folder.
         one_core: Whether it may only use one core.
         busy_processes: The number of other processes that keep cores busy.
+        other_workers: Whether another number of processes computes the parts of a batch, if it has several.
     """
 
     name: str
@@ -43,6 +44,19 @@ class Conditions:
     elsewhere: bool = False
     one_core: bool = False
     busy_processes: int = 0
+    other_workers: bool = False
+
+    def changed(self, config: Config) -> Config:
+        """Return the configuration of the run."""
+        training = config.training
+        if not self.other_workers or training.shards == 1:
+            return config
+        return dataclasses.replace(config, training=dataclasses.replace(training, workers=training.workers % 2 + 1))
+
+    def describe(self, config: Config) -> str:
+        """Return the name with the number of workers, if it is not that of the configuration."""
+        workers = self.changed(config).training.workers
+        return self.name + (f"; {workers} workers" if workers != config.training.workers else "")
 
 
 CONDITIONS = (
@@ -53,13 +67,17 @@ CONDITIONS = (
         elsewhere=True,
         one_core=True,
         busy_processes=1,
+        other_workers=True,
     ),
     Conditions("hash seed 0; TensorFlow, NumPy, OpenBLAS and XLA variables", {
         "PYTHONHASHSEED": "0", "TF_ENABLE_ONEDNN_OPTS": "0", "TF_NUM_INTRAOP_THREADS": "1",
         "NPY_DISABLE_CPU_FEATURES": "",
         "OPENBLAS_CORETYPE": "Prescott", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
     }),
-    Conditions("all cores busy", {"PYTHONHASHSEED": "random", "TZ": "Pacific/Chatham"}, busy_processes=4),
+    Conditions(
+        "all cores busy", {"PYTHONHASHSEED": "random", "TZ": "Pacific/Chatham"}, busy_processes=4,
+        other_workers=True,
+    ),
     Conditions("one core", {"PYTHONHASHSEED": "77"}, elsewhere=True, one_core=True),
 )  # fmt: skip
 
@@ -79,7 +97,7 @@ def run_under(conditions: Conditions, config: Config, root: pathlib.Path) -> int
     """Train once in a fresh parent process under these conditions, and return its exit code."""
     with tempfile.TemporaryDirectory(prefix="samebits verify ") as name, _busy(conditions.busy_processes):
         folder = pathlib.Path(name)
-        write_yaml(folder / "run.yaml", to_dict(config))
+        write_yaml(folder / "run.yaml", to_dict(conditions.changed(config)))
         environment = project_environment(root) | conditions.environment
         if conditions.elsewhere:
             (folder / "tmp").mkdir()
@@ -115,7 +133,7 @@ def verify(config: Config, root: pathlib.Path, runs: int) -> int:
     attempts: list[tuple[Conditions, pathlib.Path]] = []
     for number in range(runs):
         conditions = CONDITIONS[number % len(CONDITIONS)]
-        print(f"--- run {number + 1} of {runs}: {conditions.name}", flush=True)
+        print(f"--- run {number + 1} of {runs}: {conditions.describe(config)}", flush=True)
         before = {attempt for attempt in list_attempts(folder) if is_finished(attempt)}
         code = run_under(conditions, config, root)
         new = [attempt for attempt in list_attempts(folder) if is_finished(attempt) and attempt not in before]
@@ -134,7 +152,7 @@ def verify(config: Config, root: pathlib.Path, runs: int) -> int:
         said = difference or ("every record bit-identical" if attempt != first else "-")
         digests = (result["weights_digest"][:12], result["optimizer_digest"][:12])
         bits = f"{monitor} {(last.get('bits') or {}).get(monitor, 'not recorded')}"
-        table.add_row(attempt.name, conditions.name, *digests, bits, said)
+        table.add_row(attempt.name, conditions.describe(config), *digests, bits, said)
     print_table(table)
     different = next((difference for difference in verdicts if difference), "")
     records = len(read_rows(first / TRACE)) + len(read_rows(first / METRICS))

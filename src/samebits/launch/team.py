@@ -35,14 +35,22 @@ SHOWN_LINES = 5
 
 @dataclass(frozen=True)
 class Member:
-    """One of the processes that share a training: "host:port" of each, and its own number, counted from 0."""
+    """One of the processes that share a training.
+
+    Attributes:
+        hosts: "host:port" of each process.
+        rank: Its own number, counted from 0.
+        record: The folder of the run, if it is on this machine.
+    """
 
     hosts: tuple[str, ...]
     rank: int
+    record: str = ""
 
     def describe(self, config: Config) -> str:
         """Return it as the argument of the training process."""
-        return json.dumps({"hosts": self.hosts, "rank": self.rank, "timeout_s": config.training.worker_timeout_s})
+        timeout_s = config.training.worker_timeout_s
+        return json.dumps({"hosts": self.hosts, "rank": self.rank, "record": self.record, "timeout_s": timeout_s})
 
 
 def find_member(config: Config, environment: Mapping[str, str]) -> Member | None:
@@ -130,7 +138,7 @@ def run_team(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: 
         The exit code of the first one; if another one ends first, a message says so, and the code is 1.
     """
     hosts = tuple(f"127.0.0.1:{port}" for port in free_ports(config.training.workers))
-    members = [Member(hosts, rank) for rank in range(len(hosts))]
+    members = [Member(hosts, rank, str(attempt)) for rank in range(len(hosts))]
     with tempfile.TemporaryDirectory(prefix="samebits-") as scratch:
         others = [pathlib.Path(scratch) / f"{member.rank}" for member in members[1:]]
         for folder in others:

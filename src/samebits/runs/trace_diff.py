@@ -1,8 +1,9 @@
 """Finds the first difference of two traces. Pure.
 
 The rows of a trace are in the order of events. The first row is from before training: generators, data, initial
-weights. Then each epoch has one row per step if it was traced in detail (order, batch, loss, gradients, weights after
-the update), and one row at its end. A row with "end" is from after training, if its end changed the weights.
+weights. Then each epoch has one row per step if it was traced in detail (order, batch, what each part of a split batch
+gives, loss, gradients, weights after the update), and one row at its end. A row with "end" is from after training, if
+its end changed the weights.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,13 +18,14 @@ STAGES = {
     "data": "data",
     "order": "order of the data",
     "batch": "batch contents",
+    "parts": "in",
     "loss": "forward loss",
     "gradients": "gradient of",
     "bits": "metric",
     "weights": "weights after the update of",
     "optimizer": "state of the optimizer",
 }
-NAMED = ("generators", "data", "gradients", "bits")
+NAMED = ("generators", "data", "parts", "gradients", "bits")
 
 
 @dataclass(frozen=True)

@@ -247,7 +247,7 @@ def trace_step(training: Training, at: int, gradients: Mapping[str, Any]) -> Non
     """Append one step to the trace, in the order of events."""
     evidence: dict[str, Any] = {**training.feed.digests(at), "loss": as_bits(training.logs)}
     if training.trace.level == "stage":
-        evidence["gradients"] = training.steps.gradient_digests(gradients)
+        evidence |= training.steps.gradient_digests(gradients)
     place = {"epoch": training.position.epoch, "step": training.position.step}
     training.recorder.append_trace(place, evidence, training.steps.weight_digests())
 

@@ -22,6 +22,7 @@ from samebits.train.compiling import attributes_of
 from samebits.train.parts import own_parts, part_bounds
 
 KEY = "training.shards"
+PART = "part "  # then its number, counted from 1: the names of what a part gives
 ONE_PART = "shards=1"
 SEED_STRIDE = 0x9E3779B1  # odd, so that the parts of a generator have different seeds
 READS = ("ReadVariableOp", "ResourceGather", "ResourceGatherNd")
@@ -139,7 +140,7 @@ class ShardedStep:
         exchange: Shares the parts with other processes.
 
     Attributes:
-        gradients: The gradients of each part by "part N: path of the weight", after a trace.
+        by_part: What each part gave, by "part N: path" of a weight or of a metric's variable, after a trace.
 
     Raises:
         ConfigError: The training cannot be split. The message has the reason.
@@ -151,7 +152,7 @@ class ShardedStep:
     ) -> None:  # fmt: skip
         self.model, self.fetch, self.states, self.optimizers = model, fetch, states, optimizers
         self.count, self.exchange = count, exchange
-        self.gradients: dict[str, Any] = {}
+        self.by_part: dict[str, Any] = {}
 
     def __call__(self, argument: Any) -> dict[str, Any]:
         """Trace a step, and return what it logs."""
@@ -163,7 +164,7 @@ class ShardedStep:
             {number: layout.flatten(part, weights[number]) for number, part in own.items()}, self.count
         )
         combined = layout.combine(gathered)
-        self.gradients = layout.by_part(gathered)
+        self.by_part = layout.by_part(gathered)
         logs = combined.assign_states(self.model, self.states.metrics)
         layout.part.optimizer.apply(combined.gradients, layout.part.trainable)
         return logs
@@ -602,12 +603,16 @@ class Layout:
         return Combined(gradients, states, self.part, dict(zip(self.plain, logs, strict=True)))
 
     def by_part(self, parts: list[list[tf.Tensor]]) -> dict[str, Any]:
-        """Return the gradients of each part by "part N: path of the weight"."""
+        """Return metrics and gradients of each part by "part N: path", in the order of events."""
         found = {}
-        for number, flat in enumerate(parts):
-            for gradient, variable in zip(self.split(flat)[0], self.part.trainable, strict=True):
+        for number, flat in enumerate(parts, 1):
+            gradients, states, _ = self.split(flat)
+            for state, kind, variable in zip(states, self.kinds, self.variables, strict=True):
+                if kind == SUM:
+                    found[f"{PART}{number}: {variable.path}"] = state
+            for gradient, variable in zip(gradients, self.part.trainable, strict=True):
                 if gradient is not None:
-                    found[f"part {number + 1}: {variable.path}"] = gradient
+                    found[f"{PART}{number}: {variable.path}"] = gradient
         return found
 
 

@@ -31,7 +31,7 @@ from samebits.train.draws import (
 from samebits.train.feeds import Feed
 from samebits.train.python_state import check_python_state, contents, python_state
 from samebits.train.shard_checks import check_split
-from samebits.train.shards import Alone, Exchange, ShardedStep, States
+from samebits.train.shards import PART, Alone, Exchange, ShardedStep, States
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def trace_step(method: Callable[[Any], Logs], feed: Feed, optimizers: list[keras
     def step(argument: Any) -> tuple[Logs, dict[str, Any]]:
         with captured_gradients(optimizers) as gradients:
             logs = flatten_logs(method(argument if is_sharded else feed.fetch(argument)))
-            of_parts = method.gradients if isinstance(method, ShardedStep) else {}
+            of_parts = method.by_part if isinstance(method, ShardedStep) else {}
         return {name: tf.convert_to_tensor(value) for name, value in logs.items()}, gradients | of_parts
 
     return step
@@ -489,9 +489,13 @@ class Steps:
         return arrays_digest(path_digests([v for optimizer in self.optimizers for v in optimizer.variables]))
 
     @staticmethod
-    def gradient_digests(gradients: Mapping[str, Any]) -> dict[str, str]:
-        """Return the digest of each gradient by the path of its weight."""
-        return {path: array_digest(path, tf.convert_to_tensor(g).numpy()) for path, g in gradients.items()}
+    def gradient_digests(gradients: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+        """Return the digests of the gradients by the path of their weight, and of what the parts of the batch give."""
+        found: dict[str, dict[str, str]] = {"parts": {}, "gradients": {}}
+        for name, tensor in gradients.items():
+            stage = "parts" if name.startswith(PART) else "gradients"
+            found[stage][name] = array_digest(name, tf.convert_to_tensor(tensor).numpy())
+        return found if found["parts"] else {"gradients": found["gradients"]}
 
 
 def join(parts: list[Any]) -> Any:

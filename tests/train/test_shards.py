@@ -12,11 +12,17 @@ import tensorflow as tf
 from in_process import Small
 from keras_cases import CASES, INPUTS, LABELS, ROWS, WEIGHTS, dense, split, with_outputs
 
+from samebits.core.config import TrainingConfig
 from samebits.core.errors import ConfigError
+from samebits.core.seeds import Seeds, resolve_points
+from samebits.runs.folder import TRACE, read_rows
+from samebits.runs.trace_diff import differences
 from samebits.train.data import Dataset
 from samebits.train.parts import own_parts, part_bounds
 from samebits.train.shards import tree_sum
+from samebits.train.streams import make_feed
 
+SEEDS = Seeds(resolve_points(56, "derived", in_process.POINTS))
 REFUSED = {
     "GAN": "2 updates",
     "distillation": "uses weights after the update",
@@ -337,3 +343,60 @@ def images_of(inputs: np.ndarray) -> Dataset:
     """Return equal rows with equal labels."""
     found: Dataset = split(np.concatenate([inputs, inputs[:20]]), np.ones((ROWS + 20, 1), np.float32))
     return found
+
+
+def test_the_first_difference_of_two_traces_names_the_part(tmp_path: pathlib.Path) -> None:
+    """One changed row of the first batch is found in its part, before the loss."""
+    traces = []
+    for name, change in (("a", 0.0), ("b", 0.5)):
+        inputs = INPUTS.copy()
+        inputs[4] += change  # of eight rows in three parts: the second one
+        small = Small(compiled(), split(inputs), level="stage", batch_size=8, shuffle=False, shards=3)
+        small.train(tmp_path / name)
+        traces.append(read_rows(tmp_path / name / TRACE))
+    found = next(differences(*traces, ignore=("generators", "data", "batch")))
+
+    assert (1, 1, "parts") == (found.epoch, found.step, found.stage)
+    assert {"part 2"} == {name.partition(":")[0] for name in found.names}
+    assert str(found).startswith("epoch 1, step 1, in part 2: ")
+
+
+class Source:
+    """Rows that are read in parts, with noise; keeps which rows were read."""
+
+    def __init__(self) -> None:
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return ROWS
+
+    def batch(self, rows: np.ndarray, rng: np.random.Generator) -> Any:
+        """Return rows with noise."""
+        self.read += rows.tolist()
+        return INPUTS[rows] + rng.standard_normal((len(rows), 6)).astype(np.float32), LABELS[rows]
+
+
+def test_a_process_reads_the_rows_of_its_parts_alone() -> None:
+    """Its rows are those of a process that reads all, with the same noise; the others are zero."""
+    sources = [Source() for _ in range(3)]
+    whole, first, second = (
+        make_feed(
+            source, "train", SEEDS, TrainingConfig(batch_size=8, shards=3), compiled()(), is_training=True, own=own
+        )
+        for source, own in zip(sources, (None, range(1), range(1, 3)), strict=True)
+    )
+    for source in sources:
+        source.read.clear()
+    for feed in (whole, first, second):
+        feed.start_epoch(1)
+    for step in range(4):
+        all_rows, some, others = (feed.take(step)[0] for feed in (whole, first, second))
+        end = part_bounds(len(all_rows), 3, 0)[1]
+
+        np.testing.assert_array_equal(all_rows[:end], some[:end])
+        np.testing.assert_array_equal(all_rows[end:], others[end:])
+        assert not some[end:].any()
+        assert not others[:end].any()
+    assert sorted(sources[0].read) == list(range(ROWS))
+    assert sorted(sources[1].read + sources[2].read) == list(range(ROWS))

@@ -3,6 +3,7 @@
 import copy
 import pathlib
 import shutil
+import sys
 import time
 
 from rich.table import Table
@@ -12,7 +13,7 @@ from samebits.core.config import Config, to_dict
 from samebits.core.config_rules import check
 from samebits.core.files import make_folder, write_yaml
 from samebits.core.terminal import print_table
-from samebits.launch.process import child_command
+from samebits.launch.process import child_command, project_environment
 from samebits.runs.compare import first_difference
 from samebits.runs.folder import CONFIG, RESULT, is_finished, make_attempt, read_json
 from samebits.runtime.emulators import (
@@ -58,14 +59,21 @@ def choose_machines(names: list[str], folder: pathlib.Path) -> tuple[list[Machin
 
 
 def run_on(machines: list[Machine], config: Config, folder: pathlib.Path, root: pathlib.Path) -> dict[str, int]:
-    """Train the configuration on each machine, each in its own folder; returns machine name -> exit code."""
+    """Train the configuration on each machine, each in its own folder; returns machine name -> exit code.
+
+    Of several workers, the first one runs on the machine, and the others on this CPU.
+    """
     jobs = []
     for machine in machines:
         attempt = folder / machine.folder
         make_folder(attempt)
         write_yaml(attempt / CONFIG, to_dict(config))
         command, environment = child_command(config, attempt, root)
-        jobs.append(Job(machine.name, [*machine.prefix, *command], environment, attempt / "terminal.txt"))
+        words = [*machine.prefix, *command]
+        if config.training.workers > 1:
+            words = [sys.executable, "-m", "samebits.launch.team", str(attempt), str(root), *machine.prefix]
+            environment = project_environment(root)
+        jobs.append(Job(machine.name, words, environment, attempt / "terminal.txt"))
     began = time.monotonic()
     done: list[str] = []
 

@@ -12,16 +12,17 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from samebits.core.config import Config, to_dict
+from samebits.core.config import Config, from_dict, to_dict
 from samebits.core.errors import ConfigError
 from samebits.core.files import make_folder, write_yaml
 from samebits.launch.process import child_command, forwarded_signals, stop_group
-from samebits.runs.folder import CONFIG, LOG
+from samebits.runs.folder import CONFIG, LOG, read_yaml
 
 KEY = "training.workers"
 FIRST_PORT, PORTS = 20_000, 10_000
@@ -129,10 +130,18 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def run_team(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None) -> int:
+def run_team(
+    config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None,
+    prefix: Sequence[str] = (),
+) -> int:  # fmt: skip
     """Start `training.workers` training processes on this machine, and wait for them.
 
-    The arguments are those of `samebits.launch.process.run_child`.
+    Args:
+        config: The configuration.
+        attempt: The folder with config.yaml.
+        root: The project's folder.
+        source: Folder of the code to run; None: the code of the project.
+        prefix: Words before the command of the first process: an emulator.
 
     Returns:
         The exit code of the first one; if another one ends first, a message says so, and the code is 1.
@@ -145,7 +154,7 @@ def run_team(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: 
             make_folder(folder)
             write_yaml(folder / CONFIG, to_dict(config))
         folders = [attempt, *others]
-        with forwarded_signals() as adopt, started(config, folders, root, source, members) as children:
+        with forwarded_signals() as adopt, started(config, folders, root, source, members, prefix) as children:
             adopt(children[0])
             code = wait_for_all(children, folders)
     return 128 - code if code in (-signal.SIGINT, -signal.SIGTERM) else code
@@ -153,13 +162,21 @@ def run_team(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: 
 
 @contextlib.contextmanager
 def started(
-    config: Config, folders: list[pathlib.Path], root: pathlib.Path, source: pathlib.Path | None, members: list[Member]
+    config: Config,
+    folders: list[pathlib.Path],
+    root: pathlib.Path,
+    source: pathlib.Path | None,
+    members: list[Member],
+    prefix: Sequence[str] = (),
 ) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """Start one training process per member while the block runs; whatever is left of them is killed at its end."""
+    """Start one training process per member while the block runs; whatever is left of them is killed at its end.
+
+    The prefix is for the first one.
+    """
     children: list[subprocess.Popen[bytes]] = []
     try:
         for member, folder in zip(members, folders, strict=True):
-            children.append(start_member(config, folder, root, source, member))
+            children.append(start_member(config, folder, root, source, member, () if children else prefix))
         yield children
     finally:
         for child in children:
@@ -168,8 +185,9 @@ def started(
 
 
 def start_member(
-    config: Config, folder: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None, member: Member
-) -> "subprocess.Popen[bytes]":
+    config: Config, folder: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None, member: Member,
+    prefix: Sequence[str] = (),
+) -> "subprocess.Popen[bytes]":  # fmt: skip
     """Start one training process. The first one shows its progress; the others write to files of their folder."""
     command, environment = child_command(config, folder, root, source)
     with contextlib.ExitStack() as stack:
@@ -177,7 +195,7 @@ def start_member(
         if member.rank > 0:
             output = stack.enter_context((folder / OUTPUT).open("ab"))
         return subprocess.Popen(
-            [*command, member.describe(config)], env=environment, cwd=root, start_new_session=True,
+            [*prefix, *command, member.describe(config)], env=environment, cwd=root, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=output, stderr=output,
         )  # fmt: skip
 
@@ -259,3 +277,14 @@ def run_member(config: Config, attempt: pathlib.Path, root: pathlib.Path, source
         adopt(child)
         code = child.wait()
     return 128 - code if code in (-signal.SIGINT, -signal.SIGTERM) else code
+
+
+def main() -> int:
+    """Run the workers of an attempt, the first by an emulator: python -m samebits.launch.team ATTEMPT ROOT WORD…."""
+    attempt, root, *prefix = sys.argv[1:]
+    config = from_dict(read_yaml(pathlib.Path(attempt) / CONFIG))
+    return run_team(config, pathlib.Path(attempt), pathlib.Path(root), prefix=prefix)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

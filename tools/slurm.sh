@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Runs a real Slurm on this machine, for tests: one controller, one node, accounting; no systemd, nothing in /etc.
-#   tools/slurm.sh start FOLDER    then: export SLURM_CONF=FOLDER/slurm.conf
+# Runs a real Slurm on this machine, for tests: one controller, one or two nodes, accounting; no systemd, nothing in /etc.
+#   tools/slurm.sh start FOLDER [2]    then: export SLURM_CONF=FOLDER/slurm.conf
 #   tools/slurm.sh stop FOLDER
 # Needs root and Debian's packages munge, slurm-wlm, slurmdbd and mariadb-server-core. Creates FOLDER; its path must be
 # short, because sockets are in it. Waits up to 60 s for each service.
 set -euo pipefail
-[ $# = 2 ] || { sed -n '2,4s/^# *//p' "$0" >&2; exit 2; }
+[ $# = 2 ] || [ "$#-${3:-}" = 3-2 ] || { sed -n '2,4s/^# *//p' "$0" >&2; exit 2; }
 mkdir -p "$2"
 folder=$(cd "$2" && pwd)
 me=$(id -un)
+nodes=${3:-1}
 export PATH=$PATH:/usr/sbin SLURM_CONF=$folder/slurm.conf MYSQL_UNIX_PORT=$folder/db.socket
 
 stop() { # the node first, so that its jobs end; the database last
   scancel --user="$me" 2>/dev/null || true
-  for name in slurmd slurmctld slurmdbd db munged; do
+  for name in slurmd-node1 slurmd-node2 slurmctld slurmdbd db munged; do
     [ -s "$folder/$name.pid" ] || continue
     pid=$(cat "$folder/$name.pid")
     kill "$pid" 2>/dev/null || continue
@@ -31,9 +32,9 @@ wait_for() { # WHAT COMMAND…
 }
 
 write_configuration() {
-  read -r controller node accounting <<<"$(python3 -c 'import random, socket
+  read -r controller node1 node2 accounting <<<"$(python3 -c 'import random, socket
 taken = []  # below the range that the kernel assigns to other programs
-while len(taken) < 3:
+while len(taken) < 4:
     try: taken.append(socket.create_server(("127.0.0.1", random.randrange(20000, 32000))))
     except OSError: pass
 print(*(one.getsockname()[1] for one in taken))')"
@@ -46,13 +47,12 @@ AuthType=auth/munge
 AuthInfo=socket=$folder/munge.socket,cred_expire=5
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SlurmctldPort=$controller
-SlurmdPort=$node
 StateSaveLocation=$folder/state
-SlurmdSpoolDir=$folder/spool
+SlurmdSpoolDir=$folder/spool/%n
 SlurmctldPidFile=$folder/slurmctld.pid
-SlurmdPidFile=$folder/slurmd.pid
+SlurmdPidFile=$folder/slurmd-%n.pid
 SlurmctldLogFile=$folder/slurmctld.log
-SlurmdLogFile=$folder/slurmd.log
+SlurmdLogFile=$folder/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
@@ -64,8 +64,9 @@ AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$accounting
 AccountingStoragePass=$folder/munge.socket
-NodeName=node NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
-PartitionName=main Nodes=node Default=YES MaxTime=INFINITE State=UP
+NodeName=node1 NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=$node1 CPUs=$(nproc) State=UNKNOWN
+$([ "$nodes" = 1 ] || echo "NodeName=node2 NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=$node2 CPUs=$(nproc) State=UNKNOWN")
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 END
   cat >"$folder/slurmdbd.conf" <<END
 AuthType=auth/munge
@@ -100,8 +101,11 @@ start() {
   wait_for "accounting" sacctmgr --noheader show cluster
   slurmctld
   wait_for "the controller" scontrol ping
-  slurmd
-  wait_for "the node" sh -c 'sinfo --noheader --states=idle | grep -q idle'
+  for number in $(seq "$nodes"); do
+    mkdir "$folder/spool/node$number"
+    slurmd -N "node$number"
+  done
+  wait_for "each node" sh -c "[ \$(sinfo --noheader --Node --states=idle | wc -l) = $nodes ]"
 }
 
 case $1 in

@@ -128,7 +128,7 @@ def test_a_run_that_crashed_is_not_judged(
 ) -> None:
     """An incomplete trace could differ in the right place by chance, so the audit ends with an error."""
 
-    def crash(_config: Config, folder: pathlib.Path, _root: pathlib.Path) -> int:
+    def crash(_config: Config, folder: pathlib.Path, *_: object) -> int:
         (folder / "trace.jsonl").write_text("")
         if has_result:
             (folder / "result.json").write_text("{}")
@@ -143,7 +143,7 @@ def test_a_run_that_crashed_is_not_judged(
 def test_a_run_that_finished_is_judged(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The audit can read the trace of this run."""
 
-    def finish(_config: Config, folder: pathlib.Path, _root: pathlib.Path) -> int:
+    def finish(_config: Config, folder: pathlib.Path, *_: object) -> int:
         (folder / "result.json").write_text("{}")
         return 0
 

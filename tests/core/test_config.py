@@ -26,7 +26,7 @@ OPTIONS = sorted(f"{group}={option}" for group, options in list_options(ROOT).it
 GROUPS = {"data", "experiment", "model", "runtime", "seed", "tracker", "training"}
 WITHOUT_EFFECT = (
     "confirm", "package", "paths.", "resume", "script.code", "script.folder", "script.path", "trace.", "tracker.",
-    "training.checkpoint_every", "training.log_every",
+    "training.checkpoint_every", "training.log_every", "training.worker",
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Several processes share a training: the bits of one, and a clear end when one of them is lost."""
 
+import functools
 import json
 import os
 import pathlib
@@ -41,6 +42,11 @@ def workers(root: pathlib.Path) -> dict[int, int]:
         if "samebits.train.worker" in words and str(root) in words and words[-2].startswith("{"):
             found[int(json.loads(words[-2])["rank"])] = int(path.name)
     return found
+
+
+def has_rows(root: pathlib.Path, count: int) -> bool:
+    """Return whether the run of a project has so many rows of metrics."""
+    return count_rows(root) >= count
 
 
 @pytest.fixture
@@ -97,9 +103,9 @@ def test_a_lost_worker_ends_the_training_and_another_number_resumes(project: pat
         ("training.workers=4", -1, signal.SIGTERM, 143, "stopped; progress is saved"),
     ]
     for count, rank, number, code, said in losses:
-        before = count_rows(project)
+        enough = count_rows(project) + 3
         process = start(*LONG, count, f"training.worker_timeout_s={SECONDS}", "training.log_every=5")
-        assert wait_until(lambda before=before: count_rows(project) > before + 2)
+        assert wait_until(functools.partial(has_rows, project, enough))
         lost = process.pid if rank < 0 else workers(project)[rank]
         began = time.monotonic()
         os.kill(lost, number)
@@ -181,11 +187,13 @@ def test_a_place_in_a_team_comes_from_the_environment(monkeypatch: pytest.Monkey
     text = tf_config([1, 2, 3], 2, "host")
     slurm = {"SLURM_NTASKS": "3", "SLURM_PROCID": "1", "SLURM_JOB_ID": "10007", "SLURM_JOB_NODELIST": "n[1-2]",
              "SLURM_STEP_TASKS_PER_NODE": "2,1"}  # fmt: skip
-    told: Any = subprocess.CompletedProcess([], 0, "n1\nn2\n", "")
+    told: Any = subprocess.CompletedProcess(
+        [], 0, "NodeName=n1 NodeAddr=10.0.0.1 Port=1\nNodeName=n2 NodeAddr=n2\n", ""
+    )
     monkeypatch.setattr("samebits.launch.team.subprocess.run", lambda *_, **__: told)
 
     assert Member(("host:1", "host:2", "host:3"), 2) == find_member(config, {"TF_CONFIG": text})
-    assert Member(("n1:20007", "n1:20008", "n2:20007"), 1) == find_member(config, slurm)
+    assert Member(("10.0.0.1:20007", "10.0.0.1:20008", "n2:20009"), 1) == find_member(config, slurm)
     assert None is find_member(config, {})
     assert None is find_member(Config(), {"TF_CONFIG": "nonsense"})
     assert [2, 2, 2, 1] == tasks_per_node("2(x3),1")

@@ -354,7 +354,7 @@ def test_the_first_difference_of_two_traces_names_the_part(tmp_path: pathlib.Pat
         small = Small(compiled(), split(inputs), level="stage", batch_size=8, shuffle=False, shards=3)
         small.train(tmp_path / name)
         traces.append(read_rows(tmp_path / name / TRACE))
-    found = next(differences(*traces, ignore=("generators", "data", "batch")))
+    found = next(differences(traces[0], traces[1], ignore=("generators", "data", "batch")))
 
     assert (1, 1, "parts") == (found.epoch, found.step, found.stage)
     assert {"part 2"} == {name.partition(":")[0] for name in found.names}

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -103,13 +104,15 @@ def from_tf_config(text: str) -> Member:
 
 def from_slurm(environment: Mapping[str, str]) -> Member:
     """Return the member that Slurm's variables describe: one worker per task, at a port that the job's number gives."""
-    command = ["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]]
-    nodes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    command = ["scontrol", "show", "node", environment["SLURM_JOB_NODELIST"], "--oneliner"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    addresses = re.findall(r"\bNodeAddr=(\S+)", told)
+    of_tasks: list[str] = []
+    for address, count in zip(addresses, tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"]), strict=True):
+        of_tasks += [address] * count
     first = FIRST_PORT + int(environment["SLURM_JOB_ID"]) % PORTS
-    hosts = []
-    for node, count in zip(nodes, tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"]), strict=True):
-        hosts += [f"{node}:{first + number}" for number in range(count)]
-    return Member(tuple(hosts), int(environment["SLURM_PROCID"]))
+    hosts = tuple(f"{address}:{first + rank}" for rank, address in enumerate(of_tasks))
+    return Member(hosts, int(environment["SLURM_PROCID"]))
 
 
 def tasks_per_node(text: str) -> list[int]:

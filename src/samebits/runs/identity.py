@@ -23,10 +23,10 @@ ARITHMETIC_MODULES = (
     "core/digest", "core/metrics", "core/notebooks", "core/seeds", "core/short_names", "portable/exact",
     "portable/initializers", "portable/layers", "portable/losses", "portable/lstm", "portable/optimizers",
     "runs/predictions", "runtime/pins", "train/arrays", "train/callbacks", "train/checkpoints", "train/compiling",
-    "train/data", "train/encoding", "train/feeds", "train/fit", "train/forest", "train/iterators", "train/loop",
-    "train/network", "train/notices", "train/python_state", "train/resuming", "train/script", "train/seeding",
-    "train/sources", "train/splitting", "train/stages", "train/steps", "train/streams", "train/traces",
-    "train/weights", "train/worker",
+    "train/data", "train/encoding", "train/feeds", "train/fit", "train/forest", "train/iterators", "train/lockstep",
+    "train/loop", "train/network", "train/notices", "train/parts", "train/python_state", "train/resuming",
+    "train/script", "train/seeding", "train/shards", "train/sources", "train/splitting", "train/stages", "train/steps",
+    "train/streams", "train/team", "train/traces", "train/weights", "train/worker",
 )  # fmt: skip
 DIGITS = 16  # of the inputs digest in the name of a folder
 

@@ -120,7 +120,7 @@ class Training:
         position, recorder = self.position, self.recorder
         count, stops = self.exchange.agree(self.count_next(), self.stop_requested)
         if stops:
-            self.stop_together()
+            stop(self)
         began, at = recorder.clock(), position.step
         if self.callbacks.on_batches:
             self.callbacks.call("on_train_batch_begin", at)
@@ -148,33 +148,18 @@ class Training:
         position, recorder = self.position, self.recorder
         is_last = position.step == self.feed.steps
         with recorder.timed("record_s"):
-            if self.is_traced():
+            if is_traced(self):
                 trace_step(self, at, gradients)
             if position.step % self.settings.log_every == 0 and not is_last:
                 recorder.append_metrics(position.epoch, position.step, self.logs)
         if self.exchange.workers == 1 and self.stop_requested():
-            self.save()
-            raise StopRequestedError
+            stop(self)
         if position.step % self.settings.checkpoint_every == 0 and not is_last:
             self.save()
 
-    def stop_together(self) -> NoReturn:
-        """Stop, at the same step as the other processes, with a checkpoint; the start of an epoch has one already.
-
-        Raises:
-            StopRequestedError: Always.
-        """
-        if self.position.step:
-            self.save()
-        raise StopRequestedError
-
-    def is_traced(self) -> bool:
-        """Return whether the trace records the steps of this epoch."""
-        return self.trace.level != "epoch" and self.trace.epoch in (0, self.position.epoch)
-
     def is_watched(self) -> bool:
         """Return whether each step needs its own call: it is traced, or needs that, or a callback sees it."""
-        return self.is_traced() or self.steps.one_by_one or self.callbacks.on_batches
+        return is_traced(self) or self.steps.one_by_one or self.callbacks.on_batches
 
     def count_next(self) -> int:
         """Return the number of steps of the next call. It ends at the next record and has batches of one shape."""
@@ -241,6 +226,22 @@ class Training:
         """Write a checkpoint, after the rows that it counts are on the disk."""
         with self.recorder.timed("record_s"):
             self.checkpoints.save(state_of(self))
+
+
+def is_traced(training: Training) -> bool:
+    """Return whether the trace records the steps of this epoch."""
+    return training.trace.level != "epoch" and training.trace.epoch in (0, training.position.epoch)
+
+
+def stop(training: Training) -> NoReturn:
+    """Stop, at the same step as the other processes, with a checkpoint; the start of an epoch has one already.
+
+    Raises:
+        StopRequestedError: Always.
+    """
+    if training.position.step:
+        training.save()
+    raise StopRequestedError
 
 
 def trace_step(training: Training, at: int, gradients: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from samebits.core.config import Config
 from samebits.core.digest import arrays_digest
 from samebits.core.seeds import Seeds
 from samebits.core.terminal import TrainingProgress
@@ -22,6 +23,7 @@ from samebits.train.checks_of_data import build_stateful, check_batches, check_i
 from samebits.train.compiling import compile_model, computes_own_loss, explain_missing_loss, output_kind
 from samebits.train.data import Dataset
 from samebits.train.draws import GeneratorWatch
+from samebits.train.feeds import Feed
 from samebits.train.loop import Training
 from samebits.train.parts import own_parts
 from samebits.train.recorder import Recorder, finite
@@ -48,15 +50,9 @@ class Network:
     """
 
     def __init__(
-        self,
-        model: keras.Model,
-        dataset: Dataset,
-        stage: Stage,
-        seeds: Seeds,
-        attempt: pathlib.Path,
-        stop: StopRequests,
-        exchange: Exchange | None = None,
-    ) -> None:
+        self, model: keras.Model, dataset: Dataset, stage: Stage, seeds: Seeds, attempt: pathlib.Path,
+        stop: StopRequests, exchange: Exchange | None = None,
+    ) -> None:  # fmt: skip
         self.exchange = exchange or Alone()
         self.model, self.dataset, self.stage, self.config = model, dataset, stage, stage.config
         self.seeds, self.attempt, self.stop = seeds, attempt, stop
@@ -68,12 +64,7 @@ class Network:
         self.watch, self.generators = GeneratorWatch(self.seeds), generator_state_digests()
         build_stateful(self.model, self.dataset.train, settings.batch_size)
         check_batches(self.model, self.dataset, settings)
-        self.feeds = {
-            name: make_feed(
-                part, name, self.seeds, settings, self.model, is_training=name == "train", own=self.own_parts()
-            )
-            for name, part in self.dataset.splits().items()
-        }
+        self.feeds = make_feeds(self)
         has_outputs = bool(getattr(self.model, "outputs", None))  # a class of one's own has none before it is traced
         was_built, examples = self.model.built, {name: feed.example for name, feed in self.feeds.items()}
         check_inputs(self.model, examples)
@@ -99,12 +90,6 @@ class Network:
         self.validation_outputs = predictions if "validation" in self.feeds else None
         self.is_savable = is_savable(self.model)
         self.prepare_s = time.monotonic() - began
-
-    def own_parts(self) -> range | None:
-        """Return the parts of a batch whose rows this process reads, or None if it needs all: a trace shows all."""
-        if self.exchange.workers == 1 or self.config.trace.level != "epoch":
-            return None
-        return own_parts(self.config.training.shards, self.exchange.workers, self.exchange.rank)
 
     def trace_predictions(self) -> Any:
         """Return the traced function of the outputs, after a check of the last activations.
@@ -246,3 +231,19 @@ class Network:
             RecordError: The disk is full or the folder is missing.
         """
         save_model(self.model, self.attempt, whole=self.is_savable)
+
+
+def make_feeds(network: Network) -> dict[str, Feed]:
+    """Return the batches of each split."""
+    settings, own = network.config.training, read_parts(network.config, network.exchange)
+    return {
+        name: make_feed(part, name, network.seeds, settings, network.model, is_training=name == "train", own=own)
+        for name, part in network.dataset.splits().items()
+    }
+
+
+def read_parts(config: Config, exchange: Exchange) -> range | None:
+    """Return the parts of a batch whose rows this process reads, or None if it needs all: a trace shows all."""
+    if exchange.workers == 1 or config.trace.level != "epoch":
+        return None
+    return own_parts(config.training.shards, exchange.workers, exchange.rank)

@@ -293,6 +293,20 @@ def check_no_python(opaque: list[str]) -> None:
         )
 
 
+def training_step(model: keras.Model, feed: Feed, shards: int, exchange: Exchange) -> Callable[[Any], Logs]:
+    """Return what computes a training step: Keras's `train_step`, or one that splits the batch into parts."""
+    if shards == 1:
+        method: Callable[[Any], Logs] = model.train_step
+        return method
+    # Makes what a step makes at its first call, such as the metrics: they start at zero in each part.
+    trace_step(model.train_step, feed, optimizers_of(model)).get_concrete_function()
+    optimizers = optimizers_of(model)
+    variables = all_variables(model, optimizers)
+    states = States(model, optimizers, variables)
+    check_split(model, feed, states, variables, shards)
+    return ShardedStep(model, feed.fetch, states, optimizers, shards, exchange)
+
+
 class Steps:
     """Trains and evaluates a compiled model, and returns digests of its state.
 
@@ -325,7 +339,7 @@ class Steps:
         self.model, self.train_feed, self.validation_feed, self._tolerate = model, train, validation, tolerate
         self._others: dict[int, tf.Variable] = {}  # variables that Keras does not know, by the id of their handle
         before = python_state(model)
-        step = self._step(shards, exchange or Alone())
+        step = training_step(model, train, shards, exchange or Alone())
         self._train = Calls(trace_step(step, train, optimizers_of(model)), train)
         self.optimizers = optimizers_of(model)  # the step has made what a custom step makes at its first call
         self._test = None if validation is None else Calls(trace_step(model.test_step, validation, []), validation)
@@ -337,20 +351,6 @@ class Steps:
         if promise == "portable":
             self._check_portable(nodes)
         self._tolerate = None  # it may hold much
-
-    def _step(self, shards: int, exchange: Exchange) -> Callable[[Any], Logs]:
-        """Return what computes a training step: Keras's `train_step`, or one that splits the batch into parts."""
-        model = self.model
-        if shards == 1:
-            method: Callable[[Any], Logs] = model.train_step
-            return method
-        # Makes what a step makes at its first call, such as the metrics: they start at zero in each part.
-        trace_step(model.train_step, self.train_feed, optimizers_of(model)).get_concrete_function()
-        optimizers = optimizers_of(model)
-        variables = all_variables(model, optimizers)
-        states = States(model, optimizers, variables)
-        check_split(model, self.train_feed, states, variables, shards)
-        return ShardedStep(model, self.train_feed.fetch, states, optimizers, shards, exchange)
 
     def _check(self, *, allow_python: bool) -> list[Any]:
         """Check draws and state of the traced steps. Return the nodes of their graphs."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import (
+    FAULTY,
     LONG,
     QUIET,
     ROOT,
@@ -20,6 +21,7 @@ from conftest import (
     at_full_speed,
     children,
     copy_project,
+    digest,
     finished,
     run_command,
     slowly,
@@ -143,13 +145,13 @@ def test_a_stopped_study_leaves_no_process_and_goes_on(project: pathlib.Path, un
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[str]:
-    """Start Slurm with one node on this machine; yields its configuration."""
+    """Start Slurm with two nodes on this machine; yields its configuration."""
     if MISSING or os.geteuid() != 0:
         pytest.skip(f"a real Slurm: {', '.join(MISSING) or 'root'} is missing (tools/slurm.sh)")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="slurm"))
     script = str(ROOT / "tools" / "slurm.sh")
     try:
-        subprocess.run([script, "start", str(folder / "s")], check=True)
+        subprocess.run([script, "start", str(folder / "s"), "2"], check=True)
         yield str(folder / "s" / "slurm.conf")
     finally:
         subprocess.run([script, "stop", str(folder / "s")], check=True)
@@ -244,3 +246,54 @@ def test_slurm_gives_the_local_bits_whatever_befalls_its_jobs(
     assert "2 runs: 1 started, 1 already finished" in done.stdout
     assert undisturbed == digests(project)
     assert ["1", "1"] == [attempt.name for attempt in finished(project)]
+
+
+@pytest.mark.slurm
+@pytest.mark.timeout(1800)
+def test_a_training_on_two_nodes_has_the_bits_of_one_process(slurm: str, project: pathlib.Path) -> None:
+    """A job with a task on each node; then one that loses a task, and is resumed by a single process."""
+    golden = str(json.loads((ROOT / "golden" / "smoke_shards.json").read_text())["weights_digest"])
+    words = ("experiment=smoke_shards", "tracker=none", "training.workers=2")
+    options = ("--launcher=submitit_slurm", "hydra.launcher.nodes=2", "hydra.launcher.cpus_per_task=1")
+    done = run_command(project, "study", "--seeds=56..56", *words, *options, environment={"SLURM_CONF": slurm})
+    (attempt,) = finished(project)
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert golden == digest(attempt)
+    assert "worker 0 of 2: 127.0.0.1:" in (attempt / "log.txt").read_text()
+
+    command = ["srun", "--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=0", "bash", "-c"]
+    environment = QUIET | {"PYTHONPATH": str(project / "src"), "SLURM_CONF": slurm} | slowly(project, 2, 0.5)
+    slow_words = (*words, FAULTY, "training.worker_timeout_s=20")
+    script = f"{sys.executable} -m samebits train {' '.join(slow_words)}"
+    job = subprocess.Popen(
+        [*command, script], cwd=project, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert wait_until(lambda: task_of(1))
+    assert wait_until(lambda: count_unfinished_rows(project) > 2)
+    os.kill(task_of(1), signal.SIGKILL)
+    output = job.communicate(timeout=600)[0]
+
+    assert job.returncode != 0, output
+    assert "worker 1 (127.0.0.1:" in output
+    assert "does not answer, so the training stops" in output
+    done = run_command(project, "train", *slow_words, "training.workers=1")
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "resumes after epoch" in done.stdout
+    assert [golden, golden] == [digest(attempt) for attempt in finished(project)]
+
+
+def task_of(rank: int) -> int:
+    """Return the training process of a worker that Slurm started, 0 if it does not run."""
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (path / "cmdline").read_bytes().decode().split("\0")
+            if "samebits.train.worker" in words and f'"rank": {rank},' in words[-2]:
+                return int(path.name)
+    return 0
+
+
+def count_unfinished_rows(root: pathlib.Path) -> int:
+    """Return the number of metrics rows of the runs that have not finished."""
+    paths = [path for path in (root / "runs").glob("*/*/*/metrics.jsonl") if not (path.parent / "result.json").exists()]
+    return sum(len(path.read_bytes().splitlines()) for path in paths)

@@ -349,6 +349,7 @@ class Run:
 
         self.team = Team.parse(self.member)
         self.team.join()
+        logger.info("worker %s of %s: %s", self.team.rank, self.team.workers, ", ".join(self.team.hosts))
 
     def train(self) -> tuple[list[dict[str, Any]], str]:
         """Train all stages, and save the model. Returns the outcome of each stage, and the digest of the data."""

@@ -1,6 +1,9 @@
 """Batches that are split into parts have the loss and the gradient of the whole batch, or are refused."""
 
+import os
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import QUIET, ROOT
 from in_process import Small
 from keras_cases import CASES, INPUTS, LABELS, ROWS, WEIGHTS, dense, split, with_outputs
 
@@ -400,3 +404,34 @@ def test_a_process_reads_the_rows_of_its_parts_alone() -> None:
         assert not others[:end].any()
     assert sorted(sources[0].read) == list(range(ROWS))
     assert sorted(sources[1].read + sources[2].read) == list(range(ROWS))
+
+
+THREADED = """
+import sys
+import tempfile, pathlib
+import tensorflow as tf
+tf.config.threading.set_inter_op_parallelism_threads(int(sys.argv[1]))
+tf.config.threading.set_intra_op_parallelism_threads(1)
+import in_process
+from keras_cases import CASES
+with in_process.op_determinism(), tempfile.TemporaryDirectory() as name:
+    case = CASES["compiled"]
+    small = in_process.Small(case.build, case.data(), epochs=3, batch_size=8, shards=4)
+    trained = small.train(pathlib.Path(name) / "run")
+    print(trained["weights"], trained["optimizer"], trained["values"])
+"""
+
+
+@pytest.mark.full
+def test_any_number_of_threads_has_the_same_bits() -> None:
+    """One, two, three and eight threads, in fresh processes; the machine may have fewer cores."""
+    paths = os.pathsep.join(str(ROOT / name) for name in ("src", "tests"))
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", THREADED, str(threads)], env=QUIET | {"PYTHONPATH": paths}, capture_output=True,
+            text=True, check=True,
+        ).stdout.splitlines()[-1]
+        for threads in (1, 2, 3, 8)
+    ]  # fmt: skip
+
+    assert 1 == len(set(found)), found

@@ -4,6 +4,8 @@ All of them run the same training and hold the same weights. Each computes the g
 of the others; the sum is made by each, in the same order. The first one (rank 0) writes the record.
 """
 
+import concurrent.futures
+import contextlib
 import io
 import json
 import logging
@@ -25,11 +27,19 @@ logger = logging.getLogger(__name__)
 
 JOB = "worker"
 GROUP = 1
-AGREE, SIZES, LENGTHS, TEXTS, PAYLOAD = 1, 2, 3, 1_000, 1_000_000  # instance keys; the last two depend on the length
+AGREE, SIZES, LENGTHS, RECORD, TEXTS, PAYLOAD = (
+    1,
+    2,
+    3,
+    4,
+    1_000,
+    1_000_000,
+)  # instance keys; the last two depend on the length
 STEPS_PER_OCTAVE = 8  # lengths of a payload are rounded up to so many per power of two, each with a key of its own
 POWERS = [1 << exponent for exponent in range(31)]
 RESUMED_FILES = ("checkpoint-*.arrays", "stage-*.arrays", "*.jsonl")
 HEALTH_MS = 2_000
+POLL_S = 0.2
 FAILURES = (
     tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError, tf.errors.CancelledError,
     tf.errors.InternalError, tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError, tf.errors.UnknownError,
@@ -84,7 +94,7 @@ class Team:
 
     # --- in a graph ---
 
-    def _gather(self, value: tf.Tensor, key: Any) -> tf.Tensor:
+    def exchange(self, value: tf.Tensor, key: Any) -> tf.Tensor:
         """Return the vectors of all processes as int32[workers, length], given the one of this process."""
         gathered = tf.raw_ops.CollectiveGatherV2(
             input=value, group_size=self.workers, group_key=GROUP, instance_key=key, ordering_token=[],
@@ -101,13 +111,13 @@ class Team:
         if all(tensor.shape.is_fully_defined() for tensor in example):
             sizes = tf.tile(own[: len(example)][tf.newaxis], [count, 1])
         else:
-            received = self._gather(tf.pad(own, [[0, most - len(words)]]), SIZES)
+            received = self.exchange(tf.pad(own, [[0, most - len(words)]]), SIZES)
             rows = [received[rank, : len(mine) * len(example)] for rank, mine in enumerate(self._owners(count))]
             sizes = tf.reshape(tf.concat(rows, 0), [count, len(example)])
         totals = tf.stack([tf.reduce_sum(sizes[mine.start : mine.stop]) for mine in self._owners(count)])
         length, key = rounded_up(tf.reduce_max(totals))
         payload = tf.concat(words, 0)
-        received = self._gather(tf.pad(payload, [[0, length - tf.size(payload)]]), key)
+        received = self.exchange(tf.pad(payload, [[0, length - tf.size(payload)]]), key)
         found: list[list[Any]] = []
         for rank, mine in enumerate(self._owners(count)):
             place = tf.constant(0)
@@ -131,19 +141,21 @@ class Team:
         """Return the smallest number of steps that a process can take now, and whether one was asked to stop."""
         if self._agree is None:
             self._agree = tf.function(
-                lambda value: self._gather(value, AGREE), input_signature=[tf.TensorSpec([2], tf.int32)],
+                lambda value: self.exchange(value, AGREE), input_signature=[tf.TensorSpec([2], tf.int32)],
                 autograph=False,
             )  # fmt: skip
-        all_of_them = self._agree(tf.constant([count, int(stop_requested())], tf.int32)).numpy()
+        mine = tf.constant([count, int(stop_requested())], tf.int32)
+        all_of_them = self.wait(lambda: self._agree(mine).numpy())
         return int(all_of_them[:, 0].min()), bool(all_of_them[:, 1].any())
 
     def share(self, text: bytes) -> list[bytes]:
         """Return the bytes of every process, given those of this one."""
         padded = np.frombuffer(text + bytes(-len(text) % 4), np.int32)
-        lengths = self._gather(tf.constant([len(text)], tf.int32), LENGTHS).numpy()[:, 0]
+        lengths = self.wait(lambda: self.exchange(tf.constant([len(text)], tf.int32), LENGTHS).numpy()[:, 0])
         bits = (int(lengths.max()) // 4).bit_length()
         most, key = 1 << bits, TEXTS + bits
-        values = self._gather(tf.constant(np.pad(padded, (0, most - len(padded)))), key).numpy()
+        mine = tf.constant(np.pad(padded, (0, most - len(padded))))
+        values = self.wait(lambda: self.exchange(mine, key).numpy())
         return [values[rank].tobytes()[: lengths[rank]] for rank in range(self.workers)]
 
     def check_same(self, evidence: Mapping[str, str], fix: str) -> None:
@@ -164,16 +176,43 @@ class Team:
 
     def copy_record(self, attempt: pathlib.Path) -> None:
         """Give the files that a resumed run starts from to the others, which put them into a folder of their own."""
-        mine = io.BytesIO()
+        packed = io.BytesIO()
         if self.rank == 0:
-            with tarfile.open(fileobj=mine, mode="w") as archive:
+            with tarfile.open(fileobj=packed, mode="w") as archive:  # its size is a multiple of 512 bytes
                 for pattern in RESUMED_FILES:
                     for path in sorted(attempt.glob(pattern)):
                         archive.add(path, path.name)
-        text = self.share(mine.getvalue())[0]
+        words = np.frombuffer(packed.getvalue(), np.int32)
+        count = int(self.share(json.dumps(len(words)).encode())[0])
+        received = self.wait(lambda: self.broadcast(words, count))
         if self.rank > 0:
-            with tarfile.open(fileobj=io.BytesIO(text)) as archive:
+            with tarfile.open(fileobj=io.BytesIO(received.tobytes())) as archive:
                 archive.extractall(attempt, filter="data")
+
+    def broadcast(self, words: np.ndarray, count: int) -> np.ndarray:
+        """Return the int32[count] of the first process, which alone has them."""
+        common = {
+            "group_size": self.workers, "group_key": GROUP, "instance_key": RECORD, "timeout_seconds": self.timeout_s
+        }  # fmt: skip
+        if self.rank == 0:
+            tf.raw_ops.CollectiveBcastSendV2(input=tf.constant(words), **common)
+            return words
+        received: np.ndarray = tf.raw_ops.CollectiveBcastRecvV2(shape=[count], T=tf.int32, **common).numpy()
+        return received
+
+    @staticmethod
+    def wait(call: Callable[[], Any]) -> Any:
+        """Return the result of a call that may wait for other processes, and meanwhile answer signals.
+
+        Python handles them in the main thread, which TensorFlow would block.
+        """
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            future = pool.submit(call)
+            while True:
+                with contextlib.suppress(concurrent.futures.TimeoutError):
+                    return future.result(POLL_S)
+                if future.done():
+                    return future.result()
 
     # --- failures ---
 

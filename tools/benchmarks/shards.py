@@ -31,6 +31,7 @@ SIZES = (256, 1 << 20, 1 << 22)  # int32 values per process and exchange
 REPEATS = 20
 CORES = (1, 2, 4, 8, 16, 32, 64)
 SHOWN = (4, 16, 64)
+DIGEST_SHARDS, DIGEST_WORKERS, DIGEST_CORES = (1, 2, 4, 8), (1, 2, 4), (1, 2)
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,17 @@ def show(found: dict[str, list[float]], exchange: dict[int, float], model: Model
             print(f"computed: batches of {batch}, {cores} cores: threads {threads:.1f}, processes {processes:.1f}x")
 
 
+def show_digests() -> None:
+    """Train the smoke experiment with each number of parts, workers and cores, and print the digests."""
+    table = Table("parts", "workers", *(f"{cores} cores" for cores in DIGEST_CORES))
+    for shards in DIGEST_SHARDS:
+        for workers in (number for number in DIGEST_WORKERS if number <= shards):
+            words = ["experiment=smoke", "tracker=none", f"training.shards={shards}", f"training.workers={workers}"]
+            trained = [train(words, range(cores)) for cores in DIGEST_CORES]
+            table.add_row(str(shards), str(workers), *(each.result["weights_digest"][:12] for each in trained))
+    print_table(table)
+
+
 def main() -> None:
     """Measure, print the tables and draw the figure."""
     if sys.argv[1:2] == [INSIDE]:
@@ -235,9 +247,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--digests", action="store_true", help="only train small ones, and print their digests")
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_args()
     print(describe_this_machine())
+    if given.digests:
+        show_digests()
+        return
     exchange = measure_exchange()
     found, sent = measure(given.rounds, given.overrides)
     times = {name: statistics.median(took) for name, took in found.items()}

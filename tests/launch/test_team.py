@@ -93,6 +93,17 @@ def test_any_number_of_workers_and_threads_has_the_bits_of_one(project: pathlib.
 
 
 @pytest.mark.full
+def test_any_number_of_workers_has_the_bits_of_one_under_machine(project: pathlib.Path, start: Start) -> None:
+    """TensorFlow's rewrites of arithmetic, which depend on the whole graph, are off for a split training."""
+    for workers_given in (1, 2, 3):
+        code, output = end(start(*SHARDS, "resume=never", "runtime=machine", f"training.workers={workers_given}"))
+
+        assert 0 == code, output
+    assert 1 == len({digest(attempt) for attempt in finished(project)})
+    assert 3 == len(finished(project))
+
+
+@pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_a_lost_worker_ends_the_training_and_another_number_resumes(project: pathlib.Path, start: Start) -> None:
     """Killed, hanging, or stopped by a signal: a clear end within a bounded time, then the same bits."""

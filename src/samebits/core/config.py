@@ -207,6 +207,17 @@ def _check_types(part: Any) -> None:
                 raise TypeError(f"{each.name} is {value!r}")
 
 
+def runtime_of(config: Config) -> RuntimeConfig:
+    """Return the settings of the training process: without rewrites of arithmetic if batches are split.
+
+    TensorFlow rewrites the graph of a step otherwise if other processes compute some of its parts.
+    """
+    shards = [config.training.shards, *(stage.get("shards", 1) for stage in config.training.stages)]
+    if max(shards) == 1 or config.runtime.promise != "machine":
+        return config.runtime
+    return dataclasses.replace(config.runtime, arithmetic_rewrites=False)
+
+
 def split_target(tree: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the dotted name and the arguments of a user's function, without the keys of the harness."""
     arguments = {key: value for key, value in tree.items() if key != "_target_" and key not in HARNESS_DATA_KEYS}

@@ -23,7 +23,7 @@ from samebits.train.parts import own_parts, part_bounds
 
 KEY = "training.shards"
 PART = "part "  # then its number, counted from 1: the names of what a part gives
-ONE_PART = "shards=1"
+ONE_PART = "training.shards=1"
 SEED_STRIDE = 0x9E3779B1  # odd, so that the parts of a generator have different seeds
 READS = ("ReadVariableOp", "ResourceGather", "ResourceGatherNd")
 

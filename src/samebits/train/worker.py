@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from samebits.core import files
-from samebits.core.config import Config, from_dict, split_target
+from samebits.core.config import Config, from_dict, runtime_of, split_target
 from samebits.core.digest import arrays_digest, bytes_digest, changed_names, json_digest
 from samebits.core.errors import ConfigError, RecordError, SamebitsError, StopRequestedError, first_line
 from samebits.core.old_names import import_advice
@@ -191,17 +191,17 @@ def fix_settings(config: Config, seeds: Seeds, join: Callable[[], None] | None =
     """
     from samebits.runtime import pins  # noqa: PLC0415  after the environment is fixed
 
-    hash_seed = seeds.take("python/hash")
-    pins.check_machine(config.runtime)
-    pins.apply_pins(config.runtime)
+    hash_seed, runtime = seeds.take("python/hash"), runtime_of(config)
+    pins.check_machine(runtime)
+    pins.apply_pins(runtime)
     if join is not None:
         join()
-    if config.runtime.promise == "portable":
+    if runtime.promise == "portable":
         from samebits.portable import exact  # noqa: PLC0415  imports TensorFlow
 
         exact.install()
     effective = pins.effective_settings()
-    pins.check_pins(config.runtime, hash_seed, effective)
+    pins.check_pins(runtime, hash_seed, effective)
     pins.seed_global_generators(seeds)
     return effective
 

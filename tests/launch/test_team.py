@@ -103,6 +103,23 @@ def test_any_number_of_workers_has_the_bits_of_one_under_machine(project: pathli
     assert 3 == len(finished(project))
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_missing_worker_is_named(number: signal.Signals, project: pathlib.Path, start: Start) -> None:
+    """It was killed, or it hangs: the training ends within a bounded time, and no process is left."""
+    process = start(*LONG, "training.workers=2", "training.worker_timeout_s=3", "training.log_every=5")
+    assert wait_until(functools.partial(has_rows, project, 3))
+    began = time.monotonic()
+    os.kill(workers(project)[1], number)
+    code, output = end(process)
+
+    assert 1 == code, output
+    assert "worker 1 " in output
+    assert "resumes from the last checkpoint" in " ".join(output.split())
+    assert time.monotonic() - began < 60
+    assert {} == workers(project)
+    assert [] == finished(project)
+
+
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_a_lost_worker_ends_the_training_and_another_number_resumes(project: pathlib.Path, start: Start) -> None:

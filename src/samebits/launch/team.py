@@ -210,10 +210,10 @@ def wait_for_all(children: list["subprocess.Popen[bytes]"], folders: list[pathli
         The exit code of the first one; 1 if it had to be killed.
     """
     first, *others = children
-    while first.poll() is None and all(other.poll() in (None, 0) for other in others):
+    while first.poll() is None and all(other.poll() in (None, 0, *STOPPED) for other in others):
         time.sleep(POLL_S)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        first.wait(LAST_WORDS_S if any(other.poll() not in (None, 0) for other in others) else None)
+        first.wait(LAST_WORDS_S)
     code = first.poll()
     if code not in (0, *STOPPED):
         time.sleep(POLL_S)

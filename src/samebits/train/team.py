@@ -37,7 +37,7 @@ AGREE, SIZES, LENGTHS, RECORD, TEXTS, PAYLOAD = (
 )  # instance keys; the last two depend on the length
 STEPS_PER_OCTAVE = 8  # lengths of a payload are rounded up to so many per power of two, each with a key of its own
 POWERS = [1 << exponent for exponent in range(31)]
-RESUMED_FILES = ("checkpoint-*.arrays", "stage-*.arrays", "*.jsonl")
+RESUMED_FILES = ("checkpoint-*.arrays", "stage-*.arrays", "*.jsonl", "callbacks")
 HEALTH_MS = 2_000
 POLL_S = 0.2
 FAILURES = (
@@ -181,7 +181,7 @@ class Team:
             with tarfile.open(fileobj=packed, mode="w") as archive:  # its size is a multiple of 512 bytes
                 for pattern in RESUMED_FILES:
                     for path in sorted(attempt.glob(pattern)):
-                        archive.add(path, path.name)
+                        archive.add(path, path.relative_to(attempt))
         words = np.frombuffer(packed.getvalue(), np.int32)
         count = int(self.share(json.dumps(len(words)).encode())[0])
         received = self.wait(lambda: self.broadcast(words, count))

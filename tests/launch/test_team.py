@@ -213,15 +213,15 @@ def test_a_place_in_a_team_comes_from_the_environment(monkeypatch: pytest.Monkey
     """TF_CONFIG, then Slurm; neither counts for a training of one worker."""
     config = Config(training=TrainingConfig(shards=3, workers=3))
     text = tf_config([1, 2, 3], 2, "host")
-    slurm = {"SLURM_NTASKS": "3", "SLURM_PROCID": "1", "SLURM_JOB_ID": "10007", "SLURM_JOB_NODELIST": "n[1-2]",
-             "SLURM_STEP_TASKS_PER_NODE": "2,1"}  # fmt: skip
+    slurm = {"SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "1", "SLURM_JOB_ID": "1000", "SLURM_STEP_ID": "2",
+             "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_TASKS_PER_NODE": "2,1"}  # fmt: skip
     told: Any = subprocess.CompletedProcess(
         [], 0, "NodeName=n1 NodeAddr=10.0.0.1 Port=1\nNodeName=n2 NodeAddr=n2\n", ""
     )
     monkeypatch.setattr("samebits.launch.team.subprocess.run", lambda *_, **__: told)
 
     assert Member(("host:1", "host:2", "host:3"), 2) == find_member(config, {"TF_CONFIG": text})
-    assert Member(("10.0.0.1:20007", "10.0.0.1:20008", "n2:20009"), 1) == find_member(config, slurm)
+    assert Member(("10.0.0.1:21006", "10.0.0.1:21007", "n2:21008"), 1) == find_member(config, slurm)
     assert None is find_member(config, {})
     assert None is find_member(Config(), {"TF_CONFIG": "nonsense"})
     assert [2, 2, 2, 1] == tasks_per_node("2(x3),1")

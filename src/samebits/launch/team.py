@@ -26,7 +26,7 @@ from samebits.launch.process import child_command, forwarded_signals, stop_group
 from samebits.runs.folder import CONFIG, LOG, read_yaml
 
 KEY = "training.workers"
-FIRST_PORT, PORTS = 20_000, 10_000
+FIRST_PORT, PORTS, STEPS_OF_A_JOB = 20_000, 10_000, 7
 OUTPUT = "output.txt"  # of a process whose output is not shown
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 NO_ANSWER = "does not answer"  # of a process that ended because another one had
@@ -70,7 +70,7 @@ def find_member(config: Config, environment: Mapping[str, str]) -> Member | None
         return None
     if "TF_CONFIG" in environment:
         member = from_tf_config(environment["TF_CONFIG"])
-    elif int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+    elif int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in environment:
         member = from_slurm(environment)
     else:
         return None
@@ -92,6 +92,8 @@ def from_tf_config(text: str) -> Member:
         tree = json.loads(text)
         hosts = tuple(str(host) for host in tree["cluster"]["worker"])
         rank = int(tree["task"]["index"])
+        if tree["task"].get("type", "worker") != "worker":
+            raise ValueError("a task that is no worker")  # noqa: TRY301  handled below
         if not 0 <= rank < len(hosts) or not all(":" in host for host in hosts):
             raise ValueError(f"task {rank} of {hosts}")  # noqa: TRY301  handled below
     except (ValueError, KeyError, TypeError) as error:
@@ -103,14 +105,25 @@ def from_tf_config(text: str) -> Member:
 
 
 def from_slurm(environment: Mapping[str, str]) -> Member:
-    """Return the member that Slurm's variables describe: one worker per task, at a port that the job's number gives."""
-    command = ["scontrol", "show", "node", environment["SLURM_JOB_NODELIST"], "--oneliner"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    """Return the member that the variables of a Slurm step describe: one worker per task, at a port of its own.
+
+    Raises:
+        ConfigError: Slurm does not tell the addresses of the nodes.
+    """
+    command = ["scontrol", "show", "node", environment["SLURM_STEP_NODELIST"], "--oneliner"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ConfigError(
+            KEY, expected="scontrol, which tells the addresses of the nodes", received=str(error),
+            fix="install Slurm's programs on the nodes, or set TF_CONFIG",
+        ) from error  # fmt: skip
     addresses = re.findall(r"\bNodeAddr=(\S+)", told)
     of_tasks: list[str] = []
     for address, count in zip(addresses, tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"]), strict=True):
         of_tasks += [address] * count
-    first = FIRST_PORT + int(environment["SLURM_JOB_ID"]) % PORTS
+    number = int(environment["SLURM_JOB_ID"]) * STEPS_OF_A_JOB + int(environment.get("SLURM_STEP_ID", "0"))
+    first = FIRST_PORT + number * len(of_tasks) % PORTS
     hosts = tuple(f"{address}:{first + rank}" for rank, address in enumerate(of_tasks))
     return Member(hosts, int(environment["SLURM_PROCID"]))
 

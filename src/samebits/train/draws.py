@@ -38,6 +38,19 @@ def bodies_of(operation: Any) -> list[Any]:
     return [operation.graph._get_function(name).graph for name in names]  # noqa: SLF001  no public name (TensorFlow 2.21)
 
 
+def users_of(tensor: Any) -> list[Any]:
+    """Return the operations that use a tensor, also in the functions that get it, instead of their calls."""
+    found = []
+    for operation in tensor.consumers():
+        bodies = bodies_of(operation)
+        if not bodies:
+            found.append(operation)
+        place = next(number for number, each in enumerate(operation.inputs) if each is tensor)
+        for body in bodies:  # its arguments are the last inputs; a condition comes before them
+            found += users_of(body.inputs[place + len(body.inputs) - len(operation.inputs)])
+    return found
+
+
 def operations_of(function: Any, types: frozenset[str]) -> list[Any]:
     """Return the operations of some types in a traced function, and in the functions that it calls."""
     found, waiting = [], [function.graph]

@@ -116,12 +116,19 @@ class Lockstep:
     @contextmanager
     def sums(self) -> Iterator[None]:
         """Let Keras's synchronized statistics be those of all parts."""
-        before = nn._compute_moments_sync  # noqa: SLF001
-        nn._compute_moments_sync = self.moments  # noqa: SLF001
+        layer = keras.layers.BatchNormalization
+        before, moments = nn._compute_moments_sync, layer._moments  # noqa: SLF001
+
+        def without_mask(normalization: Any, inputs: Any, mask: Any) -> Any:
+            if mask is not None and normalization.synchronized:
+                refuse("synchronized statistics have no mask", f"a mask for layer {normalization.name}")
+            return moments(normalization, inputs, mask)
+
+        nn._compute_moments_sync, layer._moments = self.moments, without_mask  # noqa: SLF001
         try:
             yield
         finally:
-            nn._compute_moments_sync = before  # noqa: SLF001
+            nn._compute_moments_sync, layer._moments = before, moments  # noqa: SLF001
 
     def moments(self, x: tf.Tensor, axes: Any, keepdims: bool) -> tuple[tf.Tensor, tf.Tensor]:  # noqa: FBT001  Keras's parameters
         """Return mean and variance over all parts, computed in two passes: first the mean, then the deviations."""

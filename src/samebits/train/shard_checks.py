@@ -18,7 +18,7 @@ from samebits.train.shards import ONE_PART, SEED, SUM, PartScope, States, flatte
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 1e-4  # relative; sums of float32 in another order differ by less
+TOLERANCE, SMALLEST = 1e-4, 1e-6  # relative and absolute; sums of float32 in another order differ by less
 UNCHECKED = "training.shards: nobody checked that the loss of a batch is the mean of its parts' losses: %s"
 
 
@@ -98,7 +98,7 @@ def check_split(model: keras.Model, feed: Feed, states: States, variables: list[
         logger.warning(UNCHECKED, "test_step logs no loss")
     for place, variable in enumerate(evaluate.metrics):
         added = sum(kept[place].numpy().astype(np.float64) for _, _, kept in parts)
-        if not np.allclose(added, after[place].numpy(), rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+        if not np.allclose(added, after[place].numpy(), rtol=TOLERANCE, atol=SMALLEST, equal_nan=True):
             refuse_metric(variable)
 
 
@@ -108,7 +108,7 @@ def check_loss(whole: float, split: float, parts: int) -> None:
     Raises:
         ConfigError: It is not.
     """
-    if not np.isclose(split, whole, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+    if not np.isclose(split, whole, rtol=TOLERANCE, atol=SMALLEST, equal_nan=True):
         refuse(
             "the loss of a batch is not the mean of its parts' losses: it compares the rows of a batch with each other",
             f"a loss of {whole:.6g} for the first batch, and {split:.6g} for its {parts} parts",

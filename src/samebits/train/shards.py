@@ -19,12 +19,14 @@ from keras.src.metrics import reduction_metrics
 
 from samebits.core.errors import ConfigError
 from samebits.train.compiling import attributes_of
+from samebits.train.draws import users_of
 from samebits.train.parts import own_parts, part_bounds
 
 KEY = "training.shards"
 PART = "part "  # then its number, counted from 1: the names of what a part gives
 ONE_PART = "training.shards=1"
 SEED_STRIDE = 0x9E3779B1  # odd, so that the parts of a generator have different seeds
+WRITES = ("Assign", "Resource")  # the operations that change a variable start with these
 READS = ("ReadVariableOp", "ResourceGather", "ResourceGatherNd")
 
 
@@ -83,6 +85,8 @@ class PartScope(keras.StatelessScope):
     def __init__(self, states: list[tuple[Any, tf.Tensor]]) -> None:
         super().__init__(states, collect_losses=True)
         self.updates: list[Update] = []
+        self.gradients: set[int] = set()  # ids of what the tapes gave
+        self.kept: list[Any] = []  # so that no id is used twice
         self.computed: list[Computed] = []
         self.updated: dict[int, Any] = {}
 
@@ -165,7 +169,8 @@ class ShardedStep:
         )
         combined = layout.combine(gathered)
         self.by_part = layout.by_part(gathered)
-        logs = combined.assign_states(self.model, self.states.metrics)
+        batch = {id(leaf) for leaf in keras.tree.flatten(argument)}
+        logs = combined.assign_states(self.model, self.states.metrics, batch)
         layout.part.optimizer.apply(combined.gradients, layout.part.trainable)
         return logs
 
@@ -180,6 +185,7 @@ class ShardedStep:
             reductions(),
             results_of(self.states.metrics) as self.results,
             recorded_metrics(self.model),
+            recorded_gradients(),
         ):
             if is_synchronized(self.model):
                 return Lockstep(self.exchange, self.count, weights).trace(traces)
@@ -193,34 +199,83 @@ class ShardedStep:
         scope = PartScope(self.states.at_start(number))
         scope.factor = tf.cast(rows, tf.float32) / tf.cast(end - first, tf.float32)
         with scope:
-            logs = self.model.train_step(batch)
+            logs = self.call_train_step(batch, scope)
+        self.check_writes()
         if len(scope.updates) != 1:
             refuse(
                 "a step that is split has one gradient and one update of the weights",
                 f"a train_step of {type(self.model).__name__} with {len(scope.updates) or 'no'} updates",
             )
         update = scope.updates[0]
+        if any(id(each) not in scope.gradients for each in update.gradients if each is not None):
+            refuse(
+                "the gradients of the parts are added before anything else happens to them",
+                f"a train_step of {type(self.model).__name__} that changes the gradients, e.g. clips them",
+                fix=f"use {ONE_PART}, or clipnorm, global_clipnorm or clipvalue of the optimizer",
+            )
         self.check_order(update, scope)
         flat = flatten(logs)
         found = {name: self.results[id(value)] for name, value in flat.items() if id(value) in self.results}
         computed = next((each for each in scope.computed if each.result is logs), None)
         if computed is None:
-            self.check_logs(flat, found)
+            self.check_logs(flat, found, scope)
         return Part(update.gradients, update.trainable, update.optimizer, scope, flat, found, computed)
 
-    def check_logs(self, logs: Mapping[str, tf.Tensor], results: Mapping[str, Any]) -> None:
-        """Check that a `train_step` logs results of metrics as they are, or numbers of the batch.
+    def call_train_step(self, batch: Any, scope: PartScope) -> Any:
+        """Return the logs of the model's `train_step`.
 
         Raises:
-            ConfigError: It logs a number that it computes from a result, which here is that of one part.
+            ConfigError: A layer changes a weight that is trained, whose gradient is then unknown.
+        """
+        trained = {id(variable): variable.path for variable in self.model.trainable_weights}
+        try:
+            return self.model.train_step(batch)
+        except AttributeError:
+            changed = [trained[key] for key in scope.updated if key in trained]
+            if changed:
+                refuse("no layer changes a weight that is trained", f"a layer that changes {changed[0]}")
+            raise
+
+    def check_writes(self) -> None:
+        """Check that the parts have changed no variable itself, as a tf.function does that was traced before.
+
+        Raises:
+            ConfigError: One has.
+        """
+        graph = tf.compat.v1.get_default_graph()
+        for outer, inner in graph.captures:
+            if id(outer) in self.states.handles:
+                written = [
+                    each.name for each in users_of(inner) if each.type.startswith(WRITES) and each.type not in READS
+                ]
+                if written:
+                    refuse(
+                        "a part changes no variable of the model itself",
+                        f"a train_step of {type(self.model).__name__} with a tf.function inside ({written[0]})",
+                        fix=f"use {ONE_PART}, or remove @tf.function: the whole step is one already",
+                    )
+
+    def check_logs(self, logs: Mapping[str, tf.Tensor], results: Mapping[str, Any], scope: PartScope) -> None:
+        """Check that a `train_step` logs results of metrics as they are, or numbers whose mean is that of the batch.
+
+        Raises:
+            ConfigError: It logs a number that it computes from a result or from the gradients, or an integer.
         """
         for name, value in logs.items():
-            if name not in results and depends(value, set(self.results)):
+            if name in results:
+                continue
+            for kind, tensors in (("the result of a metric", set(self.results)), ("the gradients", scope.gradients)):
+                if depends(value, tensors):
+                    refuse(
+                        f"only all parts together have {kind}",
+                        f"a train_step of {type(self.model).__name__} that computes {name} from {kind}",
+                        fix=f"use {ONE_PART}, log the result itself, or compute it in compute_metrics",
+                    )
+            if not value.dtype.is_floating:
                 refuse(
-                    "only all parts together have the result of a metric",
-                    f"a train_step of {type(self.model).__name__} that computes {name} from the result of a metric",
-                    fix=f"use {ONE_PART}, log the result itself, or compute it in compute_metrics",
-                )
+                    "a logged number is the mean of the parts", f"{name} of type {value.dtype.name}",
+                    fix=f"use {ONE_PART}, or do not log it",
+                )  # fmt: skip
 
     def check_order(self, update: "Update", scope: PartScope) -> None:
         """Check that a part uses no weights after their update, which comes later than the user wrote.
@@ -307,6 +362,27 @@ def recorded_update(optimizers: list[Any]) -> Iterator[None]:
 
 
 @contextmanager
+def recorded_gradients() -> Iterator[None]:
+    """Let each part note what its tapes give as gradients."""
+    gradient = tf.GradientTape.gradient
+
+    def gradient_and_note(tape: Any, *args: Any, **options: Any) -> Any:
+        value, scope = gradient(tape, *args, **options), running_part()
+        for leaf in tf.nest.flatten(value):
+            if leaf is not None:
+                parts = [leaf, *([leaf.values] if isinstance(leaf, tf.IndexedSlices) else [])]
+                scope.kept += parts
+                scope.gradients |= {id(each) for each in parts}
+        return value
+
+    tf.GradientTape.gradient = gradient_and_note
+    try:
+        yield
+    finally:
+        tf.GradientTape.gradient = gradient
+
+
+@contextmanager
 def reductions() -> Iterator[None]:
     """Let the losses of the parts, weighted by their rows, add up to the loss of the batch.
 
@@ -355,7 +431,7 @@ def results_of(metrics: list[Any]) -> Iterator[dict[int, tuple[Any, int]]]:
         result = metric.result
 
         def result_and_note() -> Any:
-            value = result()
+            value = keras.tree.map_structure(tf.convert_to_tensor, result())
             for place, leaf in enumerate(keras.tree.flatten(value)):
                 kept.append(leaf)
                 found.setdefault(id(leaf), (metric, place))
@@ -427,7 +503,7 @@ class States:
     - A metric's variable starts at zero in each part, and the sum of the parts is added to its value.
     - A seed generator draws other numbers in each part.
     - A weight that a layer changes, such as a moving mean, becomes the mean of the parts, weighted by their rows.
-      One of integers must be the same in all parts: the first one counts.
+      Integers have no mean: a training whose layers change them is refused.
 
     Args:
         model: The model.
@@ -441,7 +517,9 @@ class States:
         metric_ids |= {id(variable) for variable in model.metrics_variables}
         weight_ids = {id(variable) for variable in model.weights}
         optimizer_ids = {id(variable) for optimizer in optimizers for variable in optimizer.variables}
-        self.weight_handles = {id(variable.value.handle) for variable in model.trainable_weights}
+        updated = [*model.trainable_weights, *(each for optimizer in optimizers for each in optimizer.variables)]
+        self.weight_handles = {id(variable.value.handle) for variable in updated}
+        self.handles = self.weight_handles | {id(variable.value.handle) for variable in variables}
         self._kinds: dict[int, str] = {}
         self._changeable: list[Any] = []
         for variable in variables:
@@ -453,7 +531,7 @@ class States:
             elif is_seed_state(variable):
                 kind = SEED
             elif key in weight_ids:
-                kind = MEAN if tf.as_dtype(variable.dtype).is_floating else FIRST
+                kind = MEAN if tf.as_dtype(variable.dtype).is_floating else ""
             else:
                 kind = ""
             self._kinds[key] = kind
@@ -511,12 +589,12 @@ class Combined:
     part: Part
     plain_logs: dict[str, tf.Tensor]
 
-    def assign_states(self, model: keras.Model, metrics: list[Any]) -> dict[str, tf.Tensor]:
+    def assign_states(self, model: keras.Model, metrics: list[Any], batch: set[int]) -> dict[str, tf.Tensor]:
         """Give the variables their new values, and return the logs.
 
         These are results of metrics for all parts, and other values as their mean, weighted by rows. `compute_metrics`
         may read the result of a metric before it updates it, so it is called once more: each metric gets its new values
-        when it is updated there.
+        when it is updated there. A value that still depends on the batch (the ids of its tensors) is that of one part.
         """
         part, found = self.part, dict(self.plain_logs)
         waiting = {id(variable): (variable, value) for variable, value in self.states}
@@ -534,7 +612,6 @@ class Combined:
             assign(part.computed.before)
             with updated_by(metrics, lambda metric: assign([id(variable) for variable in metric.variables])):
                 again = flatten(model.compute_metrics(**part.computed.arguments))
-            batch = {id(leaf) for leaf in keras.tree.flatten(part.computed.arguments)}
             found |= {name: value for name, value in again.items() if not depends(value, batch)}
             assign(list(waiting))
         return {name: found[name] for name in part.logs}
@@ -617,8 +694,8 @@ class Layout:
 
 
 def scaled(value: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-    """Return a tensor times the share of the rows."""
-    return value * tf.cast(weight, value.dtype)
+    """Return a tensor times the share of the rows; zero if there are none, also where the tensor is not finite."""
+    return tf.where(weight > 0, value * tf.cast(weight, value.dtype), tf.zeros_like(value))
 
 
 def combine_gradients(parts: Sequence[Any]) -> Any:

@@ -18,20 +18,21 @@ import tensorflow as tf
 from samebits.core.digest import array_digest, arrays_digest
 from samebits.core.errors import SamebitsError, TrainingError, first_line
 from samebits.portable import graph_check
+from samebits.train.checks_of_data import stateful_layers
 from samebits.train.compiling import attributes_of, names_of_losses, optimizers_of
 from samebits.train.draws import (
     OPAQUE_OPS,
     STATEFUL_RANDOM_OPS,
-    bodies_of,
     check_graph_draws,
     graph_nodes,
     opaque_operations,
     operations_of,
+    users_of,
 )
 from samebits.train.feeds import Feed
 from samebits.train.python_state import check_python_state, contents, python_state
 from samebits.train.shard_checks import check_split
-from samebits.train.shards import PART, Alone, Exchange, ShardedStep, States
+from samebits.train.shards import PART, Alone, Exchange, ShardedStep, States, refuse
 
 logger = logging.getLogger(__name__)
 
@@ -256,19 +257,6 @@ def _layer_with(variable: tf.Variable, model: keras.Model) -> str:
     return next((str(layer.name) for layer, value in attributes_of(model) if value is variable), "")
 
 
-def users_of(tensor: tf.Tensor) -> list[Any]:
-    """Return the operations that use a tensor, also in the functions that get it, instead of their calls."""
-    found = []
-    for operation in tensor.consumers():
-        bodies = bodies_of(operation)
-        if not bodies:
-            found.append(operation)
-        place = next(number for number, each in enumerate(operation.inputs) if each is tensor)
-        for body in bodies:  # its arguments are the last inputs; a condition comes before them
-            found += users_of(body.inputs[place + len(body.inputs) - len(operation.inputs)])
-    return found
-
-
 def _variable_of(handle: Any) -> Any:
     """Return the variable with this handle, or None if it belongs to something else, such as a table."""
     for found in gc.get_objects():
@@ -298,6 +286,10 @@ def training_step(model: keras.Model, feed: Feed, shards: int, exchange: Exchang
     if shards == 1:
         method: Callable[[Any], Logs] = model.train_step
         return method
+    if stateful_layers(model):
+        refuse(
+            "a recurrent layer with stateful=True keeps a state for each row of a batch", stateful_layers(model)[0].name
+        )
     # Makes what a step makes at its first call, such as the metrics: they start at zero in each part.
     trace_step(model.train_step, feed, optimizers_of(model)).get_concrete_function()
     optimizers = optimizers_of(model)

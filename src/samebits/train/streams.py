@@ -260,7 +260,13 @@ def joined(pieces: Pieces) -> Split:
         if getattr(example, part) is None:
             return None
         values = [of_part(rows, split, part) for rows, split in splits]
-        return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *values)
+        try:
+            return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *values)
+        except ValueError as error:
+            raise DataError(
+                "the training data", expected="the same shapes in all parts of a batch", received=str(error),
+                fix="use training.shards=1, or give all rows the same shape, e.g. pad them to a fixed length",
+            ) from error  # fmt: skip
 
     return Split(*map(join, PARTS))
 

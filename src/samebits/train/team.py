@@ -20,7 +20,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import tensorflow_server_pb2
 from tensorflow.python.eager import context  # no public name (TensorFlow 2.21)
 
-from samebits.core.errors import MachineError, TrainingError
+from samebits.core.errors import MachineError, TrainingError, first_line
 from samebits.train.parts import own_parts
 
 logger = logging.getLogger(__name__)
@@ -40,11 +40,12 @@ POWERS = [1 << exponent for exponent in range(31)]
 RESUMED_FILES = ("checkpoint-*.arrays", "stage-*.arrays", "*.jsonl", "callbacks")
 HEALTH_MS = 2_000
 POLL_S = 0.2
+MAX_SHOWN = 200  # characters of an error
 FAILURES = (
     tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError, tf.errors.CancelledError,
     tf.errors.InternalError, tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError, tf.errors.UnknownError,
 )  # fmt: skip
-SIGNS = ("ollective", "worker/replica", "Connection reset", "Socket closed", "failed to connect")
+SIGNS = ("ollective", "Connection reset", "Socket closed", "failed to connect")
 
 
 class Team:
@@ -224,7 +225,7 @@ class Team:
         return TrainingError(
             f"{', '.join(lost) or 'another worker'} does not answer, so the training stops.",
             expected=f"every one of {self.workers} workers to take part in a step within {self.timeout_s:g} s",
-            received=f"{type(error).__name__}",
+            received=f"{type(error).__name__}: {first_line(error)}"[:MAX_SHOWN],
             fix="see why it ended; then run the same command again, with any number of workers: it resumes from the "
             "last checkpoint. If steps take longer than that, raise training.worker_timeout_s",
         )

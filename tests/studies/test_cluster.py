@@ -269,9 +269,9 @@ def test_a_training_on_two_nodes_has_the_bits_of_one_process(slurm: str, project
     job = subprocess.Popen(
         [*command, script], cwd=project, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    assert wait_until(lambda: task_of(1))
+    assert wait_until(lambda: task_of(project, 1))
     assert wait_until(lambda: count_unfinished_rows(project) > 2)
-    os.kill(task_of(1), signal.SIGKILL)
+    os.kill(task_of(project, 1), signal.SIGKILL)
     output = job.communicate(timeout=600)[0]
 
     assert job.returncode != 0, output
@@ -283,12 +283,12 @@ def test_a_training_on_two_nodes_has_the_bits_of_one_process(slurm: str, project
     assert [golden, golden] == [digest(attempt) for attempt in finished(project)]
 
 
-def task_of(rank: int) -> int:
-    """Return the training process of a worker that Slurm started, 0 if it does not run."""
+def task_of(root: pathlib.Path, rank: int) -> int:
+    """Return the training process of a worker of a project, 0 if it does not run."""
     for path in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (path / "cmdline").read_bytes().decode().split("\0")
-            if "samebits.train.worker" in words and f'"rank": {rank},' in words[-2]:
+            if "samebits.train.worker" in words and str(root) in words and f'"rank": {rank},' in words[-2]:
                 return int(path.name)
     return 0
 

@@ -278,7 +278,7 @@ def follow(config: Config, root: pathlib.Path, member: Member) -> int:
             print(describe_loss(member.rank, child, folder).partition("\n")[0], flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return 128 - code if code in (-signal.SIGINT, -signal.SIGTERM) else code
+    return 128 - code if code in (-signal.SIGINT, -signal.SIGTERM) else 1 if code < 0 else code
 
 
 def run_member(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None) -> int:

@@ -129,18 +129,8 @@ def with_added_loss() -> keras.Model:
     return model
 
 
-class Unbuilt(keras.Model):
-    """Has no keras.Input, computes its loss and its metrics itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden, self.noise, self.out = dense(8, 1, activation="relu"), Noise(5), dense(1, 2)
-        self.error = keras.metrics.MeanAbsoluteError(name="error")
-
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        """Return the output, with noise in training."""
-        hidden = self.hidden(inputs)
-        return self.out(self.noise(hidden) if training else hidden)
+class WithOwnLoss(keras.Model):
+    """Computes a loss that reads the inputs."""
 
     def compute_loss(
         self,
@@ -153,6 +143,20 @@ class Unbuilt(keras.Model):
         """Return a loss that reads the inputs."""
         del sample_weight, training
         return keras.ops.mean(keras.ops.square(y - y_pred) * (1 + keras.ops.abs(x[:, :1]))) + sum(self.losses)
+
+
+class Unbuilt(WithOwnLoss):
+    """Has no keras.Input, computes its loss and its metrics itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.noise, self.out = dense(8, 1, activation="relu"), Noise(5), dense(1, 2)
+        self.error = keras.metrics.MeanAbsoluteError(name="error")
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Return the output, with noise in training."""
+        hidden = self.hidden(inputs)
+        return self.out(self.noise(hidden) if training else hidden)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """Return Keras's metrics and the square of one's own."""

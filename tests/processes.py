@@ -1,6 +1,8 @@
-"""Fresh Python processes for tests: they know the package and nothing of the test."""
+"""Processes for tests: fresh Pythons, which know the package and nothing of the test; the workers of a training."""
 
+import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -37,3 +39,16 @@ def run_python(code: str, *arguments: object) -> tuple[int, str]:
 
     assert not errors
     return child.returncode, output.strip()
+
+
+def workers(root: pathlib.Path) -> dict[int, int]:
+    """Return rank -> id of the running processes that share a project's training."""
+    found = {}
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "samebits.train.worker" in words and str(root) in words and words[-2].startswith("{"):
+            found[int(json.loads(words[-2])["rank"])] = int(path.name)
+    return found

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import HOSTILE, LARGER, QUIET, ROOT, count_rows, digest, finished, run_command, wait_until
+from processes import workers
 
 from samebits.core.config import Config, TrainingConfig
 from samebits.core.errors import ConfigError
@@ -29,19 +30,6 @@ Start = Callable[..., "subprocess.Popen[str]"]
 def command(root: pathlib.Path, *overrides: str) -> list[str]:
     """Return the command of a training."""
     return [sys.executable, "-m", "samebits", f"--root={root}", "train", *overrides]
-
-
-def workers(root: pathlib.Path) -> dict[int, int]:
-    """Return rank -> id of the running processes that share a project's training."""
-    found = {}
-    for path in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            words = (path / "cmdline").read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if "samebits.train.worker" in words and str(root) in words and words[-2].startswith("{"):
-            found[int(json.loads(words[-2])["rank"])] = int(path.name)
-    return found
 
 
 def has_rows(root: pathlib.Path, count: int) -> bool:

@@ -28,6 +28,7 @@ from conftest import (
     wait_until,
 )
 from fake_comet import read_archive
+from processes import workers
 
 pytestmark = pytest.mark.full
 ASKED_ALONE = ("training.checkpoint_every=100000",)  # checkpoints only when the training is asked to stop
@@ -269,9 +270,9 @@ def test_a_training_on_two_nodes_has_the_bits_of_one_process(slurm: str, project
     job = subprocess.Popen(
         [*command, script], cwd=project, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    assert wait_until(lambda: task_of(project, 1))
+    assert wait_until(lambda: 1 in workers(project))
     assert wait_until(lambda: count_unfinished_rows(project) > 2)
-    os.kill(task_of(project, 1), signal.SIGKILL)
+    os.kill(workers(project)[1], signal.SIGKILL)
     output = job.communicate(timeout=600)[0]
 
     assert job.returncode != 0, output
@@ -281,16 +282,6 @@ def test_a_training_on_two_nodes_has_the_bits_of_one_process(slurm: str, project
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "resumes after epoch" in done.stdout
     assert [golden, golden] == [digest(attempt) for attempt in finished(project)]
-
-
-def task_of(root: pathlib.Path, rank: int) -> int:
-    """Return the training process of a worker of a project, 0 if it does not run."""
-    for path in pathlib.Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (path / "cmdline").read_bytes().decode().split("\0")
-            if "samebits.train.worker" in words and str(root) in words and f'"rank": {rank},' in words[-2]:
-                return int(path.name)
-    return 0
 
 
 def count_unfinished_rows(root: pathlib.Path) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from rich.table import Table
 
-from samebits.core.config import Config, to_dict
+from samebits.core.config import Config, fewest_and_most_parts, to_dict
 from samebits.core.config_rules import check
 from samebits.core.errors import RecordError
 from samebits.core.files import make_folder, write_yaml
@@ -183,7 +183,7 @@ def train(
                 _kill(plan.victim, runs, parent)
             plan = replace(plan, place=plan.place / 2)
         parent.wait()
-        own.training.workers = own.training.workers % own.training.shards + 1  # any number resumes
+        own.training.workers = own.training.workers % fewest_and_most_parts(own)[0] + 1  # any number resumes
         attempt = _newest(runs)
         if attempt is None or not is_finished(attempt):
             continue

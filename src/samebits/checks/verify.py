@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
-from samebits.core.config import Config, to_dict
+from samebits.core.config import Config, fewest_and_most_parts, to_dict
 from samebits.core.config_rules import check
 from samebits.core.errors import ConfigError
 from samebits.core.files import write_yaml
@@ -49,7 +49,7 @@ class Conditions:
     def changed(self, config: Config) -> Config:
         """Return the configuration of the run."""
         training = config.training
-        if not self.other_workers or training.shards == 1:
+        if not self.other_workers or fewest_and_most_parts(config)[0] == 1:
             return config
         return dataclasses.replace(config, training=dataclasses.replace(training, workers=training.workers % 2 + 1))
 

@@ -17,6 +17,7 @@ PROMISES = ("portable", "machine", "article", "free")
 LIBRARY_PREFIXES = ("keras.", "samebits.portable.")  # classes and functions that `training` may name without own code
 NAMING_KEYS = ("loss", "optimizer", "metrics", "callbacks")  # of `training`
 TRACE_LEVELS = ("epoch", "step", "stage")
+WORKERS = ("workers", "worker_timeout_s")  # of `training`: change no bits, and are those of all stages
 HARNESS_DATA_KEYS = {"validation_size": 5000, "folds": 0, "fold": 0, "oversample": False, "bootstrap": False}
 
 
@@ -207,13 +208,19 @@ def _check_types(part: Any) -> None:
                 raise TypeError(f"{each.name} is {value!r}")
 
 
+def fewest_and_most_parts(config: Config) -> tuple[int, int]:
+    """Return the smallest and the largest `training.shards` of all stages."""
+    own = config.training.shards
+    shards = [own, *(stage.get("shards", own) for stage in config.training.stages if isinstance(stage, dict))]
+    return min(shards), max(shards)
+
+
 def runtime_of(config: Config) -> RuntimeConfig:
     """Return the settings of the training process: without rewrites of arithmetic if batches are split.
 
     TensorFlow rewrites the graph of a step otherwise if other processes compute some of its parts.
     """
-    shards = [config.training.shards, *(stage.get("shards", 1) for stage in config.training.stages)]
-    if max(shards) == 1 or config.runtime.promise != "machine":
+    if fewest_and_most_parts(config)[1] == 1 or config.runtime.promise != "machine":
         return config.runtime
     return dataclasses.replace(config.runtime, arithmetic_rewrites=False)
 

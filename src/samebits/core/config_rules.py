@@ -13,9 +13,11 @@ from samebits.core.config import (
     HARNESS_DATA_KEYS,
     PROMISES,
     TRACE_LEVELS,
+    WORKERS,
     Config,
     RuntimeConfig,
     TrainingConfig,
+    fewest_and_most_parts,
     flatten,
 )
 from samebits.core.errors import ConfigError
@@ -23,7 +25,6 @@ from samebits.core.metrics import MODES, Monitor
 from samebits.core.seeds import resolve_points
 
 MAX_THREADS = 1024
-WORKERS = ("workers", "worker_timeout_s")  # of the whole training, not of a stage
 AT_LEAST_1 = "an integer of at least 1"
 NAMED = "a short name, package.module.name, {class: package.module.name, argument: value} or null"
 
@@ -163,10 +164,9 @@ def _check_runtime(runtime: RuntimeConfig) -> None:
 
 def _check_workers(config: Config) -> None:
     """Raise an error for more workers than parts, and for workers of a script."""
-    workers, shards = config.training.workers, [config.training.shards]
-    shards += [stage["shards"] for stage in config.training.stages if isinstance(stage, dict) and "shards" in stage]
-    expected = f"1 to {min(shards)}, the value of training.shards: each worker computes at least one part of a batch"
-    _require("training.workers", workers, expected, holds=workers <= min(shards))
+    workers, (parts, _) = config.training.workers, fewest_and_most_parts(config)
+    expected = f"1 to {parts}, the value of training.shards: each worker computes at least one part of a batch"
+    _require("training.workers", workers, expected, holds=workers <= parts)
     if config.script.path:
         _require("training.workers", workers, "1, because a script runs in one process", holds=workers == 1)
 

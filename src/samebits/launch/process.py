@@ -18,6 +18,8 @@ from samebits.core.seeds import resolve_points
 from samebits.runs.identity import import_path
 from samebits.runtime.pins import child_environment
 
+SHOWN_LINES = 5  # of a log
+
 
 def project_environment(root: pathlib.Path) -> dict[str, str]:
     """Return the environment of a process that does not train: this process's, with the import path of the project."""
@@ -73,8 +75,32 @@ def run_child(config: Config, attempt: pathlib.Path, root: pathlib.Path, source:
     ):
         adopt(child)
         code = child.wait()
-    # A signal that arrived before the child could handle it is still a request to stop.
+    return exit_code(code)
+
+
+def exit_code(code: int) -> int:
+    """Return the exit code of a training process that has ended with this one.
+
+    A signal that arrived before the process could handle it is still a request to stop.
+    """
     return 128 - code if code in (-signal.SIGINT, -signal.SIGTERM) else code
+
+
+def describe_exit(code: int) -> str:
+    """Return why a training process has ended, in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    reason = f"killed by {signal.Signals(-code).name}"
+    return reason + (" (out of memory, or kill -9)" if code == -signal.SIGKILL else "")
+
+
+def last_lines(path: pathlib.Path) -> str:
+    """Return the end of a text file, each line on a new line and indented; "" if it cannot be read."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()[-SHOWN_LINES:]
+    except OSError:
+        return ""
+    return "".join(f"\n  | {line}" for line in lines)
 
 
 def parent_command(path: pathlib.Path, root: pathlib.Path) -> list[str]:

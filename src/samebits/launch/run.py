@@ -21,14 +21,14 @@ from typing import Any
 
 from rich.console import Console
 
-from samebits.core.config import Config, PathsConfig, flatten, from_dict, to_dict
+from samebits.core.config import WORKERS, Config, PathsConfig, flatten, from_dict, to_dict
 from samebits.core.config_rules import check
 from samebits.core.digest import bytes_digest
 from samebits.core.errors import ConfigError, RecordError
 from samebits.core.files import hold_lock, make_folder, write_yaml
 from samebits.core.metrics import MONITOR, Monitor, held_out_names, table_names
 from samebits.core.terminal import describe_values
-from samebits.launch.process import run_child
+from samebits.launch.process import describe_exit, last_lines, run_child
 from samebits.launch.team import find_member, follow, run_member
 from samebits.runs.compare import Comparison, compare_with_siblings, describe_comparison
 from samebits.runs.effects import COMMAND_KEYS, is_below
@@ -171,17 +171,8 @@ def describe_failure(code: int, attempt: pathlib.Path) -> str:
     """Return one line about a training process that did not finish, and the end of its log after a crash."""
     if code in STOPPED:
         return "stopped; progress is saved, and the same command resumes the run"
-    reason = f"exit code {code}"
-    if code < 0:
-        reason = f"killed by {signal.Signals(-code).name}"
-        if code == -signal.SIGKILL:
-            reason += " (out of memory, or kill -9)"
-    try:
-        tail = (attempt / LOG).read_text(errors="replace").splitlines()[-5:]
-    except OSError:
-        tail = []
-    lines = "".join(f"\n  | {line}" for line in tail) if code < 0 else ""
-    return f"the training process failed: {reason}; log: {attempt / LOG}{lines}"
+    lines = last_lines(attempt / LOG) if code < 0 else ""
+    return f"the training process failed: {describe_exit(code)}; log: {attempt / LOG}{lines}"
 
 
 def _show(text: str, *, red: bool = False) -> None:
@@ -261,8 +252,8 @@ def run(config: Config, root: pathlib.Path) -> Outcome:
                 kept = ", ".join(f"{key}={value}" for key, value in ignored.items())
                 _show(f"the run keeps its own settings: {kept}   (resume=never starts a new run)")
             own.script = config.script
-            own.training.workers = config.training.workers
-            own.training.worker_timeout_s = config.training.worker_timeout_s
+            for name in WORKERS:
+                setattr(own.training, name, getattr(config.training, name))
             config = own
         tracker = start_tracker(config, attempt, root)
         code = run_training(config, attempt, root)

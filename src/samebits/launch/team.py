@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +21,14 @@ from dataclasses import dataclass
 from samebits.core.config import Config, from_dict, to_dict
 from samebits.core.errors import ConfigError
 from samebits.core.files import make_folder, write_yaml
-from samebits.launch.process import child_command, forwarded_signals, stop_group
+from samebits.launch.process import (
+    child_command,
+    describe_exit,
+    exit_code,
+    forwarded_signals,
+    last_lines,
+    stop_group,
+)
 from samebits.runs.folder import CONFIG, LOG, read_yaml
 
 KEY = "training.workers"
@@ -32,7 +38,6 @@ STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 NO_ANSWER = "does not answer"  # of a process that ended because another one had
 POLL_S = 0.2
 LAST_WORDS_S = 5.0  # that the others have to notice the end of one and to say so
-SHOWN_LINES = 5
 
 
 @dataclass(frozen=True)
@@ -172,8 +177,7 @@ def run_team(
         folders = [attempt, *others]
         with forwarded_signals() as adopt, started(config, folders, root, source, members, prefix) as children:
             adopt(children[0])
-            code = wait_for_all(children, folders)
-    return 128 - code if code in (-signal.SIGINT, -signal.SIGTERM) else code
+            return exit_code(wait_for_all(children, folders))
 
 
 @contextlib.contextmanager
@@ -231,31 +235,26 @@ def wait_for_all(children: list["subprocess.Popen[bytes]"], folders: list[pathli
     if code not in (0, *STOPPED):
         time.sleep(POLL_S)
         for rank, (other, folder) in enumerate(zip(others, folders[1:], strict=True), 1):
-            if other.poll() not in (None, 0) and NO_ANSWER not in last_lines(folder / OUTPUT):
-                print(describe_loss(rank, other, folder), flush=True)
+            ended = other.poll()
+            if ended not in (None, 0) and NO_ANSWER not in last_lines(folder / OUTPUT):
+                print(describe_loss(rank, ended, folder), flush=True)
     return 1 if code is None else code
 
 
-def last_lines(path: pathlib.Path) -> str:
-    """Return the end of a text file, each line indented; "" if it cannot be read."""
-    try:
-        lines = path.read_text(errors="replace").splitlines()[-SHOWN_LINES:]
-    except OSError:
-        return ""
-    return "".join(f"\n  | {line}" for line in lines)
-
-
-def describe_loss(rank: int, child: "subprocess.Popen[bytes]", folder: pathlib.Path) -> str:
-    """Return what to tell the user about a process that failed, with the end of what it wrote."""
-    code = child.returncode
-    reason = f"exit code {code}"
-    if code < 0:
-        reason = f"killed by {signal.Signals(-code).name}"
-        if code == -signal.SIGKILL:
-            reason += " (out of memory, or kill -9)"
+def describe_loss(rank: int, code: int, folder: pathlib.Path) -> str:
+    """Return what to tell the user about a process that failed with an exit code, with the end of what it wrote."""
     text = last_lines(folder / OUTPUT) + (last_lines(folder / LOG) if code < 0 else "")
     advice = f"the same command, also with another {KEY}, resumes from the last checkpoint"
-    return f"worker {rank} ended: {reason}; {advice}{text}"
+    return f"worker {rank} ended: {describe_exit(code)}; {advice}{text}"
+
+
+def run_one(
+    config: Config, folder: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None, member: Member
+) -> int:
+    """Start the training process of a member, wait for it, and return its exit code."""
+    with forwarded_signals() as adopt, started(config, [folder], root, source, [member]) as (child,):
+        adopt(child)
+        return exit_code(child.wait())
 
 
 def follow(config: Config, root: pathlib.Path, member: Member) -> int:
@@ -264,21 +263,14 @@ def follow(config: Config, root: pathlib.Path, member: Member) -> int:
     Returns:
         The exit code of the training process.
     """
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="samebits-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="samebits-") as name:
+        folder = pathlib.Path(name)
         write_yaml(folder / CONFIG, to_dict(config))
-        with (
-            forwarded_signals() as adopt,
-            started(config, [folder], root, None, [member]) as (child,),
-        ):
-            adopt(child)
-            code = child.wait()
+        code = run_one(config, folder, root, None, member)
         print((folder / OUTPUT).read_text(errors="replace"), end="", flush=True)
         if code:
-            print(describe_loss(member.rank, child, folder).partition("\n")[0], flush=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 128 - code if code in (-signal.SIGINT, -signal.SIGTERM) else 1 if code < 0 else code
+            print(describe_loss(member.rank, code, folder).partition("\n")[0], flush=True)
+    return 1 if code < 0 else code
 
 
 def run_member(config: Config, attempt: pathlib.Path, root: pathlib.Path, source: pathlib.Path | None = None) -> int:
@@ -289,10 +281,7 @@ def run_member(config: Config, attempt: pathlib.Path, root: pathlib.Path, source
     member = find_member(config, os.environ)
     if member is None:
         return run_team(config, attempt, root, source)
-    with forwarded_signals() as adopt, started(config, [attempt], root, source, [member]) as (child,):
-        adopt(child)
-        code = child.wait()
-    return 128 - code if code in (-signal.SIGINT, -signal.SIGTERM) else code
+    return run_one(config, attempt, root, source, member)
 
 
 def main() -> int:

@@ -8,12 +8,12 @@ their kind: "config training.epochs", "seed data/order", "code <path>", "lock re
 from collections.abc import Iterable
 from typing import Any
 
-from samebits.core.config import flatten
+from samebits.core.config import WORKERS, flatten
 
 CHANGES, MAY, OWN, DOES_NOT = "changes bits", "may change bits", "only if your data or model use it", "does not"
 
 # Belong to one command; a resumed run keeps all other settings.
-WORKER_KEYS = ("training.workers", "training.worker_timeout_s")
+WORKER_KEYS = tuple(f"training.{name}" for name in WORKERS)
 COMMAND_KEYS = ("paths", "resume", "confirm", "script.path", "script.folder", "script.code", *WORKER_KEYS)
 RECORD_KEYS = ("tracker", "trace", "training.checkpoint_every", "training.log_every")  # say what is recorded
 # Only where the run keeps its best weights, or stops early.

@@ -24,9 +24,9 @@ ARITHMETIC_MODULES = (
     "portable/initializers", "portable/layers", "portable/losses", "portable/lstm", "portable/optimizers",
     "runs/predictions", "runtime/pins", "train/arrays", "train/callbacks", "train/checkpoints", "train/compiling",
     "train/data", "train/encoding", "train/feeds", "train/fit", "train/forest", "train/iterators", "train/lockstep",
-    "train/loop", "train/network", "train/notices", "train/parts", "train/python_state", "train/resuming",
-    "train/script", "train/seeding", "train/shards", "train/sources", "train/splitting", "train/stages", "train/steps",
-    "train/streams", "train/team", "train/traces", "train/weights", "train/worker",
+    "train/logs", "train/loop", "train/network", "train/notices", "train/parts", "train/python_state", "train/replaced",
+    "train/resuming", "train/script", "train/seeding", "train/shards", "train/sources", "train/splitting",
+    "train/stages", "train/steps", "train/streams", "train/team", "train/traces", "train/weights", "train/worker",
 )  # fmt: skip
 DIGITS = 16  # of the inputs digest in the name of a folder
 

@@ -262,6 +262,11 @@ def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
     return list(found.values())
 
 
+def updated_by(optimizer: Any, given: Any) -> list[Any]:
+    """Return the variables that `apply` of an optimizer updates: those that it was given, or else all of its own."""
+    return list(optimizer._trainable_variables if given is None else given)  # noqa: SLF001  no public name (Keras 3.15)
+
+
 def attributes_of(model: keras.Model) -> Iterator[tuple[keras.Layer, Any]]:
     """Yield the layer and the value of each attribute of a model and its layers, also of what lists and dicts hold."""
     for layer in model._flatten_layers():  # noqa: SLF001  no public name (Keras 3.15)

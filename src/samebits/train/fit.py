@@ -43,6 +43,7 @@ from samebits.train.data import Dataset, Split, named_leaves
 from samebits.train.draws import GeneratorWatch
 from samebits.train.feeds import Feed, PartFeed, epoch_order
 from samebits.train.iterators import UNKNOWN
+from samebits.train.logs import numbers
 from samebits.train.loop import Training
 from samebits.train.network import Network
 from samebits.train.notices import line_in_stack, line_of
@@ -51,7 +52,7 @@ from samebits.train.resuming import as_bits, state_of
 from samebits.train.seeding import Seeding
 from samebits.train.sources import Iterated
 from samebits.train.stages import Stage
-from samebits.train.steps import numbers, path_digests
+from samebits.train.steps import path_digests
 from samebits.train.stop import StopRequests
 from samebits.train.streams import make_feed
 from samebits.train.traces import TRAINED, Basis, Traced, in_words

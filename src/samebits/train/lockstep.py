@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras.src.backend.common import global_state  # no public names (Keras 3.15)
 from keras.src.backend.tensorflow import nn
 
+from samebits.train.replaced import replaced
 from samebits.train.shards import Exchange, refuse, tree_sum
 
 
@@ -90,6 +91,7 @@ class Lockstep:
     def __init__(self, exchange: Exchange, count: int, weights: Sequence[tf.Tensor]) -> None:
         self.exchange, self.count, self.weights = exchange, count, weights
         self.running: tuple[int, Turn] | None = None
+        self.masked: list[str] = []  # synchronized layers that get a mask
 
     def trace(self, traces: Mapping[int, Callable[[], Any]]) -> dict[int, Any]:
         """Return the results of some traces, by the number of their part."""
@@ -102,6 +104,8 @@ class Lockstep:
                 if len({turn.has_ended for turn in turns.values()}) > 1:
                     refuse("all parts have the same operations", "parts with other numbers of synchronized layers")
                 self.add_up(turns)
+        if self.masked:
+            refuse("synchronized statistics have no mask", f"a mask for layer {self.masked[0]}")
         return {number: turn.result for number, turn in turns.items()}
 
     def add_up(self, turns: dict[int, Turn]) -> None:
@@ -116,19 +120,20 @@ class Lockstep:
     @contextmanager
     def sums(self) -> Iterator[None]:
         """Let Keras's synchronized statistics be those of all parts."""
-        layer = keras.layers.BatchNormalization
-        before, moments = nn._compute_moments_sync, layer._moments  # noqa: SLF001
 
-        def without_mask(normalization: Any, inputs: Any, mask: Any) -> Any:
-            if mask is not None and normalization.synchronized:
-                refuse("synchronized statistics have no mask", f"a mask for layer {normalization.name}")
-            return moments(normalization, inputs, mask)
+        def checked(_: Any, moments: Callable[..., Any]) -> Callable[..., Any]:
+            def without_mask(normalization: Any, inputs: Any, mask: Any) -> Any:
+                if mask is not None and normalization.synchronized:
+                    self.masked.append(normalization.name)  # Keras would wrap an error in here
+                return moments(normalization, inputs, mask)
 
-        nn._compute_moments_sync, layer._moments = self.moments, without_mask  # noqa: SLF001
-        try:
+            return without_mask
+
+        with (
+            replaced([nn], "_compute_moments_sync", lambda *_: self.moments),
+            replaced([keras.layers.BatchNormalization], "_moments", checked),
+        ):
             yield
-        finally:
-            nn._compute_moments_sync, layer._moments = before, moments  # noqa: SLF001
 
     def moments(self, x: tf.Tensor, axes: Any, keepdims: bool) -> tuple[tf.Tensor, tf.Tensor]:  # noqa: FBT001  Keras's parameters
         """Return mean and variance over all parts, computed in two passes: first the mean, then the deviations."""

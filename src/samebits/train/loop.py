@@ -17,11 +17,12 @@ from samebits.core.metrics import Monitor
 from samebits.train.callbacks import Callbacks
 from samebits.train.checkpoints import Checkpoints, Position, State
 from samebits.train.draws import GeneratorWatch
+from samebits.train.logs import Logs, numbers
 from samebits.train.recorder import Recorder
 from samebits.train.resuming import as_bits, begin, skip, state_of
 from samebits.train.shards import Exchange
 from samebits.train.stages import Stage
-from samebits.train.steps import Logs, Steps, numbers
+from samebits.train.steps import Steps
 
 AFTER_TRAINING = 1  # `part` of a row of the trace that follows the end of an epoch
 CALL_S = 0.2  # target duration of a call of several steps; between calls Python checks signals and generators

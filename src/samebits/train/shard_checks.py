@@ -14,7 +14,7 @@ import tensorflow as tf
 from samebits.core.errors import first_line
 from samebits.train.feeds import Feed
 from samebits.train.parts import part_bounds
-from samebits.train.shards import ONE_PART, SEED, SUM, PartScope, States, flatten, reductions, refuse
+from samebits.train.shards import ONE_PART, SEED, SUM, PartScope, States, reductions, refuse, tensors_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Evaluation:
             scope = PartScope(list(zip(self.metrics, before, strict=True)))
             scope.factor = factor
             with reductions(), scope:
-                logs = flatten(model.test_step(feed.fetch(argument)))
+                logs = tensors_of(model.test_step(feed.fetch(argument)))
             self.draws = any(states.kind(variable) == SEED for variable in scope.updated.values())
             return logs, [scope.get_current_value(variable) for variable in self.metrics]
 

@@ -7,7 +7,7 @@ its number and of the states at the start of the step, so `train_step` runs in a
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -18,9 +18,11 @@ from keras.src.losses import loss as keras_loss
 from keras.src.metrics import reduction_metrics
 
 from samebits.core.errors import ConfigError
-from samebits.train.compiling import attributes_of
+from samebits.train.compiling import attributes_of, updated_by
 from samebits.train.draws import users_of
+from samebits.train.logs import flatten_logs
 from samebits.train.parts import own_parts, part_bounds
+from samebits.train.replaced import replaced
 
 KEY = "training.shards"
 PART = "part "  # then its number, counted from 1: the names of what a part gives
@@ -110,8 +112,8 @@ class Part:
     optimizer: Any
     scope: PartScope
     logs: dict[str, tf.Tensor]
-    results: dict[str, tuple[Any, int]] = field(default_factory=dict)  # log -> (metric, place in its result)
-    computed: "Computed | None" = None  # if the logs are those of compute_metrics
+    results: dict[str, tuple[Any, int]]  # log -> (metric, place in its result)
+    computed: "Computed | None"  # if the logs are those of compute_metrics
 
 
 @dataclass
@@ -214,7 +216,7 @@ class ShardedStep:
                 fix=f"use {ONE_PART}, or clipnorm, global_clipnorm or clipvalue of the optimizer",
             )
         self.check_order(update, scope)
-        flat = flatten(logs)
+        flat = tensors_of(logs)
         found = {name: self.results[id(value)] for name, value in flat.items() if id(value) in self.results}
         computed = next((each for each in scope.computed if each.result is logs), None)
         if computed is None:
@@ -227,11 +229,10 @@ class ShardedStep:
         Raises:
             ConfigError: A layer changes a weight that is trained, whose gradient is then unknown.
         """
-        trained = {id(variable): variable.path for variable in self.model.trainable_weights}
         try:
             return self.model.train_step(batch)
         except AttributeError:
-            changed = [trained[key] for key in scope.updated if key in trained]
+            changed = [weight.path for weight in self.model.trainable_weights if id(weight) in scope.updated]
             if changed:
                 refuse("no layer changes a weight that is trained", f"a layer that changes {changed[0]}")
             raise
@@ -307,12 +308,9 @@ def row_weight(rows: tf.Tensor, count: int, number: int) -> tf.Tensor:
     return tf.cast(end - first, tf.float32) / tf.cast(rows, tf.float32)
 
 
-def flatten(logs: Any) -> dict[str, Any]:
-    """Return what a step logs as one flat mapping."""
-    flat: dict[str, Any] = {}
-    for name, value in (logs or {}).items():
-        flat |= flatten(value) if isinstance(value, Mapping) else {name: tf.convert_to_tensor(value)}
-    return flat
+def tensors_of(logs: Any) -> dict[str, tf.Tensor]:
+    """Return what a step logs as one mapping of tensors."""
+    return {name: tf.convert_to_tensor(value) for name, value in flatten_logs(logs).items()}
 
 
 # --- what a part must not do, and what is noted while it is traced ---
@@ -339,47 +337,37 @@ def running_part() -> PartScope:
 def recorded_update(optimizers: list[Any]) -> Iterator[None]:
     """Let each part note the updates of the optimizers instead of making them."""
     graph = tf.compat.v1.get_default_graph()
-    before = {id(optimizer): optimizer.__dict__.get("apply") for optimizer in optimizers}
 
-    def recorder(optimizer: Any) -> Callable[..., None]:
+    def recorder(optimizer: Any, _: Any) -> Callable[..., None]:
         def apply(grads: Any, trainable_variables: Any = None) -> None:
-            chosen = optimizer._trainable_variables if trainable_variables is None else trainable_variables  # noqa: SLF001  no public name (Keras 3.15)
             part, place = running_part(), len(graph.get_operations())
-            part.updates.append(Update(optimizer, list(grads), list(chosen), place, set(part.updated)))
+            chosen = updated_by(optimizer, trainable_variables)
+            part.updates.append(Update(optimizer, list(grads), chosen, place, set(part.updated)))
 
         return apply
 
-    for optimizer in optimizers:
-        object.__setattr__(optimizer, "apply", recorder(optimizer))
-    try:
+    with replaced(optimizers, "apply", recorder):
         yield
-    finally:
-        for optimizer in optimizers:
-            if before[id(optimizer)] is None:
-                object.__delattr__(optimizer, "apply")
-            else:
-                object.__setattr__(optimizer, "apply", before[id(optimizer)])
 
 
 @contextmanager
 def recorded_gradients() -> Iterator[None]:
     """Let each part note what its tapes give as gradients."""
-    gradient = tf.GradientTape.gradient
 
-    def gradient_and_note(tape: Any, *args: Any, **options: Any) -> Any:
-        value, scope = gradient(tape, *args, **options), running_part()
-        for leaf in tf.nest.flatten(value):
-            if leaf is not None:
-                parts = [leaf, *([leaf.values] if isinstance(leaf, tf.IndexedSlices) else [])]
-                scope.kept += parts
-                scope.gradients |= {id(each) for each in parts}
-        return value
+    def recorder(_: Any, gradient: Callable[..., Any]) -> Callable[..., Any]:
+        def gradient_and_note(tape: Any, *args: Any, **options: Any) -> Any:
+            value, scope = gradient(tape, *args, **options), running_part()
+            for leaf in tf.nest.flatten(value):
+                if leaf is not None:
+                    parts = [leaf, *([leaf.values] if isinstance(leaf, tf.IndexedSlices) else [])]
+                    scope.kept += parts
+                    scope.gradients |= {id(each) for each in parts}
+            return value
 
-    tf.GradientTape.gradient = gradient_and_note
-    try:
+        return gradient_and_note
+
+    with replaced([tf.GradientTape], "gradient", recorder):
         yield
-    finally:
-        tf.GradientTape.gradient = gradient
 
 
 @contextmanager
@@ -412,13 +400,11 @@ def reductions() -> Iterator[None]:
             sample_weight = 1.0 / running_part().factor
         return reduce_metric(values, sample_weight, reduce_fn, dtype)
 
-    keras_loss.reduce_weighted_values = reduce_part
-    reduction_metrics.reduce_to_samplewise_values = reduce_metric_of_part
-    try:
+    with (
+        replaced([keras_loss], "reduce_weighted_values", lambda *_: reduce_part),
+        replaced([reduction_metrics], "reduce_to_samplewise_values", lambda *_: reduce_metric_of_part),
+    ):
         yield
-    finally:
-        keras_loss.reduce_weighted_values = reduce
-        reduction_metrics.reduce_to_samplewise_values = reduce_metric
 
 
 @contextmanager
@@ -427,9 +413,7 @@ def results_of(metrics: list[Any]) -> Iterator[dict[int, tuple[Any, int]]]:
     found: dict[int, tuple[Any, int]] = {}
     kept: list[Any] = []  # so that no id is used twice
 
-    def recorder(metric: Any) -> Callable[[], Any]:
-        result = metric.result
-
+    def recorder(metric: Any, result: Callable[[], Any]) -> Callable[[], Any]:
         def result_and_note() -> Any:
             value = keras.tree.map_structure(tf.convert_to_tensor, result())
             for place, leaf in enumerate(keras.tree.flatten(value)):
@@ -439,13 +423,8 @@ def results_of(metrics: list[Any]) -> Iterator[dict[int, tuple[Any, int]]]:
 
         return result_and_note
 
-    for metric in metrics:
-        object.__setattr__(metric, "result", recorder(metric))
-    try:
+    with replaced(metrics, "result", recorder):
         yield found
-    finally:
-        for metric in metrics:
-            object.__delattr__(metric, "result")
 
 
 @contextmanager
@@ -460,23 +439,8 @@ def recorded_metrics(model: keras.Model) -> Iterator[None]:
         running_part().computed.append(Computed(arguments, result, before))
         return result
 
-    object.__setattr__(model, "compute_metrics", compute_and_note)
-    try:
+    with replaced([model], "compute_metrics", lambda *_: compute_and_note):
         yield
-    finally:
-        object.__delattr__(model, "compute_metrics")
-
-
-@contextmanager
-def updated_by(metrics: list[Any], assign: Callable[[Any], None]) -> Iterator[None]:
-    """Let `update_state` of the metrics call a function with the metric instead."""
-    for metric in metrics:
-        object.__setattr__(metric, "update_state", lambda *_, metric=metric, **__: assign(metric))
-    try:
-        yield
-    finally:
-        for metric in metrics:
-            object.__delattr__(metric, "update_state")
 
 
 def depends(tensor: tf.Tensor, on: set[int]) -> bool:
@@ -604,14 +568,17 @@ class Combined:
                 variable, value = waiting.pop(key)
                 variable.assign(value)
 
+        def instead(metric: Any, _: Any) -> Callable[..., None]:
+            return lambda *_, **__: assign([id(variable) for variable in metric.variables])
+
         if part.computed is None:
             assign(list(waiting))
             for name, (metric, place) in part.results.items():
                 found[name] = tf.convert_to_tensor(keras.tree.flatten(metric.result())[place])
         else:
             assign(part.computed.before)
-            with updated_by(metrics, lambda metric: assign([id(variable) for variable in metric.variables])):
-                again = flatten(model.compute_metrics(**part.computed.arguments))
+            with replaced(metrics, "update_state", instead):
+                again = tensors_of(model.compute_metrics(**part.computed.arguments))
             found |= {name: value for name, value in again.items() if not depends(value, batch)}
             assign(list(waiting))
         return {name: found[name] for name in part.logs}

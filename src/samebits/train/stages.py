@@ -7,9 +7,9 @@ import copy
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from samebits.core.config import Config, TrainingConfig
+from samebits.core.config import WORKERS, Config, TrainingConfig
 
-WITHOUT_STAGE = ("stages", "init_from", "workers", "worker_timeout_s")
+WITHOUT_STAGE = ("stages", "init_from", *WORKERS)
 SETTINGS = tuple(field.name for field in fields(TrainingConfig) if field.name not in WITHOUT_STAGE)
 
 

@@ -19,7 +19,7 @@ from samebits.core.digest import array_digest, arrays_digest
 from samebits.core.errors import SamebitsError, TrainingError, first_line
 from samebits.portable import graph_check
 from samebits.train.checks_of_data import stateful_layers
-from samebits.train.compiling import attributes_of, names_of_losses, optimizers_of
+from samebits.train.compiling import attributes_of, names_of_losses, optimizers_of, updated_by
 from samebits.train.draws import (
     OPAQUE_OPS,
     STATEFUL_RANDOM_OPS,
@@ -30,13 +30,14 @@ from samebits.train.draws import (
     users_of,
 )
 from samebits.train.feeds import Feed
+from samebits.train.logs import Logs, flatten_logs, numbers, split_entries
 from samebits.train.python_state import check_python_state, contents, python_state
+from samebits.train.replaced import replaced
 from samebits.train.shard_checks import check_split
 from samebits.train.shards import PART, Alone, Exchange, ShardedStep, States, refuse
 
 logger = logging.getLogger(__name__)
 
-Logs = dict[str, Any]
 Hooks = Callable[..., object]  # calls a hook of callbacks: name, batch, logs=logs
 Tolerate = Callable[..., None]  # gets an error, the operations that cause it, and whether is_harmless
 # Operations that only read a variable, so that its value stays the one of its construction.
@@ -56,11 +57,9 @@ def captured_gradients(optimizers: list[keras.optimizers.Optimizer]) -> Iterator
     found: dict[str, Any] = {}
     graph = tf.compat.v1.get_default_graph()
 
-    def spy(optimizer: Any) -> Callable[..., Any]:
-        apply = optimizer.apply
-
+    def spy(optimizer: Any, apply: Callable[..., Any]) -> Callable[..., Any]:
         def apply_and_keep(grads: Any, trainable_variables: Any = None) -> Any:
-            variables = optimizer._trainable_variables if trainable_variables is None else trainable_variables  # noqa: SLF001  no public name (Keras 3.15)
+            variables = updated_by(optimizer, trainable_variables)
             for gradient, variable in zip(list(grads), variables, strict=True):
                 if gradient is not None and tf.nest.flatten(gradient, expand_composites=True)[0].graph is graph:
                     again = sum(name.partition("#")[0] == variable.path for name in found)
@@ -69,13 +68,8 @@ def captured_gradients(optimizers: list[keras.optimizers.Optimizer]) -> Iterator
 
         return apply_and_keep
 
-    for optimizer in optimizers:
-        object.__setattr__(optimizer, "apply", spy(optimizer))
-    try:
+    with replaced(optimizers, "apply", spy):
         yield found
-    finally:
-        for optimizer in optimizers:
-            object.__delattr__(optimizer, "apply")
 
 
 def trace_step(method: Callable[[Any], Logs], feed: Feed, optimizers: list[keras.optimizers.Optimizer]) -> Any:
@@ -99,25 +93,6 @@ def trace_step(method: Callable[[Any], Logs], feed: Feed, optimizers: list[keras
         return {name: tf.convert_to_tensor(value) for name, value in logs.items()}, gradients | of_parts
 
     return step
-
-
-def flatten_logs(logs: Any) -> Logs:
-    """Return what a step logs as one mapping, as Keras's `fit` does.
-
-    Raises:
-        TrainingError: It is no mapping.
-    """
-    if logs is None:
-        return {}
-    if not isinstance(logs, Mapping):
-        raise TrainingError(
-            "a step returns no logs.", expected="a dict of metrics from train_step and test_step",
-            received=type(logs).__name__, fix='return a dict, e.g. {"loss": loss}',
-        )  # fmt: skip
-    flat: Logs = {}
-    for name, value in logs.items():
-        flat |= flatten_logs(value) if isinstance(value, Mapping) else {name: value}
-    return flat
 
 
 def call_only(step: Any, feed: Feed) -> Any:
@@ -521,23 +496,3 @@ def by_path(variables: Iterable[Any]) -> dict[str, Any]:
 def path_digests(variables: Iterable[Any]) -> dict[str, str]:
     """Return the digest of each variable by its path."""
     return {name: array_digest(name, variable.numpy()) for name, variable in by_path(variables).items()}
-
-
-def split_entries(logs: Mapping[str, Any]) -> Logs:
-    """Return logs in which a metric with several numbers, such as one per class, has one name for each."""
-    flat: Logs = {}
-    for name, value in logs.items():
-        entries: Any = np.ravel(value) if value is not None else []
-        flat |= {name if len(entries) == 1 else f"{name}_{number}": entry for number, entry in enumerate(entries)}
-    return flat
-
-
-def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
-    """Return the logged values that are single numbers, as floats."""
-    found = {}
-    for name, value in logs.items():
-        array = np.asarray(value)
-        if array.size == 1:
-            with contextlib.suppress(TypeError, ValueError):  # e.g. a text that a callback added
-                found[name] = float(array.reshape(()))
-    return found

@@ -5,10 +5,8 @@ of the others; the sum is made by each, in the same order. The first one (rank 0
 """
 
 import concurrent.futures
-import contextlib
 import io
 import json
-import logging
 import os
 import pathlib
 import socket
@@ -24,18 +22,10 @@ from tensorflow.python.eager import context  # no public name (TensorFlow 2.21)
 from samebits.core.errors import MachineError, TrainingError, first_line
 from samebits.train.parts import own_parts
 
-logger = logging.getLogger(__name__)
-
 JOB = "worker"
 GROUP = 1
-AGREE, SIZES, LENGTHS, RECORD, TEXTS, PAYLOAD = (
-    1,
-    2,
-    3,
-    4,
-    1_000,
-    1_000_000,
-)  # instance keys; the last two depend on the length
+# Instance keys of the exchanges. TEXTS and PAYLOAD are the first of many, one for each length.
+AGREE, SIZES, LENGTHS, RECORD, TEXTS, PAYLOAD = 1, 2, 3, 4, 1_000, 1_000_000
 STEPS_PER_OCTAVE = 8  # lengths of a payload are rounded up to so many per power of two, each with a key of its own
 POWERS = [1 << exponent for exponent in range(31)]
 RESUMED_FILES = ("checkpoint-*.arrays", "stage-*.arrays", "*.jsonl", "callbacks")
@@ -211,11 +201,9 @@ class Team:
         """
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             future = pool.submit(call)
-            while True:
-                with contextlib.suppress(concurrent.futures.TimeoutError):
-                    return future.result(POLL_S)
-                if future.done():
-                    return future.result()
+            while not concurrent.futures.wait([future], POLL_S).done:
+                pass
+            return future.result()
 
     # --- failures ---
 

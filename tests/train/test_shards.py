@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from conftest import QUIET, ROOT
 from in_process import Small
-from keras_cases import CASES, INPUTS, LABELS, ROWS, WEIGHTS, dense, split, with_outputs
+from keras_cases import CASES, INPUTS, LABELS, ROWS, WEIGHTS, WithOwnLoss, dense, split, with_outputs
 
 from samebits.core.config import TrainingConfig
 from samebits.core.errors import ConfigError
@@ -23,6 +23,7 @@ from samebits.runs.folder import TRACE, read_rows
 from samebits.runs.trace_diff import differences
 from samebits.train.data import Dataset
 from samebits.train.parts import own_parts, part_bounds
+from samebits.train.shards import scaled as scale_by_rows
 from samebits.train.shards import tree_sum
 from samebits.train.streams import make_feed
 
@@ -82,7 +83,7 @@ def normalized() -> keras.Model:
     return model
 
 
-class WithOwnLoss(keras.Model):
+class WithNumbers(WithOwnLoss):
     """Computes its loss itself, and logs the square of a metric."""
 
     def __init__(self) -> None:
@@ -93,13 +94,6 @@ class WithOwnLoss(keras.Model):
         """Return the output."""
         return self.inner(inputs)
 
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Any:
-        """Return a loss that reads the inputs."""
-        del sample_weight, training
-        return keras.ops.mean(keras.ops.square(y - y_pred) * (1 + keras.ops.abs(x[:, :1]))) + sum(self.losses)
-
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """Return Keras's metrics, the square of one's own, and a number of the batch."""
         found = super().compute_metrics(x, y, y_pred, sample_weight)
@@ -109,7 +103,7 @@ class WithOwnLoss(keras.Model):
 
 def own_loss() -> keras.Model:
     """Return a compiled model with its own loss."""
-    model = WithOwnLoss()
+    model = WithNumbers()
     model.compile(keras.optimizers.SGD(0.1))
     return model
 
@@ -244,7 +238,7 @@ def with_metric(*metrics: Any) -> Callable[[], keras.Model]:
     return build
 
 
-class Squaring(WithOwnLoss):
+class Squaring(WithNumbers):
     """Logs a number that it computes from the result of a metric, in its own step."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
@@ -269,7 +263,7 @@ def squaring() -> keras.Model:
 def without_update() -> keras.Model:
     """Return a model whose step updates nothing."""
 
-    class Idle(WithOwnLoss):
+    class Idle(WithNumbers):
         def train_step(self, data: Any) -> dict[str, Any]:
             """Return the mean of the inputs."""
             return {"loss": keras.ops.mean(data[0])}
@@ -277,6 +271,121 @@ def without_update() -> keras.Model:
     model = Idle()
     model.compile(keras.optimizers.SGD(0.1))
     return model
+
+
+class OwnStep(WithNumbers):
+    """Has a train_step of its own, with one gradient and one update."""
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Train."""
+        loss, gradients = self.gradients_of(*data)
+        self.optimizer.apply_gradients(zip(self.changed(gradients), self.trainable_weights, strict=True))
+        return self.logs_of(loss, gradients)
+
+    def gradients_of(self, inputs: Any, labels: Any) -> tuple[Any, list[Any]]:
+        """Return the loss and its gradients."""
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x=inputs, y=labels, y_pred=self(inputs, training=True))
+        return loss, tape.gradient(loss, self.trainable_weights)
+
+    def changed(self, gradients: list[Any]) -> list[Any]:
+        """Return the gradients that the optimizer gets."""
+        return gradients
+
+    def logs_of(self, loss: Any, gradients: list[Any]) -> dict[str, Any]:
+        """Return the logs."""
+        del gradients
+        return {"loss": loss}
+
+
+class Clipping(OwnStep):
+    """Clips the gradients by their norm."""
+
+    def changed(self, gradients: list[Any]) -> list[Any]:
+        """Return the clipped gradients."""
+        return list(tf.clip_by_global_norm(gradients, 0.1)[0])
+
+
+class LoggingNorm(OwnStep):
+    """Logs the norm of the gradients."""
+
+    def logs_of(self, loss: Any, gradients: list[Any]) -> dict[str, Any]:
+        """Return the loss and the norm."""
+        return {"loss": loss, "norm": tf.linalg.global_norm(gradients)}
+
+
+class Counting(OwnStep):
+    """Logs a number of type integer."""
+
+    def logs_of(self, loss: Any, gradients: list[Any]) -> dict[str, Any]:
+        """Return the loss and the number of gradients."""
+        return {"loss": loss, "count": tf.constant(len(gradients))}
+
+
+class Wrapped(OwnStep):
+    """Computes its gradients in a tf.function, with a layer that changes a state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normalization = keras.layers.BatchNormalization()
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Return the output for normalized inputs."""
+        return self.inner(self.normalization(inputs, training=training))
+
+    @tf.function
+    def gradients_of(self, inputs: Any, labels: Any) -> tuple[Any, list[Any]]:
+        """Return the loss and its gradients."""
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x=inputs, y=labels, y_pred=self(inputs, training=True))
+        return loss, tape.gradient(loss, self.trainable_weights)
+
+
+class Seen(keras.layers.Layer):
+    """Counts the rows that it has seen."""
+
+    def build(self, _shape: Any) -> None:
+        """Make the counter."""
+        self.rows = self.add_weight(shape=(), dtype="int32", initializer="zeros", trainable=False, name="rows")
+
+    def call(self, inputs: Any) -> Any:
+        """Count."""
+        self.rows.assign_add(keras.ops.shape(inputs)[0])
+        return inputs
+
+
+def own(kind: type[keras.Model]) -> Callable[[], keras.Model]:
+    """Return a function that builds and compiles a model of a class."""
+
+    def build() -> keras.Model:
+        model = kind()
+        model.compile(keras.optimizers.SGD(0.1))
+        return model
+
+    return build
+
+
+def layered(*layers: keras.layers.Layer) -> keras.Sequential:
+    """Return a compiled model of these layers."""
+    model = keras.Sequential([keras.Input((6,)), *layers, dense(1, 2)])
+    model.compile("sgd", "mse")
+    return model
+
+
+def stateful() -> keras.Model:
+    """Return a model with a recurrent layer that keeps its state."""
+    lstm = keras.layers.LSTM(2, stateful=True)
+    model = keras.Sequential([keras.Input((6,), batch_size=8), keras.layers.Reshape((3, 2)), lstm, dense(1, 2)])
+    model.compile("sgd", "mse")
+    return model
+
+
+def normalized_with_a_mask() -> keras.Model:
+    """Return a model whose synchronized statistics have a mask."""
+    return layered(
+        keras.layers.Reshape((3, 2)), keras.layers.Masking(), keras.layers.BatchNormalization(synchronized=True),
+        keras.layers.GlobalAveragePooling1D(),
+    )  # fmt: skip
 
 
 WRONG = {
@@ -288,6 +397,16 @@ WRONG = {
     ),
     "a number from a result": (squaring, "squared from the result of a metric"),
     "no update": (without_update, "with no updates"),
+    "clipped gradients": (own(Clipping), "that changes the gradients"),
+    "a number from the gradients": (own(LoggingNorm), "computes norm from the gradients"),
+    "an integer": (own(Counting), "count of type int32"),
+    "a tf.function inside": (own(Wrapped), "a tf.function inside"),
+    "a state of integers": (lambda: layered(Seen()), "rows"),
+    "a stateful layer": (stateful, "keeps a state for each row"),
+    "synchronized statistics with a mask": (normalized_with_a_mask, "a mask for layer"),
+    "a trained weight that a layer changes": (
+        lambda: layered(keras.layers.SpectralNormalization(dense(4, 1))), "a layer that changes",
+    ),
 }  # fmt: skip
 
 
@@ -296,7 +415,43 @@ def test_what_a_split_would_change_is_refused(name: str) -> None:
     """Before the first step, with the reason."""
     build, message = WRONG[name]
     with pytest.raises(ConfigError, match=message):
-        Small(build, split(), shards=2, batch_size=8)
+        Small(build, Dataset(split().train), shards=2, batch_size=8, steps_per_epoch=3)
+
+
+def test_a_step_of_ones_own_is_split() -> None:
+    """The class of the refused steps trains where it changes nothing."""
+    first = [Small(own(OwnStep), split(), shards=shards, batch_size=8, shuffle=False) for shards in (1, 3)]
+    logs = [small.network.steps.train_one(0)[0]["loss"] for small in first]
+
+    np.testing.assert_allclose(logs[0], logs[1], rtol=1e-5)
+
+
+def test_a_part_without_rows_adds_nothing_that_is_not_finite() -> None:
+    """It computes a row that does not count, whose gradient may be infinite."""
+    nothing = scale_by_rows(tf.constant([np.nan, np.inf, 1.0]), tf.constant(0.0))
+
+    assert [0.0, 0.0, 0.0] == nothing.numpy().tolist()
+
+
+class Stashing(WithNumbers):
+    """Logs a number of the batch that its call keeps."""
+
+    def call(self, inputs: Any) -> Any:
+        """Keep the mean of the inputs."""
+        self.kept = keras.ops.mean(inputs)
+        return super().call(inputs)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """Return the metrics and the mean."""
+        return {**super().compute_metrics(x, y, y_pred, sample_weight), "kept": self.kept}
+
+
+def test_a_number_that_a_call_keeps_is_the_mean_of_the_parts() -> None:
+    """It is not that of the last part, which another process may compute."""
+    both = [Small(own(Stashing), split(), shards=shards, batch_size=8, shuffle=False) for shards in (1, 4)]
+    kept = [small.network.steps.train_one(0)[0]["kept"] for small in both]
+
+    np.testing.assert_allclose(kept[0], kept[1], rtol=1e-5)
 
 
 def test_parts_cover_the_rows_in_order() -> None:

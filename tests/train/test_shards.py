@@ -217,6 +217,15 @@ class Largest(keras.metrics.Metric):
         return self.value
 
 
+class OfLastBatch(Largest):
+    """The sum of the outputs of the last batch, which forgets those before."""
+
+    def update_state(self, _labels: Any, outputs: Any, sample_weight: Any = None) -> None:
+        """Keep the sum."""
+        del sample_weight
+        self.value.assign(keras.ops.sum(outputs))
+
+
 class Masked(keras.losses.Loss):
     """A loss that has a mask."""
 
@@ -391,6 +400,7 @@ def normalized_with_a_mask() -> keras.Model:
 WRONG = {
     "rows compared with each other": (compiled(contrast), "the mean of its parts' losses"),
     "a metric that is no sum": (with_metric(Largest()), "largest/value"),
+    "a metric that forgets": (with_metric(OfLastBatch()), "largest/value"),
     "a mask": (compiled(Masked()), "a loss with a mask"),
     "a mean by sample weights": (
         compiled(keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")), "mean_with_sample_weight",

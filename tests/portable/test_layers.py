@@ -228,6 +228,7 @@ def test_every_model_point_of_conf_is_tested() -> None:
 # --- Adam ---
 
 Arrays = dict[str, np.ndarray]
+WORDS = 40
 
 
 def train_with(optimizer: Any, gradients: list[tuple[Any, ...]], *, as_slices: bool = True) -> Arrays:
@@ -237,7 +238,7 @@ def train_with(optimizer: Any, gradients: list[tuple[Any, ...]], *, as_slices: b
 
     start = {
         "dense": np.ones((5, 3), np.float32),
-        "embedding": np.ones((7, 2), np.float32),
+        "embedding": np.ones((WORDS, 2), np.float32),
         "bias": np.zeros(3, np.float32),
     }
     variables = [keras.Variable(array, name=name) for name, array in start.items()]
@@ -245,7 +246,7 @@ def train_with(optimizer: Any, gradients: list[tuple[Any, ...]], *, as_slices: b
 
     @tf.function
     def apply(dense: Any, values: Any, rows: Any, bias: Any) -> None:
-        slices = tf.IndexedSlices(values, rows, tf.constant([7, 2]))
+        slices = tf.IndexedSlices(values, rows, tf.constant([WORDS, 2]))
         optimizer.apply([dense, slices if as_slices else tf.convert_to_tensor(slices), bias], variables)
 
     for step in gradients:
@@ -254,14 +255,16 @@ def train_with(optimizer: Any, gradients: list[tuple[Any, ...]], *, as_slices: b
 
 
 def make_gradients(*, repeated_rows: bool = False) -> list[tuple[Any, ...]]:
-    """Return 20 steps of gradients: a matrix, four slices of an embedding with their rows, and a vector."""
+    """Return 20 steps of gradients: a matrix, few or many slices of an embedding with their rows, and a vector."""
     rng = make_rng(56, "adam")
 
     def draw(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(np.float32)
 
-    rows = [rng.integers(0, 7, 4) if repeated_rows else rng.permutation(7)[:4] for _ in range(20)]
-    return [(draw(5, 3), draw(4, 2), each, draw(3)) for each in rows]
+    def draw_rows(count: int) -> np.ndarray:
+        return rng.permutation(rng.integers(0, WORDS, count // 2).repeat(2) if repeated_rows else WORDS)[:count]
+
+    return [(draw(5, 3), draw(count, 2), draw_rows(count), draw(3)) for count in (4, 30) * 10]
 
 
 def check_equal(expected: Arrays, actual: Arrays, tolerance: float) -> None:
@@ -315,7 +318,7 @@ def test_adam_sums_the_slices_of_a_row() -> None:
 
 @pytest.mark.parametrize("options", OPTIONS[:3])
 def test_adam_has_the_dense_updates_bits_for_slices(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Updating rows without a gradient first and the others later gives the bits of one pass over all rows."""
+    """Updating rows without a gradient first and few others later gives the bits of one pass over all rows."""
     from samebits.portable import optimizers
 
     gradients = make_gradients(repeated_rows=True)

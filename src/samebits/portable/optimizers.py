@@ -5,6 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+FEW = 8  # rows with a gradient, of so many rows, are updated after the others
+
 
 def runs_side_by_side() -> bool:
     """Return whether TensorFlow uses several inter-op threads (0: one per core)."""
@@ -20,19 +22,38 @@ def _apply(handles: list[tf.Tensor], gradient: tf.Tensor, factors: dict[str, tf.
 def _apply_slices(
     gradient: tf.IndexedSlices, shape: tf.TensorShape, handles: list[tf.Tensor], factors: dict[str, tf.Tensor]
 ) -> None:
-    """Update all rows with a zero gradient, then overwrite the rows that have a gradient, from their previous values.
+    """Update all rows with a zero gradient, then overwrite the few that have a gradient, from their previous values.
 
     The first update is nearly all of the work. It only waits until the forward pass has read its rows, so with a second
-    core it is done before the gradient arrives. Both updates use the formula of `ResourceApplyAdam`, so the bits are
-    the same.
+    core it is done before the gradient arrives. With many rows, one update of all is faster. All use the formula of
+    `ResourceApplyAdam`, so the bits are the same.
     """
     rows, places = tf.unique(tf.cast(gradient.indices, tf.int32))
-    before = [tf.gather(tf.raw_ops.ReadVariableOp(resource=each, dtype=tf.float32), rows) for each in handles]
+    are_few = tf.size(rows) * FEW < shape[0]
     with tf.init_scope():
         zeros = tf.zeros(shape)
-    with tf.control_dependencies(before):  # TensorFlow copies a tensor before an update if another operation reads it
-        _apply(handles, zeros, factors)
-    sums = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
+
+    def apply_zeros() -> list[tf.Tensor]:
+        before = [tf.gather(tf.raw_ops.ReadVariableOp(resource=each, dtype=tf.float32), rows) for each in handles]
+        # TensorFlow copies a tensor before an update if another operation reads it.
+        with tf.control_dependencies(before):
+            _apply(handles, zeros, factors)
+        return before
+
+    before = tf.cond(are_few, apply_zeros, lambda: [tf.zeros([0, *shape[1:]])] * len(handles))
+    tf.cond(
+        are_few,
+        lambda: _overwrite(
+            rows, tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows)), before, handles, factors
+        ),
+        lambda: _apply(handles, tf.convert_to_tensor(gradient), factors),
+    )
+
+
+def _overwrite(
+    rows: tf.Tensor, sums: tf.Tensor, before: list[tf.Tensor], handles: list[tf.Tensor], factors: dict[str, tf.Tensor]
+) -> None:
+    """Update some rows, given the sums of their gradients and their values before."""
     value, momentum, velocity = before
     momentum += (sums - momentum) * (1.0 - factors["beta1"])
     velocity += (tf.square(sums) - velocity) * (1.0 - factors["beta2"])

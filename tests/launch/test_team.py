@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -179,8 +180,50 @@ def test_the_same_command_on_each_host_shares_a_training(
     code, output = end(first)
 
     assert (1, 1) == (code, second.returncode), output + second.stdout
-    assert f"worker 1 (127.0.0.1:{ports[1]}) has other inputs than worker 0" in output
-    assert "the same configuration, code or lock" in output
+    assert f"worker 1 (127.0.0.1:{ports[1]}) has other configuration, code or lock" in output
+
+
+DRIFTING = '''"""Callbacks that do other things in another worker."""
+
+import json
+import sys
+
+import keras
+
+IS_FIRST = json.loads(sys.argv[-1])["rank"] == 0
+
+
+class Weights(keras.callbacks.Callback):
+    """Changes a weight of the second worker in its second epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1 and not IS_FIRST:
+            self.model.trainable_weights[0].assign_add(self.model.trainable_weights[0] * 1e-6)
+
+
+class Stop(keras.callbacks.Callback):
+    """Ends the training of the first worker after a few steps."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 3 and IS_FIRST:
+            self.model.stop_training = True
+'''
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("Weights", "has other weights after epoch 2"), ("Stop", "worker 0 (127.0.0.1: has stop_training in the middle")],
+)
+def test_workers_that_drift_apart_are_found(kind: str, said: str, project: pathlib.Path, start: Start) -> None:
+    """A callback that does other things in one worker is an error by the end of the epoch, and nobody gets other bits."""
+    (project / "src" / "imdb_cnn_lstm" / "drifting.py").write_text(DRIFTING)
+    code, output = end(
+        start(*SHARDS, "training.workers=2", f"training.callbacks=[imdb_cnn_lstm.drifting.{kind}]", "training.epochs=3")
+    )
+
+    assert 1 == code, output
+    assert said in re.sub(r":\d+\)", ":", " ".join(output.split())), output
+    assert [] == finished(project)
 
 
 def test_wrong_numbers_of_workers_are_errors(project: pathlib.Path) -> None:

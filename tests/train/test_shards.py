@@ -19,6 +19,7 @@ from keras_cases import CASES, INPUTS, LABELS, ROWS, WEIGHTS, WithOwnLoss, dense
 from samebits.core.config import TrainingConfig
 from samebits.core.errors import ConfigError
 from samebits.core.seeds import Seeds, resolve_points
+from samebits.portable.layers import Dropout
 from samebits.runs.folder import TRACE, read_rows
 from samebits.runs.trace_diff import differences
 from samebits.train.data import Dataset
@@ -226,6 +227,15 @@ class OfLastBatch(Largest):
         self.value.assign(keras.ops.sum(outputs))
 
 
+class OfBatches(Largest):
+    """The sum of the largest outputs of the batches, which adds up over batches, but not over their rows."""
+
+    def update_state(self, _labels: Any, outputs: Any, sample_weight: Any = None) -> None:
+        """Add the largest output."""
+        del sample_weight
+        self.value.assign_add(keras.ops.max(outputs))
+
+
 class Masked(keras.losses.Loss):
     """A loss that has a mask."""
 
@@ -331,6 +341,40 @@ class Counting(OwnStep):
         return {"loss": loss, "count": tf.constant(len(gradients))}
 
 
+class Summing(OwnStep):
+    """Has the sum of the losses of a batch as its loss, while its test_step has the mean."""
+
+    def gradients_of(self, inputs: Any, labels: Any) -> tuple[Any, list[Any]]:
+        """Return the loss and its gradients."""
+        with tf.GradientTape() as tape:
+            loss = keras.ops.sum(keras.ops.square(labels - self(inputs, training=True)))
+        return loss, tape.gradient(loss, self.trainable_weights)
+
+
+class LoggingLargest(OwnStep):
+    """Logs the largest number of each batch."""
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Train."""
+        return {**super().train_step(data), "largest": keras.ops.max(data[0])}
+
+
+class Drawing(OwnStep):
+    """Draws numbers, which are all zero, with a function of TensorFlow that nothing replaces."""
+
+    def gradients_of(self, inputs: Any, labels: Any) -> tuple[Any, list[Any]]:
+        """Return the loss and its gradients."""
+        return super().gradients_of(inputs + tf.random.stateless_poisson([1], [1, 2], lam=0.0, dtype="float32"), labels)
+
+
+class Standardizing(keras.layers.Layer):
+    """Divides by the largest value of a batch, in training alone."""
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Divide."""
+        return inputs / keras.ops.max(keras.ops.abs(inputs)) if training else inputs
+
+
 class Wrapped(OwnStep):
     """Computes its gradients in a tf.function, with a layer that changes a state."""
 
@@ -398,9 +442,13 @@ def normalized_with_a_mask() -> keras.Model:
 
 
 WRONG = {
-    "rows compared with each other": (compiled(contrast), "the mean of its parts' losses"),
+    "rows compared with each other": (compiled(contrast), "the loss compares the rows of a batch"),
+    "a sum over the batch": (own(Summing), "or is their sum"),
+    "statistics of the batch": (lambda: layered(Standardizing()), "the loss compares the rows of a batch"),
+    "a largest number": (own(LoggingLargest), "largest of 1.*, and .* as the mean of its parts"),
     "a metric that is no sum": (with_metric(Largest()), "largest/value"),
     "a metric that forgets": (with_metric(OfLastBatch()), "largest/value"),
+    "a metric that is no sum over rows": (with_metric(OfBatches()), "largest/value"),
     "a mask": (compiled(Masked()), "a loss with a mask"),
     "a mean by sample weights": (
         compiled(keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")), "mean_with_sample_weight",
@@ -434,6 +482,45 @@ def test_a_step_of_ones_own_is_split() -> None:
     logs = [small.network.steps.train_one(0)[0]["loss"] for small in first]
 
     np.testing.assert_allclose(logs[0], logs[1], rtol=1e-5)
+
+
+def noisy() -> keras.Model:
+    """Return a model with every kind of random number in training, and without an evaluation."""
+    model = layered(
+        keras.layers.GaussianNoise(0.1, seed=1), keras.layers.Dropout(0.2, seed=2), Dropout(0.2, seed=3),
+        keras.layers.AlphaDropout(0.1, seed=4), keras.layers.BatchNormalization(), Sampling(),
+    )  # fmt: skip
+    model.test_step = None
+    return model
+
+
+class Sampling(keras.layers.Layer):
+    """Draws from several distributions in each call."""
+
+    def build(self, _shape: Any) -> None:
+        """Make the generator."""
+        self.generator = keras.random.SeedGenerator(5)
+
+    def call(self, inputs: Any) -> Any:
+        """Change the inputs."""
+        shape, seed = keras.ops.shape(inputs), self.generator
+        noise = keras.random.truncated_normal(shape, seed=seed) + keras.random.gamma(shape, 0.5, seed=seed)
+        noise += keras.random.beta(shape, 0.5, 0.5, seed=seed) + keras.random.binomial(shape, 3.0, 0.5, seed=seed)
+        chosen = keras.random.categorical(keras.ops.zeros_like(inputs), 1, seed=seed)
+        less = keras.random.randint(shape, 0, 3, seed=seed) + keras.random.shuffle(keras.ops.arange(6), seed=seed)
+        return inputs + noise + keras.ops.cast(chosen, "float32") - keras.ops.cast(less, "float32")
+
+
+def test_the_check_by_numbers_needs_no_draws_and_no_evaluation(caplog: pytest.LogCaptureFixture) -> None:
+    """Constants take the place of random numbers; a step whose random numbers are unknown is trained with a warning."""
+    Small(noisy, Dataset(split().train), shards=3, batch_size=8)
+
+    assert not caplog.records
+
+    Small(own(Drawing), Dataset(split().train), shards=3, batch_size=8)
+
+    assert "nobody checked" in caplog.text
+    assert "StatelessRandomPoisson" in caplog.text
 
 
 def test_a_part_without_rows_adds_nothing_that_is_not_finite() -> None:

@@ -96,7 +96,7 @@ class Training:
         while position.epoch <= self.stage.last_epoch and (position.step or not self.model.stop_training):
             self.train_epoch()
             position = self.position
-        self.finish()
+        finish(self)
         return resumed_at
 
     def train_epoch(self) -> None:
@@ -104,24 +104,27 @@ class Training:
         if self.position.step == 0:
             self.model.reset_metrics()
             self.callbacks.call("on_epoch_begin", self.epoch_index())
-        while self.position.step < self.feed.steps and not self.model.stop_training:
-            self.take_steps()
+        while self.position.step < self.feed.steps and self.take_steps():
+            pass
         self.end_epoch()
 
     def epoch_index(self) -> int:
         """Return the number of the epoch that callbacks get: counted from 0 in each stage, or from `initial_epoch`."""
         return self.position.epoch - self.epochs_before - 1 + self.stage.initial_epoch
 
-    def take_steps(self) -> None:
-        """Train on the next batches, and record, save and check for a stop as needed.
+    def take_steps(self) -> bool:
+        """Train on the next batches, and record, save and check for a stop as needed. False: the model stops training.
 
         The result is a pure function of the state before and the batches of the epoch. The number of steps per call
         depends on the duration of the last call, and does not change bits.
         """
         position, recorder = self.position, self.recorder
-        count, stops = self.exchange.agree(self.count_next(), self.stop_requested)
+        wanted = 0 if self.model.stop_training else self.count_next()
+        count, stops = self.exchange.agree(wanted, self.stop_requested)
         if stops:
             stop(self)
+        if not count:
+            return False
         began, at = recorder.clock(), position.step
         if self.callbacks.on_batches:
             self.callbacks.call("on_train_batch_begin", at)
@@ -143,6 +146,7 @@ class Training:
             self.callbacks.call("on_train_batch_end", at, logs=self.logs)
         self.check_draws()
         self.record_steps(at, gradients)
+        return True
 
     def record_steps(self, at: int, gradients: Mapping[str, Any]) -> None:
         """Record the steps of a call, stop if requested, and save if it is time."""
@@ -179,6 +183,7 @@ class Training:
         check_finite_weights(self)
         values = self.values = numbers(self.callbacks.call("on_epoch_end", self.epoch_index(), logs=values))
         self.check_draws()
+        check_same_state(self, f"after epoch {position.epoch}")
         with recorder.timed("record_s"):
             recorder.append_metrics(position.epoch, position.step, values)
             trace_epoch(self)
@@ -197,24 +202,6 @@ class Training:
             self.callbacks.call("on_test_end", logs=found)
         return evaluation_names(found)
 
-    def finish(self) -> None:
-        """Do what Keras does at the end of `fit`, and if this changes the weights, find the metrics of the new ones."""
-        best = self.callbacks.best_epoch(Monitor(self.settings.monitor, self.settings.monitor_mode))
-        self.best_epoch = None if best is None else self.epochs_before + best
-        before = arrays_digest(self.steps.weight_digests())
-        optimizer = self.model.optimizer
-        if isinstance(optimizer, keras.optimizers.Optimizer):
-            optimizer.finalize_variable_values(self.model.trainable_weights)
-        self.callbacks.call("on_train_end", logs=self.values)
-        after = arrays_digest(self.steps.weight_digests())
-        if after == before:
-            return
-        kept = self.recorder.metrics_of(after, self.epochs_before)
-        self.values = {**self.values, **evaluation_names(self.steps.evaluate())} if kept is None else kept
-        place, evidence = {"epoch": self.position.epoch - 1, "part": AFTER_TRAINING}, {"bits": as_bits(self.values)}
-        with self.recorder.timed("record_s"):
-            self.recorder.append_trace(place, evidence, self.steps.weight_digests())
-
     def check_draws(self) -> None:
         """Check that the global generators were not used.
 
@@ -227,6 +214,41 @@ class Training:
         """Write a checkpoint, after the rows that it counts are on the disk."""
         with self.recorder.timed("record_s"):
             self.checkpoints.save(state_of(self))
+
+
+def finish(training: Training) -> None:
+    """Do what Keras does at the end of `fit`, and if this changes the weights, find the metrics of the new ones."""
+    best = training.callbacks.best_epoch(Monitor(training.settings.monitor, training.settings.monitor_mode))
+    training.best_epoch = None if best is None else training.epochs_before + best
+    before = arrays_digest(training.steps.weight_digests())
+    optimizer = training.model.optimizer
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        optimizer.finalize_variable_values(training.model.trainable_weights)
+    training.callbacks.call("on_train_end", logs=training.values)
+    check_same_state(training, "at the end")
+    after = arrays_digest(training.steps.weight_digests())
+    if after == before:
+        return
+    kept = training.recorder.metrics_of(after, training.epochs_before)
+    training.values = {**training.values, **evaluation_names(training.steps.evaluate())} if kept is None else kept
+    place, evidence = {"epoch": training.position.epoch - 1, "part": AFTER_TRAINING}, {"bits": as_bits(training.values)}
+    with training.recorder.timed("record_s"):
+        training.recorder.append_trace(place, evidence, training.steps.weight_digests())
+
+
+def check_same_state(training: Training, when: str) -> None:
+    """Check that all processes of a training have the same weights, optimizer and `stop_training`.
+
+    Raises:
+        TrainingError: They differ.
+    """
+    if training.exchange.workers > 1:
+        state = {
+            "weights": arrays_digest(training.steps.weight_digests()),
+            "optimizer state": training.steps.optimizer_digest(),
+            "stop_training": str(training.model.stop_training),
+        }
+        training.exchange.check_same({f"{name} {when}": value for name, value in state.items()})
 
 
 def is_traced(training: Training) -> bool:

@@ -47,7 +47,14 @@ class Exchange(Protocol):
         """Return the tensors of all parts, given those of this process. Called while a step is traced."""
 
     def agree(self, count: int, stop_requested: Callable[[], bool]) -> tuple[int, bool]:
-        """Return how many steps all can take in one call now, and whether they stop."""
+        """Return how many steps all can take in one call now (0: the epoch ends), and whether they stop."""
+
+    def check_same(self, evidence: Mapping[str, str]) -> None:
+        """Check that all processes have the same digests.
+
+        Raises:
+            TrainingError: They differ.
+        """
 
 
 class Alone:
@@ -62,6 +69,9 @@ class Alone:
     def agree(self, count: int, stop_requested: Callable[[], bool]) -> tuple[int, bool]:  # noqa: ARG002
         """Return the number of steps. A process alone stops after a call."""
         return count, False
+
+    def check_same(self, evidence: Mapping[str, str]) -> None:
+        """Accept everything: there is nobody to compare with."""
 
 
 def tree_sum(values: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -182,6 +192,14 @@ class ShardedStep:
 
         numbers = own_parts(self.count, self.exchange.workers, self.exchange.rank)
         traces = {number: partial(self.trace_part, number, argument, rows) for number in numbers}
+        with self.recording():
+            if is_synchronized(self.model):
+                return Lockstep(self.exchange, self.count, weights).trace(traces)
+            return {number: trace() for number, trace in traces.items()}
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Note what the parts do that are traced in the block, instead of doing it."""
         with (
             recorded_update(self.optimizers),
             reductions(),
@@ -189,9 +207,7 @@ class ShardedStep:
             recorded_metrics(self.model),
             recorded_gradients(),
         ):
-            if is_synchronized(self.model):
-                return Lockstep(self.exchange, self.count, weights).trace(traces)
-            return {number: trace() for number, trace in traces.items()}
+            yield
 
     def trace_part(self, number: int, argument: Any, rows: tf.Tensor) -> "Part":
         """Trace `train_step` for the rows of one part."""
@@ -200,6 +216,10 @@ class ShardedStep:
         batch = self.fetch(keras.tree.map_structure(lambda leaf: leaf[first:end], argument))
         scope = PartScope(self.states.at_start(number))
         scope.factor = tf.cast(rows, tf.float32) / tf.cast(end - first, tf.float32)
+        return self.trace_rows(batch, scope)
+
+    def trace_rows(self, batch: Any, scope: PartScope) -> "Part":
+        """Trace `train_step` for some rows, while `recording`, and check that it can be split."""
         with scope:
             logs = self.call_train_step(batch, scope)
         self.check_writes()
@@ -484,8 +504,8 @@ class States:
         updated = [*model.trainable_weights, *(each for optimizer in optimizers for each in optimizer.variables)]
         self.weight_handles = {id(variable.value.handle) for variable in updated}
         self.handles = self.weight_handles | {id(variable.value.handle) for variable in variables}
+        self._variables = variables
         self._kinds: dict[int, str] = {}
-        self._changeable: list[Any] = []
         for variable in variables:
             key = id(variable)
             if key in optimizer_ids:
@@ -499,8 +519,10 @@ class States:
             else:
                 kind = ""
             self._kinds[key] = kind
-            if kind in (SUM, SEED):
-                self._changeable.append(variable)
+
+    def of_kind(self, kind: str) -> list[Any]:
+        """Return the variables that are combined in one way."""
+        return [variable for variable in self._variables if self.kind(variable) == kind]
 
     def kind(self, variable: Any) -> str:
         """Return how a variable is combined; "" if it must not change."""
@@ -508,15 +530,12 @@ class States:
 
     def at_start(self, number: int) -> list[tuple[Any, tf.Tensor]]:
         """Return the states at the start of a part that are not those of the step."""
-        found = []
-        for variable in self._changeable:
+        found = [(variable, tf.zeros_like(tf.convert_to_tensor(variable.value))) for variable in self.of_kind(SUM)]
+        for variable in self.of_kind(SEED):
             value = tf.convert_to_tensor(variable.value)
-            if self.kind(variable) == SUM:
-                found.append((variable, tf.zeros_like(value)))
-            else:
-                shift = number * SEED_STRIDE % 2**32
-                signed = shift if value.dtype.is_unsigned else (shift + 2**31) % 2**32 - 2**31
-                found.append((variable, value + tf.constant([signed, 0], value.dtype)))
+            shift = number * SEED_STRIDE % 2**32
+            signed = shift if value.dtype.is_unsigned else (shift + 2**31) % 2**32 - 2**31
+            found.append((variable, value + tf.constant([signed, 0], value.dtype)))
         return found
 
 

@@ -268,10 +268,10 @@ def training_step(model: keras.Model, feed: Feed, shards: int, exchange: Exchang
     # Makes what a step makes at its first call, such as the metrics: they start at zero in each part.
     trace_step(model.train_step, feed, optimizers_of(model)).get_concrete_function()
     optimizers = optimizers_of(model)
-    variables = all_variables(model, optimizers)
-    states = States(model, optimizers, variables)
-    check_split(model, feed, states, variables, shards)
-    return ShardedStep(model, feed.fetch, states, optimizers, shards, exchange)
+    states = States(model, optimizers, all_variables(model, optimizers))
+    step = ShardedStep(model, feed.fetch, states, optimizers, shards, exchange)
+    check_split(step, feed)
+    return step
 
 
 class Steps:

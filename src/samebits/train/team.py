@@ -12,7 +12,7 @@ import pathlib
 import socket
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import tensorflow as tf
@@ -33,6 +33,10 @@ ANSWER_S = 2.0
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # RFC 9113, 3.4; no settings
 POLL_S = 0.2
 MAX_SHOWN = 200  # characters of an error
+DRIFT = (
+    "use no callback or metric that depends on the clock, on the host, or on random numbers without a seed point; then "
+    " run the same command again: it resumes from the last checkpoint"
+)
 FAILURES = (
     tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError, tf.errors.CancelledError,
     tf.errors.InternalError, tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError, tf.errors.UnknownError,
@@ -131,7 +135,11 @@ class Team:
     # --- between steps ---
 
     def agree(self, count: int, stop_requested: Callable[[], bool]) -> tuple[int, bool]:
-        """Return the smallest number of steps that a process can take now, and whether one was asked to stop."""
+        """Return the smallest number of steps that a process can take now, and whether one was asked to stop.
+
+        Raises:
+            TrainingError: Some end the epoch (0 steps), and others do not.
+        """
         if self._agree is None:
             self._agree = tf.function(
                 lambda value: self.exchange(value, AGREE), input_signature=[tf.TensorSpec([2], tf.int32)],
@@ -139,7 +147,10 @@ class Team:
             )  # fmt: skip
         mine = tf.constant([count, int(stop_requested())], tf.int32)
         all_of_them = self._agree(mine).numpy()  # not by `wait`: an error in another thread crashes TensorFlow
-        return int(all_of_them[:, 0].min()), bool(all_of_them[:, 1].any())
+        counts = all_of_them[:, 0]
+        if counts.min() == 0 < counts.max():
+            self._refuse(int(counts.argmin()), "stop_training in the middle of an epoch", "the others go on", DRIFT)
+        return int(counts.min()), bool(all_of_them[:, 1].any())
 
     def share(self, text: bytes) -> list[bytes]:
         """Return the bytes of every process, given those of this one."""
@@ -151,7 +162,7 @@ class Team:
         values = self.wait(lambda: self.exchange(mine, key).numpy())
         return [values[rank].tobytes()[: lengths[rank]] for rank in range(self.workers)]
 
-    def check_same(self, evidence: Mapping[str, str], fix: str) -> None:
+    def check_same(self, evidence: Mapping[str, str], fix: str = DRIFT) -> None:
         """Check that all processes have the same digests.
 
         Raises:
@@ -162,10 +173,13 @@ class Team:
             changed = [name for name in first if other.get(name) != first[name]]
             if changed:
                 values = (f"{str(other.get(name))[:12]}… instead of {first[name][:12]}…" for name in changed)
-                raise TrainingError(
-                    f"worker {rank} ({self.hosts[rank]}) has other inputs than worker 0.",
-                    expected=f"the same {', '.join(changed)}", received=", ".join(values), fix=fix,
-                )  # fmt: skip
+                self._refuse(rank, f"other {', '.join(changed)}", ", ".join(values), fix)
+
+    def _refuse(self, rank: int, what: str, received: str, fix: str) -> NoReturn:
+        raise TrainingError(
+            f"worker {rank} ({self.hosts[rank]}) has {what}.",
+            expected="the same in every worker", received=received, fix=fix,
+        )  # fmt: skip
 
     def copy_record(self, attempt: pathlib.Path) -> None:
         """Give the files that a resumed run starts from to the others, which put them into a folder of their own."""

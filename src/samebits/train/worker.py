@@ -53,7 +53,10 @@ logger = logging.getLogger(__name__)
 _held: list[Any] = []  # files whose locks this process holds until its end
 OFFERED = ("dataset", "stage", "previous")  # to the model function, if it has parameters with these names
 SEED_OR_CONTEXT = {"data": "context", "model": "seed"}  # what the two functions get
-SAME_INPUTS = "use the same project, with the same files below src/, and the same command for every worker"
+SAME_INPUTS = (
+    "use the same project, with the same files below src/, and the same command for every worker; under "
+    "runtime=machine also the same CPU"
+)
 SAME_DATA = "give every worker the same data and data function, and draw only with the seeds of the context"
 OUT_OF_MEMORY = ("MemoryError", "_ArrayMemoryError", "ResourceExhaustedError")  # Python's, NumPy's, TensorFlow's
 
@@ -319,7 +322,11 @@ class Run:
             join = self.join if self.member else None
             fingerprint = apply_runtime(self.config, self.seeds, self.attempt, self.root, join)
             if self.team is not None:
-                self.team.check_same({"configuration, code or lock": name_inputs(self.config, self.root)}, SAME_INPUTS)
+                inputs = {"configuration, code or lock": name_inputs(self.config, self.root)}
+                if self.config.runtime.promise != "free":
+                    own = read_json(self.attempt / MACHINE)["arithmetic"]["fingerprint"]  # without earlier machines
+                    inputs["package versions, settings or CPU"] = own
+                self.team.check_same(inputs, SAME_INPUTS)
                 self.team.copy_record(self.attempt)
         from samebits.train.seeding import seed_by_path  # noqa: PLC0415  after the pins
 

@@ -107,6 +107,20 @@ def test_without_the_pins_another_cpu_is_told_apart(project: pathlib.Path, comma
     assert "NOT PORTABLE: Haswell differs; first divergence: epoch 1, step 1, " in done.stdout
 
 
+@emulated
+@needs_emulator
+@pytest.mark.skipif(not cpu_features().get("AVX512F"), reason="needs a CPU with AVX-512 to differ from Haswell")
+def test_workers_on_other_cpus_are_refused_under_machine(project: pathlib.Path, command_here: Command) -> None:
+    """Two workers, one on an emulated CPU: with runtime=machine, parts would have the bits of their CPU."""
+    words = "experiment=smoke_shards", "tracker=none", "training.workers=2", "runtime=machine"
+    done = command_here(project, "portability", *words, "--cpus=Haswell")
+
+    assert 1 == done.returncode
+    assert "Haswell did not finish" in done.stdout
+    (log,) = (project / "runs").glob(".portability/*/*/Haswell/log.txt")
+    assert "has other package versions, settings or CPU" in log.read_text()
+
+
 PRODUCTS = """
 import hashlib, os, sys
 import numpy as np, tensorflow as tf

@@ -215,7 +215,7 @@ class Stop(keras.callbacks.Callback):
     [("Weights", "has other weights after epoch 2"), ("Stop", "worker 0 (127.0.0.1: has stop_training in the middle")],
 )
 def test_workers_that_drift_apart_are_found(kind: str, said: str, project: pathlib.Path, start: Start) -> None:
-    """A callback that does other things in one worker is an error by the end of the epoch, and nobody gets other bits."""
+    """A callback that does other things in one worker is an error by the end of the epoch."""
     (project / "src" / "imdb_cnn_lstm" / "drifting.py").write_text(DRIFTING)
     code, output = end(
         start(*SHARDS, "training.workers=2", f"training.callbacks=[imdb_cnn_lstm.drifting.{kind}]", "training.epochs=3")

@@ -109,6 +109,21 @@ def test_a_missing_worker_is_named(number: signal.Signals, project: pathlib.Path
     assert [] == finished(project)
 
 
+def test_workers_of_a_killed_command_end_and_leave_no_files(
+    project: pathlib.Path, start: Start, tmp_path: pathlib.Path
+) -> None:
+    """The command itself gets SIGKILL, so nobody ends its workers or removes their folders: they do it themselves."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process = start(*LONG, "training.workers=3", "training.log_every=5", TMPDIR=str(scratch))
+    assert wait_until(functools.partial(has_rows, project, 3))
+    assert list(scratch.glob("samebits-*/2"))
+    process.kill()
+
+    assert wait_until(lambda: not workers(project))
+    assert wait_until(lambda: not list(scratch.glob("samebits-*")))
+
+
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_a_lost_worker_ends_the_training_and_another_number_resumes(project: pathlib.Path, start: Start) -> None:

@@ -29,7 +29,7 @@ from samebits.launch.process import (
     last_lines,
     stop_group,
 )
-from samebits.runs.folder import CONFIG, LOG, read_yaml
+from samebits.runs.folder import CONFIG, LOG, SCRATCH, read_yaml
 
 KEY = "training.workers"
 FIRST_PORT, PORTS, STEPS_OF_A_JOB = 20_000, 10_000, 7
@@ -169,7 +169,7 @@ def run_team(
     """
     hosts = tuple(f"127.0.0.1:{port}" for port in free_ports(config.training.workers))
     members = [Member(hosts, rank, str(attempt)) for rank in range(len(hosts))]
-    with tempfile.TemporaryDirectory(prefix="samebits-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
         others = [pathlib.Path(scratch) / f"{member.rank}" for member in members[1:]]
         for folder in others:
             make_folder(folder)
@@ -263,7 +263,7 @@ def follow(config: Config, root: pathlib.Path, member: Member) -> int:
     Returns:
         The exit code of the training process.
     """
-    with tempfile.TemporaryDirectory(prefix="samebits-") as name:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH) as name:
         folder = pathlib.Path(name)
         write_yaml(folder / CONFIG, to_dict(config))
         code = run_one(config, folder, root, None, member)

@@ -32,6 +32,7 @@ CALLBACKS = "callbacks"  # the folder for the files of Keras callbacks
 LOG = "log.txt"
 LOCK = "running.lock"
 WORKER_LOCK = "worker.lock"
+SCRATCH = "samebits-"  # the names of temporary folders start with this
 
 # The keys and types that readers of a run's files rely on. A dot separates nested keys.
 NUMBER, OPTIONAL_INT, OPTIONAL_DICT = (int, float), (int, type(None)), (dict, type(None))

@@ -6,14 +6,17 @@ of their own, which is no record. Exit codes: 0: done. 1: failed. 2: wrong input
 by SIGINT, by SIGTERM or by the end of the parent, after a checkpoint.
 """
 
+import atexit
 import contextlib
 import faulthandler
 import fcntl
 import importlib
 import inspect
+import json
 import logging
 import os
 import pathlib
+import shutil
 import sys
 import time
 import traceback
@@ -32,6 +35,7 @@ from samebits.runs.folder import (
     LOG,
     MACHINE,
     RESULT,
+    SCRATCH,
     SEEDS,
     WORKER_LOCK,
     is_finished,
@@ -450,6 +454,8 @@ def main() -> int:
     """Train the attempt that the command line names, and write all messages to its log."""
     attempt, root, parent = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
     member = sys.argv[4] if len(sys.argv) > 4 else ""  # noqa: PLR2004  TEAM
+    if member and json.loads(member)["rank"] > 0:
+        atexit.register(remove_orphan, attempt, parent)
     run: Run | None = None
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
     log = os.open(attempt / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -487,6 +493,15 @@ def main() -> int:
         print(f"{type(lost).__name__}: {lost}" if lost else describe_exception(error), file=terminal)
         return 1
     return 0
+
+
+def remove_orphan(attempt: pathlib.Path, parent: int) -> None:
+    """Remove the temporary folder of a worker whose parent was killed and cannot do it."""
+    if os.getppid() != parent:
+        shutil.rmtree(attempt, ignore_errors=True)
+        with contextlib.suppress(OSError):  # others still have theirs in it
+            if attempt.parent.name.startswith(SCRATCH):
+                attempt.parent.rmdir()
 
 
 if __name__ == "__main__":

@@ -33,10 +33,7 @@ ANSWER_S = 2.0
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # RFC 9113, 3.4; no settings
 POLL_S = 0.2
 MAX_SHOWN = 200  # characters of an error
-DRIFT = (
-    "use no callback or metric that depends on the clock, on the host, or on random numbers without a seed point; then "
-    " run the same command again: it resumes from the last checkpoint"
-)
+DRIFT = "use no callback or metric that depends on the clock, on the host, or on random numbers without a seed point"
 FAILURES = (
     tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError, tf.errors.CancelledError,
     tf.errors.InternalError, tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError, tf.errors.UnknownError,
@@ -181,21 +178,6 @@ class Team:
             expected="the same in every worker", received=received, fix=fix,
         )  # fmt: skip
 
-    def copy_record(self, attempt: pathlib.Path) -> None:
-        """Give the files that a resumed run starts from to the others, which put them into a folder of their own."""
-        packed = io.BytesIO()
-        if self.rank == 0:
-            with tarfile.open(fileobj=packed, mode="w") as archive:  # its size is a multiple of 512 bytes
-                for pattern in RESUMED_FILES:
-                    for path in sorted(attempt.glob(pattern)):
-                        archive.add(path, path.relative_to(attempt))
-        words = np.frombuffer(packed.getvalue(), np.int32)
-        count = int(self.share(json.dumps(len(words)).encode())[0])
-        received = self.wait(lambda: self.broadcast(words, count))
-        if self.rank > 0:
-            with tarfile.open(fileobj=io.BytesIO(received.tobytes())) as archive:
-                archive.extractall(attempt, filter="data")
-
     def broadcast(self, words: np.ndarray, count: int) -> np.ndarray:
         """Return the int32[count] of the first process, which alone has them."""
         common = {
@@ -247,6 +229,22 @@ class Team:
                 return bool(connection.recv(1))
         except OSError:
             return False
+
+
+def copy_record(team: Team, attempt: pathlib.Path) -> None:
+    """Give the files that a resumed run starts from to the others, which put them into a folder of their own."""
+    packed = io.BytesIO()
+    if team.rank == 0:
+        with tarfile.open(fileobj=packed, mode="w") as archive:  # its size is a multiple of 512 bytes
+            for pattern in RESUMED_FILES:
+                for path in sorted(attempt.glob(pattern)):
+                    archive.add(path, path.relative_to(attempt))
+    words = np.frombuffer(packed.getvalue(), np.int32)
+    count = int(team.share(json.dumps(len(words)).encode())[0])
+    received = team.wait(lambda: team.broadcast(words, count))
+    if team.rank > 0:
+        with tarfile.open(fileobj=io.BytesIO(received.tobytes())) as archive:
+            archive.extractall(attempt, filter="data")
 
 
 def as_words(tensor: tf.Tensor) -> tf.Tensor:

@@ -326,12 +326,14 @@ class Run:
             join = self.join if self.member else None
             fingerprint = apply_runtime(self.config, self.seeds, self.attempt, self.root, join)
             if self.team is not None:
+                from samebits.train.team import copy_record  # noqa: PLC0415  after the pins
+
                 inputs = {"configuration, code or lock": name_inputs(self.config, self.root)}
                 if self.config.runtime.promise != "free":
                     own = read_json(self.attempt / MACHINE)["arithmetic"]["fingerprint"]  # without earlier machines
                     inputs["package versions, settings or CPU"] = own
                 self.team.check_same(inputs, SAME_INPUTS)
-                self.team.copy_record(self.attempt)
+                copy_record(self.team, self.attempt)
         from samebits.train.seeding import seed_by_path  # noqa: PLC0415  after the pins
 
         with seed_by_path(self.seeds, exact_initializers=self.config.runtime.promise == "portable") as self.seeding:

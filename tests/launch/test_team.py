@@ -201,6 +201,7 @@ def test_the_same_command_on_each_host_shares_a_training(
 DRIFTING = '''"""Callbacks that do other things in another worker."""
 
 import json
+import os
 import sys
 
 import keras
@@ -216,6 +217,14 @@ class Weights(keras.callbacks.Callback):
             self.model.trainable_weights[0].assign_add(self.model.trainable_weights[0] * 1e-6)
 
 
+class End(keras.callbacks.Callback):
+    """Kills the second worker between two epochs."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1 and not IS_FIRST:
+            os.kill(os.getpid(), 9)
+
+
 class Stop(keras.callbacks.Callback):
     """Ends the training of the first worker after a few steps."""
 
@@ -227,7 +236,11 @@ class Stop(keras.callbacks.Callback):
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("Weights", "has other weights after epoch 2"), ("Stop", "worker 0 (127.0.0.1: has stop_training in the middle")],
+    [
+        ("Weights", "has other weights after epoch 2"),
+        ("Stop", "worker 0 (127.0.0.1: has stop_training in the middle"),
+        ("End", "worker 1 "),
+    ],
 )
 def test_workers_that_drift_apart_are_found(kind: str, said: str, project: pathlib.Path, start: Start) -> None:
     """A callback that does other things in one worker is an error by the end of the epoch."""

@@ -46,7 +46,7 @@ def _apply_slices(
         lambda: _overwrite(
             rows, tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows)), before, handles, factors
         ),
-        lambda: _apply(handles, tf.convert_to_tensor(gradient), factors),
+        lambda: _apply(handles, tf.math.unsorted_segment_sum(gradient.values, gradient.indices, shape[0]), factors),
     )
 
 

@@ -127,8 +127,8 @@ def arithmetic_versions(packages: dict[str, str]) -> dict[str, str]:
     return {name.removesuffix("-cpu"): packages[name] for name in ARITHMETIC_PACKAGES if name in packages}
 
 
-def arithmetic_fingerprint(machine: dict[str, Any], settings: dict[str, Any], promise: str) -> str:
-    """Return the digest of everything that decides the arithmetic under a promise.
+def decisive_parts(machine: dict[str, Any], settings: dict[str, Any], promise: str) -> dict[str, Any]:
+    """Return everything that decides the arithmetic under a promise.
 
     Under `portable` it covers the versions and the fixed settings. Under the others it also covers the CPU, and under
     `free` the number of cores. It never covers the inter-op threads, which do not change bits. Two runs with the same
@@ -142,4 +142,9 @@ def arithmetic_fingerprint(machine: dict[str, Any], settings: dict[str, Any], pr
         decides["cpu"] = {key: cpu[key] for key in ("vendor", "family_model_stepping", "flags", "caches")}
     if promise == "free":
         decides["cores"] = cpu["cores_usable"]
-    return json_digest(decides)
+    return decides
+
+
+def arithmetic_fingerprint(machine: dict[str, Any], settings: dict[str, Any], promise: str) -> str:
+    """Return the digest of everything that decides the arithmetic under a promise; see `decisive_parts`."""
+    return json_digest(decisive_parts(machine, settings, promise))

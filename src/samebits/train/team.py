@@ -149,28 +149,39 @@ class Team:
             self._refuse(int(counts.argmin()), "stop_training in the middle of an epoch", "the others go on", DRIFT)
         return int(counts.min()), bool(all_of_them[:, 1].any())
 
-    def share(self, text: bytes) -> list[bytes]:
-        """Return the bytes of every process, given those of this one."""
+    def share(self, text: bytes, run: Callable[[Callable[[], Any]], Any] | None = None) -> list[bytes]:
+        """Return the bytes of every process, given those of this one.
+
+        Args:
+            text: The bytes.
+            run: Runs an exchange; None: `wait`.
+        """
+        run = run or self.wait
         padded = np.frombuffer(text + bytes(-len(text) % 4), np.int32)
-        lengths = self.wait(lambda: self.exchange(tf.constant([len(text)], tf.int32), LENGTHS).numpy()[:, 0])
+        lengths = run(lambda: self.exchange(tf.constant([len(text)], tf.int32), LENGTHS).numpy()[:, 0])
         bits = (int(lengths.max()) // 4).bit_length()
         most, key = 1 << bits, TEXTS + bits
         mine = tf.constant(np.pad(padded, (0, most - len(padded))))
-        values = self.wait(lambda: self.exchange(mine, key).numpy())
+        values = run(lambda: self.exchange(mine, key).numpy())
         return [values[rank].tobytes()[: lengths[rank]] for rank in range(self.workers)]
 
-    def check_same(self, evidence: Mapping[str, str], fix: str = DRIFT) -> None:
+    def check_same(self, evidence: Mapping[str, str], fix: str = "") -> None:
         """Check that all processes have the same digests.
+
+        Args:
+            evidence: Digest by name.
+            fix: What to do if they differ before the training; "": during the training.
 
         Raises:
             TrainingError: They differ. The message has the process and the name.
         """
-        first, *others = [json.loads(text) for text in self.share(json.dumps(dict(evidence)).encode())]
+        run = None if fix else lambda call: call()  # not by `wait`: an error in another thread crashes TensorFlow
+        first, *others = [json.loads(text) for text in self.share(json.dumps(dict(evidence)).encode(), run)]
         for rank, other in enumerate(others, 1):
             changed = [name for name in first if other.get(name) != first[name]]
             if changed:
                 values = (f"{str(other.get(name))[:12]}… instead of {first[name][:12]}…" for name in changed)
-                self._refuse(rank, f"other {', '.join(changed)}", ", ".join(values), fix)
+                self._refuse(rank, f"other {', '.join(changed)}", ", ".join(values), fix or DRIFT)
 
     def _refuse(self, rank: int, what: str, received: str, fix: str) -> NoReturn:
         raise TrainingError(

@@ -62,6 +62,12 @@ SAME_INPUTS = (
     "runtime=machine also the same CPU"
 )
 SAME_DATA = "give every worker the same data and data function, and draw only with the seeds of the context"
+DECISIVE = {  # part of the arithmetic fingerprint -> its name for a user
+    "versions": "package versions",
+    "architecture": "CPU architecture",
+    "settings": "runtime settings",
+    "cpu": "CPU (model, instruction sets or caches)",
+}
 OUT_OF_MEMORY = ("MemoryError", "_ArrayMemoryError", "ResourceExhaustedError")  # Python's, NumPy's, TensorFlow's
 
 
@@ -328,11 +334,7 @@ class Run:
             if self.team is not None:
                 from samebits.train.team import copy_record  # noqa: PLC0415  after the pins
 
-                inputs = {"configuration, code or lock": name_inputs(self.config, self.root)}
-                if self.config.runtime.promise != "free":
-                    own = read_json(self.attempt / MACHINE)["arithmetic"]["fingerprint"]  # without earlier machines
-                    inputs["package versions, settings or CPU"] = own
-                self.team.check_same(inputs, SAME_INPUTS)
+                self.team.check_same(self.inputs(), SAME_INPUTS)
                 copy_record(self.team, self.attempt)
         from samebits.train.seeding import seed_by_path  # noqa: PLC0415  after the pins
 
@@ -355,6 +357,17 @@ class Run:
         }
         files.write_json(self.attempt / RESULT, result)
         remove_leftovers(self.attempt)
+
+    def inputs(self) -> dict[str, str]:
+        """Return the digests of what the processes that share the training must have in common, by name."""
+        from samebits.runtime import machine  # noqa: PLC0415  after the environment is fixed
+
+        found = {"configuration, code or lock": name_inputs(self.config, self.root)}
+        promise, described = self.config.runtime.promise, read_json(self.attempt / MACHINE)
+        if promise != "free":
+            decides = machine.decisive_parts(described, described["arithmetic"]["settings"], promise)
+            found |= {DECISIVE[name]: json_digest(part) for name, part in decides.items()}
+        return found
 
     def join(self) -> None:
         """Join the processes that share the training."""

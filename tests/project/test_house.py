@@ -41,7 +41,7 @@ def test_every_module_that_can_change_bits_is_in_a_runs_name() -> None:
         "core/config", "core/errors", "core/files", "core/old_names", "core/terminal", "portable/graph_check",
         "runs/effects", "runs/folder", "runs/identity", "runtime/lockfile", "runtime/machine", "train/activations",
         "train/cache_keys", "train/checks_of_data", "train/draws", "train/read_ahead",
-        "train/recorder", "train/shard_checks", "train/stop",
+        "train/constant_draws", "train/recorder", "train/shard_checks", "train/stop",
     }  # fmt: skip
 
     assert others | set(ARITHMETIC_MODULES) == paths

@@ -118,7 +118,7 @@ def test_workers_on_other_cpus_are_refused_under_machine(project: pathlib.Path, 
     assert 1 == done.returncode
     assert "Haswell did not finish" in done.stdout
     (log,) = (project / "runs").glob(".portability/*/*/Haswell/log.txt")
-    assert re.search(r"worker 1 \S+ has other .*CPU \(model, instruction sets or caches\)\.", log.read_text())
+    assert re.search(r"worker 1 \S+ has other .*instruction sets", log.read_text())
 
 
 PRODUCTS = """

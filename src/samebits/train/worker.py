@@ -65,7 +65,7 @@ SAME_DATA = "give every worker the same data and data function, and draw only wi
 DECISIVE = {  # part of the arithmetic fingerprint -> its name for a user
     "versions": "package versions",
     "architecture": "CPU architecture",
-    "settings": "runtime settings",
+    "settings": "runtime settings (threads, instruction sets in use)",
     "cpu": "CPU (model, instruction sets or caches)",
 }
 OUT_OF_MEMORY = ("MemoryError", "_ArrayMemoryError", "ResourceExhaustedError")  # Python's, NumPy's, TensorFlow's

@@ -17,7 +17,9 @@ import logging
 import os
 import pathlib
 import shutil
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _held: list[Any] = []  # files whose locks this process holds until its end
+POLL_S, ORPHAN_S = 0.5, 4.0  # a worker without its parent has so long to end with the others, after a checkpoint
 OFFERED = ("dataset", "stage", "previous")  # to the model function, if it has parameters with these names
 SEED_OR_CONTEXT = {"data": "context", "model": "seed"}  # what the two functions get
 SAME_INPUTS = (
@@ -471,6 +474,7 @@ def main() -> int:
     member = sys.argv[4] if len(sys.argv) > 4 else ""  # noqa: PLR2004  TEAM
     if member and json.loads(member)["rank"] > 0:
         atexit.register(remove_orphan, attempt, parent)
+        threading.Thread(target=end_orphan, args=(attempt, parent), daemon=True).start()
     run: Run | None = None
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
     log = os.open(attempt / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -517,6 +521,15 @@ def remove_orphan(attempt: pathlib.Path, parent: int) -> None:
         with contextlib.suppress(OSError):  # others still have theirs in it
             if attempt.parent.name.startswith(SCRATCH):
                 attempt.parent.rmdir()
+
+
+def end_orphan(attempt: pathlib.Path, parent: int) -> None:
+    """End this worker after its parent was killed, also if it waits for another worker that never started."""
+    while os.getppid() == parent:
+        time.sleep(POLL_S)
+    time.sleep(ORPHAN_S)
+    remove_orphan(attempt, parent)
+    os._exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

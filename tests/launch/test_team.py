@@ -109,14 +109,22 @@ def test_a_missing_worker_is_named(number: signal.Signals, project: pathlib.Path
     assert [] == finished(project)
 
 
+@pytest.mark.parametrize("at_start", [True, False])
 def test_workers_of_a_killed_command_end_and_leave_no_files(
-    project: pathlib.Path, start: Start, tmp_path: pathlib.Path
+    at_start: bool, project: pathlib.Path, start: Start, tmp_path: pathlib.Path
 ) -> None:
     """The command itself gets SIGKILL, so nobody ends its workers or removes their folders: they do it themselves."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     process = start(*LONG, "training.workers=3", "training.log_every=5", TMPDIR=str(scratch))
-    assert wait_until(functools.partial(has_rows, project, 3))
+    if at_start:
+        assert wait_until(lambda: len(workers(project)) == 3)
+        first = workers(project)[0]
+        os.kill(first, signal.SIGSTOP)
+        time.sleep(8)  # the others wait for it
+        os.kill(first, signal.SIGKILL)
+    else:
+        assert wait_until(functools.partial(has_rows, project, 3))
     assert list(scratch.glob("samebits-*/2"))
     process.kill()
 

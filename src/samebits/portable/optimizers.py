@@ -13,6 +13,13 @@ def runs_side_by_side() -> bool:
     return bool(tf.config.threading.get_inter_op_parallelism_threads() != 1)
 
 
+def dense_gradient(gradient: Any, variable: Any) -> tf.Tensor:
+    """Return the gradient of a variable as a tensor, also if it is slices, which need not know their shape."""
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, variable.shape[0])
+    return tf.convert_to_tensor(gradient)
+
+
 def _apply(handles: list[tf.Tensor], gradient: tf.Tensor, factors: dict[str, tf.Tensor]) -> None:
     """Update a variable and its moments in one pass; all are float32[shape of gradient]."""
     variable, momentum, velocity = handles
@@ -20,7 +27,7 @@ def _apply(handles: list[tf.Tensor], gradient: tf.Tensor, factors: dict[str, tf.
 
 
 def _apply_slices(
-    gradient: tf.IndexedSlices, shape: tf.TensorShape, handles: list[tf.Tensor], factors: dict[str, tf.Tensor]
+    gradient: tf.IndexedSlices, variable: Any, handles: list[tf.Tensor], factors: dict[str, tf.Tensor]
 ) -> None:
     """Update all rows with a zero gradient, then overwrite the few that have a gradient, from their previous values.
 
@@ -29,6 +36,7 @@ def _apply_slices(
     `ResourceApplyAdam`, so the bits are the same.
     """
     rows, places = tf.unique(tf.cast(gradient.indices, tf.int32))
+    shape = variable.shape
     are_few = tf.size(rows) * FEW < shape[0]
     with tf.init_scope():
         zeros = tf.zeros(shape)
@@ -46,7 +54,7 @@ def _apply_slices(
         lambda: _overwrite(
             rows, tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows)), before, handles, factors
         ),
-        lambda: _apply(handles, tf.math.unsorted_segment_sum(gradient.values, gradient.indices, shape[0]), factors),
+        lambda: _apply(handles, dense_gradient(gradient, variable), factors),
     )
 
 
@@ -103,6 +111,6 @@ class Adam(keras.optimizers.Adam):
         moments = self._momentums[index], self._velocities[index]
         handles = [variable.handle, *(moment.value.handle for moment in moments)]
         if isinstance(gradient, tf.IndexedSlices) and runs_side_by_side():
-            _apply_slices(gradient, variable.shape, handles, factors)
+            _apply_slices(gradient, variable, handles, factors)
         else:
-            _apply(handles, tf.convert_to_tensor(gradient), factors)
+            _apply(handles, dense_gradient(gradient, variable), factors)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from samebits.train.replaced import replaced
 
 # Multiples of irrational numbers, modulo 1, spread evenly.
-BY_PLACE, BY_CALL = 0.6180339887498949, 0.7548776662466927
+GOLDEN_RATIO, BY_CALL = 0.6180339887498949, 0.7548776662466927
 EDGE = 1e-3  # numbers of a uniform distribution keep this distance from 0 and 1
 
 
@@ -25,7 +25,7 @@ class Constants:
         shape = tf.cast(shape, tf.int32)
         row = shape[1:]
         places = tf.cast(tf.range(1, tf.reduce_prod(row) + 1), tf.float64)
-        numbers = tf.math.floormod(places * BY_PLACE + next(self._calls) * BY_CALL, tf.constant(1.0, tf.float64))
+        numbers = tf.math.floormod(places * GOLDEN_RATIO + next(self._calls) * BY_CALL, tf.constant(1.0, tf.float64))
         return tf.broadcast_to(tf.reshape(EDGE + (1 - 2 * EDGE) * numbers, row), shape)
 
     def uniform(

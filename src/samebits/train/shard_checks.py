@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from samebits.core.errors import ConfigError, first_line, first_names
-from samebits.train.constant_draws import constant_draws
+from samebits.portable.optimizers import dense_gradient
+from samebits.train.constant_draws import GOLDEN_RATIO, constant_draws
 from samebits.train.draws import graph_nodes
 from samebits.train.feeds import Feed
 from samebits.train.parts import own_parts, part_bounds
@@ -29,7 +30,6 @@ TOLERANCE, HALF_TOLERANCE, SMALLEST = 1e-4, 3e-2, 1e-6  # relative, and in half 
 NOTED = 1e-2  # a gradient below this share of the largest one is compared with this share
 MOST_ROWS = 64  # at least two for each part
 NUDGE = 0.05  # how far weights are moved, of their size and of 0.1
-GOLDEN_RATIO = 0.6180339887498949
 RANDOM_OPS = (
     "StatelessRandom", "StatelessTruncated", "StatelessMultinomial", "StatelessParameterized", "StatelessShuffle",
     "RandomIndexShuffle",
@@ -84,7 +84,7 @@ class Probe:
             pairs = [pair for pair in zip(part.gradients, part.trainable, strict=True) if pair[0] is not None]
             self.trained = [weight.path for _, weight in pairs]
             after = [tf.convert_to_tensor(scope.get_current_value(variable)) for variable in self.metrics]
-            return [dense(gradient, weight) for gradient, weight in pairs], after, logs
+            return [dense_gradient(gradient, weight) for gradient, weight in pairs], after, logs
 
         self.call = compute
         nodes = graph_nodes(compute.get_concrete_function())
@@ -101,13 +101,6 @@ class Probe:
 def mean_logs(part: Part, results: set[int]) -> dict[str, tf.Tensor]:
     """Return the logs of a part whose mean is logged for the batch; not those that come from the result of a metric."""
     return {name: value for name, value in part.logs.items() if not depends(value, results)}
-
-
-def dense(gradient: Any, weight: Any) -> tf.Tensor:
-    """Return a gradient as a tensor, also if it is slices."""
-    if isinstance(gradient, tf.IndexedSlices):
-        return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, weight.shape[0])
-    return tf.convert_to_tensor(gradient)
 
 
 def count_rows(argument: Any) -> int:

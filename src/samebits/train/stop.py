@@ -29,6 +29,14 @@ class StopRequests:
         """Let the first request wait for a checkpoint. Before this call a request ends the process at once."""
         self._waits = True
 
+    def waits(self) -> bool:
+        """Return whether a request waits for a checkpoint."""
+        return self._waits
+
+    def is_orphan(self) -> bool:
+        """Return whether the parent has ended."""
+        return os.getppid() != self._parent
+
     def end_at_once(self) -> None:
         """Let a request end the process at once again, also one that came meanwhile: there is nothing to save."""
         self._waits = False
@@ -37,7 +45,7 @@ class StopRequests:
 
     def requested(self) -> bool:
         """Return whether the training must stop."""
-        return bool(self._signals) or os.getppid() != self._parent
+        return bool(self._signals) or self.is_orphan()
 
     def exit_code(self) -> int:
         """Return the exit code after a request to stop."""

@@ -165,40 +165,32 @@ class Team:
         values = run(lambda: self.exchange(mine, key).numpy())
         return [values[rank].tobytes()[: lengths[rank]] for rank in range(self.workers)]
 
-    def check_same(self, evidence: Mapping[str, str], fix: str = "") -> None:
-        """Check that all processes have the same digests.
-
-        Args:
-            evidence: Digest by name.
-            fix: What to do if they differ before the training; "": during the training.
+    def check_inputs(self, evidence: Mapping[str, str], fix: str) -> None:
+        """Check before a training that all processes have the same digests, by name.
 
         Raises:
             TrainingError: They differ. The message has the process and the name.
         """
-        run = None if fix else lambda call: call()  # not by `wait`: an error in another thread crashes TensorFlow
-        first, *others = [json.loads(text) for text in self.share(json.dumps(dict(evidence)).encode(), run)]
+        self._compare(self.share(json.dumps(dict(evidence)).encode()), fix)
+
+    def check_same(self, evidence: Mapping[str, str]) -> None:
+        """Check during a training that all processes have the same digests; see `check_inputs`."""
+        # Not by `wait`: an error in another thread crashes TensorFlow.
+        self._compare(self.share(json.dumps(dict(evidence)).encode(), lambda call: call()), DRIFT)
+
+    def _compare(self, texts: Sequence[bytes], fix: str) -> None:
+        first, *others = map(json.loads, texts)
         for rank, other in enumerate(others, 1):
             changed = [name for name in first if other.get(name) != first[name]]
             if changed:
                 values = (f"{str(other.get(name))[:12]}… instead of {first[name][:12]}…" for name in changed)
-                self._refuse(rank, f"other {', '.join(changed)}", ", ".join(values), fix or DRIFT)
+                self._refuse(rank, f"other {', '.join(changed)}", ", ".join(values), fix)
 
     def _refuse(self, rank: int, what: str, received: str, fix: str) -> NoReturn:
         raise TrainingError(
             f"worker {rank} ({self.hosts[rank]}) has {what}.",
             expected="the same in every worker", received=received, fix=fix,
         )  # fmt: skip
-
-    def broadcast(self, words: np.ndarray, count: int) -> np.ndarray:
-        """Return the int32[count] of the first process, which alone has them."""
-        common = {
-            "group_size": self.workers, "group_key": GROUP, "instance_key": RECORD, "timeout_seconds": self.timeout_s
-        }  # fmt: skip
-        if self.rank == 0:
-            tf.raw_ops.CollectiveBcastSendV2(input=tf.constant(words), **common)
-            return words
-        received: np.ndarray = tf.raw_ops.CollectiveBcastRecvV2(shape=[count], T=tf.int32, **common).numpy()
-        return received
 
     @staticmethod
     def wait(call: Callable[[], Any]) -> Any:
@@ -252,10 +244,22 @@ def copy_record(team: Team, attempt: pathlib.Path) -> None:
                     archive.add(path, path.relative_to(attempt))
     words = np.frombuffer(packed.getvalue(), np.int32)
     count = int(team.share(json.dumps(len(words)).encode())[0])
-    received = team.wait(lambda: team.broadcast(words, count))
+    received = team.wait(lambda: broadcast(team, words, count))
     if team.rank > 0:
         with tarfile.open(fileobj=io.BytesIO(received.tobytes())) as archive:
             archive.extractall(attempt, filter="data")
+
+
+def broadcast(team: Team, words: np.ndarray, count: int) -> np.ndarray:
+    """Return the int32[count] of the first process, which alone has them."""
+    common = {
+        "group_size": team.workers, "group_key": GROUP, "instance_key": RECORD, "timeout_seconds": team.timeout_s
+    }  # fmt: skip
+    if team.rank == 0:
+        tf.raw_ops.CollectiveBcastSendV2(input=tf.constant(words), **common)
+        return words
+    received: np.ndarray = tf.raw_ops.CollectiveBcastRecvV2(shape=[count], T=tf.int32, **common).numpy()
+    return received
 
 
 def as_words(tensor: tf.Tensor) -> tf.Tensor:

@@ -17,7 +17,6 @@ import logging
 import os
 import pathlib
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -57,7 +56,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _held: list[Any] = []  # files whose locks this process holds until its end
-POLL_S, ORPHAN_S = 0.5, 4.0  # a worker without its parent has so long to end with the others, after a checkpoint
+POLL_S = 0.5
 OFFERED = ("dataset", "stage", "previous")  # to the model function, if it has parameters with these names
 SEED_OR_CONTEXT = {"data": "context", "model": "seed"}  # what the two functions get
 SAME_INPUTS = (
@@ -337,7 +336,7 @@ class Run:
             if self.team is not None:
                 from samebits.train.team import copy_record  # noqa: PLC0415  after the pins
 
-                self.team.check_same(self.inputs(), SAME_INPUTS)
+                self.team.check_inputs(self.inputs(), SAME_INPUTS)
                 copy_record(self.team, self.attempt)
         from samebits.train.seeding import seed_by_path  # noqa: PLC0415  after the pins
 
@@ -391,7 +390,7 @@ class Run:
             trainer = self.prepare(stage, dataset, previous)
             if self.team is not None:
                 weights = arrays_digest(trainer.steps.weight_digests())
-                self.team.check_same({"data": dataset.digest(), "first weights": weights}, SAME_DATA)
+                self.team.check_inputs({"data": dataset.digest(), "first weights": weights}, SAME_DATA)
             with self.timed("training_s"):
                 outcomes.append(trainer.run(rows))
                 if len(self.stages) > 1:
@@ -472,9 +471,6 @@ def main() -> int:
     """Train the attempt that the command line names, and write all messages to its log."""
     attempt, root, parent = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
     member = sys.argv[4] if len(sys.argv) > 4 else ""  # noqa: PLR2004  TEAM
-    if member and json.loads(member)["rank"] > 0:
-        atexit.register(remove_orphan, attempt, parent)
-        threading.Thread(target=end_orphan, args=(attempt, parent), daemon=True).start()
     run: Run | None = None
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
     log = os.open(attempt / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -487,6 +483,9 @@ def main() -> int:
     logging.getLogger("samebits").addHandler(to_terminal)
     stop = StopRequests(parent)
     stop.listen()
+    if member and json.loads(member)["rank"] > 0:
+        atexit.register(remove_orphan, attempt, stop)
+        threading.Thread(target=end_orphan, args=(attempt, stop), daemon=True).start()
     wait_for_predecessor(attempt)
     if is_finished(attempt):  # by an earlier process
         return 0
@@ -514,22 +513,24 @@ def main() -> int:
     return 0
 
 
-def remove_orphan(attempt: pathlib.Path, parent: int) -> None:
+def remove_orphan(attempt: pathlib.Path, stop: StopRequests) -> None:
     """Remove the temporary folder of a worker whose parent was killed and cannot do it."""
-    if os.getppid() != parent:
+    if stop.is_orphan():
         shutil.rmtree(attempt, ignore_errors=True)
         with contextlib.suppress(OSError):  # others still have theirs in it
             if attempt.parent.name.startswith(SCRATCH):
                 attempt.parent.rmdir()
 
 
-def end_orphan(attempt: pathlib.Path, parent: int) -> None:
-    """End this worker after its parent was killed, also if it waits for another worker that never started."""
-    while os.getppid() == parent:
+def end_orphan(attempt: pathlib.Path, stop: StopRequests) -> None:
+    """End this worker after its parent was killed, also if it waits for another worker that never started.
+
+    In the training all workers stop together, after a checkpoint.
+    """
+    while stop.waits() or not stop.is_orphan():
         time.sleep(POLL_S)
-    time.sleep(ORPHAN_S)
-    remove_orphan(attempt, parent)
-    os._exit(128 + signal.SIGTERM)
+    remove_orphan(attempt, stop)
+    os._exit(stop.exit_code())
 
 
 if __name__ == "__main__":
